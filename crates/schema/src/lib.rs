@@ -1,0 +1,30 @@
+//! Declared tables, their stable ids, and the operations that carry them between replicas.
+//!
+//! # Promise
+//! This crate is pure: it knows no database, no clock and no network. A table is described by what SQLite
+//! reports of it (`store` introspects); this crate never parses SQL.
+//!
+//! # Invariants
+//! * A [`TableId`] or [`ColumnId`] is a function of the app, the lower-cased birth name, the birth count of that name
+//!   and, for tables, of the key's columns. Two devices that declare the same table get the same id; two that
+//!   disagree about its key do not. A rename keeps the id.
+//! * A [`MigrationId`] is the hash of the operation's encoding, so one shipped migration is one operation,
+//!   however many devices apply it. [`Migration::decode`] gives back only operations whose tables carry
+//!   the ids that their content demands.
+//!
+//! # Format of an operation
+//! ```text
+//! 0   4  "ISLM"
+//! 4   1  format, 1
+//! 5   …  postcard encoding of `Migration`; enum variants are only ever appended
+//! ```
+//! The design page asked for canonical CBOR; no maintained CBOR crate offers a canonical form, and postcard has just one
+//! encoding for each value.
+
+mod id;
+mod migration;
+mod table;
+
+pub use id::{ColumnId, MigrationId, TableId};
+pub use migration::{Migration, MigrationError, Step, TableDefinition};
+pub use table::{Affinity, Collation, Column, KeyColumn, Table};

@@ -1,0 +1,187 @@
+//! Immutable schema operations, addressed by their content.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{MigrationId, Table};
+
+const MAGIC: &[u8; 5] = b"ISLM\x01";
+
+/// A change of the replicated schema. Its id is the hash of its encoding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// The app whose schema this is; part of every table id.
+    pub app: String,
+    /// The operations that the author's file had applied and that no other operation followed.
+    pub parents: Vec<MigrationId>,
+    /// What to do, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a migration. Variants are only ever appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Step {
+    /// A table joins the replicated schema: it is created where it does not exist, adopted where it does.
+    CreateTable(TableDefinition),
+}
+
+/// A table with the SQL that creates it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDefinition {
+    /// The model that decides identity and merge.
+    pub table: Table,
+    /// The author's `CREATE TABLE` statement.
+    pub create_sql: String,
+    /// The author's `CREATE INDEX` statements for the table.
+    pub index_sql: Vec<String>,
+}
+
+/// Why bytes are not a schema operation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrationError {
+    /// The bytes do not start like an operation of a known format.
+    #[error("not a schema operation of format 1: update isle if another device runs a newer version")]
+    Format,
+    /// The encoding is broken.
+    #[error("schema operation cannot be decoded: fetch it again")]
+    Decode(#[source] postcard::Error),
+    /// The operation cannot be encoded.
+    #[error("schema operation cannot be encoded")]
+    Encode(#[source] postcard::Error),
+    /// The encoding is not the one that the content has.
+    #[error("schema operation {id} is not in its one valid encoding: it was altered")]
+    NotCanonical {
+        /// The hash of the bytes received.
+        id: MigrationId,
+    },
+    /// A table carries an id that does not follow from its name and key.
+    #[error("schema operation {id}: table {table:?} carries a wrong id: it was altered or made by another program")]
+    WrongId {
+        /// The operation.
+        id: MigrationId,
+        /// The table's name.
+        table: String,
+    },
+    /// A table without a key cannot be replicated.
+    #[error("schema operation {id}: table {table:?} has no key")]
+    NoKey {
+        /// The operation.
+        id: MigrationId,
+        /// The table's name.
+        table: String,
+    },
+}
+
+impl Migration {
+    /// The operation's id and its one encoding.
+    ///
+    /// # Errors
+    /// [`MigrationError::Encode`] if the content cannot be serialised.
+    pub fn encode(&self) -> Result<(MigrationId, Vec<u8>), MigrationError> {
+        let bytes = postcard::to_extend(self, MAGIC.to_vec()).map_err(MigrationError::Encode)?;
+        Ok((MigrationId::of(&bytes), bytes))
+    }
+
+    /// Reads an operation. Memory stays within a small multiple of the input's length.
+    ///
+    /// # Errors
+    /// Any other variant of [`MigrationError`]; nothing about the input is trusted.
+    pub fn decode(bytes: &[u8]) -> Result<(MigrationId, Migration), MigrationError> {
+        let body = bytes.strip_prefix(MAGIC).ok_or(MigrationError::Format)?;
+        let migration: Migration = postcard::from_bytes(body).map_err(MigrationError::Decode)?;
+        let (id, canonical) = migration.encode()?;
+        if canonical != bytes {
+            return Err(MigrationError::NotCanonical { id: MigrationId::of(bytes) });
+        }
+        for definition in migration.tables() {
+            let table = definition.table.name.clone();
+            if definition.table.key.is_empty() {
+                return Err(MigrationError::NoKey { id, table });
+            }
+            if !definition.table.has_derived_ids(&migration.app) {
+                return Err(MigrationError::WrongId { id, table });
+            }
+        }
+        Ok((id, migration))
+    }
+
+    /// The tables that the operation declares.
+    pub fn tables(&self) -> impl Iterator<Item = &TableDefinition> {
+        self.steps.iter().map(|step| match step {
+            Step::CreateTable(definition) => definition,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Affinity, Collation, KeyColumn};
+    use proptest::prelude::*;
+
+    fn example() -> Migration {
+        let key = vec![KeyColumn { name: "Id".into(), affinity: Affinity::Integer, collation: Collation::Binary }];
+        let table = Table::new("music", "Artist", key, &["Name"], true);
+        let create_sql = "CREATE TABLE Artist(Id INTEGER PRIMARY KEY, Name TEXT)".to_owned();
+        let step = Step::CreateTable(TableDefinition { table, create_sql, index_sql: vec![] });
+        Migration { app: "music".into(), parents: vec![], steps: vec![step] }
+    }
+
+    #[test]
+    fn ids_and_encoding_are_pinned() {
+        let (id, bytes) = example().encode().expect("encodes");
+        let table = &example().tables().next().expect("one table").table.clone();
+        assert_eq!(table.id.to_string(), "6d069ed574ba2b1e3b65194bf139c3af");
+        assert_eq!(table.columns[0].id.to_string(), "1b98a7b40177fbdac952ea05bfaec2a9");
+        assert_eq!(id.to_string(), "4f5bcb5c8b5012e0fa7afbff904b3f1a");
+        assert_eq!(Migration::decode(&bytes).expect("decodes"), (id, example()));
+    }
+
+    #[test]
+    fn names_are_owned_without_regard_to_case_but_keys_tell_tables_apart() {
+        let key = |affinity| vec![KeyColumn { name: "id".into(), affinity, collation: Collation::Binary }];
+        let id = |name, affinity| Table::new("app", name, key(affinity), &[], false).id;
+        assert_eq!(id("Notes", Affinity::Text), id("notes", Affinity::Text));
+        assert_ne!(id("notes", Affinity::Text), id("notes", Affinity::Integer));
+    }
+
+    #[test]
+    fn a_table_with_a_forged_id_is_refused() {
+        let mut forged = example();
+        let Step::CreateTable(definition) = &mut forged.steps[0];
+        definition.table.columns[0].id = crate::ColumnId::from_bytes([7; 16]);
+        let (_, bytes) = forged.encode().expect("encodes");
+        assert!(matches!(Migration::decode(&bytes), Err(MigrationError::WrongId { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_and_bit_flips_never_decode_to_another_operation(flip in 0usize..4000, noise: Vec<u8>) {
+            let (id, mut bytes) = example().encode().expect("encodes");
+            let at = flip % (bytes.len() * 8);
+            bytes[at / 8] ^= 1 << (at % 8);
+            if let Ok((other, _)) = Migration::decode(&bytes) {
+                prop_assert_ne!(other, id);
+            }
+            prop_assert!(Migration::decode(&noise).is_err());
+        }
+    }
+
+    #[test]
+    fn affinity_follows_the_declared_type() {
+        for (declared, affinity) in [
+            ("INTEGER", Affinity::Integer),
+            ("NVARCHAR(20)", Affinity::Text),
+            ("", Affinity::Blob),
+            ("DOUBLE", Affinity::Real),
+            ("NUMERIC(10,2)", Affinity::Numeric),
+            ("FLOATING POINT", Affinity::Integer),
+            ("BOOLEAN", Affinity::Numeric),
+        ] {
+            assert_eq!(Affinity::of_declared_type(declared, false), affinity, "{declared}");
+        }
+        assert_eq!(Affinity::of_declared_type("ANY", true), Affinity::Blob);
+        assert_eq!(Affinity::of_declared_type("ANY", false), Affinity::Numeric);
+    }
+}
