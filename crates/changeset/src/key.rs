@@ -2,7 +2,7 @@
 //!
 //! Two keys that SQLite's PRIMARY KEY takes for equal have one canonical form: NOCASE text in lower case (ASCII), RTRIM text
 //! without spaces at its end, a number as an integer where an integer equals it. The exact bytes of a key are a
-//! cell of the row ([`isle_schema::ColumnId::KEY`]), sent only where storing the canonical form would not give them.
+//! cell of the row ([`isle_schema::ColumnId::KEY`]), sent with every insert whose key has more than one form.
 
 use isle_schema::{Affinity, Collation, KeyColumn};
 
@@ -30,13 +30,14 @@ pub fn canonical_value(value: ValueRef<'_>, column: &KeyColumn) -> Option<Value>
     }
 }
 
-/// Whether storing the canonical form in the column gives `exact` back.
-pub(crate) fn is_restored(exact: ValueRef<'_>, canonical: &Value, column: &KeyColumn) -> bool {
-    match (exact, canonical) {
-        (ValueRef::Real(real), Value::Integer(_)) => {
-            column.affinity == Affinity::Real && real.to_bits() != (-0.0f64).to_bits()
-        }
-        _ => exact == canonical.as_ref(),
+/// Whether other exact keys share this value's canonical form. Only then does a row carry its exact key as a cell.
+pub fn has_forms(value: ValueRef<'_>, column: &KeyColumn) -> bool {
+    match value {
+        ValueRef::Text(_) => column.collation != Collation::Binary,
+        // Every other affinity stores a number that equals an integer in just one way.
+        ValueRef::Integer(_) => column.affinity == Affinity::Blob,
+        ValueRef::Real(real) => column.affinity == Affinity::Blob && integer_of(real).is_some(),
+        ValueRef::Null | ValueRef::Blob(_) => false,
     }
 }
 
@@ -47,20 +48,12 @@ fn integer_of(real: f64) -> Option<i64> {
     fits.then_some(real as i64)
 }
 
-/// The canonical form of a whole key and, if storing it would not give the exact key back, the exact key packed as one cell.
+/// The canonical form of a whole key and, if it has other exact forms, the exact key packed as one cell.
 pub fn canonical_key(exact: &[ValueRef<'_>], columns: &[KeyColumn]) -> (Key, Option<Vec<u8>>) {
-    let mut restored = true;
-    let mut key = Vec::with_capacity(exact.len());
-    for (value, column) in exact.iter().zip(columns) {
-        match canonical_value(*value, column) {
-            None => key.push(value.to_value()),
-            Some(canonical) => {
-                restored &= is_restored(*value, &canonical, column);
-                key.push(canonical);
-            }
-        }
-    }
-    (key, (!restored).then(|| pack_key(exact)))
+    let pairs = || exact.iter().zip(columns);
+    let key = pairs().map(|(value, column)| canonical_value(*value, column).unwrap_or_else(|| value.to_value()));
+    let packed = pairs().any(|(value, column)| has_forms(*value, column)).then(|| pack_key(exact));
+    (key.collect(), packed)
 }
 
 /// Packs exact key values into the bytes of one blob.
@@ -128,11 +121,14 @@ mod tests {
         assert_eq!((key, exact.is_some()), (vec![Value::Integer(0)], true));
         let (key, exact) = canonical_key(&[ValueRef::Real(0.5)], &any);
         assert_eq!((key, exact), (vec![Value::Real(0.5)], None));
+        assert!(has_forms(ValueRef::Integer(1), &any[0]));
     }
 
     #[test]
-    fn a_real_column_needs_no_exact_key_because_it_turns_integers_back() {
+    fn a_key_with_one_form_has_no_exact_cell() {
         let real = [column(Affinity::Real, Collation::Binary)];
         assert_eq!(canonical_key(&[ValueRef::Real(3.0)], &real), (vec![Value::Integer(3)], None));
+        let uuid = [column(Affinity::Blob, Collation::Binary)];
+        assert_eq!(canonical_key(&[ValueRef::Blob(b"u")], &uuid).1, None);
     }
 }

@@ -65,7 +65,7 @@ mod wire;
 pub use block::{Block, Row, RowKind, Section, Sections};
 pub use encode::{BodyWriter, SealedBlock};
 pub use header::{BlockInfo, Cause, Hash, Header};
-pub use key::{Key, canonical_key, canonical_value, pack_key, unpack_key};
+pub use key::{Key, canonical_key, canonical_value, has_forms, pack_key, unpack_key};
 pub use value::{Value, ValueRef};
 pub use wire::DecodeError;
 

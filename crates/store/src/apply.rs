@@ -1,0 +1,505 @@
+//! Merge: a changeset's rows against the rows and clocks of this file.
+//!
+//! The result is a function of the set of changesets: cells are won by the larger stamp, lives by the larger
+//! causal length, and nothing here depends on the order of arrival. What loses without its author having been seen by the
+//! winner's goes to the journal.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use isle_changeset::{Block, Header, Key, Row, RowKind, Section, Value, ValueRef, pack_key, unpack_key};
+use isle_clock::SiteId;
+use isle_schema::{ColumnId, TableId};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, Statement};
+
+use crate::StoreError;
+use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql, to_sql};
+use crate::engine::Direct;
+use crate::error::Doing as _;
+use crate::journal::{Journal, Loss, Reason};
+use crate::layout::quoted;
+use crate::own::{note_seen, site_no};
+use crate::seal::bits;
+use crate::tracked::{Tracked, join};
+
+/// Prepared statements by mask; beyond this many masks the rarest way is taken: prepare again.
+const MASKS_MAX: usize = 64;
+
+/// Merges changesets within one open write transaction.
+pub(crate) struct Applier<'c> {
+    conn: &'c Connection,
+    tables: HashMap<TableId, TableApplier<'c>>,
+    sites: HashMap<i64, SiteId>,
+    journal: Journal<'c>,
+    direct: (Direct, Vec<i64>),
+    /// Local numbers of the tables that changed.
+    pub(crate) changed: Vec<i64>,
+}
+
+/// What is known of the changeset that is being merged.
+struct Author {
+    no: i64,
+    stamp: LocalStamp,
+    site: SiteId,
+    /// Per site's local number: the time up to which the author had seen it.
+    seen: HashMap<i64, u64>,
+}
+
+impl Author {
+    /// Whether the author had seen the write that carries this stamp.
+    fn had_seen(&self, stamp: LocalStamp) -> bool {
+        if stamp.site == self.no {
+            return true;
+        }
+        // Two baselines never saw each other: each stood in its file before the file was a replica.
+        let both_baselines = stamp.hlc == 0 && self.stamp.hlc == 0;
+        !both_baselines && self.seen.get(&stamp.site).is_some_and(|seen| *seen >= stamp.hlc)
+    }
+}
+
+impl<'c> Applier<'c> {
+    pub(crate) fn new(conn: &'c Connection, direct: (Direct, Vec<i64>)) -> Result<Applier<'c>, StoreError> {
+        let journal = Journal::open(conn)?;
+        Ok(Applier { conn, tables: HashMap::new(), sites: HashMap::new(), journal, direct, changed: Vec::new() })
+    }
+
+    /// Merges one changeset, or its part that is about one table; `opened` is its only block, or `blocks` gives its
+    /// stored blocks in order. They have been checked before.
+    pub(crate) fn apply(
+        &mut self,
+        tracked: &HashMap<TableId, Arc<Tracked>>,
+        header: &Header,
+        only: Option<TableId>,
+        opened: Option<&Block>,
+        mut blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let author = self.author(header)?;
+        for (n, info) in header.blocks.iter().enumerate() {
+            let bad = |source| StoreError::BadChangeset { site: header.site, version: header.version, source };
+            let stored;
+            let block = match opened {
+                Some(block) => block,
+                None => {
+                    stored = Block::open(&blocks(n)?, info).map_err(bad)?;
+                    &stored
+                }
+            };
+            for section in block.sections() {
+                let section = section.map_err(bad)?;
+                let table = section.table();
+                let Some(tracked) = tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) else {
+                    continue;
+                };
+                self.section(tracked, &author, section, bad)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn author(&mut self, header: &Header) -> Result<Author, StoreError> {
+        let no = site_no(self.conn, header.site)?;
+        for cause in &header.causes {
+            let site = site_no(self.conn, cause.site)?;
+            note_seen(self.conn, no, site, cause.version, cause.hlc.bits())?;
+        }
+        let mut statement =
+            self.conn.prepare_cached("SELECT site, hlc FROM isle_seen WHERE author = ?1").doing("read causes")?;
+        let seen =
+            statement.query_map([no], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))).doing("read causes")?;
+        let seen = seen.collect::<Result<_, _>>().doing("read causes")?;
+        let stamp = LocalStamp { hlc: header.cell_hlc().bits(), site: no };
+        self.sites.insert(no, header.site);
+        Ok(Author { no, stamp, site: header.site, seen })
+    }
+
+    fn section(
+        &mut self,
+        tracked: &Arc<Tracked>,
+        author: &Author,
+        mut section: Section<'_>,
+        bad: impl Fn(isle_changeset::DecodeError) -> StoreError,
+    ) -> Result<(), StoreError> {
+        let id = tracked.table.id;
+        if section.key_columns() != tracked.table.key.len() {
+            return Err(bad(isle_changeset::DecodeError::Inconsistent { what: "key of a section" }));
+        }
+        if !self.tables.contains_key(&id) {
+            self.tables.insert(id, TableApplier::open(self.conn, Arc::clone(tracked))?);
+            self.changed.push(tracked.no);
+        }
+        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
+        let places: Vec<Option<usize>> = section.columns().iter().map(|column| tracked.cell_of(*column)).collect();
+        let direct = self.direct.1.contains(&tracked.no).then_some(&self.direct.0);
+        let mut merge =
+            Merge { table, author, sites: &mut self.sites, journal: &mut self.journal, conn: self.conn, direct };
+        let mut row = Row::default();
+        let mut incoming = Incoming::new(tracked.cells());
+        while section.next(&mut row).map_err(&bad)? {
+            incoming.take(&row, &places);
+            merge.row(&row, &incoming)?;
+        }
+        Ok(())
+    }
+}
+
+impl Tracked {
+    /// The cell of a column id.
+    pub(crate) fn cell_of(&self, column: ColumnId) -> Option<usize> {
+        if column == ColumnId::KEY {
+            return Some(0);
+        }
+        self.table.columns.iter().position(|known| known.id == column).map(|at| at + 1)
+    }
+}
+
+/// The cells of an incoming row, in this file's order.
+struct Incoming<'a> {
+    mask: Vec<u64>,
+    cells: Vec<ValueRef<'a>>,
+}
+
+impl<'a> Incoming<'a> {
+    fn new(cells: usize) -> Incoming<'a> {
+        Incoming { mask: vec![0; cells.div_ceil(64)], cells: vec![ValueRef::Null; cells] }
+    }
+
+    fn take(&mut self, row: &Row<'a>, places: &[Option<usize>]) {
+        self.mask.fill(0);
+        for (column, value) in bits(&row.mask).zip(&row.values) {
+            if let Some(Some(cell)) = places.get(column) {
+                self.mask[cell / 64] |= 1 << (cell % 64);
+                self.cells[*cell] = *value;
+            }
+        }
+    }
+}
+
+/// The statements on one data table and its clocks.
+struct TableApplier<'c> {
+    tracked: Arc<Tracked>,
+    clocks: ClockTable<'c>,
+    delete: Statement<'c>,
+    select: Statement<'c>,
+    writes: HashMap<(bool, Vec<u64>), Statement<'c>>,
+}
+
+impl<'c> TableApplier<'c> {
+    fn open(conn: &'c Connection, tracked: Arc<Tracked>) -> Result<TableApplier<'c>, StoreError> {
+        let table = quoted(&tracked.table.name);
+        let matches = tracked.key_match(1);
+        let delete = conn.prepare(&format!("DELETE FROM {table} WHERE {matches}")).doing("prepare a merge")?;
+        let (keys, columns) = (tracked.key_list(""), tracked.column_list(""));
+        let select = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
+        let select = conn.prepare(&select).doing("prepare a merge")?;
+        let clocks = ClockTable::open(conn, &tracked)?;
+        Ok(TableApplier { tracked, clocks, delete, select, writes: HashMap::new() })
+    }
+
+    /// The row's cells as they stand in the table, the exact key packed; `None` if the row is not there.
+    fn read(&mut self, key: &[ValueRef<'_>]) -> Result<Option<Vec<Value>>, StoreError> {
+        bind(&mut self.select, key, 1)?;
+        let keys = self.tracked.table.key.len();
+        let mut rows = self.select.raw_query();
+        let Some(row) = rows.next().doing("read a row")? else { return Ok(None) };
+        let value = |at: usize| row.get_ref(at).map(from_sql).doing("read a row");
+        let exact: Vec<_> = (0..keys).map(value).collect::<Result<_, _>>()?;
+        let mut cells = vec![Value::Blob(pack_key(&exact))];
+        for column in 0..self.tracked.table.columns.len() {
+            cells.push(value(keys + column)?.to_value());
+        }
+        Ok(Some(cells))
+    }
+
+    fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+        bind(&mut self.delete, key, 1)?;
+        self.delete.raw_execute().doing("delete a merged row")?;
+        Ok(())
+    }
+
+    /// Writes masked cells: of a new row, or into the row that is there.
+    fn write(
+        &mut self,
+        conn: &'c Connection,
+        new: bool,
+        key: &[ValueRef<'_>],
+        mask: &[u64],
+        cells: &[ValueRef<'_>],
+    ) -> Result<(), StoreError> {
+        if !new && mask.iter().all(|word| *word == 0) {
+            return Ok(());
+        }
+        let exact = if mask[0] & 1 == 1 { exact_key(cells[0], key.len()) } else { None };
+        let shown: Vec<ValueRef<'_>> =
+            exact.as_ref().map_or_else(|| key.to_vec(), |e| e.iter().map(Value::as_ref).collect());
+        if self.writes.len() > MASKS_MAX {
+            self.writes.clear();
+        }
+        // Looked up by a borrowed key where the map allows it; the mask of most rows is that of the row before.
+        let slot = (new, mask.to_vec());
+        let statement = match self.writes.entry(slot) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let sql = if new { insert_sql(&self.tracked, mask) } else { update_sql(&self.tracked, mask) };
+                entry.insert(conn.prepare(&sql).doing("prepare a merge")?)
+            }
+        };
+        let mut at = if new {
+            bind(statement, &shown, 1)?;
+            1 + key.len()
+        } else {
+            bind(statement, key, 1)?;
+            bind(statement, &shown, 1 + key.len())?;
+            1 + 2 * key.len()
+        };
+        for cell in bits(mask).filter(|cell| *cell > 0) {
+            statement.raw_bind_parameter(at, to_sql(cells[cell])).doing("bind a value")?;
+            at += 1;
+        }
+        statement.raw_execute().doing("write a merged row")?;
+        Ok(())
+    }
+}
+
+/// The exact key in a packed cell, if it is sound; a broken one counts as the canonical form.
+fn exact_key(cell: ValueRef<'_>, keys: usize) -> Option<Key> {
+    let ValueRef::Blob(packed) = cell else { return None };
+    unpack_key(packed, keys).ok().filter(|key| !key.contains(&Value::Null))
+}
+
+fn insert_sql(tracked: &Tracked, mask: &[u64]) -> String {
+    let columns =
+        bits(mask).filter(|cell| *cell > 0).map(|cell| format!(", {}", quoted(&tracked.table.columns[cell - 1].name)));
+    let columns: String = columns.collect();
+    let cells = bits(mask).filter(|cell| *cell > 0).count();
+    let parameters = join((1..=tracked.table.key.len() + cells).map(|n| format!("?{n}")), ", ");
+    let (table, keys) = (quoted(&tracked.table.name), tracked.key_list(""));
+    format!("INSERT OR REPLACE INTO {table}({keys}{columns}) VALUES({parameters})")
+}
+
+fn update_sql(tracked: &Tracked, mask: &[u64]) -> String {
+    let keys = tracked.table.key.len();
+    let mut sets = Vec::new();
+    if mask[0] & 1 == 1 {
+        for (n, column) in tracked.table.key.iter().enumerate() {
+            sets.push(format!("{} = ?{}", quoted(&column.name), 1 + keys + n));
+        }
+    }
+    for (n, cell) in bits(mask).filter(|cell| *cell > 0).enumerate() {
+        sets.push(format!("{} = ?{}", quoted(&tracked.table.columns[cell - 1].name), 1 + 2 * keys + n));
+    }
+    // The parameters of the exact key are bound whether they are used or not; naming them keeps their numbers valid.
+    let unused = join((0..keys).map(|n| format!("?{} IS NOT NULL", 1 + keys + n)), " AND ");
+    format!(
+        "UPDATE {} SET {} WHERE {} AND {unused}",
+        quoted(&tracked.table.name),
+        sets.join(", "),
+        tracked.key_match(1)
+    )
+}
+
+/// One table's rows against one author's changes.
+struct Merge<'m, 'c> {
+    table: &'m mut TableApplier<'c>,
+    author: &'m Author,
+    sites: &'m mut HashMap<i64, SiteId>,
+    journal: &'m mut Journal<'c>,
+    conn: &'c Connection,
+    /// Where to announce a delete, if triggers of the app delete from this table too.
+    direct: Option<&'m Direct>,
+}
+
+impl Merge<'_, '_> {
+    fn row(&mut self, row: &Row<'_>, incoming: &Incoming<'_>) -> Result<(), StoreError> {
+        let stamp = self.author.stamp;
+        if row.kind == RowKind::Insert && row.length == 1 && self.table.clocks.insert(&row.key, 1, stamp)? {
+            return self.write(true, &row.key, &incoming.mask, &incoming.cells);
+        }
+        let clock = self.table.clocks.get(&row.key)?;
+        let length = clock.as_ref().map_or(0, |clock| clock.length);
+        match row.length.cmp(&length) {
+            Ordering::Greater => self.longer(row, incoming, clock),
+            Ordering::Less => self.shorter(row, incoming, clock),
+            Ordering::Equal => match clock {
+                Some(clock) if clock.is_alive() => self.cells(row, incoming, clock),
+                Some(mut clock) => {
+                    if self.compare(stamp, clock.stamp)? == Ordering::Greater {
+                        clock.stamp = stamp;
+                        self.table.clocks.update(&row.key, &clock)?;
+                    }
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The incoming life is longer: it replaces whatever is here.
+    fn longer(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, clock: Option<RowClock>) -> Result<(), StoreError> {
+        if row.kind == RowKind::Update {
+            // Its insert is in its past, so the row was collected here.
+            return self.journal_incoming(row, incoming, None, Reason::Unknown);
+        }
+        let alive = clock.as_ref().is_some_and(RowClock::is_alive);
+        if let Some(clock) = clock.as_ref().filter(|_| alive) {
+            self.journal_unseen(row, clock)?;
+        }
+        let known = clock.is_some();
+        let clock = RowClock { length: row.length, stamp: self.author.stamp, exceptions: Vec::new() };
+        self.table.clocks.put(&row.key, known, &clock)?;
+        match row.kind {
+            RowKind::Delete if alive => self.delete(&row.key),
+            RowKind::Delete => Ok(()),
+            _ => self.write(true, &row.key, &incoming.mask, &incoming.cells),
+        }
+    }
+
+    /// The incoming life is over here already.
+    fn shorter(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, clock: Option<RowClock>) -> Result<(), StoreError> {
+        if row.kind == RowKind::Delete {
+            return Ok(());
+        }
+        let winner = clock.map(|clock| clock.stamp);
+        self.journal_incoming(row, incoming, winner, Reason::Deleted)
+    }
+
+    /// One life on both sides: each cell goes to the larger stamp.
+    fn cells(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, mut clock: RowClock) -> Result<(), StoreError> {
+        let stamp = self.author.stamp;
+        let mut won = vec![0u64; incoming.mask.len()];
+        let mut unseen = Vec::new();
+        let mut lost = Vec::new();
+        for cell in bits(&incoming.mask) {
+            let local = clock.cell(cell);
+            if self.compare(stamp, local)? == Ordering::Greater {
+                won[cell / 64] |= 1 << (cell % 64);
+                if !self.author.had_seen(local) {
+                    unseen.push((cell, local));
+                }
+            } else if local != stamp {
+                lost.push((cell, local));
+            }
+        }
+        if !unseen.is_empty() || !lost.is_empty() {
+            let current = self.table.read(&row.key)?.unwrap_or_default();
+            let differs = |cell: usize| current.get(cell).is_some_and(|value| value.as_ref() != incoming.cells[cell]);
+            for (cell, local) in unseen.into_iter().filter(|(cell, _)| differs(*cell)) {
+                let loss = Loss {
+                    cell,
+                    value: current[cell].as_ref(),
+                    loser: local,
+                    winner: Some(stamp),
+                    reason: Reason::Older,
+                };
+                self.journal.add(&self.table.tracked, &row.key, loss)?;
+            }
+            for (cell, local) in lost.into_iter().filter(|(cell, _)| differs(*cell)) {
+                let loss = Loss {
+                    cell,
+                    value: incoming.cells[cell],
+                    loser: stamp,
+                    winner: Some(local),
+                    reason: Reason::Older,
+                };
+                self.journal.add(&self.table.tracked, &row.key, loss)?;
+            }
+        }
+        if won.iter().all(|word| *word == 0) {
+            return Ok(());
+        }
+        for cell in bits(&won) {
+            clock.stamp_cell(cell, stamp);
+        }
+        self.table.clocks.update(&row.key, &clock)?;
+        self.write(false, &row.key, &won, &incoming.cells)
+    }
+
+    /// Orders two stamps: time, then site id.
+    fn compare(&mut self, incoming: LocalStamp, local: LocalStamp) -> Result<Ordering, StoreError> {
+        if incoming.hlc != local.hlc || incoming.site == local.site {
+            return Ok(incoming.hlc.cmp(&local.hlc));
+        }
+        let site = match self.sites.get(&local.site) {
+            Some(site) => *site,
+            None => {
+                let site = crate::own::site_id(self.conn, local.site)?;
+                self.sites.insert(local.site, site);
+                site
+            }
+        };
+        Ok(self.author.site.cmp(&site))
+    }
+
+    fn journal_incoming(
+        &mut self,
+        row: &Row<'_>,
+        incoming: &Incoming<'_>,
+        winner: Option<LocalStamp>,
+        reason: Reason,
+    ) -> Result<(), StoreError> {
+        for cell in bits(&incoming.mask) {
+            let loss = Loss { cell, value: incoming.cells[cell], loser: self.author.stamp, winner, reason };
+            self.journal.add(&self.table.tracked, &row.key, loss)?;
+        }
+        Ok(())
+    }
+
+    /// Journals the cells of a row that ends although the author of its end had not seen them.
+    fn journal_unseen(&mut self, row: &Row<'_>, clock: &RowClock) -> Result<(), StoreError> {
+        let seen_row = self.author.had_seen(clock.stamp);
+        if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.author.had_seen(*stamp)) {
+            return Ok(());
+        }
+        let Some(current) = self.table.read(&row.key)? else { return Ok(()) };
+        for cell in 1..self.table.tracked.cells() {
+            let local = clock.cell(cell);
+            if !self.author.had_seen(local) {
+                let winner = Some(self.author.stamp);
+                let loss = Loss { cell, value: current[cell].as_ref(), loser: local, winner, reason: Reason::Deleted };
+                self.journal.add(&self.table.tracked, &row.key, loss)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+        if let Some(direct) = self.direct
+            && let Some(Some(Value::Blob(exact))) = self.table.read(key)?.map(|cells| cells.into_iter().next())
+        {
+            *direct.lock().unwrap_or_else(PoisonError::into_inner) = exact;
+        }
+        match self.table.delete(key) {
+            Err(error) if error.is_constraint() => self.without_triggers(|merge| merge.table.delete(key)),
+            other => other,
+        }
+    }
+
+    fn write(
+        &mut self,
+        new: bool,
+        key: &[ValueRef<'_>],
+        mask: &[u64],
+        cells: &[ValueRef<'_>],
+    ) -> Result<(), StoreError> {
+        match self.table.write(self.conn, new, key, mask, cells) {
+            Err(error) if error.is_constraint() => {
+                self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells))
+            }
+            other => other,
+        }
+    }
+
+    /// A guard trigger of the app refused here what its author's file accepted. A merge must not stop for that: the row is
+    /// written without triggers.
+    fn without_triggers(&mut self, f: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        tracing::warn!(
+            table = self.table.tracked.table.name,
+            "a trigger or constraint refused a merged row; it was written without triggers"
+        );
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).doing("suspend triggers")?;
+        let result = f(self);
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).doing("resume triggers")?;
+        result
+    }
+}

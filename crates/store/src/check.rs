@@ -1,0 +1,161 @@
+//! Looking for damage, in the file and in isle's own bookkeeping.
+
+use isle_changeset::{Block, Header};
+use rusqlite::Connection;
+use rusqlite::types::Value;
+
+use crate::StoreError;
+use crate::engine::load_tables;
+use crate::error::Doing as _;
+use crate::layout::{quoted, site_no_of, version_of};
+use crate::tracked::{Tracked, collation_name, join};
+use crate::triggers;
+
+/// What a check found.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Damage; empty when all is well.
+    pub findings: Vec<Finding>,
+    /// Rows whose clocks were compared.
+    pub rows: u64,
+    /// Changesets whose chain and blocks were verified.
+    pub changesets: u64,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which check found it.
+    pub check: &'static str,
+    /// What it found, and what to do.
+    pub message: String,
+}
+
+/// Runs every check.
+pub(crate) fn run(conn: &Connection) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    integrity(conn, &mut report)?;
+    foreign_keys(conn, &mut report)?;
+    for tracked in load_tables(conn)? {
+        table(conn, &tracked, &mut report)?;
+    }
+    log(conn, &mut report)?;
+    Ok(report)
+}
+
+impl Report {
+    fn add(&mut self, check: &'static str, message: String) {
+        self.findings.push(Finding { check, message });
+    }
+}
+
+fn integrity(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("PRAGMA integrity_check(20)").doing("check the file")?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0)).doing("check the file")?;
+    for line in lines {
+        let line = line.doing("check the file")?;
+        if line != "ok" {
+            report.add("integrity", format!("{line}; restore a backup or start from the remote"));
+        }
+    }
+    Ok(())
+}
+
+fn foreign_keys(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("PRAGMA foreign_key_check").doing("check foreign keys")?;
+    let orphans = statement
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Value>(1)?, row.get::<_, String>(2)?)));
+    for orphan in orphans.doing("check foreign keys")?.take(20) {
+        let (table, rowid, parent) = orphan.doing("check foreign keys")?;
+        report.add(
+            "foreign key",
+            format!("row {rowid:?} of {table} has no parent in {parent}; add the parent or delete the row"),
+        );
+    }
+    Ok(())
+}
+
+fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<(), StoreError> {
+    let name = &tracked.table.name;
+    for trigger in &triggers::names(tracked.no)[..3] {
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
+        if crate::clocks::one::<i64>(conn, sql, [trigger])?.is_none() {
+            report.add("triggers", format!("table {name} has lost {trigger}: writes of other clients are not recorded; untrack and track it again"));
+        }
+    }
+    let on = join(
+        tracked.table.key.iter().enumerate().map(|(n, column)| {
+            let key = quoted(&column.name);
+            let collate = if tracked.table.rowid_key {
+                String::new()
+            } else {
+                format!(" COLLATE {}", collation_name(column.collation))
+            };
+            format!("d.{key} = c.k{n}{collate}")
+        }),
+        " AND ",
+    );
+    let (clock, data) = (tracked.clock(), quoted(name));
+    let first = quoted(&tracked.table.key[0].name);
+    let count = |sql: String| {
+        Ok::<_, StoreError>(conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).doing("compare row clocks")?)
+    };
+    let queued = count(format!("SELECT count(*) FROM isle_queue WHERE t = {}", tracked.no))?;
+    report.rows += count(format!("SELECT count(*) FROM {data}"))? as u64;
+    if queued > 0 {
+        return Ok(());
+    }
+    let unclocked = count(format!(
+        "SELECT count(*) FROM {data} AS d WHERE NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {on} AND c.l & 1)"
+    ))?;
+    if unclocked > 0 {
+        report.add(
+            "row clocks",
+            format!("{unclocked} rows of {name} were written past isle; touch them with an UPDATE to record them"),
+        );
+    }
+    let missing = count(format!(
+        "SELECT count(*) FROM {clock} AS c LEFT JOIN {data} AS d ON {on} WHERE c.l & 1 AND d.{first} IS NULL"
+    ))?;
+    if missing > 0 {
+        report.add(
+            "row clocks",
+            format!("{missing} rows of {name} vanished past isle; insert and delete them again to record it"),
+        );
+    }
+    Ok(())
+}
+
+/// Verifies each site's chain and every block.
+fn log(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY id").doing("check the log")?;
+    let mut rows = statement.query([]).doing("check the log")?;
+    let mut last: Option<(i64, u64, isle_changeset::Hash)> = None;
+    while let Some(row) = rows.next().doing("check the log")? {
+        let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("check the log")?, row.get(1).doing("check the log")?);
+        let (no, version) = (site_no_of(id), version_of(id));
+        report.changesets += 1;
+        let header = match Header::decode(&encoded) {
+            Ok(header) => header,
+            Err(error) => {
+                report.add("log", format!("version {version} of site number {no}: {error}"));
+                continue;
+            }
+        };
+        if let Some((last_no, last_version, chain)) = last
+            && last_no == no
+            && last_version + 1 == version
+            && header.previous != chain
+        {
+            report.add("log", format!("version {version} of site {} does not follow the one before it", header.site));
+        }
+        last = Some((no, version, Header::hash(&encoded)));
+        for (n, info) in header.blocks.iter().enumerate() {
+            let Some(stored) = crate::log::block(conn, id, header.blocks.len(), n)? else { continue };
+            if let Err(error) = Block::open(&stored, info).and_then(|block| block.check(info)) {
+                report.add("log", format!("block {n} of version {version} of site {}: {error}", header.site));
+            }
+        }
+    }
+    Ok(())
+}

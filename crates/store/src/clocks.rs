@@ -1,0 +1,296 @@
+//! Row clocks: one metadata row for each data row.
+//!
+//! `isle_c<no>(k…, l, h, s, x)`: the canonical key, the causal length (odd = alive, even = deleted), the row's stamp (time, local
+//! number of the site) and the exceptions: cells with another stamp. `x` is NULL or a list, rising by cell:
+//! ```text
+//! v cell   v site's local number   8 time, big-endian
+//! ```
+
+use isle_changeset::ValueRef;
+use rusqlite::types::{ToSqlOutput, ValueRef as SqlRef};
+use rusqlite::{Connection, OptionalExtension as _, Statement};
+
+use crate::StoreError;
+use crate::error::Doing as _;
+use crate::tracked::Tracked;
+
+/// When and where a cell was written, in this file's numbers. Not ordered: site numbers mean nothing elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LocalStamp {
+    pub(crate) hlc: u64,
+    pub(crate) site: i64,
+}
+
+/// The clock of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowClock {
+    /// The causal length; 0 = never heard of.
+    pub(crate) length: u64,
+    pub(crate) stamp: LocalStamp,
+    /// Cells with another stamp, rising.
+    pub(crate) exceptions: Vec<(usize, LocalStamp)>,
+}
+
+impl RowClock {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.length % 2 == 1
+    }
+
+    /// The stamp of a cell.
+    pub(crate) fn cell(&self, cell: usize) -> LocalStamp {
+        match self.exceptions.binary_search_by_key(&cell, |exception| exception.0) {
+            Ok(at) => self.exceptions[at].1,
+            Err(_) => self.stamp,
+        }
+    }
+
+    /// Stamps one cell.
+    pub(crate) fn stamp_cell(&mut self, cell: usize, stamp: LocalStamp) {
+        match self.exceptions.binary_search_by_key(&cell, |exception| exception.0) {
+            Ok(at) if stamp == self.stamp => drop(self.exceptions.remove(at)),
+            Ok(at) => self.exceptions[at].1 = stamp,
+            Err(_) if stamp == self.stamp => {}
+            Err(at) => self.exceptions.insert(at, (cell, stamp)),
+        }
+    }
+
+    /// The exceptions as stored.
+    pub(crate) fn packed(&self) -> Option<Vec<u8>> {
+        if self.exceptions.is_empty() {
+            return None;
+        }
+        let mut out = Vec::with_capacity(self.exceptions.len() * 10);
+        for (cell, stamp) in &self.exceptions {
+            put_varint(&mut out, *cell as u64);
+            put_varint(&mut out, stamp.site as u64);
+            out.extend(stamp.hlc.to_be_bytes());
+        }
+        Some(out)
+    }
+
+    fn unpack(bytes: &[u8]) -> Option<Vec<(usize, LocalStamp)>> {
+        let mut exceptions = Vec::with_capacity(bytes.len() / 10);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let cell = take_varint(&mut rest)? as usize;
+            let site = take_varint(&mut rest)? as i64;
+            let (hlc, tail) = rest.split_first_chunk::<8>()?;
+            rest = tail;
+            exceptions.push((cell, LocalStamp { hlc: u64::from_be_bytes(*hlc), site }));
+        }
+        exceptions.is_sorted_by(|a, b| a.0 < b.0).then_some(exceptions)
+    }
+
+    /// Reads `l, h, s, x` from a result row, from column `at` on; `None` where there is no clock.
+    pub(crate) fn read(row: &rusqlite::Row<'_>, at: usize) -> Result<Option<RowClock>, StoreError> {
+        let damaged = |detail: &str| StoreError::Internal { table: "isle_c", detail: detail.to_owned() };
+        let length = match row.get_ref(at).doing("read a row clock")? {
+            SqlRef::Null => return Ok(None),
+            SqlRef::Integer(length) if length > 0 => length as u64,
+            _ => return Err(damaged("causal length")),
+        };
+        let (SqlRef::Integer(hlc), SqlRef::Integer(site)) =
+            (row.get_ref(at + 1).doing("read a row clock")?, row.get_ref(at + 2).doing("read a row clock")?)
+        else {
+            return Err(damaged("stamp"));
+        };
+        let exceptions = match row.get_ref(at + 3).doing("read a row clock")? {
+            SqlRef::Null => Vec::new(),
+            SqlRef::Blob(bytes) => RowClock::unpack(bytes).ok_or_else(|| damaged("exceptions"))?,
+            _ => return Err(damaged("exceptions")),
+        };
+        Ok(Some(RowClock { length, stamp: LocalStamp { hlc: hlc as u64, site }, exceptions }))
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..63).step_by(7) {
+        let (byte, tail) = rest.split_first()?;
+        *rest = tail;
+        value |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Binds a value as it is.
+pub(crate) fn to_sql(value: ValueRef<'_>) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(match value {
+        ValueRef::Null => SqlRef::Null,
+        ValueRef::Integer(v) => SqlRef::Integer(v),
+        ValueRef::Real(v) => SqlRef::Real(v),
+        ValueRef::Text(v) => SqlRef::Text(v),
+        ValueRef::Blob(v) => SqlRef::Blob(v),
+    })
+}
+
+/// Reads a value as it is.
+pub(crate) fn from_sql(value: SqlRef<'_>) -> ValueRef<'_> {
+    match value {
+        SqlRef::Null => ValueRef::Null,
+        SqlRef::Integer(v) => ValueRef::Integer(v),
+        SqlRef::Real(v) => ValueRef::Real(v),
+        SqlRef::Text(v) => ValueRef::Text(v),
+        SqlRef::Blob(v) => ValueRef::Blob(v),
+    }
+}
+
+/// The prepared statements on one clock table. Key parameters come first.
+pub(crate) struct ClockTable<'c> {
+    select: Statement<'c>,
+    insert: Statement<'c>,
+    update: Statement<'c>,
+    bury: Statement<'c>,
+    except: Statement<'c>,
+    keys: usize,
+}
+
+impl<'c> ClockTable<'c> {
+    pub(crate) fn open(conn: &'c Connection, tracked: &Tracked) -> Result<ClockTable<'c>, StoreError> {
+        let keys = tracked.table.key.len();
+        let name = tracked.clock();
+        let matches = tracked.clock_match(1);
+        let key = tracked.clock_key().join(", ");
+        let parameters = crate::tracked::join((1..=keys).map(|n| format!("?{n}")), ", ");
+        let prepare = |sql: &str| conn.prepare(sql).doing("prepare a row clock");
+        Ok(ClockTable {
+            select: prepare(&format!("SELECT l, h, s, x FROM {name} WHERE {matches}"))?,
+            insert: prepare(&format!(
+                "INSERT INTO {name}({key}, l, h, s) VALUES({parameters}, ?{}, ?{}, ?{}) ON CONFLICT DO NOTHING",
+                keys + 1,
+                keys + 2,
+                keys + 3
+            ))?,
+            update: prepare(&format!(
+                "UPDATE {name} SET l = ?{}, h = ?{}, s = ?{}, x = ?{} WHERE {matches}",
+                keys + 1,
+                keys + 2,
+                keys + 3,
+                keys + 4
+            ))?,
+            bury: prepare(&format!(
+                "UPDATE {name} SET l = 2, h = ?{}, s = ?{}, x = NULL WHERE {matches} AND l = 1",
+                keys + 1,
+                keys + 2
+            ))?,
+            except: prepare(&format!("UPDATE {name} SET x = ?{} WHERE {matches} AND l = 1 AND x IS NULL", keys + 1))?,
+            keys,
+        })
+    }
+
+    /// The clock of a key.
+    pub(crate) fn get(&mut self, key: &[ValueRef<'_>]) -> Result<Option<RowClock>, StoreError> {
+        bind(&mut self.select, key, 1)?;
+        let mut rows = self.select.raw_query();
+        match rows.next().doing("read a row clock")? {
+            None => Ok(None),
+            Some(row) => RowClock::read(row, 0),
+        }
+    }
+
+    /// Writes the clock of a key that has none; false if it has one.
+    pub(crate) fn insert(&mut self, key: &[ValueRef<'_>], length: u64, stamp: LocalStamp) -> Result<bool, StoreError> {
+        bind(&mut self.insert, key, 1)?;
+        self.insert.raw_bind_parameter(self.keys + 1, length as i64).doing("write a row clock")?;
+        self.insert.raw_bind_parameter(self.keys + 2, stamp.hlc as i64).doing("write a row clock")?;
+        self.insert.raw_bind_parameter(self.keys + 3, stamp.site).doing("write a row clock")?;
+        Ok(self.insert.raw_execute().doing("write a row clock")? == 1)
+    }
+
+    /// Ends a first life in one statement, the common case of a delete; false if the row is in another life.
+    pub(crate) fn bury_first_life(&mut self, key: &[ValueRef<'_>], stamp: LocalStamp) -> Result<bool, StoreError> {
+        bind(&mut self.bury, key, 1)?;
+        self.bury.raw_bind_parameter(self.keys + 1, stamp.hlc as i64).doing("write a row clock")?;
+        self.bury.raw_bind_parameter(self.keys + 2, stamp.site).doing("write a row clock")?;
+        Ok(self.bury.raw_execute().doing("write a row clock")? == 1)
+    }
+
+    /// Stamps cells of a row in its first life that has no exceptions yet, the common case of an update; false if it is not so.
+    pub(crate) fn except_untouched(
+        &mut self,
+        key: &[ValueRef<'_>],
+        mask: &[u64],
+        stamp: LocalStamp,
+    ) -> Result<bool, StoreError> {
+        let exceptions = crate::seal::bits(mask).map(|cell| (cell, stamp)).collect();
+        let clock = RowClock { length: 1, stamp, exceptions };
+        bind(&mut self.except, key, 1)?;
+        self.except.raw_bind_parameter(self.keys + 1, clock.packed()).doing("write a row clock")?;
+        Ok(self.except.raw_execute().doing("write a row clock")? == 1)
+    }
+
+    /// Replaces the clock of a key that has one.
+    pub(crate) fn update(&mut self, key: &[ValueRef<'_>], clock: &RowClock) -> Result<(), StoreError> {
+        bind(&mut self.update, key, 1)?;
+        self.update.raw_bind_parameter(self.keys + 1, clock.length as i64).doing("write a row clock")?;
+        self.update.raw_bind_parameter(self.keys + 2, clock.stamp.hlc as i64).doing("write a row clock")?;
+        self.update.raw_bind_parameter(self.keys + 3, clock.stamp.site).doing("write a row clock")?;
+        self.update.raw_bind_parameter(self.keys + 4, clock.packed()).doing("write a row clock")?;
+        self.update.raw_execute().doing("write a row clock")?;
+        Ok(())
+    }
+
+    /// Writes the clock of a key, new or not.
+    pub(crate) fn put(&mut self, key: &[ValueRef<'_>], known: bool, clock: &RowClock) -> Result<(), StoreError> {
+        if !known {
+            self.insert(key, clock.length, clock.stamp)?;
+            if clock.exceptions.is_empty() {
+                return Ok(());
+            }
+        }
+        self.update(key, clock)
+    }
+}
+
+/// Binds values from parameter `first` on.
+pub(crate) fn bind(statement: &mut Statement<'_>, values: &[ValueRef<'_>], first: usize) -> Result<(), StoreError> {
+    for (n, value) in values.iter().enumerate() {
+        statement.raw_bind_parameter(first + n, to_sql(*value)).doing("bind a value")?;
+    }
+    Ok(())
+}
+
+/// One value of one row.
+pub(crate) fn one<T: rusqlite::types::FromSql>(
+    conn: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Option<T>, StoreError> {
+    let mut statement = conn.prepare_cached(sql).doing("read isle's tables")?;
+    statement.query_row(params, |row| row.get(0)).optional().doing("read isle's tables")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hlc: u64, site: i64) -> LocalStamp {
+        LocalStamp { hlc, site }
+    }
+
+    #[test]
+    fn exceptions_stay_sorted_and_vanish_when_a_cell_rejoins_its_row() {
+        let mut clock = RowClock { length: 1, stamp: at(5, 0), exceptions: vec![] };
+        clock.stamp_cell(3, at(9, 1));
+        clock.stamp_cell(1, at(7, 300));
+        clock.stamp_cell(2, at(5, 0));
+        assert_eq!(clock.exceptions, [(1, at(7, 300)), (3, at(9, 1))]);
+        let packed = clock.packed().expect("has exceptions");
+        assert_eq!(RowClock::unpack(&packed), Some(clock.exceptions.clone()));
+        assert_eq!(RowClock::unpack(&packed[..packed.len() - 1]), None);
+        clock.stamp_cell(3, at(5, 0));
+        assert_eq!((clock.cell(3), clock.cell(1)), (at(5, 0), at(7, 300)));
+        assert_eq!(clock.exceptions.len(), 1);
+    }
+}

@@ -1,0 +1,293 @@
+//! A connection of isle's own, with what it remembers of the file between transactions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use isle_schema::{Table, TableId};
+use rusqlite::functions::FunctionFlags;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::capture::{Capture, FUNCTION, trigger_sql};
+use crate::error::Doing as _;
+use crate::guard::{Guard, Mode};
+use crate::layout::{FORMAT, quoted};
+use crate::own::Own;
+use crate::tracked::{self, Tracked, join};
+use crate::{Options, StoreError, layout};
+
+/// The key of the row that a merge deletes itself, for the guard against deletes by triggers.
+pub(crate) type Direct = Arc<Mutex<Vec<u8>>>;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Runs the app's transactions: foreign keys on, changes taken in passing.
+    Write,
+    /// Merges and manages: foreign keys and CHECKs off, nothing captured.
+    Merge,
+}
+
+pub(crate) struct Engine {
+    pub(crate) conn: Connection,
+    pub(crate) guard: Guard,
+    pub(crate) role: Role,
+    pub(crate) tables: Vec<Arc<Tracked>>,
+    pub(crate) by_id: HashMap<TableId, Arc<Tracked>>,
+    pub(crate) own: Option<Own>,
+    pub(crate) capture: Arc<Mutex<Capture>>,
+    /// Nothing was written by other connections while this stays the same.
+    data_version: i64,
+    schema_version: i64,
+    guarded: Vec<String>,
+    direct: Direct,
+}
+
+/// Opens a connection with the pragmas that every one of isle's has.
+pub(crate) fn connect(options: &Options, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let doing = format!("open {}", options.path.display());
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&options.path, flags).map_err(|e| StoreError::sqlite(&doing, e))?;
+    conn.busy_timeout(options.busy_timeout).map_err(|e| StoreError::sqlite(&doing, e))?;
+    conn.set_prepared_statement_cache_capacity(128);
+    Ok(conn)
+}
+
+impl Engine {
+    pub(crate) fn open(options: &Options, role: Role) -> Result<Engine, StoreError> {
+        let mut conn = connect(options, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;")
+            .doing("open the database")?;
+        let keys = if role == Role::Write { "ON" } else { "OFF" };
+        conn.execute_batch(&format!("PRAGMA foreign_keys = {keys};")).doing("open the database")?;
+        if role == Role::Merge {
+            conn.execute_batch("PRAGMA ignore_check_constraints = ON;").doing("open the database")?;
+        }
+        check_format(&conn, options)?;
+        let guard = Guard::install(&mut conn, role == Role::Merge)?;
+        let capture = Arc::new(Mutex::new(Capture::default()));
+        let direct = Direct::default();
+        match role {
+            Role::Write => {
+                let capture = Arc::clone(&capture);
+                let function = move |context: &rusqlite::functions::Context<'_>| {
+                    capture.lock().unwrap_or_else(PoisonError::into_inner).row(context)?;
+                    Ok(rusqlite::types::Null)
+                };
+                conn.create_scalar_function(FUNCTION, -1, FunctionFlags::SQLITE_UTF8, function)
+                    .doing("open the database")?;
+            }
+            Role::Merge => {
+                let direct = Arc::clone(&direct);
+                let function = move |context: &rusqlite::functions::Context<'_>| {
+                    let values: Vec<_> =
+                        (0..context.len()).map(|n| crate::clocks::from_sql(context.get_raw(n))).collect();
+                    let packed = isle_changeset::pack_key(&values);
+                    Ok(*direct.lock().unwrap_or_else(PoisonError::into_inner) == packed)
+                };
+                conn.create_scalar_function("isle_direct", -1, FunctionFlags::SQLITE_UTF8, function)
+                    .doing("open the database")?;
+            }
+        }
+        Ok(Engine {
+            conn,
+            guard,
+            role,
+            tables: Vec::new(),
+            by_id: HashMap::new(),
+            own: None,
+            capture,
+            data_version: -1,
+            schema_version: -1,
+            guarded: Vec::new(),
+            direct,
+        })
+    }
+
+    /// Starts a write transaction and catches up with what other connections did.
+    pub(crate) fn begin(&mut self) -> Result<(), StoreError> {
+        let mut statement = self.conn.prepare_cached("BEGIN IMMEDIATE").doing("start a write transaction")?;
+        statement.execute([]).doing("start a write transaction")?;
+        drop(statement);
+        let refreshed = self.refresh();
+        if refreshed.is_err() {
+            self.rollback();
+        }
+        refreshed
+    }
+
+    pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
+        let mut statement = self.conn.prepare_cached("COMMIT").doing("commit")?;
+        let result = statement.execute([]).doing("commit");
+        drop(statement);
+        if result.is_err() {
+            self.rollback();
+        }
+        result.map(|_| ())
+    }
+
+    /// Rolls back and forgets what the transaction had made of it.
+    pub(crate) fn rollback(&mut self) {
+        self.own = None;
+        self.data_version = -1;
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "rollback failed; the connection is replaced at its next use");
+        }
+    }
+
+    /// Reads again what other connections may have changed. In a transaction only.
+    fn refresh(&mut self) -> Result<(), StoreError> {
+        let version = self.pragma("PRAGMA data_version")?;
+        if version == self.data_version && self.own.is_some() {
+            return Ok(());
+        }
+        let schema = self.pragma("PRAGMA main.schema_version")?;
+        if schema != self.schema_version {
+            self.load_tables()?;
+            self.schema_version = schema;
+        }
+        self.own = Some(Own::load(&self.conn)?);
+        self.data_version = version;
+        Ok(())
+    }
+
+    fn pragma(&self, sql: &str) -> Result<i64, StoreError> {
+        let mut statement = self.conn.prepare_cached(sql).doing("look for changes by others")?;
+        statement.query_row([], |row| row.get(0)).doing("look for changes by others")
+    }
+
+    /// Loads the tracked tables, and puts the temporary triggers on those that are new.
+    pub(crate) fn load_tables(&mut self) -> Result<(), StoreError> {
+        self.tables = load_tables(&self.conn)?;
+        self.by_id = self.tables.iter().map(|tracked| (tracked.table.id, Arc::clone(tracked))).collect();
+        self.guard.watch(&self.tables);
+        if self.role == Role::Write {
+            drop_temporary_triggers(&self.conn)?;
+            let hookable = self.tables.iter().filter(|tracked| tracked.hookable());
+            let sql: String = hookable.map(|tracked| trigger_sql(tracked)).collect();
+            self.conn.execute_batch(&sql).doing("watch the tracked tables")?;
+            self.capture.lock().unwrap_or_else(PoisonError::into_inner).watch(&self.tables);
+        } else {
+            self.guard_deletes()?;
+        }
+        Ok(())
+    }
+
+    /// The site's state; `begin` has loaded it.
+    pub(crate) fn own(&self) -> Result<Own, StoreError> {
+        self.own.clone().ok_or_else(|| StoreError::Internal { table: "isle_meta", detail: "no transaction".to_owned() })
+    }
+
+    /// Lets triggers of the app delete nothing from replicated tables while this connection merges: the authorizer can
+    /// skip their inserts and updates, but not their deletes. Compiling one statement of each kind shows which tables need it.
+    fn guard_deletes(&mut self) -> Result<(), StoreError> {
+        let sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\'";
+        let mut statement = self.conn.prepare(sql).doing("look for triggers")?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("look for triggers")?;
+        let names: Vec<String> = names.collect::<Result<_, _>>().doing("look for triggers")?;
+        drop(statement);
+        let with_triggers = |tracked: &&Arc<Tracked>| names.iter().any(|n| n.eq_ignore_ascii_case(&tracked.table.name));
+        for tracked in self.tables.iter().filter(with_triggers) {
+            let table = quoted(&tracked.table.name);
+            let assigned = format!("{}{}", tracked.key_list(""), tracked.column_list(""));
+            let update = join(assigned.split(", ").map(|column| format!("{column} = {column}")), ", ");
+            for sql in [
+                format!("DELETE FROM {table} WHERE 0"),
+                format!("INSERT INTO {table}({assigned}) SELECT {assigned} FROM {table} WHERE 0"),
+                format!("UPDATE {table} SET {update} WHERE 0"),
+            ] {
+                if let Err(error) = self.conn.prepare(&sql) {
+                    tracing::warn!(%error, table = tracked.table.name, "a trigger of this table does not compile");
+                }
+            }
+        }
+        for name in self.guard.deleted_by_triggers() {
+            if self.guarded.contains(&name) {
+                continue;
+            }
+            let found = self.tables.iter().find(|tracked| tracked.table.name.eq_ignore_ascii_case(&name));
+            let Some(tracked) = found else { continue };
+            let keys = join(tracked.table.key.iter().map(|column| format!("OLD.{}", quoted(&column.name))), ", ");
+            let (no, on) = (tracked.no, quoted(&tracked.table.name));
+            let sql = format!(
+                "CREATE TEMP TRIGGER isle_guard{no} BEFORE DELETE ON main.{on} WHEN NOT isle_direct({keys})
+                 BEGIN SELECT RAISE(IGNORE); END"
+            );
+            self.conn.execute_batch(&sql).doing("guard a table")?;
+            self.guarded.push(name);
+        }
+        Ok(())
+    }
+
+    /// Tables whose deletes must be announced, and the place for the exact key.
+    pub(crate) fn direct(&self) -> (Direct, Vec<i64>) {
+        let guarded = |tracked: &&Arc<Tracked>| self.guarded.contains(&tracked.table.name.to_ascii_lowercase());
+        (Arc::clone(&self.direct), self.tables.iter().filter(guarded).map(|tracked| tracked.no).collect())
+    }
+
+    /// Runs isle's own work in one write transaction. What foreign clients queued is sealed first.
+    pub(crate) fn transaction<T>(
+        &mut self,
+        now_ms: u64,
+        f: impl FnOnce(&mut Engine) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.begin()?;
+        let result = self.seal_foreign(now_ms).and_then(|_| f(self));
+        match result {
+            Ok(value) => self.commit().map(|()| value),
+            Err(error) => {
+                self.rollback();
+                Err(error)
+            }
+        }
+    }
+
+    /// Seals what foreign clients queued as a version of its own; gives the tables that they changed.
+    pub(crate) fn seal_foreign(&mut self, now_ms: u64) -> Result<Vec<i64>, StoreError> {
+        if !crate::seal::queue_waits(&self.conn)? {
+            return Ok(Vec::new());
+        }
+        let mut own = self.own()?;
+        let sealed =
+            self.guard.with(Mode::Engine, || crate::seal::seal_queue(&self.conn, &mut own, &self.tables, now_ms))?;
+        self.own = Some(own);
+        Ok(sealed.map(|sealed| sealed.tables).unwrap_or_default())
+    }
+}
+
+fn drop_temporary_triggers(conn: &Connection) -> Result<(), StoreError> {
+    let mut statement =
+        conn.prepare("SELECT name FROM sqlite_temp_schema WHERE type = 'trigger'").doing("watch the tables")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("watch the tables")?;
+    let names: Vec<String> = names.collect::<Result<_, _>>().doing("watch the tables")?;
+    for name in names.iter().filter(|name| name.starts_with("isle_t")) {
+        conn.execute_batch(&format!("DROP TRIGGER temp.{}", quoted(name))).doing("watch the tables")?;
+    }
+    Ok(())
+}
+
+/// Refuses a file that is no replica or one of a newer format.
+pub(crate) fn check_format(conn: &Connection, options: &Options) -> Result<(), StoreError> {
+    let path = || options.path.display().to_string();
+    match layout::format(conn)? {
+        None => Err(StoreError::NotReplica { path: path() }),
+        Some(found) if found > FORMAT => Err(StoreError::NewerFormat { path: path(), found, known: FORMAT }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The tracked tables of the file.
+pub(crate) fn load_tables(conn: &Connection) -> Result<Vec<Arc<Tracked>>, StoreError> {
+    let mut statement = conn.prepare("SELECT no, def FROM isle_table ORDER BY no").doing("read the tracked tables")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
+    let mut tables = Vec::new();
+    for row in rows.doing("read the tracked tables")? {
+        let (no, definition) = row.doing("read the tracked tables")?;
+        let table: Table = serde_json::from_str(&definition)
+            .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
+        tables.push(Arc::new(tracked::load(conn, no, table)?));
+    }
+    Ok(tables)
+}

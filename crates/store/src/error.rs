@@ -1,0 +1,221 @@
+//! What can go wrong with a replica's file.
+
+use isle_changeset::DecodeError;
+use isle_clock::{ClockError, GroupId, SiteId};
+use isle_schema::MigrationError;
+use rusqlite::ffi::ErrorCode;
+
+/// Why an operation on a replica's file failed. Nothing is applied halfway: the file is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("cannot {doing}: {source}")]
+    Sqlite {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// Another process holds the write lock for longer than the busy timeout.
+    #[error("cannot {doing}: another process is writing to the database for longer than the busy timeout, try again")]
+    Busy {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// The disk is full.
+    #[error("cannot {doing}: the disk is full, nothing was changed; free some space and try again")]
+    DiskFull {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot {doing}: the database is read-only; check the permissions of the file and its folder")]
+    ReadOnly {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// The file is no SQLite database, or is damaged.
+    #[error(
+        "cannot {doing}: the file is not a SQLite database or is damaged; restore a backup or start from the remote"
+    )]
+    Damaged {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// A SQLite database without isle's tables.
+    #[error("{path} is not an isle replica: run `isle init` on it first")]
+    NotReplica {
+        /// The file.
+        path: String,
+    },
+    /// The file was written by a newer isle.
+    #[error("{path} has format {found}, this isle reads up to {known}: update isle")]
+    NewerFormat {
+        /// The file.
+        path: String,
+        /// The file's format.
+        found: i64,
+        /// The largest format known.
+        known: i64,
+    },
+    /// No such table.
+    #[error("there is no table {table:?} in this database")]
+    NoSuchTable {
+        /// The name asked for.
+        table: String,
+    },
+    /// The table is not tracked.
+    #[error("table {table:?} is not tracked: nothing to untrack")]
+    NotTracked {
+        /// The name asked for.
+        table: String,
+    },
+    /// The table cannot be replicated as it is.
+    #[error("table {table:?} cannot be tracked: {reason}")]
+    Untrackable {
+        /// The table.
+        table: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// An app statement touched what only isle may touch.
+    #[error("the statement was refused: {reason}")]
+    Refused {
+        /// Why, and what to do instead.
+        reason: String,
+    },
+    /// The transaction was rolled back by a statement in it.
+    #[error(
+        "the transaction was rolled back by one of its statements (ON CONFLICT ROLLBACK or RAISE(ROLLBACK)): start it again"
+    )]
+    RolledBack,
+    /// A row is too large to be replicated.
+    #[error("a row of table {table:?} cannot be replicated: {source}")]
+    RowTooLarge {
+        /// The table.
+        table: String,
+        /// The limit.
+        source: DecodeError,
+    },
+    /// A changeset is not what it should be.
+    #[error("changeset {version} of site {site} is refused: {source}")]
+    BadChangeset {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// A header cannot be read.
+    #[error("a changeset header is refused: {source}")]
+    BadHeader {
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// A changeset of another group.
+    #[error("changeset {version} of site {site} belongs to group {found}, this replica to {group}: it is refused")]
+    ForeignGroup {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// The changeset's group.
+        found: GroupId,
+        /// This replica's group.
+        group: GroupId,
+    },
+    /// Two different changesets carry the same number.
+    #[error(
+        "site {site} has two different versions {version}: its file was copied or restored; the second is refused until that site takes a new id"
+    )]
+    Fork {
+        /// The author.
+        site: SiteId,
+        /// The version that exists twice.
+        version: u64,
+    },
+    /// The replica already belongs to another group and has handed over changesets there.
+    #[error(
+        "this replica belongs to group {group} and has published there: it cannot join {other}; start a new file for that"
+    )]
+    OtherGroup {
+        /// This replica's group.
+        group: GroupId,
+        /// The group asked for.
+        other: GroupId,
+    },
+    /// A schema operation is broken or not for this app.
+    #[error("a schema operation is refused")]
+    Migration(#[from] MigrationError),
+    /// A schema operation meets a table of the same name with another key or columns.
+    #[error(
+        "schema operation {id} needs table {table:?}, which exists here in another form ({reason}): rename one of the two"
+    )]
+    SchemaConflict {
+        /// The operation.
+        id: String,
+        /// The table.
+        table: String,
+        /// The difference.
+        reason: String,
+    },
+    /// The clock is unusable.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// A row of isle's own tables is not what isle writes.
+    #[error("isle's own table {table} is damaged ({detail}): run `isle doctor`")]
+    Internal {
+        /// The table.
+        table: &'static str,
+        /// What was found.
+        detail: String,
+    },
+}
+
+impl StoreError {
+    /// Sorts SQLite's errors by what the user can do about them.
+    pub(crate) fn sqlite(doing: impl Into<String>, source: rusqlite::Error) -> StoreError {
+        let doing = doing.into();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { doing, source },
+            Some(ErrorCode::DiskFull) => StoreError::DiskFull { doing, source },
+            Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { doing, source },
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Damaged { doing, source },
+            _ => StoreError::Sqlite { doing, source },
+        }
+    }
+
+    /// Whether the error is a violated constraint (UNIQUE, CHECK, NOT NULL, foreign key or a trigger's RAISE).
+    pub fn is_constraint(&self) -> bool {
+        matches!(self, StoreError::Sqlite { source, .. }
+            if source.sqlite_error_code() == Some(ErrorCode::ConstraintViolation))
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(source: rusqlite::Error) -> StoreError {
+        StoreError::sqlite("use the database", source)
+    }
+}
+
+/// Adds what was being done to a SQLite error.
+pub(crate) trait Doing<T> {
+    /// Names the operation.
+    fn doing(self, what: &str) -> Result<T, StoreError>;
+}
+
+impl<T> Doing<T> for Result<T, rusqlite::Error> {
+    fn doing(self, what: &str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::sqlite(what, source))
+    }
+}

@@ -1,0 +1,184 @@
+//! What statements on isle's own connections may do, decided when SQLite compiles them.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+use crate::StoreError;
+use crate::capture::FUNCTION;
+use crate::error::Doing as _;
+use crate::tracked::Tracked;
+
+/// Whose statement is being compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// isle's own.
+    Engine = 0,
+    /// The app's, through `Replica`.
+    App = 1,
+    /// A schema operation's, which came from another device.
+    Schema = 2,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    /// Tracked tables, in lower case.
+    replicated: HashSet<String>,
+    /// Capture triggers that must not stand aside.
+    queued: HashSet<String>,
+    /// Replicated tables from which a trigger of the app deletes.
+    deleted_by_triggers: HashSet<String>,
+    refusal: Option<String>,
+}
+
+/// The authorizer's state, shared with the connection that it guards.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    mode: Arc<AtomicU8>,
+    names: Arc<Mutex<Names>>,
+}
+
+impl Guard {
+    /// Installs the authorizer. On a connection that merges, triggers of the app write nothing replicated: their
+    /// effects travelled with their author's changeset.
+    pub(crate) fn install(conn: &mut Connection, merges: bool) -> Result<Guard, StoreError> {
+        let guard = Guard { mode: Arc::new(AtomicU8::new(0)), names: Arc::default() };
+        let inner = guard.clone();
+        let authorizer = move |context: AuthContext<'_>| inner.decide(&context, merges);
+        conn.authorizer(Some(authorizer)).doing("guard the connection")?;
+        Ok(guard)
+    }
+
+    /// Runs `f` with statements compiled as `mode` says.
+    pub(crate) fn with<T>(&self, mode: Mode, f: impl FnOnce() -> T) -> T {
+        let before = self.mode.swap(mode as u8, Ordering::SeqCst);
+        let result = f();
+        self.mode.store(before, Ordering::SeqCst);
+        result
+    }
+
+    /// Learns which tables are tracked.
+    pub(crate) fn watch(&self, tables: &[Arc<Tracked>]) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.replicated = tables.iter().map(|tracked| tracked.table.name.to_ascii_lowercase()).collect();
+        let queued = tables.iter().filter(|tracked| !tracked.hookable());
+        names.queued = queued.flat_map(|tracked| crate::triggers::names(tracked.no)).collect();
+    }
+
+    /// Why the last statement was refused, if it was.
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).refusal.take()
+    }
+
+    /// Replicated tables from which triggers of the app delete, as far as compiled statements showed.
+    pub(crate) fn deleted_by_triggers(&self) -> Vec<String> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.deleted_by_triggers.iter().cloned().collect()
+    }
+
+    fn decide(&self, context: &AuthContext<'_>, merges: bool) -> Authorization {
+        let mode = self.mode.load(Ordering::SeqCst);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let own_trigger = context.accessor.is_some_and(|name| name.starts_with("isle_"));
+        if let (AuthAction::Insert { table_name: "isle_queue" }, Some(trigger)) = (context.action, context.accessor) {
+            let stands_aside = merges || (mode == Mode::App as u8 && !names.queued.contains(trigger));
+            return if stands_aside && own_trigger { Authorization::Ignore } else { Authorization::Allow };
+        }
+        if merges && context.accessor.is_some() && !own_trigger {
+            return names.decide_trigger(context);
+        }
+        let refusal = if mode == Mode::App as u8 {
+            names.refuse_app(context, own_trigger)
+        } else if mode == Mode::Schema as u8 {
+            refuse_schema(context)
+        } else {
+            None
+        };
+        match refusal {
+            None => Authorization::Allow,
+            Some(reason) => {
+                names.refusal.get_or_insert(reason);
+                Authorization::Deny
+            }
+        }
+    }
+}
+
+impl Names {
+    /// A trigger of the app, fired by a merge: local and derived tables only.
+    fn decide_trigger(&mut self, context: &AuthContext<'_>) -> Authorization {
+        let replicated = |names: &Names, table: &str| names.replicated.contains(&table.to_ascii_lowercase());
+        match context.action {
+            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. }
+                if replicated(self, table_name) =>
+            {
+                Authorization::Ignore
+            }
+            // SQLite does not skip a DELETE that is ignored here; a temporary trigger does (see `engine`).
+            AuthAction::Delete { table_name } if replicated(self, table_name) => {
+                self.deleted_by_triggers.insert(table_name.to_ascii_lowercase());
+                Authorization::Allow
+            }
+            _ => Authorization::Allow,
+        }
+    }
+
+    fn refuse_app(&self, context: &AuthContext<'_>, own_trigger: bool) -> Option<String> {
+        let own = |name: &str| name.len() >= 5 && name[..5].eq_ignore_ascii_case("isle_");
+        let tracked = |name: &str| self.replicated.contains(&name.to_ascii_lowercase());
+        match context.action {
+            _ if own_trigger => None,
+            AuthAction::Insert { table_name }
+            | AuthAction::Update { table_name, .. }
+            | AuthAction::Delete { table_name }
+                if own(table_name) =>
+            {
+                Some(format!("{table_name} belongs to isle; use its own functions and commands"))
+            }
+            AuthAction::DropTable { table_name } | AuthAction::AlterTable { table_name, .. }
+                if own(table_name) || tracked(table_name) =>
+            {
+                Some(format!("table {table_name} is replicated; untrack it before you alter or drop it"))
+            }
+            AuthAction::DropTrigger { trigger_name, .. } if own(trigger_name) => {
+                Some(format!("trigger {trigger_name} records changes for isle; untrack the table instead"))
+            }
+            AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case(FUNCTION) => {
+                Some(format!("{FUNCTION} is isle's own function"))
+            }
+            AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => Some(
+                "BEGIN, COMMIT, ROLLBACK and SAVEPOINT are isle's: return an error to roll back, or use `savepoint`"
+                    .into(),
+            ),
+            AuthAction::Pragma { pragma_name, pragma_value: Some(_) }
+                if matches!(pragma_name.to_ascii_lowercase().as_str(), "writable_schema" | "recursive_triggers") =>
+            {
+                Some(format!("PRAGMA {pragma_name} would break the recording of changes"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the SQL of a received schema operation may do: create tables and indexes, nothing else.
+fn refuse_schema(context: &AuthContext<'_>) -> Option<String> {
+    match context.action {
+        AuthAction::CreateTable { table_name } if !table_name.to_ascii_lowercase().starts_with("isle_") => None,
+        AuthAction::CreateIndex { .. } | AuthAction::Reindex { .. } | AuthAction::Select | AuthAction::Read { .. } => {
+            None
+        }
+        AuthAction::Insert { table_name: "sqlite_master" | "sqlite_schema" } => None,
+        AuthAction::Update { table_name: "sqlite_master" | "sqlite_schema", .. } => None,
+        AuthAction::Function { function_name } if !is_nondeterministic(function_name) => None,
+        AuthAction::Recursive => None,
+        other => Some(format!("a schema operation may only create tables and indexes, this one wants {other:?}")),
+    }
+}
+
+fn is_nondeterministic(function: &str) -> bool {
+    matches!(function.to_ascii_lowercase().as_str(), "load_extension" | "readfile" | "writefile" | "edit")
+}

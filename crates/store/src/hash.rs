@@ -1,0 +1,117 @@
+//! Fingerprints of a replica's state, on demand.
+
+use std::sync::Arc;
+
+use isle_changeset::{Hash, Value, canonical_key, pack_key};
+use isle_clock::SiteId;
+use isle_schema::ColumnId;
+use rusqlite::Connection;
+
+use crate::StoreError;
+use crate::clocks::{RowClock, from_sql};
+use crate::error::Doing as _;
+use crate::layout::quoted;
+use crate::tracked::{Tracked, collation_name, join};
+
+/// Two hashes of what a replica holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateHash {
+    /// Merged live cells with their stamps, in logical form: equal on replicas that have merged the same changesets.
+    pub merged: Hash,
+    /// The rows as a query sees them.
+    pub visible: Hash,
+    /// Rows hashed.
+    pub rows: u64,
+}
+
+/// Hashes every live row of the tracked tables, by table id and canonical key.
+pub(crate) fn state(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<StateHash, StoreError> {
+    let mut sites: Vec<Option<SiteId>> = Vec::new();
+    let mut statement = conn.prepare("SELECT no, id FROM isle_site ORDER BY no").doing("read the sites")?;
+    let mut rows = statement.query([]).doing("read the sites")?;
+    while let Some(row) = rows.next().doing("read the sites")? {
+        let (no, id): (i64, [u8; 16]) = (row.get(0).doing("read the sites")?, row.get(1).doing("read the sites")?);
+        let no = usize::try_from(no).unwrap_or(0);
+        sites.resize(sites.len().max(no + 1), None);
+        sites[no] = Some(SiteId::from_bytes(id));
+    }
+    let mut order: Vec<&Arc<Tracked>> = tables.iter().collect();
+    order.sort_by_key(|tracked| tracked.table.id);
+    let mut hasher = Hasher { merged: blake3::Hasher::new(), visible: blake3::Hasher::new(), rows: 0, sites };
+    for tracked in order {
+        hasher.table(conn, tracked)?;
+    }
+    let (merged, visible) = (*hasher.merged.finalize().as_bytes(), *hasher.visible.finalize().as_bytes());
+    Ok(StateHash { merged, visible, rows: hasher.rows })
+}
+
+struct Hasher {
+    merged: blake3::Hasher,
+    visible: blake3::Hasher,
+    rows: u64,
+    sites: Vec<Option<SiteId>>,
+}
+
+impl Hasher {
+    fn table(&mut self, conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+        self.merged.update(tracked.table.id.as_bytes());
+        self.visible.update(tracked.table.id.as_bytes());
+        let keys = tracked.table.key.len();
+        let (clock, table) = (tracked.clock(), quoted(&tracked.table.name));
+        let (key, columns) = (tracked.key_list("d."), tracked.column_list("d."));
+        let on = join(
+            tracked.table.key.iter().enumerate().map(|(n, column)| {
+                let name = quoted(&column.name);
+                if tracked.table.rowid_key {
+                    return format!("d.{name} = c.k{n}");
+                }
+                format!("d.{name} = c.k{n} COLLATE {}", collation_name(column.collation))
+            }),
+            " AND ",
+        );
+        let order = join((0..keys).map(|n| format!("c.k{n}")), ", ");
+        let sql = format!(
+            "SELECT c.l, c.h, c.s, c.x, {key}{columns} FROM {clock} AS c JOIN {table} AS d ON {on}
+             WHERE c.l & 1 ORDER BY {order}"
+        );
+        let mut statement = conn.prepare(&sql).doing("hash the rows")?;
+        let mut rows = statement.raw_query();
+        let mut by_id: Vec<usize> = (0..tracked.table.columns.len()).collect();
+        by_id.sort_by_key(|column| tracked.table.columns[*column].id);
+        while let Some(row) = rows.next().doing("hash the rows")? {
+            let Some(clock) = RowClock::read(row, 0)? else { continue };
+            let exact: Vec<_> =
+                (0..keys).map(|n| row.get_ref(4 + n).map(from_sql).doing("hash the rows")).collect::<Result<_, _>>()?;
+            let (canonical, packed) = canonical_key(&exact, &tracked.table.key);
+            let canonical: Vec<_> = canonical.iter().map(Value::as_ref).collect();
+            self.both(&pack_key(&canonical));
+            self.merged.update(&clock.length.to_le_bytes());
+            if let Some(packed) = packed {
+                self.cell(&clock, 0, ColumnId::KEY, &packed);
+            }
+            for &column in &by_id {
+                let value = from_sql(row.get_ref(4 + keys + column).doing("hash the rows")?);
+                let id = tracked.table.columns[column].id;
+                self.cell(&clock, column + 1, id, &pack_key(&[value]));
+            }
+            self.rows += 1;
+        }
+        Ok(())
+    }
+
+    fn cell(&mut self, clock: &RowClock, cell: usize, id: ColumnId, packed: &[u8]) {
+        let stamp = clock.cell(cell);
+        let site = usize::try_from(stamp.site).ok().and_then(|no| self.sites.get(no).copied().flatten());
+        self.both(id.as_bytes());
+        self.both(packed);
+        self.merged.update(&stamp.hlc.to_le_bytes());
+        self.merged.update(site.as_ref().map_or(&[0; 16], SiteId::as_bytes).as_slice());
+    }
+
+    fn both(&mut self, bytes: &[u8]) {
+        self.merged.update(&(bytes.len() as u64).to_le_bytes());
+        self.merged.update(bytes);
+        self.visible.update(&(bytes.len() as u64).to_le_bytes());
+        self.visible.update(bytes);
+    }
+}

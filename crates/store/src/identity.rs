@@ -1,0 +1,165 @@
+//! Who this file is: joining a group, and taking a new site id when the file turns out to be a copy or an older state.
+//!
+//! What was never handed over can be sealed again: the same rows and the same times under another group or site. What others may
+//! have seen stays as it is for ever.
+
+use isle_changeset::{Cause, Header};
+use isle_clock::{GroupId, Hlc, SiteId};
+use rusqlite::{Connection, params};
+
+use crate::StoreError;
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::{log_id, require_meta, set_meta};
+use crate::own::{Own, note_seen, site_no};
+
+/// The last version of its own that the site may have handed to somebody.
+pub(crate) fn published(conn: &Connection) -> Result<u64, StoreError> {
+    Ok(require_meta::<i64>(conn, "published")? as u64)
+}
+
+/// Joins a group: unpublished changesets are sealed again under its id.
+pub(crate) fn join_group(engine: &mut Engine, group: GroupId) -> Result<(), StoreError> {
+    let mut own = engine.own()?;
+    if own.group == group {
+        return Ok(());
+    }
+    let others: i64 =
+        crate::clocks::one(&engine.conn, "SELECT count(*) FROM isle_site WHERE version > 0", [])?.unwrap_or(0);
+    if published(&engine.conn)? > 0 || others > 0 {
+        return Err(StoreError::OtherGroup { group: own.group, other: group });
+    }
+    set_meta(&engine.conn, "group", group.as_bytes())?;
+    own.group = group;
+    seal_again(&engine.conn, &mut own, 1, None)?;
+    engine.own = Some(own);
+    Ok(())
+}
+
+/// Takes a new site id: what was published under the old one is now another site's, the rest moves to the new one.
+pub(crate) fn new_site(engine: &mut Engine, site: SiteId, published_max: u64) -> Result<(), StoreError> {
+    let mut own = engine.own()?;
+    let conn = &engine.conn;
+    let kept = published(conn)?.max(published_max).min(own.version);
+    let old = own.clone();
+    let no = site_no(conn, site)?;
+    set_meta(conn, "site", no)?;
+    set_meta(conn, "published", 0)?;
+    set_meta(conn, "hlc", own.clock.last().bits() as i64)?;
+    let last = if kept == 0 { None } else { header_of(conn, old.no, kept)? };
+    let hlc = last.as_ref().map_or(Hlc::ZERO, |(header, _)| header.hlc);
+    let chain = last.as_ref().map(|(_, encoded)| Header::hash(encoded));
+    let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
+    conn.execute(sql, params![old.no, kept as i64, hlc.bits() as i64, chain]).doing("retire the old site id")?;
+    let seen = "INSERT INTO isle_seen(author, site, version, hlc)
+                SELECT ?2, site, version, hlc FROM isle_seen WHERE author = ?1 AND site <> ?2 ON CONFLICT DO NOTHING";
+    conn.execute(seen, params![old.no, no]).doing("carry over what was seen")?;
+    own.site = site;
+    own.no = no;
+    own.version = 0;
+    own.chain = Default::default();
+    let mut first = None;
+    if kept > 0 {
+        first = Some(Cause { site: old.site, version: kept, hlc });
+        note_seen(conn, no, old.no, kept, hlc.bits())?;
+    }
+    let source = Source { no: old.no, from: kept + 1, to: old.version };
+    move_versions(conn, &mut own, &source, first)?;
+    tracing::warn!(old = %old.site, new = %site, kept, moved = old.version - kept, "took a new site id");
+    engine.own = Some(own);
+    Ok(())
+}
+
+/// Versions of a site's local number.
+struct Source {
+    no: i64,
+    from: u64,
+    to: u64,
+}
+
+/// Writes the headers `from..` again with the site's present group; the bodies stay.
+fn seal_again(conn: &Connection, own: &mut Own, from: u64, first: Option<Cause>) -> Result<(), StoreError> {
+    let source = Source { no: own.no, from, to: own.version };
+    own.version = from - 1;
+    own.chain = match header_of(conn, own.no, from - 1)? {
+        Some((_, encoded)) => Header::hash(&encoded),
+        None => Default::default(),
+    };
+    move_versions(conn, own, &source, first)
+}
+
+fn move_versions(
+    conn: &Connection,
+    own: &mut Own,
+    source: &Source,
+    mut first: Option<Cause>,
+) -> Result<(), StoreError> {
+    for version in source.from..=source.to {
+        let Some((mut header, _)) = header_of(conn, source.no, version)? else { continue };
+        header.group = own.group;
+        header.site = own.site;
+        header.version = own.version + 1;
+        header.previous = own.chain;
+        header.causes.retain(|cause| cause.site != own.site);
+        if let Some(cause) = first.take() {
+            header.causes.push(cause);
+            header.causes.sort_by_key(|cause| cause.site);
+        }
+        let encoded = header.encode();
+        let (old, new) = (log_id(source.no, version), log_id(own.no, header.version));
+        conn.execute("UPDATE isle_log SET id = ?2, header = ?3 WHERE id = ?1", params![old, new, encoded])
+            .doing("seal a version again")?;
+        conn.execute("UPDATE isle_block SET id = ?2 WHERE id = ?1", params![old, new]).doing("seal a version again")?;
+        if source.no != own.no {
+            move_stamps(conn, source.no, own.no, header.cell_hlc())?;
+        }
+        own.version = header.version;
+        own.chain = Header::hash(&encoded);
+    }
+    Ok(())
+}
+
+/// Cells that were stamped by a version move with it to the new site number.
+fn move_stamps(conn: &Connection, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
+    for tracked in crate::engine::load_tables(conn)? {
+        let table = tracked.clock();
+        let hlc = hlc.bits() as i64;
+        conn.execute(&format!("UPDATE {table} SET s = ?2 WHERE s = ?1 AND h = ?3"), params![from, to, hlc])
+            .doing("move row clocks")?;
+        let keys = tracked.clock_key().join(", ");
+        let mut statement = conn
+            .prepare(&format!("SELECT l, h, s, x, {keys} FROM {table} WHERE x IS NOT NULL"))
+            .doing("move row clocks")?;
+        let mut rows = statement.query([]).doing("move row clocks")?;
+        let mut moved = Vec::new();
+        while let Some(row) = rows.next().doing("move row clocks")? {
+            let Some(mut clock) = crate::clocks::RowClock::read(row, 0)? else { continue };
+            let mut touched = false;
+            for (_, stamp) in &mut clock.exceptions {
+                if stamp.site == from && stamp.hlc == hlc as u64 {
+                    stamp.site = to;
+                    touched = true;
+                }
+            }
+            if touched {
+                let key = (0..tracked.table.key.len())
+                    .map(|n| row.get_ref(4 + n).map(|value| crate::clocks::from_sql(value).to_value()));
+                moved.push((key.collect::<Result<Vec<_>, _>>().doing("move row clocks")?, clock));
+            }
+        }
+        drop(rows);
+        let mut clocks = crate::clocks::ClockTable::open(conn, &tracked)?;
+        for (key, clock) in moved {
+            let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
+            clocks.update(&key, &clock)?;
+        }
+    }
+    Ok(())
+}
+
+fn header_of(conn: &Connection, no: i64, version: u64) -> Result<Option<(Header, Vec<u8>)>, StoreError> {
+    let sql = "SELECT header FROM isle_log WHERE id = ?1";
+    let Some(encoded) = crate::clocks::one::<Vec<u8>>(conn, sql, [log_id(no, version)])? else { return Ok(None) };
+    let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+    Ok(Some((header, encoded)))
+}

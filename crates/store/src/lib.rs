@@ -1,0 +1,68 @@
+//! Capture, seal, log and merge on a SQLite file: the only room that knows SQLite.
+//!
+//! # Promises
+//! * Tracked tables stay ordinary tables. Any client of SQLite 3.38 or later writes to them; plain-SQL triggers note what it
+//!   touched. Nothing of the file's schema needs isle to be opened, read or written.
+//! * A transaction becomes one changeset, sealed in the same SQLite transaction when it came through [`Store::write`], at the next
+//!   touch otherwise. What several foreign transactions did until then becomes one changeset: never split, possibly
+//!   joined.
+//! * The same set of changesets gives the same [`StateHash`], whatever the order, the duplicates and the path.
+//! * Every step is one SQLite transaction. A crash leaves the file before it or after it.
+//! * A concurrent value that loses is in the journal ([`Store::conflicts`]).
+//!
+//! # Invariants
+//! * Every live row of a tracked table has one clock row, and a dead or unknown one has no data row ([`Store::check`] looks).
+//! * `isle_log` has the site's own versions without a gap, each naming the hash of the one before.
+//! * A row clock names sites by their local number in `isle_site`; such numbers never leave the file.
+//! * Connections lock in one order: this process's engine lock, then SQLite's write lock.
+//!
+//! # Tables in the user's file
+//! ```text
+//! isle_meta       facts: format, group, app, own site number, last published version
+//! isle_site       sites: local number, id, applied version, its time, hash of its header
+//! isle_seen       per author and site: up to where the author had seen it
+//! isle_migration  schema operations
+//! isle_table      tracked tables: local number, id, name, model as JSON
+//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key
+//! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
+//! isle_block      blocks of larger changesets
+//! isle_c<n>       row clocks of table n (see `clocks`)
+//! isle_conflict   the journal
+//! isle_remote, isle_remote_head   remotes and the last head seen of each site
+//! ```
+//!
+//! # Limits
+//! UNIQUE beside the key, AUTOINCREMENT, NULL in keys and custom collations in keys are refused when a table is tracked.
+//! Foreign keys and CHECKs bind local writes; a merge does not enforce them, and does not repair what concurrent writes break
+//! ([`Store::check`] lists it). SQLite's incremental blob writes fire no triggers and are not captured. A row may have 256 MiB.
+//! Memory: 64 MiB of values of an open transaction, then the queue table; otherwise a few blocks of 1 MiB.
+
+mod apply;
+mod capture;
+mod check;
+mod clocks;
+mod engine;
+mod error;
+mod guard;
+mod hash;
+mod identity;
+mod journal;
+mod layout;
+mod log;
+mod own;
+mod remotes;
+mod seal;
+mod store;
+mod track;
+mod tracked;
+mod transaction;
+mod triggers;
+
+pub use check::{Finding, Report};
+pub use error::StoreError;
+pub use hash::StateHash;
+pub use journal::{Conflict, Reason};
+pub use log::{Applied, LogEntry, Waiting};
+pub use remotes::{RemoteRow, SeenHead};
+pub use store::{Changed, Frame, Init, Options, Runtime, Site, Status, Store};
+pub use transaction::{Prepared, Transaction};

@@ -1,0 +1,445 @@
+//! The log: sealed changesets as they were written, the site's own and those of others, applied or waiting.
+//!
+//! A changeset with one block keeps it beside its header; the blocks of a larger one stand in `isle_block`. A version beyond
+//! `isle_site.version` waits: for a block, for a version before it, for what its author had seen, for a schema operation, or for time.
+
+use isle_changeset::{Block, BlockInfo, DecodeError, Hash, Header};
+use isle_clock::{Clock, ClockError, Hlc, SiteId, VersionVector};
+use isle_schema::{MigrationId, TableId};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::apply::Applier;
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::{log_id, site_no_of, version_of};
+use crate::own::{Own, known_site_no, site_id, site_no};
+use crate::{Options, StoreError};
+
+/// Versions merged in one SQLite transaction, at most.
+const BATCH_VERSIONS: usize = 1_000;
+/// Bytes of stored blocks merged in one SQLite transaction before it is committed.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Why a received changeset is not applied yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Waiting {
+    /// A version before it is missing.
+    Version {
+        /// The first version that is not here.
+        missing: u64,
+    },
+    /// Not all of its blocks are here.
+    Blocks,
+    /// Its author had seen a version that is not here.
+    Cause {
+        /// The other site.
+        site: SiteId,
+        /// The version of that site.
+        version: u64,
+    },
+    /// It was written under a schema that is not here.
+    Schema(MigrationId),
+    /// It is from the future by this device's clock.
+    Future(ClockError),
+    /// It does not fit: its chain or its content is broken.
+    Refused(String),
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// Versions merged.
+    pub versions: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Values that went to the conflict journal.
+    pub conflicts: u64,
+    /// Names of the tables that changed.
+    pub tables: Vec<String>,
+    /// What still waits, by site: its next version and the reason.
+    pub waiting: Vec<(SiteId, u64, Waiting)>,
+}
+
+/// Takes a header into the log; false if it is there already.
+pub(crate) fn put_header(conn: &Connection, own: &Own, bytes: &[u8]) -> Result<bool, StoreError> {
+    let header = Header::decode(bytes).map_err(|source| StoreError::BadHeader { source })?;
+    let Header { site, version, .. } = header;
+    if header.group != own.group {
+        return Err(StoreError::ForeignGroup { site, version, found: header.group, group: own.group });
+    }
+    if header.blocks.is_empty() {
+        return Err(StoreError::BadChangeset {
+            site,
+            version,
+            source: DecodeError::Inconsistent { what: "number of blocks" },
+        });
+    }
+    let no = site_no(conn, site)?;
+    let id = log_id(no, version);
+    if version != version_of(id) {
+        return Err(StoreError::BadChangeset { site, version, source: DecodeError::Inconsistent { what: "version" } });
+    }
+    if let Some(known) = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])? {
+        return if known == bytes { Ok(false) } else { Err(StoreError::Fork { site, version }) };
+    }
+    if site == own.site {
+        // A version of our own that we never wrote: this file is a copy, or an older state.
+        return Err(StoreError::Fork { site, version });
+    }
+    if version <= applied_version(conn, no)? {
+        return Ok(false);
+    }
+    let sql = "INSERT INTO isle_log(id, hlc, header) VALUES(?1, ?2, ?3)";
+    conn.execute(sql, params![id, header.hlc.bits() as i64, bytes]).doing("store a changeset")?;
+    Ok(true)
+}
+
+/// Takes a block whose header is in the log; false if nothing needs it.
+pub(crate) fn put_block(
+    conn: &Connection,
+    site: SiteId,
+    version: u64,
+    n: usize,
+    bytes: &[u8],
+) -> Result<bool, StoreError> {
+    let Some(no) = known_site_no(conn, site)? else { return Ok(false) };
+    let id = log_id(no, version);
+    if version <= applied_version(conn, no)? {
+        return Ok(false);
+    }
+    let Some(encoded) = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])? else {
+        return Ok(false);
+    };
+    let bad = |source| StoreError::BadChangeset { site, version, source };
+    let header = Header::decode(&encoded).map_err(bad)?;
+    let info = header.blocks.get(n).ok_or_else(|| bad(DecodeError::Inconsistent { what: "number of a block" }))?;
+    if *blake3::hash(bytes).as_bytes() != info.hash {
+        return Err(bad(DecodeError::Hash { what: "block" }));
+    }
+    if header.blocks.len() == 1 {
+        let sql = "UPDATE isle_log SET body = ?2 WHERE id = ?1";
+        conn.execute(sql, params![id, bytes]).doing("store a block")?;
+    } else {
+        crate::seal::put_block(conn, id, n, bytes)?;
+    }
+    Ok(true)
+}
+
+fn applied_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
+    Ok(crate::clocks::one::<i64>(conn, "SELECT version FROM isle_site WHERE no = ?1", [no])?.unwrap_or(0) as u64)
+}
+
+/// The stored blocks of a logged changeset, one at a time.
+pub(crate) fn block(conn: &Connection, id: i64, blocks: usize, n: usize) -> Result<Option<Vec<u8>>, StoreError> {
+    if blocks == 1 {
+        return Ok(
+            crate::clocks::one::<Option<Vec<u8>>>(conn, "SELECT body FROM isle_log WHERE id = ?1", [id])?.flatten()
+        );
+    }
+    crate::clocks::one(conn, "SELECT body FROM isle_block WHERE id = ?1 AND n = ?2", params![id, n as i64])
+}
+
+/// A logged header; `None` if the version is not in the log.
+pub(crate) fn header(conn: &Connection, site: SiteId, version: u64) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
+    let Some(no) = known_site_no(conn, site)? else { return Ok(None) };
+    let id = log_id(no, version);
+    Ok(crate::clocks::one(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])?.map(|header| (id, header)))
+}
+
+/// What this replica has applied, its own versions included.
+pub(crate) fn vector(conn: &Connection, own: &Own) -> Result<VersionVector, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT id, version FROM isle_site").doing("read the version vector")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)? as u64)));
+    let mut vector = VersionVector::new();
+    for row in rows.doing("read the version vector")? {
+        let (site, version) = row.doing("read the version vector")?;
+        vector.advance(SiteId::from_bytes(site), version);
+    }
+    vector.advance(own.site, own.version);
+    Ok(vector)
+}
+
+/// Merges everything that is ready, in as many transactions as the bounds ask for.
+pub(crate) fn apply_ready(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<Applied, StoreError> {
+    let mut total = Applied::default();
+    let mut changed = Vec::new();
+    loop {
+        let (more, batch) = engine.transaction(now_ms, |engine| apply_batch(engine, options, now_ms))?;
+        total.versions += batch.versions;
+        total.rows += batch.rows;
+        total.conflicts += batch.conflicts;
+        changed.extend(batch.tables);
+        total.waiting = batch.waiting;
+        if !more {
+            break;
+        }
+    }
+    changed.sort_unstable();
+    changed.dedup();
+    total.tables = changed;
+    Ok(total)
+}
+
+/// The next waiting version of a site.
+struct Next {
+    no: i64,
+    site: SiteId,
+    version: u64,
+    chain: Hash,
+}
+
+fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(bool, Applied), StoreError> {
+    let mut applied = Applied::default();
+    let mut bytes = 0;
+    let conn = &engine.conn;
+    let mut applier = Applier::new(conn, engine.direct())?;
+    let mut sites = waiting_sites(conn, engine.own()?.no)?;
+    let last_conflict = || crate::clocks::one::<i64>(conn, "SELECT coalesce(max(id), 0) FROM isle_conflict", []);
+    let before = last_conflict()?.unwrap_or(0);
+    let mut progress = true;
+    let mut full = false;
+    while progress && !full {
+        progress = false;
+        applied.waiting.clear();
+        for next in &mut sites {
+            loop {
+                full = applied.versions as usize >= BATCH_VERSIONS || bytes >= BATCH_BYTES;
+                if full {
+                    break;
+                }
+                match ready(engine, next, options, now_ms)? {
+                    Err(None) => break,
+                    Err(Some(waiting)) => {
+                        applied.waiting.push((next.site, next.version, waiting));
+                        break;
+                    }
+                    Ok(ready) => {
+                        merge_one(engine, &mut applier, next, &ready)?;
+                        applied.versions += 1;
+                        applied.rows += ready.header.rows();
+                        bytes += ready.header.stored_bytes();
+                        progress = true;
+                    }
+                }
+            }
+        }
+    }
+    applied.conflicts = (last_conflict()?.unwrap_or(0) - before) as u64;
+    let changed = std::mem::take(&mut applier.changed);
+    drop(applier);
+    let name =
+        |no: &i64| engine.tables.iter().find(|tracked| tracked.no == *no).map(|tracked| tracked.table.name.clone());
+    applied.tables = changed.iter().filter_map(name).collect();
+    if applied.versions > 0 {
+        engine.own = Some(Own::load(&engine.conn)?);
+    }
+    Ok((full, applied))
+}
+
+/// Sites of which something waits in the log.
+fn waiting_sites(conn: &Connection, own: i64) -> Result<Vec<Next>, StoreError> {
+    let sql = "SELECT no, id, version, chain FROM isle_site AS s WHERE no <> ?1 AND EXISTS
+               (SELECT 1 FROM isle_log WHERE id > (s.no << 44 | s.version) AND id < (s.no + 1) << 44) ORDER BY id";
+    let mut statement = conn.prepare_cached(sql).doing("look for waiting changesets")?;
+    let rows = statement.query_map([own], |row| {
+        let chain: Option<[u8; 32]> = row.get(3)?;
+        Ok(Next {
+            no: row.get(0)?,
+            site: SiteId::from_bytes(row.get(1)?),
+            version: row.get::<_, i64>(2)? as u64 + 1,
+            chain: chain.unwrap_or_default(),
+        })
+    });
+    rows.doing("look for waiting changesets")?.collect::<Result<_, _>>().doing("look for waiting changesets")
+}
+
+/// A changeset that can be merged.
+struct Ready {
+    id: i64,
+    encoded: Vec<u8>,
+    header: Header,
+    /// The block of a changeset that has just one; it is open already.
+    only: Option<Block>,
+}
+
+/// The next version of a site if it can be merged, else why not; `Err(None)` when nothing more of the site is here.
+fn ready(
+    engine: &Engine,
+    next: &Next,
+    options: &Options,
+    now_ms: u64,
+) -> Result<Result<Ready, Option<Waiting>>, StoreError> {
+    let conn = &engine.conn;
+    let id = log_id(next.no, next.version);
+    let Some(encoded) = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])? else {
+        let later = "SELECT 1 FROM isle_log WHERE id > ?1 AND id < ?2";
+        let later = crate::clocks::one::<i64>(conn, later, params![id, log_id(next.no + 1, 0)])?;
+        return Ok(Err(later.map(|_| Waiting::Version { missing: next.version })));
+    };
+    let refused = |error: DecodeError| Ok(Err(Some(Waiting::Refused(error.to_string()))));
+    let header = match Header::decode(&encoded) {
+        Ok(header) => header,
+        Err(error) => return refused(error),
+    };
+    if header.previous != next.chain {
+        return refused(DecodeError::Hash { what: "chain of the site's versions" });
+    }
+    for head in &header.heads {
+        if !crate::track::is_known(conn, *head)? {
+            return Ok(Err(Some(Waiting::Schema(*head))));
+        }
+    }
+    for cause in &header.causes {
+        let known = match known_site_no(conn, cause.site)? {
+            Some(no) => applied_version(conn, no)?.max(own_version(engine, no)),
+            None => 0,
+        };
+        if known < cause.version {
+            return Ok(Err(Some(Waiting::Cause { site: cause.site, version: cause.version })));
+        }
+    }
+    if let Err(drift) = Clock::check_drift(header.hlc, now_ms, options.unset_before_ms, options.drift) {
+        return Ok(Err(Some(Waiting::Future(drift))));
+    }
+    match open_blocks(engine, id, &header)? {
+        Ok(only) => Ok(Ok(Ready { id, encoded, header, only })),
+        Err(waiting) => Ok(Err(Some(waiting))),
+    }
+}
+
+/// The own version counts as applied to those whose causes name it.
+fn own_version(engine: &Engine, no: i64) -> u64 {
+    engine.own.as_ref().filter(|own| own.no == no).map_or(0, |own| own.version)
+}
+
+/// Reads every block through before the first row is written, so that a broken one leaves no half of a transaction.
+fn open_blocks(engine: &Engine, id: i64, header: &Header) -> Result<Result<Option<Block>, Waiting>, StoreError> {
+    let mut only = None;
+    for (n, info) in header.blocks.iter().enumerate() {
+        let Some(stored) = block(&engine.conn, id, header.blocks.len(), n)? else {
+            return Ok(Err(Waiting::Blocks));
+        };
+        let opened = Block::open(&stored, info).and_then(|block| check_block(engine, &block, info).map(|()| block));
+        match opened {
+            Ok(block) if header.blocks.len() == 1 => only = Some(block),
+            Ok(_) => {}
+            Err(error) => return Ok(Err(Waiting::Refused(error.to_string()))),
+        }
+    }
+    Ok(Ok(only))
+}
+
+fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), DecodeError> {
+    block.check(info)?;
+    for section in block.sections() {
+        let section = section?;
+        let Some(tracked) = engine.by_id.get(&section.table()) else { continue };
+        if section.key_columns() != tracked.table.key.len() {
+            return Err(DecodeError::Inconsistent { what: "key of a section" });
+        }
+        if section.columns().iter().any(|column| tracked.cell_of(*column).is_none()) {
+            return Err(DecodeError::Inconsistent { what: "column of a section" });
+        }
+    }
+    Ok(())
+}
+
+fn merge_one<'c>(
+    engine: &'c Engine,
+    applier: &mut Applier<'c>,
+    next: &mut Next,
+    ready: &Ready,
+) -> Result<(), StoreError> {
+    let conn = &engine.conn;
+    let header = &ready.header;
+    let count = header.blocks.len();
+    let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {}", ready.id) };
+    applier.apply(&engine.by_id, header, None, ready.only.as_ref(), |n| {
+        block(conn, ready.id, count, n)?.ok_or_else(missing)
+    })?;
+    next.chain = Header::hash(&ready.encoded);
+    let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
+    let mut statement = conn.prepare_cached(sql).doing("advance the version vector")?;
+    let values = params![next.no, next.version as i64, header.hlc.bits() as i64, next.chain];
+    statement.execute(values).doing("advance the version vector")?;
+    next.version += 1;
+    Ok(())
+}
+
+/// Merges the applied changesets of the log again for one table only: it was untracked while they came. The
+/// order of their times is one in which causes come first.
+pub(crate) fn replay(engine: &mut Engine, table: TableId) -> Result<(), StoreError> {
+    let conn = &engine.conn;
+    let own = engine.own()?;
+    let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY hlc, id").doing("read the log")?;
+    let mut rows = statement.query([]).doing("read the log")?;
+    let mut applier = Applier::new(conn, engine.direct())?;
+    while let Some(row) = rows.next().doing("read the log")? {
+        let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("read the log")?, row.get(1).doing("read the log")?);
+        let no = site_no_of(id);
+        if no == own.no || version_of(id) > applied_version(conn, no)? {
+            continue;
+        }
+        let site = site_id(conn, no)?;
+        let bad = |source| StoreError::BadChangeset { site, version: version_of(id), source };
+        let header = Header::decode(&encoded).map_err(bad)?;
+        let count = header.blocks.len();
+        let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
+        applier.apply(&engine.by_id, &header, Some(table), None, |n| block(conn, id, count, n)?.ok_or_else(missing))?;
+    }
+    Ok(())
+}
+
+/// A line of the log for people.
+#[derive(Debug, Clone)]
+pub struct LogEntry {
+    /// The author.
+    pub site: SiteId,
+    /// The author's version.
+    pub version: u64,
+    /// The time of the transaction.
+    pub hlc: Hlc,
+    /// Whether these are rows that were there when their table was adopted.
+    pub baseline: bool,
+    /// Rows changed.
+    pub rows: u64,
+    /// Bytes as stored and sent.
+    pub bytes: u64,
+    /// Whether it has been merged here.
+    pub applied: bool,
+}
+
+/// The newest changesets, newest first.
+pub(crate) fn entries(conn: &Connection, own: &Own, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+    let sql = "SELECT id, header FROM isle_log ORDER BY hlc DESC, id DESC LIMIT ?1";
+    let mut statement = conn.prepare(sql).doing("read the log")?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query([limit]).doing("read the log")?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next().doing("read the log")? {
+        let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("read the log")?, row.get(1).doing("read the log")?);
+        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+        let no = site_no_of(id);
+        let applied = no == own.no || header.version <= applied_version(conn, no)?;
+        entries.push(LogEntry {
+            site: header.site,
+            version: header.version,
+            hlc: header.hlc,
+            baseline: header.baseline,
+            rows: header.rows(),
+            bytes: header.stored_bytes() + encoded.len() as u64,
+            applied,
+        });
+    }
+    Ok(entries)
+}
+
+/// Reads the last applied chain hash of a site.
+pub(crate) fn chain(conn: &Connection, own: &Own, site: SiteId) -> Result<Option<Hash>, StoreError> {
+    if site == own.site {
+        return Ok(Some(own.chain));
+    }
+    let found = conn.query_row("SELECT chain FROM isle_site WHERE id = ?1", [site.as_bytes()], |row| row.get(0));
+    Ok(found.optional().doing("read the chain of a site")?.flatten())
+}

@@ -1,0 +1,113 @@
+//! What a site must know of itself to write its next version.
+
+use isle_changeset::{Cause, Hash, Header};
+use isle_clock::{Clock, GroupId, Hlc, SiteId};
+use isle_schema::{Migration, MigrationId};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::StoreError;
+use crate::error::Doing as _;
+use crate::layout::{log_id, require_meta, version_of};
+
+/// The site's own state, read at the start of a write transaction.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    pub(crate) group: GroupId,
+    pub(crate) site: SiteId,
+    /// The site's local number.
+    pub(crate) no: i64,
+    /// Its last version.
+    pub(crate) version: u64,
+    /// The hash of that version's header.
+    pub(crate) chain: Hash,
+    /// The largest time issued or seen.
+    pub(crate) clock: Clock,
+    pub(crate) heads: Vec<MigrationId>,
+}
+
+impl Own {
+    pub(crate) fn load(conn: &Connection) -> Result<Own, StoreError> {
+        let no: i64 = require_meta(conn, "site")?;
+        let group = GroupId::from_bytes(require_meta(conn, "group")?);
+        let site = site_id(conn, no)?;
+        let sql = "SELECT id, hlc, header FROM isle_log WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1";
+        let mut statement = conn.prepare_cached(sql).doing("read the site's last version")?;
+        let range = params![log_id(no, 0), log_id(no + 1, 0) - 1];
+        let last = statement.query_row(range, |row| {
+            let header: Vec<u8> = row.get(2)?;
+            Ok((version_of(row.get(0)?), row.get::<_, i64>(1)?, Header::hash(&header)))
+        });
+        let last = last.optional().doing("read the site's last version")?;
+        let (version, own_hlc, chain) = last.unwrap_or((0, 0, Hash::default()));
+        let seen = crate::clocks::one::<i64>(conn, "SELECT coalesce(max(hlc), 0) FROM isle_site", [])?.unwrap_or(0);
+        let floor: i64 = crate::layout::meta(conn, "hlc")?.unwrap_or(0);
+        let last = Hlc::from_bits(own_hlc.max(seen).max(floor) as u64).unwrap_or(Hlc::ZERO);
+        Ok(Own { group, site, no, version, chain, clock: Clock::resume(last), heads: heads(conn)? })
+    }
+}
+
+/// The id of a site by its local number.
+pub(crate) fn site_id(conn: &Connection, no: i64) -> Result<SiteId, StoreError> {
+    let id = crate::clocks::one::<[u8; 16]>(conn, "SELECT id FROM isle_site WHERE no = ?1", [no])?;
+    id.map(SiteId::from_bytes)
+        .ok_or_else(|| StoreError::Internal { table: "isle_site", detail: format!("no site {no}") })
+}
+
+/// The local number of a site; a new one if it was never heard of.
+pub(crate) fn site_no(conn: &Connection, site: SiteId) -> Result<i64, StoreError> {
+    if let Some(no) = known_site_no(conn, site)? {
+        return Ok(no);
+    }
+    conn.execute("INSERT INTO isle_site(id, version, hlc) VALUES(?1, 0, 0)", [site.as_bytes()])
+        .doing("record a site")?;
+    Ok(conn.last_insert_rowid())
+}
+
+/// The local number of a site that was heard of.
+pub(crate) fn known_site_no(conn: &Connection, site: SiteId) -> Result<Option<i64>, StoreError> {
+    crate::clocks::one(conn, "SELECT no FROM isle_site WHERE id = ?1", [site.as_bytes()])
+}
+
+/// What was applied of other sites since the own last version; notes it as said.
+pub(crate) fn take_causes(conn: &Connection, own: &Own) -> Result<Vec<Cause>, StoreError> {
+    let sql = "SELECT s.no, s.id, s.version, s.hlc FROM isle_site AS s
+               LEFT JOIN isle_seen AS v ON v.author = ?1 AND v.site = s.no
+               WHERE s.no <> ?1 AND s.version > coalesce(v.version, 0) ORDER BY s.id";
+    let mut statement = conn.prepare_cached(sql).doing("collect causes")?;
+    let rows = statement.query_map([own.no], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 16]>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
+    });
+    let rows: Vec<_> = rows.doing("collect causes")?.collect::<Result<_, _>>().doing("collect causes")?;
+    let mut causes = Vec::with_capacity(rows.len());
+    for (no, id, version, hlc) in rows {
+        note_seen(conn, own.no, no, version as u64, hlc as u64)?;
+        let hlc = Hlc::from_bits(hlc as u64).unwrap_or(Hlc::ZERO);
+        causes.push(Cause { site: SiteId::from_bytes(id), version: version as u64, hlc });
+    }
+    Ok(causes)
+}
+
+/// Records that an author had seen a site up to a version.
+pub(crate) fn note_seen(conn: &Connection, author: i64, site: i64, version: u64, hlc: u64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO isle_seen(author, site, version, hlc) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
+               SET version = max(version, excluded.version), hlc = max(hlc, excluded.hlc)";
+    let mut statement = conn.prepare_cached(sql).doing("record causes")?;
+    statement.execute(params![author, site, version as i64, hlc as i64]).doing("record causes")?;
+    Ok(())
+}
+
+/// Operations that no other operation names as a parent, rising by id.
+pub(crate) fn heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT body FROM isle_migration").doing("read schema operations")?;
+    let mut rows = statement.query([]).doing("read schema operations")?;
+    let (mut all, mut parents) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next().doing("read schema operations")? {
+        let body: Vec<u8> = row.get(0).doing("read schema operations")?;
+        let (id, migration) = Migration::decode(&body)?;
+        all.push(id);
+        parents.extend(migration.parents);
+    }
+    all.retain(|id| !parents.contains(id));
+    all.sort_unstable();
+    Ok(all)
+}

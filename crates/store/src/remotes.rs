@@ -1,0 +1,94 @@
+//! Remotes of this replica, and the last head seen of each site there. Local facts: they never leave the file.
+
+use isle_clock::SiteId;
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::error::Doing as _;
+use crate::{Store, StoreError};
+
+/// A remote by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteRow {
+    /// Its name.
+    pub name: String,
+    /// Where it is. Never holds a secret.
+    pub url: String,
+    /// What the driver remembers of it, in the driver's own form.
+    pub state: Option<String>,
+}
+
+/// The last head that was seen of a site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenHead {
+    /// The site.
+    pub site: SiteId,
+    /// The store's tag of that object.
+    pub etag: Option<String>,
+    /// The head's bytes or what the driver keeps of them.
+    pub head: Vec<u8>,
+}
+
+impl Store {
+    /// Adds a remote, or changes where a known one is.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn put_remote(&self, remote: &RemoteRow) -> Result<(), StoreError> {
+        self.internal(|conn| {
+            let sql = "INSERT OR REPLACE INTO isle_remote(name, url, state) VALUES(?1, ?2, ?3)";
+            conn.execute(sql, params![remote.name, remote.url, remote.state]).doing("record the remote")?;
+            Ok(())
+        })
+    }
+
+    /// Removes a remote and what was seen there; false if there is none of that name.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn remove_remote(&self, name: &str) -> Result<bool, StoreError> {
+        self.internal(|conn| {
+            conn.execute("DELETE FROM isle_remote_head WHERE remote = ?1", [name]).doing("remove the remote")?;
+            Ok(conn.execute("DELETE FROM isle_remote WHERE name = ?1", [name]).doing("remove the remote")? == 1)
+        })
+    }
+
+    /// The remotes, by name.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn remotes(&self) -> Result<Vec<RemoteRow>, StoreError> {
+        self.read(|conn| {
+            let mut statement =
+                conn.prepare("SELECT name, url, state FROM isle_remote ORDER BY name").doing("list remotes")?;
+            let rows = statement
+                .query_map([], |row| Ok(RemoteRow { name: row.get(0)?, url: row.get(1)?, state: row.get(2)? }));
+            rows.doing("list remotes")?.collect::<Result<_, _>>().doing("list remotes")
+        })
+    }
+
+    /// The last head seen of a site at a remote.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn seen_head(&self, remote: &str, site: SiteId) -> Result<Option<SeenHead>, StoreError> {
+        self.read(|conn| {
+            let sql = "SELECT etag, head FROM isle_remote_head WHERE remote = ?1 AND site = ?2";
+            let found = conn.query_row(sql, params![remote, site.as_bytes()], |row| {
+                Ok(SeenHead { site, etag: row.get(0)?, head: row.get(1)? })
+            });
+            found.optional().doing("read the last head")
+        })
+    }
+
+    /// Remembers the last head seen of a site at a remote.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn put_seen_head(&self, remote: &str, seen: &SeenHead) -> Result<(), StoreError> {
+        self.internal(|conn| {
+            let sql = "INSERT OR REPLACE INTO isle_remote_head(remote, site, etag, head) VALUES(?1, ?2, ?3, ?4)";
+            conn.execute(sql, params![remote, seen.site.as_bytes(), seen.etag, seen.head]).doing("remember a head")?;
+            Ok(())
+        })
+    }
+}

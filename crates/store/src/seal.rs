@@ -1,0 +1,478 @@
+//! Seal: what was captured becomes one changeset, and the clocks of its rows.
+//!
+//! Both ways of capture end in [`Sealer::touch`], which alone decides what a touched row means: it looks whether the row is there
+//! now and what its clock says. Rows come in canonical key order, tables in id order, so the same changes give the same body.
+
+use std::sync::Arc;
+
+use isle_changeset::{BlockInfo, BodyWriter, Header, Key, RowKind, SealedBlock, Value, ValueRef, canonical_key};
+use isle_clock::Hlc;
+use isle_schema::ColumnId;
+use rusqlite::{Connection, params};
+
+use crate::StoreError;
+use crate::capture::{Capture, EventKind};
+use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
+use crate::error::Doing as _;
+use crate::layout::log_id;
+use crate::own::{Own, take_causes};
+use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
+
+/// Builds the site's next version, block by block.
+pub(crate) struct Sealer<'c> {
+    conn: &'c Connection,
+    id: i64,
+    hlc: Hlc,
+    baseline: bool,
+    stamp: LocalStamp,
+    writer: BodyWriter,
+    infos: Vec<BlockInfo>,
+    /// The first block stays in memory: most changesets have no other and keep it beside the header.
+    first: Option<Vec<u8>>,
+    tables: Vec<i64>,
+}
+
+/// A row that was touched.
+pub(crate) struct Touch<'a> {
+    pub(crate) key: &'a [ValueRef<'a>],
+    /// Whether the row is there now.
+    pub(crate) present: bool,
+    /// Whether it most likely had no clock before.
+    pub(crate) fresh: bool,
+    /// Changed cells.
+    pub(crate) mask: &'a [u64],
+    /// All cells: the packed exact key or NULL, then the columns. Cells outside the mask are read for a new life only.
+    pub(crate) cells: &'a [ValueRef<'a>],
+    /// Whether cells outside the mask hold the row's values.
+    pub(crate) complete: bool,
+}
+
+impl<'c> Sealer<'c> {
+    /// Starts the next version, stamped as of `now_ms`.
+    pub(crate) fn begin(conn: &'c Connection, own: &mut Own, now_ms: u64, baseline: bool) -> Result<Self, StoreError> {
+        let hlc = own.clock.tick(now_ms)?;
+        let cell_hlc = if baseline { Hlc::ZERO } else { hlc };
+        Ok(Sealer {
+            conn,
+            id: log_id(own.no, own.version + 1),
+            hlc,
+            baseline,
+            stamp: LocalStamp { hlc: cell_hlc.bits(), site: own.no },
+            writer: BodyWriter::new(),
+            infos: Vec::new(),
+            first: None,
+            tables: Vec::new(),
+        })
+    }
+
+    /// Starts the rows of a table.
+    pub(crate) fn table(&mut self, tracked: &Tracked) {
+        let mut columns = vec![ColumnId::KEY];
+        columns.extend(tracked.table.columns.iter().map(|column| column.id));
+        self.writer.table(tracked.table.id, &columns, tracked.table.key.len());
+        self.tables.push(tracked.no);
+    }
+
+    /// Takes a touched row. Gives false if it has no clock and its cells are incomplete: the caller must
+    /// look at the table.
+    pub(crate) fn touch(
+        &mut self,
+        tracked: &Tracked,
+        clocks: &mut ClockTable<'_>,
+        touch: &Touch<'_>,
+    ) -> Result<bool, StoreError> {
+        let Touch { key, present, mask, .. } = *touch;
+        if present && touch.fresh && clocks.insert(key, 1, self.stamp)? {
+            self.insert_row(tracked, 1, touch)?;
+            return Ok(true);
+        }
+        if !present && clocks.bury_first_life(key, self.stamp)? {
+            self.row(tracked, RowKind::Delete, 2, &[], key, &[])?;
+            return Ok(true);
+        }
+        let whole = covers_all_columns(tracked, mask);
+        let some = mask.iter().any(|word| *word != 0);
+        if present && some && !whole && clocks.except_untouched(key, mask, self.stamp)? {
+            self.row(tracked, RowKind::Update, 1, mask, key, &masked(mask, touch.cells))?;
+            return Ok(true);
+        }
+        let clock = clocks.get(key)?;
+        let known = clock.is_some();
+        match clock {
+            Some(mut clock) if clock.is_alive() && present => {
+                if !some {
+                    return Ok(true);
+                }
+                stamp_cells(tracked, &mut clock, mask, whole, self.stamp);
+                clocks.update(key, &clock)?;
+                self.row(tracked, RowKind::Update, clock.length, mask, key, &masked(mask, touch.cells))?;
+            }
+            Some(clock) if clock.is_alive() => {
+                let length = clock.length + 1;
+                clocks.update(key, &RowClock { length, stamp: self.stamp, exceptions: Vec::new() })?;
+                self.row(tracked, RowKind::Delete, length, &[], key, &[])?;
+            }
+            clock if present => {
+                if !touch.complete {
+                    return Ok(false);
+                }
+                let length = clock.map_or(0, |clock| clock.length) + 1;
+                clocks.put(key, known, &RowClock { length, stamp: self.stamp, exceptions: Vec::new() })?;
+                self.insert_row(tracked, length, touch)?;
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Writes a row that names every column, and the exact key where it differs.
+    fn insert_row(&mut self, tracked: &Tracked, length: u64, touch: &Touch<'_>) -> Result<(), StoreError> {
+        let exact = !matches!(touch.cells[0], ValueRef::Null);
+        let cells = tracked.cells();
+        let mut mask = [0u64; 1];
+        if cells <= 64 {
+            mask[0] = (u64::MAX >> (64 - cells)) & !u64::from(!exact);
+            let from = usize::from(!exact);
+            return self.row(tracked, RowKind::Insert, length, &mask, touch.key, &touch.cells[from..]);
+        }
+        let mask = all_cells(cells, exact);
+        self.row(tracked, RowKind::Insert, length, &mask, touch.key, &masked(&mask, touch.cells))
+    }
+
+    fn row(
+        &mut self,
+        tracked: &Tracked,
+        kind: RowKind,
+        length: u64,
+        mask: &[u64],
+        key: &[ValueRef<'_>],
+        values: &[ValueRef<'_>],
+    ) -> Result<(), StoreError> {
+        let full = self.writer.row(kind, length, mask, key, values);
+        let full = full.map_err(|source| StoreError::RowTooLarge { table: tracked.table.name.clone(), source })?;
+        full.map_or(Ok(()), |block| self.store(block))
+    }
+
+    fn store(&mut self, block: SealedBlock) -> Result<(), StoreError> {
+        let n = self.infos.len();
+        self.infos.push(block.info);
+        if n == 0 {
+            self.first = Some(block.bytes);
+            return Ok(());
+        }
+        if let Some(first) = self.first.take() {
+            put_block(self.conn, self.id, 0, &first)?;
+        }
+        put_block(self.conn, self.id, n, &block.bytes)
+    }
+
+    /// Closes the version and appends it to the log; `None` when nothing changed after all.
+    pub(crate) fn finish(mut self, own: &mut Own) -> Result<Option<Sealed>, StoreError> {
+        if let Some(block) = std::mem::take(&mut self.writer).finish() {
+            self.store(block)?;
+        }
+        if self.infos.is_empty() {
+            return Ok(None);
+        }
+        let header = Header {
+            group: own.group,
+            site: own.site,
+            version: own.version + 1,
+            hlc: self.hlc,
+            baseline: self.baseline,
+            previous: own.chain,
+            causes: take_causes(self.conn, own)?,
+            floor: Vec::new(),
+            heads: own.heads.clone(),
+            blocks: self.infos,
+        };
+        let encoded = header.encode();
+        let sql = "INSERT INTO isle_log(id, hlc, header, body) VALUES(?1, ?2, ?3, ?4)";
+        let mut statement = self.conn.prepare_cached(sql).doing("append to the log")?;
+        statement.execute(params![self.id, self.hlc.bits() as i64, encoded, self.first]).doing("append to the log")?;
+        own.version += 1;
+        own.chain = Header::hash(&encoded);
+        Ok(Some(Sealed { version: header.version, rows: header.rows(), tables: self.tables }))
+    }
+}
+
+/// What a seal put into the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Sealed {
+    pub(crate) version: u64,
+    pub(crate) rows: u64,
+    /// Local numbers of the tables that changed.
+    pub(crate) tables: Vec<i64>,
+}
+
+/// Stores one block of a changeset that has several.
+pub(crate) fn put_block(conn: &Connection, id: i64, n: usize, bytes: &[u8]) -> Result<(), StoreError> {
+    let sql = "INSERT OR REPLACE INTO isle_block(id, n, body) VALUES(?1, ?2, ?3)";
+    let mut statement = conn.prepare_cached(sql).doing("store a block")?;
+    statement.execute(params![id, n as i64, bytes]).doing("store a block")?;
+    Ok(())
+}
+
+fn all_cells(cells: usize, exact: bool) -> Vec<u64> {
+    let mut mask = vec![u64::MAX; cells.div_ceil(64)];
+    if let Some(last) = mask.last_mut() {
+        *last >>= (64 - cells % 64) % 64;
+    }
+    mask[0] &= !u64::from(!exact);
+    mask
+}
+
+fn covers_all_columns(tracked: &Tracked, mask: &[u64]) -> bool {
+    mask.iter().map(|word| word.count_ones() as usize).sum::<usize>() - (mask.first().map_or(0, |m| m & 1) as usize)
+        == tracked.table.columns.len()
+}
+
+/// Stamps the masked cells; if those are all columns, the row itself, and the exact key keeps its stamp.
+fn stamp_cells(tracked: &Tracked, clock: &mut RowClock, mask: &[u64], whole: bool, stamp: LocalStamp) {
+    if whole {
+        let key = if mask[0] & 1 == 1 { stamp } else { clock.cell(0) };
+        *clock = RowClock { length: clock.length, stamp, exceptions: Vec::new() };
+        if !tracked.table.rowid_key {
+            clock.stamp_cell(0, key);
+        }
+        return;
+    }
+    for cell in bits(mask) {
+        clock.stamp_cell(cell, stamp);
+    }
+}
+
+/// The numbers of the set bits.
+pub(crate) fn bits(mask: &[u64]) -> impl Iterator<Item = usize> + '_ {
+    mask.iter().enumerate().flat_map(|(word, bits)| {
+        let mut bits = *bits;
+        std::iter::from_fn(move || {
+            (bits != 0).then(|| {
+                let bit = bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                word * 64 + bit
+            })
+        })
+    })
+}
+
+fn masked<'a>(mask: &[u64], cells: &[ValueRef<'a>]) -> Vec<ValueRef<'a>> {
+    bits(mask).map(|cell| cells[cell]).collect()
+}
+
+/// Seals what the hook captured. Tables that need the queue's path have been moved there before.
+pub(crate) fn seal_events(
+    conn: &Connection,
+    own: &mut Own,
+    capture: &mut Capture,
+    now_ms: u64,
+) -> Result<Option<Sealed>, StoreError> {
+    let mut order: Vec<usize> = (0..capture.tables.len()).filter(|n| !capture.tables[*n].events.is_empty()).collect();
+    order.sort_by_key(|n| capture.tables[*n].tracked.table.id);
+    let mut sealer = Sealer::begin(conn, own, now_ms, false)?;
+    let mut strays = Vec::new();
+    for n in order {
+        capture.sort(n);
+        let tracked = Arc::clone(&capture.tables[n].tracked);
+        sealer.table(&tracked);
+        let mut clocks = ClockTable::open(conn, &tracked)?;
+        seal_table_events(&mut sealer, &mut clocks, &tracked, capture, n, &mut strays)?;
+    }
+    let sealed = sealer.finish(own)?;
+    for (tracked, key) in strays {
+        // A row without a clock: its insert was never captured. The next seal reads it whole.
+        let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+        enqueue(conn, &tracked, &[-1], &key, now_ms)?;
+    }
+    Ok(sealed)
+}
+
+type Stray = (Arc<Tracked>, Key);
+
+fn seal_table_events(
+    sealer: &mut Sealer<'_>,
+    clocks: &mut ClockTable<'_>,
+    tracked: &Arc<Tracked>,
+    capture: &Capture,
+    n: usize,
+    strays: &mut Vec<Stray>,
+) -> Result<(), StoreError> {
+    let keys = tracked.table.key.len();
+    let events = &capture.tables[n].events;
+    let (mut key, mut next_key) = (Vec::new(), Vec::new());
+    let mut cells = vec![ValueRef::Null; tracked.cells()];
+    let mut at = 0;
+    while at < events.len() {
+        let fresh = events[at].kind == EventKind::Insert;
+        let mut present;
+        let mut mask = 0u64;
+        let mut values = capture.key(&events[at], keys, &mut key);
+        loop {
+            let event = &events[at];
+            present = event.kind != EventKind::Delete;
+            mask |= event.mask;
+            for cell in bits(&[event.mask]) {
+                cells[cell] = values.take();
+            }
+            at += 1;
+            let Some(next) = events.get(at) else { break };
+            values = capture.key(next, keys, &mut next_key);
+            if next_key != key {
+                break;
+            }
+        }
+        if fresh && !present {
+            continue;
+        }
+        let complete = mask.count_ones() as usize == tracked.table.columns.len();
+        let touch = Touch { key: &key, present, fresh, mask: &[mask], cells: &cells, complete };
+        if !sealer.touch(tracked, clocks, &touch)? {
+            strays.push((Arc::clone(tracked), key.iter().map(|value| value.to_value()).collect()));
+        }
+    }
+    Ok(())
+}
+
+/// Appends an entry to the queue table, as a trigger would.
+pub(crate) fn enqueue(
+    conn: &Connection,
+    tracked: &Tracked,
+    masks: &[i64],
+    key: &[ValueRef<'_>],
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let words = tracked.queue_words();
+    let columns = join((0..words).map(|n| format!("m{n}")).chain(tracked.clock_key()), ", ");
+    let parameters = join((3..3 + words + key.len()).map(|n| format!("?{n}")), ", ");
+    let sql = format!("INSERT INTO isle_queue(t, w, {columns}) VALUES(?1, ?2, {parameters})");
+    let mut statement = conn.prepare_cached(&sql).doing("queue a change")?;
+    statement.raw_bind_parameter(1, tracked.no).doing("queue a change")?;
+    statement.raw_bind_parameter(2, now_ms as i64).doing("queue a change")?;
+    for word in 0..words {
+        statement.raw_bind_parameter(3 + word, masks.get(word).unwrap_or(&-1)).doing("queue a change")?;
+    }
+    bind(&mut statement, key, 3 + words)?;
+    statement.raw_execute().doing("queue a change")?;
+    Ok(())
+}
+
+/// Whether foreign clients left something in the queue.
+pub(crate) fn queue_waits(conn: &Connection) -> Result<bool, StoreError> {
+    Ok(crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_queue LIMIT 1", [])?.is_some())
+}
+
+/// Seals the queue as one version and empties it.
+pub(crate) fn seal_queue(
+    conn: &Connection,
+    own: &mut Own,
+    tables: &[Arc<Tracked>],
+    now_ms: u64,
+) -> Result<Option<Sealed>, StoreError> {
+    let noted = crate::clocks::one::<i64>(conn, "SELECT max(w) FROM isle_queue", [])?.unwrap_or(0);
+    let noted = u64::try_from(noted).unwrap_or(0).min(now_ms);
+    let mut statement = conn.prepare_cached("SELECT DISTINCT t FROM isle_queue").doing("read the queue")?;
+    let queued = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
+    let queued: Vec<i64> = queued.collect::<Result<_, _>>().doing("read the queue")?;
+    let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains(&tracked.no)).collect();
+    order.sort_by_key(|tracked| tracked.table.id);
+    let mut sealer = Sealer::begin(conn, own, noted, false)?;
+    for tracked in order {
+        seal_table_queue(&mut sealer, conn, tracked)?;
+    }
+    let sealed = sealer.finish(own)?;
+    conn.execute("DELETE FROM isle_queue", []).doing("empty the queue")?;
+    Ok(sealed)
+}
+
+fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+    let (words, keys) = (tracked.queue_words(), tracked.table.key.len());
+    let masks = join((0..words).map(|n| format!("q.m{n}")), ", ");
+    let queue_key = join((0..keys).map(|n| format!("q.k{n}")), ", ");
+    let order =
+        join((0..keys).map(|n| format!("k{n} COLLATE {}", collation_name(tracked.table.key[n].collation))), ", ");
+    let on = join(tracked.table.key.iter().enumerate().map(|(n, column)| key_equals(tracked, column, n)), " AND ");
+    let row_key = tracked.key_list("d.");
+    let columns = tracked.column_list("d.");
+    let table = crate::layout::quoted(&tracked.table.name);
+    // LIMIT keeps SQLite from merging the two levels: keys are sorted alone, then rows are read in key order.
+    let sql = format!(
+        "SELECT {masks}, {queue_key}, {row_key}{columns}
+         FROM (SELECT * FROM isle_queue WHERE t = {} ORDER BY {order} LIMIT -1) AS q LEFT JOIN {table} AS d ON {on}",
+        tracked.no
+    );
+    let mut statement = conn.prepare(&sql).doing("read the queue")?;
+    let mut rows = statement.raw_query();
+    let mut pending: Option<QueuedRow> = None;
+    let mut clocks = ClockTable::open(conn, tracked)?;
+    sealer.table(tracked);
+    while let Some(row) = rows.next().doing("read the queue")? {
+        let entry = QueuedRow::read(row, tracked)?;
+        match &mut pending {
+            Some(last) if last.key == entry.key => last.mask.iter_mut().zip(&entry.mask).for_each(|(a, b)| *a |= b),
+            _ => {
+                if let Some(done) = pending.replace(entry) {
+                    done.seal(sealer, tracked, &mut clocks)?;
+                }
+            }
+        }
+    }
+    pending.map_or(Ok(()), |done| done.seal(sealer, tracked, &mut clocks))
+}
+
+fn key_equals(tracked: &Tracked, column: &isle_schema::KeyColumn, n: usize) -> String {
+    let name = crate::layout::quoted(&column.name);
+    let collation = collation_name(column.collation);
+    if tracked.table.rowid_key {
+        format!("d.{name} = q.k{n}")
+    } else {
+        format!("d.{name} = q.k{n} COLLATE {collation}")
+    }
+}
+
+/// A key from the queue with the row that it has now.
+struct QueuedRow {
+    key: Key,
+    mask: Vec<u64>,
+    present: bool,
+    cells: Vec<Value>,
+}
+
+impl QueuedRow {
+    fn read(row: &rusqlite::Row<'_>, tracked: &Tracked) -> Result<QueuedRow, StoreError> {
+        let (words, keys, cells) = (tracked.queue_words(), tracked.table.key.len(), tracked.cells());
+        let value = |at: usize| row.get_ref(at).map(from_sql).doing("read the queue");
+        let mut mask = vec![0u64; cells.div_ceil(64)];
+        for word in 0..words {
+            let bits: i64 = row.get(word).doing("read the queue")?;
+            let width = WORD_BITS.min(cells - word * WORD_BITS);
+            for bit in (0..width).filter(|bit| bits >> bit & 1 == 1) {
+                let cell = word * WORD_BITS + bit;
+                mask[cell / 64] |= 1 << (cell % 64);
+            }
+        }
+        let queued: Vec<_> = (0..keys).map(|n| value(words + n)).collect::<Result<_, _>>()?;
+        let exact: Vec<_> = (0..keys).map(|n| value(words + keys + n)).collect::<Result<_, _>>()?;
+        let present = !exact.iter().any(|value| matches!(value, ValueRef::Null));
+        let key = canonical_key(&queued, &tracked.table.key).0;
+        let packed = present.then(|| canonical_key(&exact, &tracked.table.key).1).flatten();
+        if packed.is_none() || tracked.table.rowid_key {
+            mask[0] &= !1;
+        }
+        let mut values = Vec::with_capacity(cells);
+        values.push(packed.map_or(Value::Null, Value::Blob));
+        for column in 1..cells {
+            values.push(value(words + 2 * keys + column - 1)?.to_value());
+        }
+        Ok(QueuedRow { key, mask, present, cells: values })
+    }
+
+    fn seal(&self, sealer: &mut Sealer<'_>, tracked: &Tracked, clocks: &mut ClockTable<'_>) -> Result<(), StoreError> {
+        let key: Vec<_> = self.key.iter().map(Value::as_ref).collect();
+        let cells: Vec<_> = self.cells.iter().map(Value::as_ref).collect();
+        // Hints of an update need the old clock, those of an insert most often find none.
+        let fresh =
+            self.mask.iter().map(|word| word.count_ones() as usize).sum::<usize>() >= tracked.table.columns.len();
+        let touch = Touch { key: &key, present: self.present, fresh, mask: &self.mask, cells: &cells, complete: true };
+        sealer.touch(tracked, clocks, &touch).map(|_| ())
+    }
+}

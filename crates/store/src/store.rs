@@ -1,0 +1,633 @@
+//! A replica's file, shared by the threads of a process.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use isle_changeset::Hash;
+use isle_clock::{Clock, GroupId, Hlc, SiteId, VersionVector};
+use isle_schema::MigrationId;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::engine::{Engine, Role, connect};
+use crate::error::Doing as _;
+use crate::guard::Mode;
+use crate::transaction::Transaction;
+use crate::{
+    Applied, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal, track,
+};
+
+/// Idle read connections that are kept.
+const READERS_MAX: usize = 16;
+
+/// Where time and randomness come from.
+pub trait Runtime: Send + Sync + std::fmt::Debug {
+    /// Milliseconds since 1970 by the wall clock.
+    fn now_ms(&self) -> u64;
+    /// 16 random bytes, fit for ids.
+    fn random(&self) -> [u8; 16];
+}
+
+/// How a file is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// How long to wait for another process's write lock. Default: 30 s.
+    pub busy_timeout: Duration,
+    /// How far ahead of this device's clock a changeset may be. Default: [`Clock::DRIFT`].
+    pub drift: Duration,
+    /// A wall clock before this counts as unset, and no drift bound applies. Milliseconds since 1970.
+    pub unset_before_ms: u64,
+}
+
+impl Options {
+    /// The defaults for a file.
+    pub fn new(path: impl Into<PathBuf>) -> Options {
+        // 2026-01-01: no isle was built before.
+        let unset_before_ms = 1_767_225_600_000;
+        Options { path: path.into(), busy_timeout: Duration::from_secs(30), drift: Clock::DRIFT, unset_before_ms }
+    }
+}
+
+/// What a new replica is told of itself.
+#[derive(Debug, Clone)]
+pub struct Init {
+    /// The app whose schema the file holds: replicas of one group share it.
+    pub app: String,
+}
+
+/// What changed, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Names of the tables.
+    pub tables: Vec<String>,
+    /// Whether the changes came from other replicas.
+    pub remote: bool,
+}
+
+/// What a replica knows of a site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Its id.
+    pub id: SiteId,
+    /// Its last version that has been applied here.
+    pub version: u64,
+    /// The time of that version.
+    pub hlc: Hlc,
+    /// Its device's name, if it said one.
+    pub name: Option<String>,
+    /// Whether it is this replica.
+    pub own: bool,
+}
+
+/// A summary of a replica.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The replica's group.
+    pub group: GroupId,
+    /// Its app.
+    pub app: String,
+    /// Its site id.
+    pub site: SiteId,
+    /// Its last version.
+    pub version: u64,
+    /// Its last version that was handed to somebody.
+    pub published: u64,
+    /// Names of the tracked tables.
+    pub tables: Vec<String>,
+    /// Names of tables that are not tracked.
+    pub untracked: Vec<String>,
+    /// Changes of foreign clients that the next touch will seal.
+    pub queued: u64,
+    /// Open entries in the conflict journal.
+    pub conflicts: u64,
+    /// The sites that were heard of.
+    pub sites: Vec<Site>,
+}
+
+#[derive(Default)]
+struct Engines {
+    write: Option<Engine>,
+    merge: Option<Engine>,
+}
+
+/// A replica's file. All methods may be called from any thread; writes of one process run one after the other.
+pub struct Store {
+    options: Options,
+    runtime: Arc<dyn Runtime>,
+    engines: Mutex<Engines>,
+    readers: Mutex<Vec<Connection>>,
+    #[expect(clippy::type_complexity, reason = "one callback, named by its field")]
+    observer: Mutex<Option<Arc<dyn Fn(Changed) + Send + Sync>>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.options.path).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Makes a replica of a new or an existing SQLite file. No table is tracked yet.
+    ///
+    /// # Errors
+    /// When the file is no SQLite database, cannot be written, or is a replica of a newer format. A file that is a
+    /// replica already is opened as it is.
+    pub fn init(options: Options, runtime: Arc<dyn Runtime>, init: &Init) -> Result<Store, StoreError> {
+        let conn = connect(&options, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        if layout::format(&conn)?.is_none() {
+            let mode: String = conn
+                .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+                .doing("switch to write-ahead logging")?;
+            tracing::debug!(path = %options.path.display(), mode, "new replica");
+            conn.execute_batch("BEGIN IMMEDIATE").doing("create the replica")?;
+            // Another process may have been first while this one waited for the lock.
+            if layout::format(&conn)?.is_none() {
+                let site = SiteId::from_random(runtime.random());
+                layout::create(&conn, site, GroupId::from_random(runtime.random()), &init.app)?;
+            }
+            conn.execute_batch("COMMIT").doing("create the replica")?;
+        }
+        drop(conn);
+        Store::open(options, runtime)
+    }
+
+    /// Opens a replica. Cheap: connections for writing are opened when the first write comes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotReplica`], [`StoreError::NewerFormat`], or SQLite's reason.
+    pub fn open(options: Options, runtime: Arc<dyn Runtime>) -> Result<Store, StoreError> {
+        let reader = open_reader(&options)?;
+        crate::engine::check_format(&reader, &options)?;
+        let readers = Mutex::new(vec![reader]);
+        Ok(Store { options, runtime, engines: Mutex::default(), readers, observer: Mutex::new(None) })
+    }
+
+    /// How the file was opened.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Is told of every committed change of tracked tables, on the thread that made it.
+    pub fn observe(&self, observer: impl Fn(Changed) + Send + Sync + 'static) {
+        *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(observer));
+    }
+
+    fn notify(&self, tables: Vec<String>, remote: bool) {
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(observer) = observer.filter(|_| !tables.is_empty()) {
+            observer(Changed { tables, remote });
+        }
+    }
+
+    fn engines(&self) -> MutexGuard<'_, Engines> {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the app's write transaction: what it changes in tracked tables becomes one changeset with its commit.
+    ///
+    /// # Errors
+    /// What `f` gives, after everything was rolled back; or the reason why the commit failed.
+    pub fn write<T, E: From<StoreError>>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
+        let mut engines = self.engines();
+        let engine = match &mut engines.write {
+            Some(engine) => engine,
+            slot => slot.insert(Engine::open(&self.options, Role::Write)?),
+        };
+        engine.begin()?;
+        let now_ms = self.runtime.now_ms();
+        let mut changed = match engine.seal_foreign(now_ms) {
+            Ok(changed) => changed,
+            Err(error) => {
+                engine.rollback();
+                return Err(error.into());
+            }
+        };
+        let transaction = Transaction::new(engine, now_ms);
+        let result = f(&transaction).and_then(|value| Ok((value, transaction.finish()?)));
+        let sealed = result.and_then(|(value, queued)| Ok((value, seal(engine, queued, now_ms)?)));
+        match sealed {
+            Ok((value, tables)) => {
+                engine.commit()?;
+                changed.extend(tables);
+                let names = names_of(engine, &changed);
+                drop(engines);
+                self.notify(names, false);
+                Ok(value)
+            }
+            Err(error) => {
+                engine.rollback();
+                if !engine.conn.is_autocommit() {
+                    engines.write = None;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs queries on a connection that cannot write, all on one state of the file.
+    ///
+    /// # Errors
+    /// What `f` gives, or why no connection could be opened.
+    pub fn read<T, E: From<StoreError>>(&self, f: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, E> {
+        let reader = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let reader = match reader {
+            Some(reader) => reader,
+            None => open_reader(&self.options)?,
+        };
+        run_cached(&reader, "BEGIN")?;
+        let result = f(&reader);
+        run_cached(&reader, "COMMIT")?;
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < READERS_MAX {
+            readers.push(reader);
+        }
+        result
+    }
+
+    /// Runs isle's own work in a write transaction of the merging connection.
+    fn merge<T>(&self, f: impl FnOnce(&mut Engine, u64) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let now_ms = self.runtime.now_ms();
+        self.with_merge_engine(|engine| engine.transaction(now_ms, |engine| f(engine, now_ms)))
+    }
+
+    fn with_merge_engine<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut engines = self.engines();
+        let engine = match &mut engines.merge {
+            Some(engine) => engine,
+            slot => slot.insert(Engine::open(&self.options, Role::Merge)?),
+        };
+        let result = f(engine);
+        if !engine.conn.is_autocommit() {
+            engines.merge = None;
+        }
+        result
+    }
+
+    /// Tracks tables of the file. Rows that are there become a baseline that any real write beats.
+    ///
+    /// # Errors
+    /// [`StoreError::Untrackable`] with the reason; then no table of the list is tracked.
+    pub fn track(&self, names: &[&str]) -> Result<(), StoreError> {
+        self.merge(|engine, now_ms| track::track(engine, names, now_ms)).map(|_| ())
+    }
+
+    /// Stops tracking a table; its rows stay. Changes of others are kept in the log and come when it is tracked again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotTracked`].
+    pub fn untrack(&self, name: &str) -> Result<(), StoreError> {
+        self.merge(|engine, _| track::untrack(engine, name))
+    }
+
+    /// Makes a plain database of the replica again: every table, trigger and fact of isle's is removed.
+    ///
+    /// # Errors
+    /// SQLite's reason; then nothing was removed.
+    pub fn detach(self) -> Result<(), StoreError> {
+        self.merge(|engine, _| track::detach(engine))
+    }
+
+    /// Tables that are not tracked.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn untracked(&self) -> Result<Vec<String>, StoreError> {
+        self.read(track::untracked)
+    }
+
+    /// Seals what foreign clients wrote since the last touch.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn seal(&self) -> Result<(), StoreError> {
+        let waits = self.read(seal::queue_waits)?;
+        if waits {
+            let names = self.merge(|engine, _| Ok(engine.tables.iter().map(|t| t.table.name.clone()).collect()))?;
+            self.notify(names, false);
+        }
+        Ok(())
+    }
+
+    /// Takes an encoded header into the log, to be merged by [`Store::apply`]; false if it was known.
+    ///
+    /// # Errors
+    /// [`StoreError::ForeignGroup`], [`StoreError::Fork`], [`StoreError::BadHeader`].
+    pub fn put_header(&self, bytes: &[u8]) -> Result<bool, StoreError> {
+        self.merge(|engine, _| log::put_header(&engine.conn, &engine.own()?, bytes))
+    }
+
+    /// Takes headers and blocks into the log in one transaction; gives how many were new. A frame without index is a header.
+    ///
+    /// # Errors
+    /// The first refusal; then none of the frames was taken.
+    pub fn put_frames<'f>(&self, frames: impl Iterator<Item = Frame<'f>>) -> Result<u64, StoreError> {
+        self.merge(|engine, _| {
+            let own = engine.own()?;
+            let mut new = 0;
+            for frame in frames {
+                new += u64::from(match frame {
+                    Frame::Header(bytes) => log::put_header(&engine.conn, &own, bytes)?,
+                    Frame::Block { site, version, index, bytes } => {
+                        log::put_block(&engine.conn, site, version, index, bytes)?
+                    }
+                });
+            }
+            Ok(new)
+        })
+    }
+
+    /// Applies a schema operation of another device; known ones are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaConflict`] when a table stands in its way, [`StoreError::Migration`] when it is broken.
+    pub fn put_migration(&self, body: &[u8]) -> Result<MigrationId, StoreError> {
+        self.merge(|engine, now_ms| track::apply_migration(engine, body, now_ms))
+    }
+
+    /// Whether a schema operation has been applied.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn has_migration(&self, id: MigrationId) -> Result<bool, StoreError> {
+        self.read(|conn| track::is_known(conn, id))
+    }
+
+    /// The encoding of an applied schema operation.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn migration(&self, id: MigrationId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|conn| track::migration(conn, id))
+    }
+
+    /// The last schema operations.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_heads(&self) -> Result<Vec<MigrationId>, StoreError> {
+        self.read(own::heads)
+    }
+
+    /// Merges every changeset in the log that is ready.
+    ///
+    /// # Errors
+    /// SQLite's reason; what was merged before it stays merged. A broken changeset is no error of the call: it is listed
+    /// as waiting.
+    pub fn apply(&self) -> Result<Applied, StoreError> {
+        let now_ms = self.runtime.now_ms();
+        let options = self.options.clone();
+        let applied = self.with_merge_engine(|engine| log::apply_ready(engine, &options, now_ms))?;
+        self.notify(applied.tables.clone(), true);
+        Ok(applied)
+    }
+
+    /// The encoded header of a logged version.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn header(&self, site: SiteId, version: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|conn| Ok(log::header(conn, site, version)?.map(|(_, header)| header)))
+    }
+
+    /// A stored block of a logged version that has `blocks` of them.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn block(&self, site: SiteId, version: u64, blocks: usize, n: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|conn| match log::header(conn, site, version)? {
+            Some((id, _)) => log::block(conn, id, blocks, n),
+            None => Ok(None),
+        })
+    }
+
+    /// What has been applied here, own versions included.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn vector(&self) -> Result<VersionVector, StoreError> {
+        self.read(|conn| log::vector(conn, &own::Own::load(conn)?))
+    }
+
+    /// The hash of the last applied header of a site; `None` if nothing of it was applied.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn chain(&self, site: SiteId) -> Result<Option<Hash>, StoreError> {
+        self.read(|conn| log::chain(conn, &own::Own::load(conn)?, site))
+    }
+
+    /// The newest changesets, newest first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn log(&self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+        self.read(|conn| log::entries(conn, &own::Own::load(conn)?, limit))
+    }
+
+    /// Losing concurrent values, newest first; with `all` also those that somebody has dealt with.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn conflicts(&self, all: bool, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        self.read(|conn| journal::list(conn, &crate::engine::load_tables(conn)?, all, limit, None))
+    }
+
+    /// One entry of the journal.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn conflict(&self, id: i64) -> Result<Option<Conflict>, StoreError> {
+        self.read(|conn| Ok(journal::list(conn, &crate::engine::load_tables(conn)?, true, 1, Some(id))?.pop()))
+    }
+
+    /// Marks a journal entry as dealt with; false if there is no such open entry.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn resolve_conflict(&self, id: i64) -> Result<bool, StoreError> {
+        self.merge(|engine, _| {
+            let sql = "UPDATE isle_conflict SET state = 'resolved' WHERE id = ?1 AND state = 'open'";
+            Ok(engine.conn.execute(sql, [id]).doing("resolve a conflict")? == 1)
+        })
+    }
+
+    /// Hashes the merged state and the visible rows. Foreign writes are sealed first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn state_hash(&self) -> Result<StateHash, StoreError> {
+        self.seal()?;
+        self.read(|conn| hash::state(conn, &crate::engine::load_tables(conn)?))
+    }
+
+    /// Looks for damage: see [`crate::Report`].
+    ///
+    /// # Errors
+    /// SQLite's reason, where the file cannot even be read.
+    pub fn check(&self) -> Result<check::Report, StoreError> {
+        self.read(check::run)
+    }
+
+    /// A summary of the replica. Changes nothing.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn status(&self) -> Result<Status, StoreError> {
+        self.read(|conn| {
+            let own = own::Own::load(conn)?;
+            let count = |sql: &str| Ok::<_, StoreError>(crate::clocks::one::<i64>(conn, sql, [])?.unwrap_or(0) as u64);
+            let mut statement = conn.prepare("SELECT name FROM isle_table ORDER BY name").doing("list the tables")?;
+            let tables = statement.query_map([], |row| row.get(0)).doing("list the tables")?;
+            Ok(Status {
+                group: own.group,
+                app: layout::require_meta(conn, "app")?,
+                site: own.site,
+                version: own.version,
+                published: identity::published(conn)?,
+                tables: tables.collect::<Result<_, _>>().doing("list the tables")?,
+                untracked: track::untracked(conn)?,
+                queued: count("SELECT count(*) FROM isle_queue")?,
+                conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
+                sites: sites(conn, &own)?,
+            })
+        })
+    }
+
+    /// Joins a group: what was never published is sealed again under its id.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherGroup`] when the replica has exchanged changesets in another group.
+    pub fn join_group(&self, group: GroupId) -> Result<(), StoreError> {
+        self.merge(|engine, _| identity::join_group(engine, group))
+    }
+
+    /// Takes a new site id: the file is a copy, or an older state of one. `published` is what is known, from elsewhere, to
+    /// have been handed over under the old id.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn new_site(&self, published: u64) -> Result<SiteId, StoreError> {
+        let site = SiteId::from_random(self.runtime.random());
+        self.merge(|engine, _| identity::new_site(engine, site, published))?;
+        Ok(site)
+    }
+
+    /// Records, durably, that versions up to `version` may be known to others from now on. Everything committed before
+    /// is on the disk when this returns: nothing leaves a device that a power cut could make it forget.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn mark_published(&self, version: u64) -> Result<(), StoreError> {
+        let now_ms = self.runtime.now_ms();
+        self.with_merge_engine(|engine| {
+            engine.conn.execute_batch("PRAGMA synchronous = FULL").doing("make changes durable")?;
+            let result = engine.transaction(now_ms, |engine| {
+                let version = version.max(identity::published(&engine.conn)?);
+                layout::set_meta(&engine.conn, "published", version as i64)
+            });
+            engine.conn.execute_batch("PRAGMA synchronous = NORMAL").doing("make changes durable")?;
+            result
+        })
+    }
+
+    /// Notes a device's name for a site.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn name_site(&self, site: SiteId, name: &str) -> Result<(), StoreError> {
+        self.merge(|engine, _| {
+            let no = own::site_no(&engine.conn, site)?;
+            let sql = "UPDATE isle_site SET name = ?2 WHERE no = ?1 AND name IS NOT ?2";
+            engine.conn.execute(sql, rusqlite::params![no, name]).doing("name a site")?;
+            Ok(())
+        })
+    }
+
+    /// Remotes and what was last seen there; see [`crate::RemoteRow`].
+    pub(crate) fn internal<T>(&self, f: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.merge(|engine, _| f(&engine.conn))
+    }
+
+    /// Writes back the write-ahead log and closes every connection.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.with_merge_engine(|engine| {
+            engine.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).doing("write back the log")
+        })
+    }
+}
+
+/// A header or a block on its way into the log.
+#[derive(Debug, Clone, Copy)]
+pub enum Frame<'a> {
+    /// An encoded header.
+    Header(&'a [u8]),
+    /// A stored block.
+    Block {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// The block's place in the changeset.
+        index: usize,
+        /// The stored form.
+        bytes: &'a [u8],
+    },
+}
+
+/// Seals what the transaction changed; gives the tables.
+fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, StoreError> {
+    let mut own = engine.own()?;
+    let capture = Arc::clone(&engine.capture);
+    let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+    if !queued && capture.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sealed = engine.guard.with(Mode::Engine, || {
+        if queued {
+            seal::seal_queue(&engine.conn, &mut own, &engine.tables, now_ms)
+        } else {
+            seal::seal_events(&engine.conn, &mut own, &mut capture, now_ms)
+        }
+    })?;
+    capture.clear();
+    engine.own = Some(own);
+    if let Some(sealed) = &sealed {
+        tracing::debug!(version = sealed.version, rows = sealed.rows, "sealed");
+    }
+    Ok(sealed.map(|sealed| sealed.tables).unwrap_or_default())
+}
+
+fn names_of(engine: &Engine, numbers: &[i64]) -> Vec<String> {
+    let changed = engine.tables.iter().filter(|tracked| numbers.contains(&tracked.no));
+    changed.map(|tracked| tracked.table.name.clone()).collect()
+}
+
+fn sites(conn: &Connection, own: &own::Own) -> Result<Vec<Site>, StoreError> {
+    let mut statement =
+        conn.prepare("SELECT id, version, hlc, name, no FROM isle_site ORDER BY no").doing("list sites")?;
+    let rows = statement.query_map([], |row| {
+        let mine = row.get::<_, i64>(4)? == own.no;
+        let hlc = Hlc::from_bits(row.get::<_, i64>(2)? as u64).unwrap_or(Hlc::ZERO);
+        Ok(Site {
+            id: SiteId::from_bytes(row.get(0)?),
+            version: if mine { own.version } else { row.get::<_, i64>(1)? as u64 },
+            hlc: if mine { own.clock.last() } else { hlc },
+            name: row.get(3)?,
+            own: mine,
+        })
+    });
+    rows.doing("list sites")?.collect::<Result<_, _>>().doing("list sites")
+}
+
+fn run_cached(conn: &Connection, sql: &str) -> Result<(), StoreError> {
+    conn.prepare_cached(sql).and_then(|mut statement| statement.execute([])).doing("read a snapshot").map(|_| ())
+}
+
+fn open_reader(options: &Options) -> Result<Connection, StoreError> {
+    connect(options, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}

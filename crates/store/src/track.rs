@@ -1,0 +1,266 @@
+//! Tables join and leave the replicated schema.
+
+use std::sync::Arc;
+
+use isle_changeset::{Value, ValueRef, canonical_key};
+use isle_schema::{Migration, MigrationId, Step, TableDefinition};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::clocks::{ClockTable, from_sql};
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::guard::Mode;
+use crate::layout::{self, quoted};
+use crate::own::Own;
+use crate::seal::{Sealed, Sealer, Touch};
+use crate::tracked::{self, Tracked, collation_name, join};
+use crate::{StoreError, triggers};
+
+/// Tracks tables by name: one schema operation, one baseline version with the rows that are there.
+pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<Option<Sealed>, StoreError> {
+    let app: String = layout::require_meta(&engine.conn, "app")?;
+    let mut definitions: Vec<TableDefinition> = Vec::new();
+    for name in names {
+        let definition = tracked::introspect(&engine.conn, &app, name)?;
+        let known = engine.by_id.contains_key(&definition.table.id);
+        if !known && definitions.iter().all(|other| other.table.id != definition.table.id) {
+            definitions.push(definition);
+        }
+    }
+    if definitions.is_empty() {
+        return Ok(None);
+    }
+    definitions.sort_by_key(|definition| definition.table.id);
+    let mut own = engine.own()?;
+    let steps = definitions.iter().cloned().map(Step::CreateTable).collect();
+    let migration = Migration { app, parents: own.heads.clone(), steps };
+    let (id, body) = migration.encode()?;
+    let added = adopt(engine, &definitions)?;
+    record(&engine.conn, id, &body)?;
+    own.heads = crate::own::heads(&engine.conn)?;
+    let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
+    replay(engine, &added)?;
+    engine.own = Some(own);
+    Ok(sealed)
+}
+
+/// Applies a schema operation from another device: creates its tables, or adopts those that are here with their rows.
+pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> Result<MigrationId, StoreError> {
+    let (id, migration) = Migration::decode(body)?;
+    if is_known(&engine.conn, id)? {
+        return Ok(id);
+    }
+    let app: String = layout::require_meta(&engine.conn, "app")?;
+    let conflict =
+        |table: &str, reason: String| StoreError::SchemaConflict { id: id.to_string(), table: table.into(), reason };
+    let mut definitions = Vec::new();
+    for definition in migration.tables() {
+        let table = &definition.table;
+        if engine.by_id.contains_key(&table.id) {
+            continue;
+        }
+        match tracked::introspect(&engine.conn, &app, &table.name) {
+            Err(StoreError::NoSuchTable { .. }) => create(engine, definition, id)?,
+            Err(error) => return Err(error),
+            Ok(local) if local.table.id != table.id => {
+                let reason = format!("its key is {} here", join(local.table.key.iter().map(|c| c.name.clone()), ", "));
+                return Err(conflict(&table.name, reason));
+            }
+            Ok(local) => {
+                let missing = table.columns.iter().find(|c| !local.table.columns.iter().any(|l| l.id == c.id));
+                if let Some(column) = missing {
+                    return Err(conflict(&table.name, format!("it has no column {:?} here", column.name)));
+                }
+            }
+        }
+        definitions.push(tracked::introspect(&engine.conn, &app, &table.name)?);
+    }
+    definitions.sort_by_key(|definition| definition.table.id);
+    let added = adopt(engine, &definitions)?;
+    record(&engine.conn, id, body)?;
+    let mut own = engine.own()?;
+    own.heads = crate::own::heads(&engine.conn)?;
+    seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
+    engine.own = Some(own);
+    Ok(id)
+}
+
+/// Whether a schema operation has been applied.
+pub(crate) fn is_known(conn: &Connection, id: MigrationId) -> Result<bool, StoreError> {
+    Ok(crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_migration WHERE id = ?1", [id.as_bytes()])?.is_some())
+}
+
+fn record(conn: &Connection, id: MigrationId, body: &[u8]) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO isle_migration(id, body, state) VALUES(?1, ?2, 'applied')";
+    conn.execute(sql, params![id.as_bytes(), body]).doing("record the schema operation")?;
+    Ok(())
+}
+
+/// Runs the author's CREATE statements under a guard, and checks that they made what the model says.
+fn create(engine: &Engine, definition: &TableDefinition, id: MigrationId) -> Result<(), StoreError> {
+    let table = &definition.table.name;
+    for sql in std::iter::once(&definition.create_sql).chain(&definition.index_sql) {
+        let result = engine.guard.with(Mode::Schema, || engine.conn.execute(sql, []));
+        if let Some(reason) = engine.guard.take_refusal() {
+            return Err(StoreError::SchemaConflict { id: id.to_string(), table: table.clone(), reason });
+        }
+        result.doing(&format!("create table {table}"))?;
+    }
+    Ok(())
+}
+
+/// Creates clock tables and triggers, and lists the tables as tracked.
+fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc<Tracked>>, StoreError> {
+    let conn = &engine.conn;
+    let mut numbers = Vec::new();
+    for definition in definitions {
+        let table = &definition.table;
+        let json = serde_json::to_string(table)
+            .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
+        // A table that was untracked and returns takes its old number, under which the journal knows it.
+        let old = crate::clocks::one::<i64>(
+            conn,
+            "SELECT v FROM isle_meta WHERE k = 'table ' || ?1",
+            [table.id.to_string()],
+        )?;
+        let no = match old {
+            Some(no) => no,
+            None => layout::meta::<i64>(conn, "tables")?.unwrap_or(0) + 1,
+        };
+        layout::set_meta(conn, "tables", no.max(layout::meta::<i64>(conn, "tables")?.unwrap_or(0)))?;
+        layout::set_meta(conn, &format!("table {}", table.id), no)?;
+        conn.execute(
+            "INSERT INTO isle_table(no, id, name, def) VALUES(?1, ?2, ?3, ?4)",
+            params![no, table.id.as_bytes(), table.name, json],
+        )
+        .doing("list the table")?;
+        let tracked = tracked::load(conn, no, table.clone())?;
+        refuse_null_keys(conn, &tracked)?;
+        widen_queue(conn, &tracked)?;
+        let sql = format!("{};{}", tracked.create_clock_sql(), triggers::create_sql(&tracked));
+        conn.execute_batch(&sql).doing(&format!("track table {}", table.name))?;
+        numbers.push(no);
+    }
+    engine.load_tables()?;
+    Ok(engine.tables.iter().filter(|tracked| numbers.contains(&tracked.no)).cloned().collect())
+}
+
+fn refuse_null_keys(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+    let nullable = tracked.table.key.iter().zip(&tracked.nullable_key).filter(|(_, nullable)| **nullable);
+    let condition = join(nullable.map(|(column, _)| format!("{} IS NULL", quoted(&column.name))), " OR ");
+    if condition.is_empty() {
+        return Ok(());
+    }
+    let sql = format!("SELECT count(*) FROM {} WHERE {condition}", quoted(&tracked.table.name));
+    let nulls: i64 = conn.query_row(&sql, [], |row| row.get(0)).doing("look for NULL keys")?;
+    if nulls == 0 {
+        return Ok(());
+    }
+    let reason = format!("{nulls} rows have NULL in their key and so no identity; give them a key or delete them");
+    Err(StoreError::Untrackable { table: tracked.table.name.clone(), reason })
+}
+
+/// The queue has as many mask words and key columns as the widest table needs.
+fn widen_queue(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT name FROM pragma_table_info('isle_queue')").doing("read the queue")?;
+    let names = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
+    let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the queue")?;
+    let words = (0..tracked.queue_words()).map(|n| format!("m{n}"));
+    for column in words.chain(tracked.clock_key()).filter(|column| !names.contains(column)) {
+        conn.execute_batch(&format!("ALTER TABLE isle_queue ADD COLUMN {column}")).doing("widen the queue")?;
+    }
+    Ok(())
+}
+
+/// Seals the rows that are there as one baseline version: their cells carry time 0, so that any real write beats them.
+fn seal_baseline(
+    conn: &Connection,
+    own: &mut Own,
+    tables: &[Arc<Tracked>],
+    now_ms: u64,
+) -> Result<Option<Sealed>, StoreError> {
+    let mut order: Vec<&Arc<Tracked>> = tables.iter().collect();
+    order.sort_by_key(|tracked| tracked.table.id);
+    let mut sealer = Sealer::begin(conn, own, now_ms, true)?;
+    for tracked in order {
+        sealer.table(tracked);
+        let mut clocks = ClockTable::open(conn, tracked)?;
+        let keys = tracked.table.key.len();
+        let order = tracked.table.key.iter().map(|column| {
+            let collate = if tracked.table.rowid_key {
+                String::new()
+            } else {
+                format!(" COLLATE {}", collation_name(column.collation))
+            };
+            format!("{}{collate}", quoted(&column.name))
+        });
+        let (list, columns, table) = (tracked.key_list(""), tracked.column_list(""), quoted(&tracked.table.name));
+        let sql = format!("SELECT {list}{columns} FROM {table} ORDER BY {}", join(order, ", "));
+        let mut statement = conn.prepare(&sql).doing("read the rows")?;
+        let mut rows = statement.raw_query();
+        let mask = vec![u64::MAX; tracked.cells().div_ceil(64)];
+        while let Some(row) = rows.next().doing("read the rows")? {
+            let value = |at: usize| row.get_ref(at).map(from_sql).doing("read the rows");
+            let exact: Vec<_> = (0..keys).map(value).collect::<Result<_, _>>()?;
+            let (key, packed) = canonical_key(&exact, &tracked.table.key);
+            let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+            let mut cells = vec![packed.as_ref().map_or(ValueRef::Null, |packed| ValueRef::Blob(packed))];
+            for column in 0..tracked.table.columns.len() {
+                cells.push(value(keys + column)?);
+            }
+            let touch = Touch { key: &key, present: true, fresh: true, mask: &mask, cells: &cells, complete: true };
+            sealer.touch(tracked, &mut clocks, &touch)?;
+        }
+    }
+    sealer.finish(own)
+}
+
+/// Merges what the log holds for tables that were untracked for a while.
+fn replay(engine: &mut Engine, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
+    for tracked in tables {
+        crate::log::replay(engine, tracked.table.id)?;
+    }
+    Ok(())
+}
+
+/// Takes isle's triggers and clocks off a table; its rows stay.
+pub(crate) fn untrack(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
+    let found = engine.tables.iter().find(|tracked| tracked.table.name.eq_ignore_ascii_case(name)).cloned();
+    let tracked = found.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
+    let mut sql = String::new();
+    for trigger in triggers::names(tracked.no) {
+        sql += &format!("DROP TRIGGER IF EXISTS {trigger};");
+    }
+    sql += &format!("DROP TABLE {};", tracked.clock());
+    engine.conn.execute_batch(&sql).doing("untrack the table")?;
+    engine.conn.execute("DELETE FROM isle_table WHERE no = ?1", [tracked.no]).doing("untrack the table")?;
+    engine.conn.execute("DELETE FROM isle_queue WHERE t = ?1", [tracked.no]).doing("untrack the table")?;
+    engine.load_tables()
+}
+
+/// Removes everything of isle's from the file.
+pub(crate) fn detach(engine: &mut Engine) -> Result<(), StoreError> {
+    for tracked in engine.tables.clone() {
+        untrack(engine, &tracked.table.name)?;
+    }
+    for table in layout::own_tables(&engine.conn)? {
+        engine.conn.execute_batch(&format!("DROP TABLE {}", quoted(&table))).doing("remove isle's tables")?;
+    }
+    Ok(())
+}
+
+/// The tables of the file that could be tracked and are not.
+pub(crate) fn untracked(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.type = 'table'
+               AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+               AND l.name NOT IN (SELECT name FROM isle_table) ORDER BY l.name";
+    let mut statement = conn.prepare(sql).doing("list the tables")?;
+    let names = statement.query_map([], |row| row.get(0)).doing("list the tables")?;
+    names.collect::<Result<_, _>>().doing("list the tables")
+}
+
+/// The encoding of a schema operation.
+pub(crate) fn migration(conn: &Connection, id: MigrationId) -> Result<Option<Vec<u8>>, StoreError> {
+    let found = conn.query_row("SELECT body FROM isle_migration WHERE id = ?1", [id.as_bytes()], |row| row.get(0));
+    found.optional().doing("read the schema operation")
+}

@@ -1,0 +1,295 @@
+//! A tracked table as it stands in this file: the declared model, where its columns are, and the SQL that touches it.
+
+use isle_schema::{Affinity, Collation, KeyColumn, Table, TableDefinition};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::StoreError;
+use crate::error::Doing as _;
+use crate::layout::quoted;
+
+/// Changed columns per queue word: 62, so that every mask is a positive SQLite integer and −1 means all.
+pub(crate) const WORD_BITS: usize = 62;
+
+/// A column as SQLite reports it.
+struct PhysicalColumn {
+    name: String,
+    declared: String,
+    not_null: bool,
+    key_position: i64,
+    hidden: i64,
+}
+
+/// A tracked table. Cell 0 is the exact key, cell `n + 1` is column `n`.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    /// The local number, used in the names of isle's own objects.
+    pub(crate) no: i64,
+    /// The declared model.
+    pub(crate) table: Table,
+    /// Affinity of each column.
+    pub(crate) affinities: Vec<Affinity>,
+    /// Key columns that may hold NULL by the table's definition.
+    pub(crate) nullable_key: Vec<bool>,
+}
+
+impl Tracked {
+    /// The number of cells: the exact key and the columns.
+    pub(crate) fn cells(&self) -> usize {
+        self.table.columns.len() + 1
+    }
+
+    /// Queue words that a mask of all cells takes.
+    pub(crate) fn queue_words(&self) -> usize {
+        self.cells().div_ceil(WORD_BITS)
+    }
+
+    /// Whether writes through `Replica` can be taken in passing: their masks must fit one word, and an update's values the
+    /// arguments of one function.
+    pub(crate) fn hookable(&self) -> bool {
+        self.cells() + self.table.key.len() <= 60
+    }
+
+    /// The clock table.
+    pub(crate) fn clock(&self) -> String {
+        format!("isle_c{}", self.no)
+    }
+
+    /// Columns of the clock table's key, and of the queue's.
+    pub(crate) fn clock_key(&self) -> Vec<String> {
+        (0..self.table.key.len()).map(|n| format!("k{n}")).collect()
+    }
+
+    /// `"a", "b"`: the key columns, quoted, each behind `prefix`.
+    pub(crate) fn key_list(&self, prefix: &str) -> String {
+        join(self.table.key.iter().map(|column| format!("{prefix}{}", quoted(&column.name))), ", ")
+    }
+
+    /// `, "c", "d"`: the other columns, each behind a comma and `prefix`.
+    pub(crate) fn column_list(&self, prefix: &str) -> String {
+        self.table.columns.iter().map(|column| format!(", {prefix}{}", quoted(&column.name))).collect()
+    }
+
+    /// `"a" COLLATE BINARY = ?1 AND …`: finds the row of a canonical key bound from parameter `first` on.
+    pub(crate) fn key_match(&self, first: usize) -> String {
+        let terms = self.table.key.iter().enumerate().map(|(n, column)| {
+            let collation = collation_name(column.collation);
+            if self.table.rowid_key {
+                format!("{} = ?{}", quoted(&column.name), first + n)
+            } else {
+                format!("{} = ?{} COLLATE {collation}", quoted(&column.name), first + n)
+            }
+        });
+        join(terms, " AND ")
+    }
+
+    /// `k0 = ?1 AND …` on the clock table.
+    pub(crate) fn clock_match(&self, first: usize) -> String {
+        join((0..self.table.key.len()).map(|n| format!("k{n} = ?{}", first + n)), " AND ")
+    }
+
+    /// Creates the clock table.
+    pub(crate) fn create_clock_sql(&self) -> String {
+        let name = self.clock();
+        if self.table.rowid_key {
+            return format!("CREATE TABLE {name}(k0 INTEGER PRIMARY KEY, l, h, s, x)");
+        }
+        let key = self.clock_key().join(", ");
+        format!("CREATE TABLE {name}({key}, l, h, s, x, PRIMARY KEY({key})) WITHOUT ROWID")
+    }
+}
+
+/// Joins parts with a separator.
+pub(crate) fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
+    parts.collect::<Vec<_>>().join(separator)
+}
+
+/// The collation's name in SQL.
+pub(crate) fn collation_name(collation: Collation) -> &'static str {
+    match collation {
+        Collation::Binary => "BINARY",
+        Collation::NoCase => "NOCASE",
+        Collation::RTrim => "RTRIM",
+    }
+}
+
+/// Loads a tracked table and checks that the file still has what the model says.
+pub(crate) fn load(conn: &Connection, no: i64, table: Table) -> Result<Tracked, StoreError> {
+    let drift = |reason: &str| StoreError::Untrackable {
+        table: table.name.clone(),
+        reason: format!("it was changed behind isle's back ({reason}); undo the change or untrack and track it again"),
+    };
+    let physical = columns(conn, &table.name)?;
+    let position = |name: &str| physical.iter().position(|column| column.name.eq_ignore_ascii_case(name));
+    let mut nullable_key = Vec::new();
+    for column in &table.key {
+        let at = position(&column.name).ok_or_else(|| drift(&format!("no key column {:?}", column.name)))?;
+        nullable_key.push(!table.rowid_key && !physical[at].not_null);
+    }
+    let strict = is_strict(conn, &table.name)?;
+    let mut affinities = Vec::new();
+    for column in &table.columns {
+        let at = position(&column.name).ok_or_else(|| drift(&format!("no column {:?}", column.name)))?;
+        affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
+    }
+    Ok(Tracked { no, table, affinities, nullable_key })
+}
+
+/// Reads a table's definition out of the file, or says why it cannot be replicated.
+pub(crate) fn introspect(conn: &Connection, app: &str, name: &str) -> Result<TableDefinition, StoreError> {
+    let (name, kind, create_sql) = find(conn, name)?;
+    let untrackable = |reason: &str| StoreError::Untrackable { table: name.clone(), reason: reason.to_owned() };
+    let Some(create_sql) = create_sql.filter(|_| kind == "table") else {
+        return Err(untrackable(
+            "only ordinary tables can; views, virtual tables and their shadow tables are rebuilt locally",
+        ));
+    };
+    if name.starts_with("isle_") || name.starts_with("sqlite_") {
+        return Err(untrackable("it belongs to isle or to SQLite"));
+    }
+    if contains_word(&create_sql, "AUTOINCREMENT") {
+        return Err(untrackable(
+            "AUTOINCREMENT ids of two devices collide; use INTEGER PRIMARY KEY with ids of your own, or a UUID key",
+        ));
+    }
+    let physical = columns(conn, &name)?;
+    let strict = is_strict(conn, &name)?;
+    let (key, rowid_key) = key_of(conn, &name, &physical, strict)?;
+    let is_key = |column: &PhysicalColumn| key.iter().any(|k| k.name.eq_ignore_ascii_case(&column.name));
+    let columns: Vec<&str> =
+        physical.iter().filter(|c| c.hidden == 0 && !is_key(c)).map(|column| column.name.as_str()).collect();
+    let table = Table::new(app, &name, key, &columns, rowid_key);
+    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL ORDER BY name";
+    let mut statement = conn.prepare(sql).doing("read the indexes")?;
+    let index_sql = statement.query_map([&name], |row| row.get(0)).doing("read the indexes")?;
+    let index_sql = index_sql.collect::<Result<_, _>>().doing("read the indexes")?;
+    Ok(TableDefinition { table, create_sql, index_sql })
+}
+
+/// Finds a table without regard to the case of ASCII letters, as SQLite does.
+fn find(conn: &Connection, name: &str) -> Result<(String, String, Option<String>), StoreError> {
+    let sql = "SELECT l.name, l.type, s.sql FROM pragma_table_list AS l LEFT JOIN sqlite_schema AS s
+               ON s.type = 'table' AND s.name = l.name WHERE l.schema = 'main' AND l.name = ?1 COLLATE NOCASE";
+    let found = conn.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    found.optional().doing("look for the table")?.ok_or_else(|| StoreError::NoSuchTable { table: name.to_owned() })
+}
+
+fn is_strict(conn: &Connection, name: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT strict FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
+    Ok(conn.query_row(sql, [name], |row| row.get(0)).optional().doing("read the table's kind")?.unwrap_or(false))
+}
+
+fn columns(conn: &Connection, name: &str) -> Result<Vec<PhysicalColumn>, StoreError> {
+    let sql = "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1) ORDER BY cid";
+    let mut statement = conn.prepare_cached(sql).doing("read the columns")?;
+    let rows = statement.query_map([name], |row| {
+        let (name, declared, not_null) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(PhysicalColumn { name, declared, not_null, key_position: row.get(3)?, hidden: row.get(4)? })
+    });
+    rows.doing("read the columns")?.collect::<Result<_, _>>().doing("read the columns")
+}
+
+/// The key columns in index order, and whether the key is the rowid itself.
+fn key_of(
+    conn: &Connection,
+    table: &str,
+    physical: &[PhysicalColumn],
+    strict: bool,
+) -> Result<(Vec<KeyColumn>, bool), StoreError> {
+    let untrackable = |reason: String| StoreError::Untrackable { table: table.to_owned(), reason };
+    let mut key_index = None;
+    let mut statement =
+        conn.prepare("SELECT name, \"unique\", origin FROM pragma_index_list(?1)").doing("read the indexes")?;
+    let mut rows = statement.query([table]).doing("read the indexes")?;
+    while let Some(row) = rows.next().doing("read the indexes")? {
+        let (name, unique, origin): (String, bool, String) = (
+            row.get(0).doing("read the indexes")?,
+            row.get(1).doing("read the indexes")?,
+            row.get(2).doing("read the indexes")?,
+        );
+        if origin == "pk" {
+            key_index = Some(name);
+        } else if unique {
+            return Err(untrackable(format!(
+                "UNIQUE index {name} beside the key: what a merge should do with duplicates cannot be declared yet; \
+                 make it a plain index, or the key"
+            )));
+        }
+    }
+    let Some(index) = key_index else {
+        let alias = physical.iter().find(|column| column.key_position == 1);
+        let alias =
+            alias.ok_or_else(|| untrackable("it has no PRIMARY KEY, so rows have no identity; add one".to_owned()))?;
+        let column = KeyColumn { name: alias.name.clone(), affinity: Affinity::Integer, collation: Collation::Binary };
+        return Ok((vec![column], true));
+    };
+    let mut key = Vec::new();
+    let sql = "SELECT name, coll FROM pragma_index_xinfo(?1) WHERE key = 1 ORDER BY seqno";
+    let mut statement = conn.prepare(sql).doing("read the key")?;
+    let mut rows = statement.query([&index]).doing("read the key")?;
+    while let Some(row) = rows.next().doing("read the key")? {
+        let (name, collation): (String, String) =
+            (row.get(0).doing("read the key")?, row.get(1).doing("read the key")?);
+        let collation = match collation.to_ascii_uppercase().as_str() {
+            "BINARY" => Collation::Binary,
+            "NOCASE" => Collation::NoCase,
+            "RTRIM" => Collation::RTrim,
+            _ => {
+                return Err(untrackable(format!(
+                    "key column {name:?} has collation {collation}, which other devices may not have; \
+                     use BINARY, NOCASE or RTRIM"
+                )));
+            }
+        };
+        let declared = physical.iter().find(|column| column.name == name);
+        if declared.is_some_and(|column| column.hidden != 0) {
+            return Err(untrackable(format!("key column {name:?} is generated; use an ordinary column")));
+        }
+        let affinity = declared.map_or(Affinity::Blob, |column| Affinity::of_declared_type(&column.declared, strict));
+        key.push(KeyColumn { name, affinity, collation });
+    }
+    Ok((key, false))
+}
+
+/// Whether SQL text has the word outside quotes and comments. This is no parser: it only skips what cannot be a keyword.
+fn contains_word(sql: &str, word: &str) -> bool {
+    let bytes = sql.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let skip_to = |end: &[u8], from: usize| {
+            rest[from..].windows(end.len()).position(|w| w == end).map_or(rest.len(), |n| from + n + end.len())
+        };
+        at += match rest {
+            [b'\'', ..] => skip_to(b"'", 1),
+            [b'"', ..] => skip_to(b"\"", 1),
+            [b'`', ..] => skip_to(b"`", 1),
+            [b'[', ..] => skip_to(b"]", 1),
+            [b'-', b'-', ..] => skip_to(b"\n", 2),
+            [b'/', b'*', ..] => skip_to(b"*/", 2),
+            [first, ..] if first.is_ascii_alphabetic() => {
+                let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+                if rest[..length].eq_ignore_ascii_case(word.as_bytes()) {
+                    return true;
+                }
+                length
+            }
+            _ => 1,
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyword_is_found_but_not_in_quotes_or_comments() {
+        assert!(contains_word("CREATE TABLE t(id INTEGER PRIMARY KEY autoincrement)", "AUTOINCREMENT"));
+        for sql in
+            ["t(a DEFAULT 'autoincrement')", "t([autoincrement])", "t(a) -- autoincrement", "t(/* autoincrement */ a)"]
+        {
+            assert!(!contains_word(sql, "AUTOINCREMENT"), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The app's write transaction.
+
+use std::cell::Cell;
+use std::sync::{MutexGuard, PoisonError};
+
+use rusqlite::{Connection, Params, Row};
+
+use crate::StoreError;
+use crate::capture::{Capture, Event, EventKind, Mark};
+use crate::clocks::from_sql;
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::guard::Mode;
+use crate::layout::quoted;
+use crate::seal::{bits, enqueue};
+
+/// An open write transaction. It is committed when the closure that got it returns `Ok`.
+pub struct Transaction<'a> {
+    engine: &'a Engine,
+    now_ms: u64,
+    /// Changes went to the queue table: the rest must follow.
+    spilled: Cell<bool>,
+}
+
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(engine: &'a Engine, now_ms: u64) -> Transaction<'a> {
+        Transaction { engine, now_ms, spilled: Cell::new(false) }
+    }
+
+    /// Runs one statement; gives the number of rows changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for what only isle may do, SQLite's error otherwise. The transaction goes on after an error,
+    /// without the failed statement's changes, unless the statement itself rolled everything back.
+    pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
+        self.prepare(sql)?.execute(params)
+    }
+
+    /// Runs several statements without parameters.
+    ///
+    /// # Errors
+    /// As [`Transaction::execute`]; statements before the failed one stand.
+    pub fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
+        self.guarded(|conn| conn.execute_batch(sql))
+    }
+
+    /// Compiles a statement, or takes it from the cache, to run it several times.
+    ///
+    /// # Errors
+    /// As [`Transaction::execute`].
+    pub fn prepare(&self, sql: &str) -> Result<Prepared<'_>, StoreError> {
+        let compiled = self.engine.guard.with(Mode::App, || self.engine.conn.prepare_cached(sql));
+        match compiled {
+            Ok(statement) => Ok(Prepared { transaction: self, statement }),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// Runs a query and gives each row to `f`.
+    ///
+    /// # Errors
+    /// As [`Transaction::execute`].
+    pub fn query<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        f: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.prepare(sql)?.query(params, f)
+    }
+
+    /// Runs `f` in a savepoint: when it fails, what it did is undone and the transaction goes on.
+    ///
+    /// # Errors
+    /// What `f` gives.
+    pub fn savepoint<T, E: From<StoreError>>(&self, f: impl FnOnce(&Transaction<'a>) -> Result<T, E>) -> Result<T, E> {
+        let conn = &self.engine.conn;
+        let mark = self.capture().mark();
+        let run = |sql: &str| self.engine.guard.with(Mode::Engine, || conn.execute_batch(sql)).doing("use a savepoint");
+        // What went to the queue table is undone with the savepoint, so memory must not hold older changes of it.
+        if self.spilled.get() {
+            self.spill()?;
+        }
+        let mark = if self.spilled.get() { self.capture().mark() } else { mark };
+        let spilled = self.spilled.get();
+        run("SAVEPOINT isle_savepoint")?;
+        match f(self) {
+            Ok(value) => {
+                run("RELEASE isle_savepoint")?;
+                Ok(value)
+            }
+            Err(error) => {
+                run("ROLLBACK TO isle_savepoint; RELEASE isle_savepoint")?;
+                if self.spilled.get() == spilled {
+                    self.capture().rewind(mark);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The rowid of the last row inserted.
+    pub fn last_insert_rowid(&self) -> i64 {
+        self.engine.conn.last_insert_rowid()
+    }
+
+    /// The connection itself, for what isle's interface lacks. Changes of tracked rows through it are captured as others are; do not
+    /// end the transaction.
+    pub fn rusqlite(&self) -> &Connection {
+        &self.engine.conn
+    }
+
+    fn capture(&self) -> MutexGuard<'_, Capture> {
+        self.engine.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a statement and settles what it left in the capture.
+    fn guarded<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        if self.engine.conn.is_autocommit() {
+            return Err(StoreError::RolledBack);
+        }
+        let mark = self.capture().mark();
+        let result = self.engine.guard.with(Mode::App, || f(&self.engine.conn));
+        match result {
+            Ok(value) => {
+                if self.capture().is_full() {
+                    self.spill()?;
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                let error = self.explain(error);
+                self.settle_failed(mark)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn explain(&self, error: rusqlite::Error) -> StoreError {
+        match self.engine.guard.take_refusal() {
+            Some(reason) => StoreError::Refused { reason },
+            None => StoreError::sqlite("run the statement", error),
+        }
+    }
+
+    /// A failed statement undoes its changes or, under ON CONFLICT FAIL, keeps some: what it noted stands only where the table
+    /// shows it.
+    fn settle_failed(&self, mark: Mark) -> Result<(), StoreError> {
+        if self.engine.conn.is_autocommit() {
+            self.capture().clear();
+            return Err(StoreError::RolledBack);
+        }
+        if self.capture().mark() == mark {
+            return Ok(());
+        }
+        let noted = self.capture().split_off(mark);
+        for (n, events) in noted {
+            for event in events {
+                if self.stands(n, &event)? {
+                    self.capture().tables[n].events.push(event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the table shows what the event says.
+    fn stands(&self, n: usize, event: &Event) -> Result<bool, StoreError> {
+        let capture = self.capture();
+        let tracked = &capture.tables[n].tracked;
+        let keys = tracked.table.key.len();
+        let mut key = Vec::new();
+        let mut values = capture.key(event, keys, &mut key);
+        let columns: String = tracked.column_list("");
+        let sql = format!("SELECT 1{columns} FROM {} WHERE {}", quoted(&tracked.table.name), tracked.key_match(1));
+        let found = self.engine.guard.with(Mode::Engine, || -> Result<bool, StoreError> {
+            let mut statement = self.engine.conn.prepare_cached(&sql).doing("look at a row")?;
+            crate::clocks::bind(&mut statement, &key, 1)?;
+            let mut rows = statement.raw_query();
+            let Some(row) = rows.next().doing("look at a row")? else { return Ok(event.kind == EventKind::Delete) };
+            if event.kind == EventKind::Delete || event.kind == EventKind::Hint {
+                return Ok(event.kind == EventKind::Hint);
+            }
+            for cell in bits(&[event.mask]) {
+                if from_sql(row.get_ref(cell).doing("look at a row")?) != values.take() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Moves the changes in memory to the queue table.
+    pub(crate) fn spill(&self) -> Result<(), StoreError> {
+        self.spilled.set(true);
+        let mut capture = self.capture();
+        for n in 0..capture.tables.len() {
+            let tracked = std::sync::Arc::clone(&capture.tables[n].tracked);
+            let mut key = Vec::new();
+            for event in &capture.tables[n].events {
+                capture.key(event, tracked.table.key.len(), &mut key);
+                let masks = match event.kind {
+                    EventKind::Update => queue_words(event.mask),
+                    EventKind::Hint if event.mask != u64::MAX => queue_words(event.mask),
+                    _ => [-1, -1],
+                };
+                enqueue(&self.engine.conn, &tracked, &masks, &key, self.now_ms)?;
+            }
+        }
+        capture.clear();
+        Ok(())
+    }
+
+    /// Prepares the seal: whatever cannot be sealed from memory goes to the queue. True if the queue must be sealed.
+    pub(crate) fn finish(self) -> Result<bool, StoreError> {
+        if self.engine.conn.is_autocommit() {
+            return Err(StoreError::RolledBack);
+        }
+        let needs_queue = self.spilled.get() || self.capture().tables.iter().any(|table| table.hints);
+        // One changeset for one transaction: tables without triggers of their own in memory, or all through the queue.
+        let queued = self.engine.tables.iter().any(|tracked| !tracked.hookable());
+        let queued = queued && crate::seal::queue_waits(&self.engine.conn)?;
+        if needs_queue || queued {
+            self.spill()?;
+        }
+        Ok(self.spilled.get())
+    }
+}
+
+fn queue_words(mask: u64) -> [i64; 2] {
+    let low = mask & ((1 << crate::tracked::WORD_BITS) - 1);
+    [low as i64, (mask >> crate::tracked::WORD_BITS) as i64]
+}
+
+/// A compiled statement of a write transaction.
+pub struct Prepared<'t> {
+    transaction: &'t Transaction<'t>,
+    statement: rusqlite::CachedStatement<'t>,
+}
+
+impl std::fmt::Debug for Prepared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").finish_non_exhaustive()
+    }
+}
+
+impl Prepared<'_> {
+    /// Runs the statement; gives the number of rows changed.
+    ///
+    /// # Errors
+    /// As [`Transaction::execute`].
+    pub fn execute(&mut self, params: impl Params) -> Result<usize, StoreError> {
+        let statement = &mut self.statement;
+        self.transaction.guarded(|_| {
+            let changed = statement.execute(params);
+            match changed {
+                // A statement with a RETURNING clause or a pragma: its rows are not asked for.
+                Err(rusqlite::Error::ExecuteReturnedResults) => Ok(0),
+                other => other,
+            }
+        })
+    }
+
+    /// Runs a query and gives each row to `f`.
+    ///
+    /// # Errors
+    /// As [`Transaction::execute`].
+    pub fn query<T>(
+        &mut self,
+        params: impl Params,
+        mut f: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let statement = &mut self.statement;
+        self.transaction.guarded(|_| {
+            let mut rows = statement.query(params)?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(f(row)?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// The names of the result columns.
+    pub fn column_names(&self) -> Vec<String> {
+        self.statement.column_names().into_iter().map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,152 @@
+//! Capture by plain SQL: triggers that any client from SQLite 3.38 on runs, with no function of isle's.
+//!
+//! Each trigger appends to `isle_queue` in the user's own transaction: the table's number, the wall time, a mask of
+//! changed cells (−1 = all) and the key. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would
+//! override a conflict clause in a trigger's body, has nothing to work on. Entries are hints: the seal looks at
+//! the table.
+//!
+//! A mask is exact to the byte and the type. `IS NOT` alone is not: it takes 1 for 1.0, −0.0 for 0.0, and what a column's collation
+//! calls equal for equal.
+
+use isle_schema::Affinity;
+
+use crate::layout::{literal, quoted};
+use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
+
+/// Milliseconds since 1970, in SQL that is older than `unixepoch('subsec')`.
+const NOW_MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
+
+/// The triggers' names, for dropping them.
+pub(crate) fn names(no: i64) -> [String; 4] {
+    [format!("isle_i{no}"), format!("isle_u{no}"), format!("isle_d{no}"), format!("isle_z{no}")]
+}
+
+/// The statements that create the triggers of a table.
+pub(crate) fn create_sql(tracked: &Tracked) -> String {
+    let [insert, update, delete, zero] = names(tracked.no);
+    let on = quoted(&tracked.table.name);
+    let all = vec!["-1".to_owned(); tracked.queue_words()];
+    let inserted = entry(tracked, &all, "NEW", None);
+    let removed = entry(tracked, &all, "OLD", None);
+    let moved = key_moved(tracked);
+    let masks: Vec<String> = (0..tracked.queue_words())
+        .map(|word| format!("CASE WHEN {moved} THEN -1 ELSE {} END", mask(tracked, word)))
+        .collect();
+    let updated = entry(tracked, &masks, "NEW", None);
+    let left = entry(tracked, &all, "OLD", Some(&moved));
+    let guard = null_guard(tracked);
+    let zeros = zero_sign(tracked, &zero);
+    format!(
+        "CREATE TRIGGER {insert} AFTER INSERT ON {on} BEGIN {guard}{inserted} END;\n\
+         CREATE TRIGGER {update} AFTER UPDATE ON {on} BEGIN {guard}{updated}{left} END;\n\
+         CREATE TRIGGER {delete} AFTER DELETE ON {on} BEGIN {removed} END;\n{zeros}"
+    )
+}
+
+/// One queue entry for the key of `row` (NEW or OLD).
+fn entry(tracked: &Tracked, masks: &[String], row: &str, condition: Option<&str>) -> String {
+    let mask_columns = join((0..masks.len()).map(|n| format!("m{n}")), ",");
+    let key_columns = tracked.clock_key().join(",");
+    let masks = masks.join(",");
+    let key = join(tracked.table.key.iter().map(|column| format!("{row}.{}", quoted(&column.name))), ",");
+    let no = tracked.no;
+    let values = match condition {
+        None => format!("VALUES({no},{NOW_MS},{masks},{key})"),
+        Some(condition) => format!("SELECT {no},{NOW_MS},{masks},{key} WHERE {condition}"),
+    };
+    format!("INSERT INTO isle_queue(t,w,{mask_columns},{key_columns}) {values};")
+}
+
+/// True when an update gave the row another canonical key.
+fn key_moved(tracked: &Tracked) -> String {
+    let terms = tracked.table.key.iter().map(|column| {
+        let name = quoted(&column.name);
+        format!("OLD.{name} IS NOT NEW.{name} COLLATE {}", collation_name(column.collation))
+    });
+    join(terms, " OR ")
+}
+
+/// The cells of one queue word that an update changed.
+fn mask(tracked: &Tracked, word: usize) -> String {
+    let from = word * WORD_BITS;
+    let to = tracked.cells().min(from + WORD_BITS);
+    let terms = (from..to).filter_map(|cell| {
+        let changed = match cell.checked_sub(1) {
+            None => exact_key_changed(tracked)?,
+            Some(column) => changed(&quoted(&tracked.table.columns[column].name), tracked.affinities[column]),
+        };
+        // SQLite gives << and | one precedence.
+        Some(format!("(({changed})<<{})", cell - from))
+    });
+    let mask = join(terms, "|");
+    if mask.is_empty() { "0".to_owned() } else { mask }
+}
+
+/// True when a value changed in its type or in one of its bits.
+fn changed(name: &str, affinity: Affinity) -> String {
+    let bytes = format!("OLD.{name} IS NOT NEW.{name} COLLATE BINARY");
+    let kind = format!("typeof(OLD.{name})<>typeof(NEW.{name})");
+    match affinity {
+        // Only integers and reals compare equal across types, and such a column holds at most one of the two.
+        Affinity::Text | Affinity::Real => bytes,
+        _ => format!("{bytes} OR {kind}"),
+    }
+}
+
+/// A trigger for columns without conversion: no SQL function of a stock SQLite tells −0.0 from 0.0, so a statement that
+/// assigns a real zero to such a column that holds one counts as a change of it.
+fn zero_sign(tracked: &Tracked, trigger: &str) -> String {
+    let columns = || tracked.table.columns.iter().enumerate().filter(|(n, _)| tracked.affinities[*n] == Affinity::Blob);
+    let both =
+        |name: &str| format!("OLD.{name}=0.0 AND NEW.{name}=0.0 AND typeof(OLD.{name})||typeof(NEW.{name})='realreal'");
+    let names = join(columns().map(|(_, column)| quoted(&column.name)), ",");
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut masks = vec![Vec::new(); tracked.queue_words()];
+    for (n, column) in columns() {
+        masks[(n + 1) / WORD_BITS].push(format!(
+            "((({}) IS TRUE)<<{})",
+            both(&quoted(&column.name)),
+            (n + 1) % WORD_BITS
+        ));
+    }
+    let masks: Vec<String> = masks.iter().map(|w| if w.is_empty() { "0".to_owned() } else { w.join("|") }).collect();
+    let entry = entry(tracked, &masks, "NEW", None);
+    let any: Vec<String> = columns().map(|(_, column)| format!("({})", both(&quoted(&column.name)))).collect();
+    let any = balanced_or(&any);
+    let on = quoted(&tracked.table.name);
+    format!("CREATE TRIGGER {trigger} AFTER UPDATE OF {names} ON {on} WHEN {any} BEGIN {entry} END;\n")
+}
+
+/// A tree of ORs: a chain of a thousand would be deeper than SQLite allows.
+fn balanced_or(terms: &[String]) -> String {
+    match terms {
+        [] => "0".to_owned(),
+        [one] => one.clone(),
+        _ => {
+            let (left, right) = terms.split_at(terms.len() / 2);
+            format!("({} OR {})", balanced_or(left), balanced_or(right))
+        }
+    }
+}
+
+/// True when the exact bytes of a key changed within its canonical form; `None` where they cannot.
+fn exact_key_changed(tracked: &Tracked) -> Option<String> {
+    if tracked.table.rowid_key {
+        return None;
+    }
+    let terms = tracked.table.key.iter().map(|column| changed(&quoted(&column.name), column.affinity));
+    Some(join(terms, " OR "))
+}
+
+/// Refuses a NULL in a key, which SQLite itself allows in a rowid table for historical reasons.
+fn null_guard(tracked: &Tracked) -> String {
+    let nullable = tracked.table.key.iter().zip(&tracked.nullable_key).filter(|(_, nullable)| **nullable);
+    let condition = join(nullable.map(|(column, _)| format!("NEW.{} IS NULL", quoted(&column.name))), " OR ");
+    if condition.is_empty() {
+        return String::new();
+    }
+    let message = literal(&format!("isle: NULL in the key of table {}", tracked.table.name));
+    format!("SELECT RAISE(ABORT,{message}) WHERE {condition};")
+}
