@@ -1,0 +1,130 @@
+//! Goldens: these bytes are in people's buckets.
+
+use isle_blobs::{Frame, FrameKind, GroupObject, Head, SegmentWriter, VersionRange, read_segment};
+use isle_clock::SiteId;
+use proptest::prelude::*;
+
+use crate::support::{full_head, group, hex, segment, site};
+
+#[test]
+fn the_group_object_has_these_bytes() {
+    let mut object = group(1);
+    (object.chunker_seed, object.key_check) = (300, Some([2; 32]));
+    let bytes = object.encode().expect("small");
+    assert_eq!(hex(&bytes), GROUP);
+    assert_eq!(GroupObject::decode(&bytes).expect("valid"), object);
+}
+
+#[test]
+fn the_head_has_these_bytes() {
+    let head = full_head(1);
+    let bytes = head.encode().expect("small");
+    assert_eq!(hex(&bytes), HEAD);
+    assert_eq!(Head::decode(&bytes).expect("valid"), head);
+}
+
+#[test]
+fn a_stored_segment_has_these_bytes() {
+    let author = SiteId::from_bytes(std::array::from_fn(|n| 0x10 + n as u8));
+    let frame = Frame::block(author, 0x0102_0304_0506_0708, 0x090a_0b0c, &b"ab"[..]);
+    let made = segment(std::slice::from_ref(&frame));
+    assert_eq!(hex(made.bytes()), SEGMENT);
+    assert_eq!(read_segment(made.bytes()).expect("valid").collect::<Vec<_>>(), [Ok(frame)]);
+}
+
+#[test]
+fn a_compressed_segment_begins_with_these_bytes() {
+    let made = segment(&[Frame::block(site(1), 2, 3, vec![0; 1000])]);
+    let text = hex(made.bytes());
+    // "isle", 's', compressed, format 1; then, after the checksum, 1033 bytes of frames in one zstd frame.
+    assert_eq!(&text[..16], "69736c6573010001");
+    assert_eq!(&text[80..104], "000000000000040928b52ffd");
+    assert!(made.bytes().len() < 120, "{}", made.bytes().len());
+}
+
+#[test]
+fn contents_are_ranges_in_order() {
+    let frame = |n, version| Frame::header(site(n), version, &b""[..]);
+    let made = segment(&[frame(2, 7), frame(1, 9), frame(1, 5), frame(1, 6), frame(2, 7), frame(1, u64::MAX)]);
+    let range = |n, first, last| VersionRange { site: site(n), first, last };
+    let expected = [range(1, 5, 6), range(1, 9, 9), range(1, u64::MAX, u64::MAX), range(2, 7, 7)];
+    assert_eq!(made.contents(), expected);
+}
+
+#[test]
+fn a_full_writer_refuses_and_stays_as_it_was() {
+    let mut writer = SegmentWriter::new();
+    let large = Frame::block(site(1), 1, 0, vec![1; isle_blobs::FRAME_BYTES_MAX + 1]);
+    writer.push(&large).expect_err("refused");
+    assert!(writer.is_empty());
+    let fits = Frame { payload: large.payload.slice(1..), ..large };
+    let mut count = 0;
+    while writer.push(&fits).is_ok() {
+        count += 1;
+    }
+    let made = writer.finish();
+    assert_eq!(count, 15);
+    assert_eq!(read_segment(made.bytes()).expect("valid").filter(|frame| frame.as_ref() == Ok(&fits)).count(), 15);
+}
+
+#[test]
+fn incompressible_frames_are_stored() {
+    let noise: Vec<u8> = (0u32..2000).flat_map(|n| blake3_like(n).to_be_bytes()).collect();
+    let made = segment(&[Frame::block(site(1), 1, 0, noise.clone())]);
+    assert_eq!(made.bytes()[5], 0);
+    assert_eq!(made.bytes().len(), 48 + 33 + noise.len());
+}
+
+fn blake3_like(n: u32) -> u64 {
+    let mut z = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+pub(crate) fn frames() -> impl Strategy<Value = Vec<Frame>> {
+    let payload = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40),
+        (any::<u8>(), 0usize..5000).prop_map(|(byte, length)| vec![byte; length]),
+    ];
+    let frame = (any::<u8>(), any::<u8>(), any::<u64>(), any::<u32>(), payload).prop_map(
+        |(kind, s, version, index, payload)| Frame {
+            kind: FrameKind::from(kind),
+            site: site(s),
+            version,
+            index,
+            payload: payload.into(),
+        },
+    );
+    prop::collection::vec(frame, 0..20)
+}
+
+proptest! {
+    #[test]
+    fn segments_give_back_their_frames(frames in frames()) {
+        let made = segment(&frames);
+        let read: Result<Vec<Frame>, _> = read_segment(made.bytes()).expect("valid").collect();
+        prop_assert_eq!(read, Ok(frames));
+    }
+
+    #[test]
+    fn heads_give_back_their_fields(
+        tail in frames(),
+        numbers in any::<(u8, u64, u64, [u8; 32])>(),
+        vector in prop::collection::btree_map(any::<u8>(), 1u64.., 0..20),
+        device in "\\PC{0,60}",
+    ) {
+        let mut head = full_head(numbers.0);
+        (head.epoch, head.last_version, head.chain) = (numbers.1, numbers.2, numbers.3);
+        head.acknowledged = vector.iter().map(|(n, version)| (site(*n), *version)).collect();
+        (head.tail, head.device) = (tail, device);
+        match head.encode() {
+            Ok(bytes) => prop_assert_eq!(Head::decode(&bytes), Ok(head)),
+            Err(error) => prop_assert!(error.to_string().contains("at most 49152"), "{}", error),
+        }
+    }
+}
+
+const GROUP: &str = "69736c6567000001c828d503aa6716e1f6b7afbac135a984946eb7f79349a7a976f033c60d97d8bd1001010101010101010101010101010101056e6f746573ac0201020202020202020202020202020202020202020202020202020202020202020200";
+const HEAD: &str = "69736c6568000001108fe6fdf70c4529758d129af8fb987c90b668aea8b2b937645b124da9e628961001010101010101010101010101010101066c6170746f7002ac020707070707070707070707070707070707070707070707070707070707070707021001010101010101010101010101010101ac021002020202020202020202020202020202040110010101010101010101010101010101010c010909090909090909090909090909090901100202020202020202020202020202020231303030303030303030303030303030342d30353035303530353035303530353035303530353035303530353035303530350b6d616e69666573742d30304d01100202020202020202020202020202020204010213303030303030303030303030303132632d6162802001100101010101010101010101010101010101ab0202011001010101010101010101010101010101ac020003746f70021001010101010101010101010101010101ac020004626f6479067369676e6564";
+const SEGMENT: &str = "69736c657300000129d3dc0e9c3e2301c9c83a14a1dd0b64876c9403c2b0937d9c1dd4964aa648af000000000000002302101112131415161718191a1b1c1d1e1f0102030405060708090a0b0c000000026162";
