@@ -19,7 +19,7 @@ pub const SEGMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// into an object even when compression gains nothing, with 4 KiB to spare for a seal.
 pub const SEGMENT_RAW_BYTES_MAX: usize = SEGMENT_BYTES_MAX - 4096;
 /// The largest payload of one frame. Blocks of changesets have at most 1 MiB before they are sealed.
-pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const FRAME_BYTES_MAX: usize = 36 * 1024 * 1024;
 /// The zstd level of segments: 0.3 to 0.4 GB/s.
 pub const COMPRESSION_LEVEL: i32 = 3;
 

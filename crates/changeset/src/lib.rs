@@ -72,7 +72,7 @@ pub use wire::DecodeError;
 /// A block is closed when its content reaches this many bytes.
 pub const BLOCK_BYTES: usize = 1 << 20;
 /// The largest row that can be replicated, in bytes of its values.
-pub const ROW_BYTES_MAX: usize = 256 << 20;
+pub const ROW_BYTES_MAX: usize = 32 << 20;
 /// The largest number of rows in one block.
 pub const BLOCK_ROWS_MAX: usize = 1 << 17;
 /// The largest encoded header.

@@ -18,11 +18,19 @@ pub(crate) fn published(conn: &Connection) -> Result<u64, StoreError> {
     Ok(require_meta::<i64>(conn, "published")? as u64)
 }
 
-/// Joins a group: unpublished changesets are sealed again under its id.
-pub(crate) fn join_group(engine: &mut Engine, group: GroupId) -> Result<(), StoreError> {
+/// Joins a group: unpublished changesets are sealed again under its id. Without any schema here the group's app is taken over;
+/// false if the apps differ.
+pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>) -> Result<bool, StoreError> {
     let mut own = engine.own()?;
+    let known: String = require_meta(&engine.conn, "app")?;
+    if let Some(app) = app.filter(|app| *app != known) {
+        if !own.heads.is_empty() {
+            return Ok(false);
+        }
+        set_meta(&engine.conn, "app", app)?;
+    }
     if own.group == group {
-        return Ok(());
+        return Ok(true);
     }
     let others: i64 =
         crate::clocks::one(&engine.conn, "SELECT count(*) FROM isle_site WHERE version > 0", [])?.unwrap_or(0);
@@ -33,7 +41,7 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId) -> Result<(), Stor
     own.group = group;
     seal_again(&engine.conn, &mut own, 1, None)?;
     engine.own = Some(own);
-    Ok(())
+    Ok(true)
 }
 
 /// Takes a new site id: what was published under the old one is now another site's, the rest moves to the new one.

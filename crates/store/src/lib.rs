@@ -34,7 +34,7 @@
 //! # Limits
 //! UNIQUE beside the key, AUTOINCREMENT, NULL in keys and custom collations in keys are refused when a table is tracked.
 //! Foreign keys and CHECKs bind local writes; a merge does not enforce them, and does not repair what concurrent writes break
-//! ([`Store::check`] lists it). SQLite's incremental blob writes fire no triggers and are not captured. A row may have 256 MiB.
+//! ([`Store::check`] lists it). SQLite's incremental blob writes fire no triggers and are not captured. A row may have 32 MiB.
 //! Memory: 64 MiB of values of an open transaction, then the queue table; otherwise a few blocks of 1 MiB.
 
 mod apply;

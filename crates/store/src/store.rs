@@ -495,12 +495,13 @@ impl Store {
         })
     }
 
-    /// Joins a group: what was never published is sealed again under its id.
+    /// Joins a group: what was never published is sealed again under its id. A replica without any schema takes over the
+    /// group's app; false if the apps differ.
     ///
     /// # Errors
     /// [`StoreError::OtherGroup`] when the replica has exchanged changesets in another group.
-    pub fn join_group(&self, group: GroupId) -> Result<(), StoreError> {
-        self.merge(|engine, _| identity::join_group(engine, group))
+    pub fn join_group(&self, group: GroupId, app: Option<&str>) -> Result<bool, StoreError> {
+        self.merge(|engine, _| identity::join_group(engine, group, app))
     }
 
     /// Takes a new site id: the file is a copy, or an older state of one. `published` is what is known, from elsewhere, to

@@ -60,7 +60,7 @@ impl Device {
         let init = Init { app: "test".into() };
         let store = Store::init(Options::new(&path), Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
         let group = isle_clock::GroupId::from_bytes([7; 16]);
-        store.join_group(group).unwrap();
+        store.join_group(group, None).unwrap();
         Device { store, runtime, folder }
     }
 

@@ -1,0 +1,153 @@
+//! How a replica is opened.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use isle_blobs::RemoteOptions;
+use isle_store::{Init, Options, Runtime, Store};
+
+use crate::keystore::{KeyStore, SiteRecord};
+use crate::replica::{Inner, Replica};
+use crate::{Error, SystemRuntime};
+
+/// Replicas that are open in this process, by the real path of their file: one file, one handle.
+static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Inner>>>> = LazyLock::new(Mutex::default);
+
+/// Settings of a replica; made by [`Replica::builder`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    path: PathBuf,
+    app: String,
+    home: Option<PathBuf>,
+    busy_timeout: Duration,
+    drift: Option<Duration>,
+    remote_options: RemoteOptions,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Builder {
+    pub(crate) fn new(path: &Path) -> Builder {
+        Builder {
+            path: expand_home(path),
+            app: "default".to_owned(),
+            home: None,
+            busy_timeout: Duration::from_secs(30),
+            drift: None,
+            remote_options: RemoteOptions::default(),
+            runtime: Arc::new(SystemRuntime),
+        }
+    }
+
+    /// The app whose schema the file holds. Replicas of one group have one app. Default: `default`. Only a new replica reads it.
+    #[must_use]
+    pub fn app(mut self, app: impl Into<String>) -> Builder {
+        self.app = app.into();
+        self
+    }
+
+    /// The folder that tells devices apart. Default: `ISLE_HOME`, else `isle` in the user's data folder. Two replicas in
+    /// one test on one machine want two.
+    #[must_use]
+    pub fn home(mut self, home: impl Into<PathBuf>) -> Builder {
+        self.home = Some(home.into());
+        self
+    }
+
+    /// How long a write waits for another process. Default: 30 s.
+    #[must_use]
+    pub fn busy_timeout(mut self, timeout: Duration) -> Builder {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// How far ahead of this device's clock a change may be before it is held back. Default: 5 min.
+    #[must_use]
+    pub fn drift(mut self, bound: Duration) -> Builder {
+        self.drift = Some(bound);
+        self
+    }
+
+    /// Endpoint, credentials, timeouts and retries of remotes.
+    #[must_use]
+    pub fn remote_options(mut self, options: RemoteOptions) -> Builder {
+        self.remote_options = options;
+        self
+    }
+
+    /// Where time and randomness come from. Default: the operating system.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Builder {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Opens a replica. In one process the same file gives the same handle.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::NotReplica`] when the file is none.
+    pub fn open(self) -> Result<Replica, Error> {
+        self.shared(|builder| Ok(Store::open(builder.options(), Arc::clone(&builder.runtime))?))
+    }
+
+    /// Makes a replica of a new or an existing SQLite file, or opens one that is a replica already. No table is tracked yet.
+    ///
+    /// # Errors
+    /// When the file is no SQLite database or cannot be written.
+    pub fn init(self) -> Result<Replica, Error> {
+        let replica = self.shared(|builder| {
+            let init = Init { app: builder.app.clone() };
+            let fresh = Store::open(builder.options(), Arc::clone(&builder.runtime)).is_err();
+            let store = Store::init(builder.options(), Arc::clone(&builder.runtime), &init)?;
+            if fresh {
+                let site = store.status()?.site;
+                let path = real_path(&builder.path);
+                builder.key_store()?.put_site(site, &SiteRecord { path, published: 0, chain: String::new() })?;
+            }
+            Ok(store)
+        })?;
+        Ok(replica)
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::new(&self.path);
+        options.busy_timeout = self.busy_timeout;
+        options.drift = self.drift.unwrap_or(options.drift);
+        options
+    }
+
+    fn key_store(&self) -> Result<KeyStore, Error> {
+        KeyStore::open(match &self.home {
+            Some(home) => home.clone(),
+            None => KeyStore::default_home()?,
+        })
+    }
+
+    fn shared(self, open: impl FnOnce(&Builder) -> Result<Store, Error>) -> Result<Replica, Error> {
+        let mut replicas = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        // A file that is not there yet has no real path; it gets one by being made.
+        if let Some(inner) = replicas.get(&real_path(&self.path)).and_then(Weak::upgrade) {
+            return Ok(Replica { inner });
+        }
+        let store = open(&self)?;
+        let path = real_path(&self.path);
+        let inner = Arc::new(Inner::new(store, path.clone(), self.home, self.remote_options, self.runtime));
+        replicas.retain(|_, inner| inner.strong_count() > 0);
+        replicas.insert(path, Arc::downgrade(&inner));
+        Ok(Replica { inner })
+    }
+}
+
+/// The path without links, if the file is there.
+pub(crate) fn real_path(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// `~/x` as the shell reads it.
+fn expand_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), etcetera::home_dir()) {
+        (Ok(rest), Ok(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}

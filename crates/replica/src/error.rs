@@ -1,0 +1,152 @@
+//! Errors of the public API.
+
+use std::path::PathBuf;
+
+use isle_blobs::RemoteError;
+use isle_clock::SiteId;
+use isle_store::StoreError;
+
+/// What went wrong, in terms of what a caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Something failed; trying again may help.
+    Failed,
+    /// The request makes no sense as it is.
+    Invalid,
+    /// A person must choose.
+    Decision,
+    /// A guard holds it back.
+    Blocked,
+}
+
+/// Why an operation of a replica failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The replica's file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A remote.
+    #[error("remote {name:?}: {source}")]
+    Remote {
+        /// The remote's name.
+        name: String,
+        /// What it said.
+        source: RemoteError,
+    },
+    /// No remote of that name.
+    #[error("there is no remote {name:?}: add it with `isle remote add`")]
+    NoSuchRemote {
+        /// The name asked for.
+        name: String,
+    },
+    /// No remote at all.
+    #[error("this replica has no remote: add one with `isle remote add NAME URL`")]
+    NoRemote,
+    /// The name is taken.
+    #[error("there is a remote {name:?} already ({url}): remove it first or choose another name")]
+    RemoteExists {
+        /// The name.
+        name: String,
+        /// Where it is.
+        url: String,
+    },
+    /// The remote holds data of another app.
+    #[error("remote {name:?} holds data of app {found:?}, this replica is of app {app:?}: choose another remote")]
+    OtherApp {
+        /// The remote's name.
+        name: String,
+        /// The remote's app.
+        found: String,
+        /// This replica's app.
+        app: String,
+    },
+    /// The remote's group is not the one that this replica has exchanged changesets with.
+    #[error(
+        "remote {name:?} holds another group ({found}) than before ({group}): its bucket was replaced, or the address is wrong; nothing was exchanged"
+    )]
+    OtherGroup {
+        /// The remote's name.
+        name: String,
+        /// The group that stands there.
+        found: String,
+        /// This replica's group.
+        group: String,
+    },
+    /// Something in the remote is not what its writer wrote.
+    #[error("remote {name:?}: {what} of site {site} is refused: {reason}")]
+    Refused {
+        /// The remote's name.
+        name: String,
+        /// Head, segment or schema operation.
+        what: &'static str,
+        /// Whose it is.
+        site: SiteId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The device's key store cannot be used.
+    #[error("the device's folder {path} cannot be used: {source}; set ISLE_HOME to a folder that you own")]
+    KeyStore {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A file of the key store is damaged.
+    #[error("{path} is damaged: {reason}; delete it, the replica then takes a new identity")]
+    KeyStoreDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A row does not fit the type asked for.
+    #[error("the row does not fit: {reason}")]
+    Row {
+        /// What does not fit.
+        reason: String,
+    },
+    /// No such entry in the conflict journal.
+    #[error("there is no open conflict {id}: `isle conflicts list` shows them")]
+    NoSuchConflict {
+        /// The number asked for.
+        id: i64,
+    },
+    /// The row of a conflict is gone, so the value has no place.
+    #[error("conflict {id}: its row is gone from {table:?}; insert the row again with the value that you want")]
+    ConflictRowGone {
+        /// The entry.
+        id: i64,
+        /// The table.
+        table: String,
+    },
+    /// A task of the runtime ended early.
+    #[error("a background task of isle was cancelled: the runtime is shutting down")]
+    Cancelled,
+}
+
+impl Error {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::NoSuchRemote { .. }
+            | Error::NoRemote
+            | Error::RemoteExists { .. }
+            | Error::NoSuchConflict { .. } => ErrorKind::Invalid,
+            Error::Store(
+                StoreError::NoSuchTable { .. } | StoreError::NotTracked { .. } | StoreError::NotReplica { .. },
+            ) => ErrorKind::Invalid,
+            Error::OtherApp { .. }
+            | Error::Store(StoreError::OtherGroup { .. } | StoreError::SchemaConflict { .. }) => ErrorKind::Decision,
+            Error::ConflictRowGone { .. } => ErrorKind::Decision,
+            Error::OtherGroup { .. }
+            | Error::Store(
+                StoreError::Untrackable { .. } | StoreError::Refused { .. } | StoreError::NewerFormat { .. },
+            )
+            | Error::Remote { source: RemoteError::InsecureHttp { .. }, .. } => ErrorKind::Blocked,
+            _ => ErrorKind::Failed,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a device knows outside any database file: its id and name, and what each of its replicas has handed over.
+//!
+//! ```text
+//! <home>/device.json        { "id", "name" }
+//! <home>/sites/<site>.json  { "path", "published", "chain" }
+//! ```
+//! A file of SQLite can be copied, restored or rolled back; this folder is not part of it, and so tells when that happened.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use isle_clock::{DeviceId, SiteId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The device on which replicas live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Drawn once, when the folder is made.
+    pub id: DeviceId,
+    /// For people; others see it beside the device's changes.
+    pub name: String,
+}
+
+/// What is known of a replica of this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SiteRecord {
+    /// Where its file was when it last handed something over.
+    pub(crate) path: PathBuf,
+    /// Its last version that others may know.
+    pub(crate) published: u64,
+    /// The hash of that version's header, in hexadecimal digits.
+    pub(crate) chain: String,
+}
+
+/// The folder, opened.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyStore {
+    home: PathBuf,
+}
+
+impl KeyStore {
+    /// The folder of this user: `ISLE_HOME`, else `isle` in the platform's data folder.
+    pub(crate) fn default_home() -> Result<PathBuf, Error> {
+        if let Some(home) = std::env::var_os("ISLE_HOME").filter(|home| !home.is_empty()) {
+            return Ok(home.into());
+        }
+        let strategy = etcetera::choose_base_strategy().map_err(|error| Error::KeyStore {
+            path: PathBuf::from("~"),
+            source: io::Error::new(io::ErrorKind::NotFound, error.to_string()),
+        })?;
+        Ok(etcetera::BaseStrategy::data_dir(&strategy).join("isle"))
+    }
+
+    pub(crate) fn open(home: PathBuf) -> Result<KeyStore, Error> {
+        let sites = home.join("sites");
+        create_private(&sites).map_err(|source| Error::KeyStore { path: sites, source })?;
+        Ok(KeyStore { home })
+    }
+
+    /// The device; made when it is asked for first.
+    pub(crate) fn device(&self, random: [u8; 16]) -> Result<Device, Error> {
+        let path = self.home.join("device.json");
+        if let Some(device) = read(&path)? {
+            return Ok(device);
+        }
+        let device = Device { id: DeviceId::from_random(random), name: host_name() };
+        // Two processes may be first at once: the file that stands in the end counts.
+        write(&path, &device, false)?;
+        read(&path)?.ok_or_else(|| damaged(&path, "it vanished"))
+    }
+
+    pub(crate) fn rename_device(&self, device: &Device, name: &str) -> Result<Device, Error> {
+        let device = Device { id: device.id, name: name.to_owned() };
+        write(&self.home.join("device.json"), &device, true)?;
+        Ok(device)
+    }
+
+    pub(crate) fn site(&self, site: SiteId) -> Result<Option<SiteRecord>, Error> {
+        read(&self.site_path(site))
+    }
+
+    pub(crate) fn put_site(&self, site: SiteId, record: &SiteRecord) -> Result<(), Error> {
+        write(&self.site_path(site), record, true)
+    }
+
+    fn site_path(&self, site: SiteId) -> PathBuf {
+        self.home.join("sites").join(format!("{site}.json"))
+    }
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::KeyStoreDamaged { path: path.to_owned(), reason: reason.to_owned() }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::KeyStore { path: path.to_owned(), source }),
+    };
+    serde_json::from_str(&text).map(Some).map_err(|error| damaged(path, &error.to_string()))
+}
+
+/// Writes beside, makes it durable, and moves it into place; without `replace` a file that stands is kept.
+fn write(path: &Path, content: &impl Serialize, replace: bool) -> Result<(), Error> {
+    let failed = |source| Error::KeyStore { path: path.to_owned(), source };
+    let text = serde_json::to_string_pretty(content).map_err(|error| failed(io::Error::other(error)))?;
+    let mut nonce = [0; 8];
+    getrandom::fill(&mut nonce).map_err(|error| failed(io::Error::other(error)))?;
+    let beside = path.with_extension(format!("{:x}.tmp", u64::from_le_bytes(nonce)));
+    let result = write_durably(&beside, text.as_bytes()).and_then(|()| {
+        if replace {
+            return fs::rename(&beside, path);
+        }
+        let linked = fs::hard_link(&beside, path);
+        fs::remove_file(&beside)?;
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    });
+    if result.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    result.map_err(failed)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn create_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+fn host_name() -> String {
+    let from_env = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let from_file = || fs::read_to_string("/etc/hostname").ok();
+    let name = from_env.or_else(from_file).unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "device".to_owned() } else { name.chars().take(64).collect() }
+}

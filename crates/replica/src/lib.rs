@@ -1,0 +1,76 @@
+//! Ordinary SQLite files that sync.
+//!
+//! A [`Replica`] is one SQLite file on one device. Its tables stay plain tables that any SQLite client reads and writes; what
+//! changes in tracked tables travels to the other replicas of its group through a *remote* (a folder or an S3-compatible
+//! bucket), and every replica ends in the same state.
+//!
+//! ```
+//! # fn main() -> Result<(), isle::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let home = folder.path().join("home");
+//! let replica = isle::Replica::builder(folder.path().join("notes.db")).home(&home).init()?;
+//! replica.write(|tx| tx.execute_batch("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT)"))?;
+//! replica.track(&["notes"])?;
+//!
+//! replica.write(|tx| tx.execute("INSERT INTO notes VALUES(?1, ?2, ?3)", isle::params![1, "Dune", 5]))?;
+//! let title: String = replica.read(|q| q.one("SELECT title FROM notes WHERE id = ?1", isle::params![1]))?.unwrap();
+//! assert_eq!(title, "Dune");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Syncing is asynchronous and needs a tokio runtime:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), isle::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let bucket = folder.path().join("bucket");
+//! # let open = |name: &str| isle::Replica::builder(folder.path().join(name)).home(folder.path().join(format!("{name}.home"))).init();
+//! let laptop = open("laptop.db")?;
+//! laptop.write(|tx| tx.execute_batch("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)"))?;
+//! laptop.track(&["notes"])?;
+//! laptop.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'Dune')", &[]))?;
+//! laptop.add_remote("home", bucket.to_str().unwrap())?;
+//! laptop.sync().await?;
+//!
+//! let phone = open("phone.db")?; // an empty file: the table comes with the first sync
+//! phone.add_remote("home", bucket.to_str().unwrap())?;
+//! phone.sync().await?;
+//! assert_eq!(phone.state_hash()?, laptop.state_hash()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Invariants
+//! * Nothing is handed over before it is durable here, and before the device's own records say that this file is still the
+//!   one that last spoke under its site id; otherwise it takes a new id first.
+//! * A head that goes back is noticed and not followed.
+//! * `sync` may be cut off or cancelled at any point; the next one goes on from what arrived.
+//!
+//! # Isolation
+//! A write transaction is serializable on its file, as SQLite's are. Between replicas it arrives whole and never before what its
+//! author had seen; concurrent transactions of two replicas both happen, and cells that both wrote go to the later one.
+
+mod builder;
+mod error;
+mod keystore;
+mod replica;
+mod runtime;
+mod sync;
+mod transaction;
+mod value;
+
+pub use builder::Builder;
+pub use error::{Error, ErrorKind};
+pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
+pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
+pub use isle_store::{
+    Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, Site, StateHash, StoreError, Waiting,
+};
+pub use keystore::Device;
+pub use replica::{Conflict, RemoteInfo, Replica, Resolution, Status};
+pub use runtime::SystemRuntime;
+pub use sync::{CheckReport, Phase, Progress, SyncOptions, SyncReport};
+pub use transaction::{Queries, Statement, Transaction};
+pub use value::{Param, Row, Value};

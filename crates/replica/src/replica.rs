@@ -1,0 +1,513 @@
+//! The handle on a replica.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use isle_blobs::{Remote, RemoteOptions};
+use isle_clock::{GroupId, Hlc, SiteId};
+use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
+use tokio::sync::broadcast;
+
+use crate::builder::{Builder, real_path};
+use crate::keystore::{Device, KeyStore, SiteRecord};
+use crate::sync::{self, CheckReport, SyncOptions, SyncReport};
+use crate::{Error, Queries, Transaction, Value};
+
+/// Notifications that a slow subscriber may fall behind by.
+const NOTIFICATIONS_MAX: usize = 256;
+
+/// What the clones of a handle share.
+pub(crate) struct Inner {
+    pub(crate) store: Arc<Store>,
+    /// The file's real path.
+    pub(crate) path: PathBuf,
+    home: Option<PathBuf>,
+    pub(crate) remote_options: RemoteOptions,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    changes: broadcast::Sender<Changed>,
+    /// One sync of this process at a time: a head has one writer.
+    pub(crate) syncing: tokio::sync::Mutex<()>,
+    /// Remotes that tests and apps bring along opened.
+    pub(crate) opened: std::sync::Mutex<Vec<(String, Remote)>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(
+        store: Store,
+        path: PathBuf,
+        home: Option<PathBuf>,
+        remote_options: RemoteOptions,
+        runtime: Arc<dyn Runtime>,
+    ) -> Inner {
+        let (changes, _) = broadcast::channel(NOTIFICATIONS_MAX);
+        let sender = changes.clone();
+        store.observe(move |changed| {
+            // Nobody listens: that is no error.
+            let _ = sender.send(changed);
+        });
+        let syncing = tokio::sync::Mutex::new(());
+        let opened = std::sync::Mutex::default();
+        Inner { store: Arc::new(store), path, home, remote_options, runtime, changes, syncing, opened }
+    }
+
+    pub(crate) fn key_store(&self) -> Result<KeyStore, Error> {
+        KeyStore::open(match &self.home {
+            Some(home) => home.clone(),
+            None => KeyStore::default_home()?,
+        })
+    }
+
+    pub(crate) fn device(&self) -> Result<Device, Error> {
+        self.key_store()?.device(self.runtime.random())
+    }
+
+    /// Makes sure that this file is the one that last spoke under its site id, before it hands anything over; takes a new id
+    /// otherwise.
+    pub(crate) fn confirm_identity(&self) -> Result<SiteId, Error> {
+        let keys = self.key_store()?;
+        let status = self.store.status()?;
+        let site = status.site;
+        let reason = match keys.site(site)? {
+            None => Some("this device has no record of it: the file came from elsewhere"),
+            Some(record) => self.doubt(&record, status.version, site)?,
+        };
+        let site = match reason {
+            None => site,
+            Some(reason) => {
+                tracing::warn!(path = %self.path.display(), reason, "taking a new site id");
+                self.store.new_site(0)?
+            }
+        };
+        Ok(site)
+    }
+
+    fn doubt(&self, record: &SiteRecord, version: u64, site: SiteId) -> Result<Option<&'static str>, Error> {
+        if record.path != self.path && real_path(&record.path) != self.path && is_site(&record.path, site) {
+            return Ok(Some("another file has the same site id: this one is a copy"));
+        }
+        if record.published > version {
+            return Ok(Some("the file is older than what was published from it: it was restored or rolled back"));
+        }
+        if record.published > 0 {
+            let header = self.store.header(site, record.published)?;
+            let chain = header.map(|header| hex(&isle_changeset::Header::hash(&header)));
+            if chain.as_ref() != Some(&record.chain) {
+                return Ok(Some("what was published from this file is not what stands in it"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Records that versions up to `version` may be known to others from now on: in the file, durably, and then outside it.
+    pub(crate) fn record_published(&self, site: SiteId, version: u64) -> Result<(), Error> {
+        self.store.mark_published(version)?;
+        let header = if version == 0 { None } else { self.store.header(site, version)? };
+        let chain = header.map_or_else(String::new, |header| hex(&isle_changeset::Header::hash(&header)));
+        self.key_store()?.put_site(site, &SiteRecord { path: self.path.clone(), published: version, chain })
+    }
+}
+
+/// Whether the file at `path` is a replica with this site id.
+fn is_site(path: &Path, site: SiteId) -> bool {
+    if !path.exists() {
+        return false;
+    }
+    let store = Store::open(isle_store::Options::new(path), Arc::new(crate::SystemRuntime));
+    store.and_then(|store| store.status()).is_ok_and(|status| status.site == site)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A replica: one SQLite file that syncs. Clones are cheap and share everything; all methods work from any thread.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// A summary of a replica.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its app.
+    pub app: String,
+    /// Its group.
+    pub group: GroupId,
+    /// Its site id.
+    pub site: SiteId,
+    /// The device that it is on.
+    pub device: Device,
+    /// Its last version.
+    pub version: u64,
+    /// Its last version that was handed to somebody.
+    pub published: u64,
+    /// Tracked tables.
+    pub tables: Vec<String>,
+    /// Tables that stay on this device.
+    pub untracked: Vec<String>,
+    /// Changed rows of other clients that wait to be recorded.
+    pub queued: u64,
+    /// Open entries in the conflict journal.
+    pub conflicts: u64,
+    /// The replicas of the group, as far as known.
+    pub sites: Vec<Site>,
+    /// The remotes.
+    pub remotes: Vec<RemoteInfo>,
+}
+
+/// A remote of a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteInfo {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// When the last sync with it ended well, in milliseconds since 1970.
+    pub last_sync_ms: Option<u64>,
+}
+
+/// A concurrent value that lost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conflict {
+    /// Its number in this file.
+    pub id: i64,
+    /// The table.
+    pub table: String,
+    /// The key of the row: column names and values.
+    pub key: Vec<(String, Value)>,
+    /// The column; `None` for the exact spelling of the key.
+    pub column: Option<String>,
+    /// The value that lost.
+    pub value: Value,
+    /// The value that stands there now; `None` if the row is gone.
+    pub current: Option<Value>,
+    /// When the losing value was written.
+    pub hlc: Hlc,
+    /// Who wrote it.
+    pub site: Option<SiteId>,
+    /// When the winning write was made.
+    pub winner_hlc: Option<Hlc>,
+    /// Who made it.
+    pub winner: Option<SiteId>,
+    /// Why it lost.
+    pub reason: Reason,
+    /// Whether somebody has dealt with it.
+    pub resolved: bool,
+}
+
+/// What to do with a conflict.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resolution {
+    /// Leave the value that won.
+    Keep,
+    /// Write the value that lost, as a new change.
+    PutBack,
+    /// Write another value.
+    Value(Value),
+}
+
+impl Replica {
+    /// Settings for the replica in a file. `~/` is the user's home folder.
+    pub fn builder(path: impl AsRef<Path>) -> Builder {
+        Builder::new(path.as_ref())
+    }
+
+    /// Opens the replica in a file with the default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Replica, Error> {
+        Replica::builder(path).open()
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Runs a write transaction: what it changes in tracked tables becomes one changeset with its commit. Blocks while another
+    /// thread or process writes.
+    ///
+    /// # Errors
+    /// What `f` gives, after everything was rolled back; or why the commit failed.
+    pub fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        self.inner.store.write(|inner| f(&Transaction::new(inner)))
+    }
+
+    /// Runs queries, all on one state of the file. Never blocks on a writer.
+    ///
+    /// # Errors
+    /// What `f` gives.
+    pub fn read<T>(&self, f: impl FnOnce(&Queries<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        self.inner.store.read(|conn| f(&Queries::new(conn)))
+    }
+
+    /// Tracks tables: from now on their changes travel. Rows that are there travel too, as a baseline that any real write beats.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Untrackable`] with the reason; then no table of the list is tracked.
+    pub fn track(&self, tables: &[&str]) -> Result<(), Error> {
+        Ok(self.inner.store.track(tables)?)
+    }
+
+    /// Tracks every table that can be tracked; gives those that were, and the others with the reason why not.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn track_all(&self) -> Result<(Vec<String>, Vec<(String, Error)>), Error> {
+        let names = self.inner.store.untracked()?;
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        if self.inner.store.track(&all).is_ok() {
+            return Ok((names, Vec::new()));
+        }
+        let (mut tracked, mut refused) = (Vec::new(), Vec::new());
+        for name in names {
+            match self.inner.store.track(&[&name]) {
+                Ok(()) => tracked.push(name),
+                Err(error @ isle_store::StoreError::Untrackable { .. }) => refused.push((name, error.into())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((tracked, refused))
+    }
+
+    /// Stops tracking a table; its rows stay. Changes of others are kept and come when it is tracked again.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::NotTracked`].
+    pub fn untrack(&self, table: &str) -> Result<(), Error> {
+        Ok(self.inner.store.untrack(table)?)
+    }
+
+    /// Makes a plain database of the file again: every table, trigger and fact of isle's is removed. Other handles on the
+    /// file fail from then on.
+    ///
+    /// # Errors
+    /// SQLite's reason; then nothing was removed.
+    pub fn detach(self) -> Result<(), Error> {
+        let options = self.inner.store.options().clone();
+        let store = Store::open(options, Arc::clone(&self.inner.runtime))?;
+        drop(self);
+        Ok(store.detach()?)
+    }
+
+    /// A summary. Changes nothing.
+    ///
+    /// # Errors
+    /// SQLite's reason, or the key store's.
+    pub fn status(&self) -> Result<Status, Error> {
+        let status = self.inner.store.status()?;
+        Ok(Status {
+            path: self.inner.path.clone(),
+            app: status.app,
+            group: status.group,
+            site: status.site,
+            device: self.inner.device()?,
+            version: status.version,
+            published: status.published,
+            tables: status.tables,
+            untracked: status.untracked,
+            queued: status.queued,
+            conflicts: status.conflicts,
+            sites: status.sites,
+            remotes: self.remotes()?,
+        })
+    }
+
+    /// Gives the device another name, for people.
+    ///
+    /// # Errors
+    /// The key store's reason.
+    pub fn rename_device(&self, name: &str) -> Result<Device, Error> {
+        self.inner.key_store()?.rename_device(&self.inner.device()?, name)
+    }
+
+    /// Adds a remote: a folder, or `s3://bucket/prefix`. Checks the address, not whether it can be reached.
+    ///
+    /// # Errors
+    /// [`Error::RemoteExists`], or why the address is refused.
+    pub fn add_remote(&self, name: &str, url: &str) -> Result<(), Error> {
+        if let Some(known) = self.inner.store.remotes()?.into_iter().find(|remote| remote.name == name) {
+            return Err(Error::RemoteExists { name: name.to_owned(), url: known.url });
+        }
+        Remote::open(url, &self.inner.remote_options)
+            .map_err(|source| Error::Remote { name: name.to_owned(), source })?;
+        Ok(self.inner.store.put_remote(&RemoteRow { name: name.to_owned(), url: url.to_owned(), state: None })?)
+    }
+
+    /// Adds a remote that is open already.
+    #[doc(hidden)]
+    pub fn add_open_remote(&self, name: &str, remote: Remote) -> Result<(), Error> {
+        let row = RemoteRow { name: name.to_owned(), url: remote.place().to_owned(), state: None };
+        self.inner.store.put_remote(&row)?;
+        let mut opened = self.inner.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        opened.retain(|(known, _)| known != name);
+        opened.push((name.to_owned(), remote));
+        Ok(())
+    }
+
+    /// Removes a remote. What it holds stays there.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRemote`].
+    pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
+        if self.inner.store.remove_remote(name)? {
+            return Ok(());
+        }
+        Err(Error::NoSuchRemote { name: name.to_owned() })
+    }
+
+    /// The remotes, by name.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn remotes(&self) -> Result<Vec<RemoteInfo>, Error> {
+        let remotes = self.inner.store.remotes()?.into_iter().map(|row| RemoteInfo {
+            last_sync_ms: sync::RemoteState::read(&row).last_sync_ms,
+            name: row.name,
+            url: row.url,
+        });
+        Ok(remotes.collect())
+    }
+
+    /// Exchanges changes with every remote; gives a report for each.
+    ///
+    /// # Errors
+    /// [`Error::NoRemote`], or the first remote's failure; what arrived stays.
+    pub async fn sync(&self) -> Result<Vec<SyncReport>, Error> {
+        self.sync_with(&SyncOptions::default()).await
+    }
+
+    /// As [`Replica::sync`], with options.
+    ///
+    /// # Errors
+    /// As [`Replica::sync`].
+    pub async fn sync_with(&self, options: &SyncOptions) -> Result<Vec<SyncReport>, Error> {
+        sync::run(&self.inner, options).await
+    }
+
+    /// What a sync would do, without changing anything here or there.
+    ///
+    /// # Errors
+    /// As [`Replica::sync`].
+    pub async fn check_remotes(&self, options: &SyncOptions) -> Result<Vec<CheckReport>, Error> {
+        sync::check(&self.inner, options).await
+    }
+
+    /// Is told of every committed change of tracked tables in this process. A subscriber that falls more than 256 changes behind
+    /// learns that it did.
+    pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Records what other clients wrote since the last touch. Every write and sync does it first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn seal(&self) -> Result<(), Error> {
+        Ok(self.inner.store.seal()?)
+    }
+
+    /// Hashes the state: equal on replicas that have merged the same changes.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn state_hash(&self) -> Result<StateHash, Error> {
+        Ok(self.inner.store.state_hash()?)
+    }
+
+    /// The newest changesets, newest first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn log(&self, limit: usize) -> Result<Vec<LogEntry>, Error> {
+        Ok(self.inner.store.log(limit)?)
+    }
+
+    /// Concurrent values that lost, newest first; with `all` also those that were dealt with.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn conflicts(&self, all: bool, limit: usize) -> Result<Vec<Conflict>, Error> {
+        Ok(self.inner.store.conflicts(all, limit)?.into_iter().map(conflict).collect())
+    }
+
+    /// One entry of the conflict journal.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchConflict`].
+    pub fn conflict(&self, id: i64) -> Result<Conflict, Error> {
+        self.inner.store.conflict(id)?.map(conflict).ok_or(Error::NoSuchConflict { id })
+    }
+
+    /// Deals with a conflict. A value that is written is an ordinary change and travels.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchConflict`], [`Error::ConflictRowGone`].
+    pub fn resolve(&self, id: i64, resolution: &Resolution) -> Result<(), Error> {
+        let entry = self.conflict(id)?;
+        if entry.resolved {
+            return Err(Error::NoSuchConflict { id });
+        }
+        let value = match resolution {
+            Resolution::Keep => None,
+            Resolution::PutBack => Some(&entry.value),
+            Resolution::Value(value) => Some(value),
+        };
+        if let (Some(value), Some(column)) = (value, &entry.column) {
+            let keys = entry.key.iter().enumerate().map(|(n, (name, _))| format!("{} = ?{}", quoted(name), n + 2));
+            let keys: Vec<String> = keys.collect();
+            let sql =
+                format!("UPDATE {} SET {} = ?1 WHERE {}", quoted(&entry.table), quoted(column), keys.join(" AND "));
+            let mut params = vec![value.as_param()];
+            params.extend(entry.key.iter().map(|(_, value)| value.as_param()));
+            self.write(|tx| match tx.execute(&sql, &params)? {
+                0 => Err(Error::ConflictRowGone { id, table: entry.table.clone() }),
+                _ => Ok(()),
+            })?;
+        }
+        if self.inner.store.resolve_conflict(id)? { Ok(()) } else { Err(Error::NoSuchConflict { id }) }
+    }
+
+    /// Looks for damage in the file and in isle's bookkeeping.
+    ///
+    /// # Errors
+    /// SQLite's reason, where the file cannot even be read.
+    pub fn check(&self) -> Result<Report, Error> {
+        Ok(self.inner.store.check()?)
+    }
+}
+
+fn conflict(entry: isle_store::Conflict) -> Conflict {
+    let key = entry.key_columns.into_iter().zip(entry.key.iter().map(Value::from_changeset)).collect();
+    Conflict {
+        id: entry.id,
+        table: entry.table,
+        key,
+        column: entry.column,
+        value: Value::from_changeset(&entry.value),
+        current: entry.current.as_ref().map(Value::from_changeset),
+        hlc: entry.hlc,
+        site: entry.site,
+        winner_hlc: entry.winner_hlc,
+        winner: entry.winner,
+        reason: entry.reason,
+        resolved: entry.resolved,
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,376 @@
+//! Syncing with remotes: what others published comes in, what this replica has goes out.
+//!
+//! One idle sync is one LIST of `head/`. A head that changed is read once; the segments that it names are fetched only where they
+//! hold versions that are not here. A small push is one PUT of the own head, which carries the newest changesets itself; a
+//! larger one moves them into segments first. Segments of an own head grow geometrically: a new one takes in the last
+//! while that is smaller than twice the new one, so a version is uploaded again at most a logarithmic number of times.
+//!
+//! Order of a session: record foreign writes, confirm the identity, list heads, look at the own head, pull, merge, push.
+
+mod pull;
+mod push;
+
+use std::sync::{Arc, PoisonError};
+
+use isle_blobs::{GroupObject, Head, HeadRef, Remote, RemoteError};
+use isle_clock::{GroupId, SiteId, VersionVector};
+use isle_store::{RemoteRow, SeenHead, Waiting};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::replica::Inner;
+
+/// How to sync.
+#[derive(Clone, Default)]
+pub struct SyncOptions {
+    /// Only the remote of this name.
+    pub remote: Option<String>,
+    /// Is told how far the sync is.
+    pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for SyncOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncOptions").field("remote", &self.remote).finish_non_exhaustive()
+    }
+}
+
+/// What a sync is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Fetching segments.
+    Download,
+    /// Merging changesets.
+    Merge,
+    /// Sending segments.
+    Upload,
+}
+
+/// How far a phase is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Bytes done in this phase.
+    pub done_bytes: u64,
+    /// Bytes to do in this phase, as far as known.
+    pub total_bytes: u64,
+}
+
+/// What a sync with one remote did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SyncReport {
+    /// The remote's name.
+    pub remote: String,
+    /// Changesets merged.
+    pub pulled_versions: u64,
+    /// Rows in them.
+    pub pulled_rows: u64,
+    /// Own changesets published.
+    pub pushed_versions: u64,
+    /// Values that went to the conflict journal.
+    pub conflicts: u64,
+    /// Tables that changed here.
+    pub tables: Vec<String>,
+    /// Replicas seen in the remote, this one included.
+    pub replicas: u64,
+    /// Requests made.
+    pub requests: u64,
+    /// Bytes sent.
+    pub uploaded_bytes: u64,
+    /// Bytes received.
+    pub downloaded_bytes: u64,
+    /// Changesets that wait for something: site, version and the reason.
+    pub waiting: Vec<(String, u64, String)>,
+    /// What was refused, and why; other sites' data was not affected.
+    pub refused: Vec<String>,
+    /// Sites whose head went back: the remote was rolled back. Their old head is not followed.
+    pub stale: Vec<String>,
+    /// The new site id, if this file turned out to be a copy or an older state.
+    pub new_site: Option<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// How a replica and a remote compare.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CheckReport {
+    /// The remote's name.
+    pub remote: String,
+    /// Whether the remote holds a group at all.
+    pub exists: bool,
+    /// Own changesets that the remote lacks.
+    pub ahead: u64,
+    /// Changed rows of other clients that are not recorded yet.
+    pub queued: u64,
+    /// Changesets of others that are not here.
+    pub behind: u64,
+    /// Whether both sides have what the other lacks: a sync will merge, and may journal conflicts.
+    pub diverged: bool,
+    /// This replica's last version.
+    pub local_version: u64,
+    /// Its last version in the remote.
+    pub remote_version: u64,
+    /// When the remote was last written, in milliseconds since 1970, by its own clock.
+    pub remote_modified_ms: Option<u64>,
+    /// When this replica last synced with it.
+    pub last_sync_ms: Option<u64>,
+}
+
+/// What is remembered of a remote between syncs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct RemoteState {
+    group: Option<GroupId>,
+    pub(crate) last_sync_ms: Option<u64>,
+    /// Schema operations that are known to stand there.
+    schema: Vec<String>,
+}
+
+impl RemoteState {
+    pub(crate) fn read(row: &RemoteRow) -> RemoteState {
+        // A state that cannot be read is one that was never written: everything is looked at again.
+        row.state.as_deref().and_then(|state| serde_json::from_str(state).ok()).unwrap_or_default()
+    }
+}
+
+/// One sync with one remote.
+struct Session<'a> {
+    inner: &'a Arc<Inner>,
+    options: &'a SyncOptions,
+    row: RemoteRow,
+    remote: Remote,
+    state: RemoteState,
+    /// What this replica is called in the group.
+    site: SiteId,
+    /// Heads of others as they stand, and of this replica if it has one there.
+    heads: Vec<Head>,
+    own: Option<Head>,
+    report: SyncReport,
+}
+
+/// Runs store work off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    f: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let inner = Arc::clone(inner);
+    match tokio::task::spawn_blocking(move || f(&inner)).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Cancelled),
+    }
+}
+
+fn selected(inner: &Inner, options: &SyncOptions) -> Result<Vec<RemoteRow>, Error> {
+    let mut rows = inner.store.remotes()?;
+    if let Some(name) = &options.remote {
+        rows.retain(|row| row.name == *name);
+        if rows.is_empty() {
+            return Err(Error::NoSuchRemote { name: name.clone() });
+        }
+    }
+    if rows.is_empty() { Err(Error::NoRemote) } else { Ok(rows) }
+}
+
+fn open(inner: &Inner, row: &RemoteRow) -> Result<Remote, Error> {
+    let opened = inner.opened.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, remote)) = opened.iter().find(|(name, _)| *name == row.name) {
+        return Ok(remote.clone());
+    }
+    Remote::open(&row.url, &inner.remote_options).map_err(|source| Error::Remote { name: row.name.clone(), source })
+}
+
+/// Syncs with the selected remotes, one after the other.
+pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec<SyncReport>, Error> {
+    let _one_at_a_time = inner.syncing.lock().await;
+    let mut reports = Vec::new();
+    let selecting = options.clone();
+    for row in blocking(inner, move |inner| selected(inner, &selecting)).await? {
+        reports.push(Session::start(inner, options, row).await?.finish().await?);
+    }
+    Ok(reports)
+}
+
+impl<'a> Session<'a> {
+    async fn start(inner: &'a Arc<Inner>, options: &'a SyncOptions, row: RemoteRow) -> Result<Session<'a>, Error> {
+        let remote = open(inner, &row)?;
+        let site = blocking(inner, |inner| {
+            let before = inner.store.status()?.site;
+            inner.store.seal()?;
+            Ok((before, inner.confirm_identity()?))
+        });
+        let (before, site) = site.await?;
+        let state = RemoteState::read(&row);
+        let new_site = (before != site).then(|| site.to_string());
+        let report = SyncReport { remote: row.name.clone(), new_site, ..SyncReport::default() };
+        Ok(Session { inner, options, row, remote, state, site, heads: Vec::new(), own: None, report })
+    }
+
+    async fn finish(mut self) -> Result<SyncReport, Error> {
+        let started = self.inner.runtime.now_ms();
+        let traffic = self.remote.traffic();
+        let refs = self.remote.list_heads().await.map_err(|source| self.failed(source))?;
+        let known = self.seen(self.site).await?.is_some();
+        let gone = known && refs.iter().all(|head| head.site != self.site);
+        if self.state.group.is_none() || gone {
+            self.join_group().await?;
+        }
+        self.look_at_own_head(&refs).await?;
+        self.report.replicas = refs.len() as u64 + u64::from(self.own.is_none());
+        self.pull(refs).await?;
+        self.push().await?;
+        self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
+        self.save_state().await?;
+        let now = self.remote.traffic();
+        self.report.requests = now.requests - traffic.requests;
+        self.report.uploaded_bytes = now.uploaded_bytes - traffic.uploaded_bytes;
+        self.report.downloaded_bytes = now.downloaded_bytes - traffic.downloaded_bytes;
+        self.report.duration_ms = self.inner.runtime.now_ms().saturating_sub(started);
+        let report = &self.report;
+        tracing::info!(
+            remote = report.remote,
+            pulled = report.pulled_versions,
+            pushed = report.pushed_versions,
+            "synced"
+        );
+        Ok(self.report)
+    }
+
+    fn failed(&self, source: RemoteError) -> Error {
+        Error::Remote { name: self.row.name.clone(), source }
+    }
+
+    fn progress(&self, phase: Phase, done_bytes: u64, total_bytes: u64) {
+        if let Some(progress) = &self.options.progress {
+            progress(Progress { phase, done_bytes, total_bytes });
+        }
+    }
+
+    /// The remote's group becomes this replica's, or this replica's the remote's.
+    async fn join_group(&mut self) -> Result<(), Error> {
+        let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
+        let found = match self.remote.group().await.map_err(|source| self.failed(source))? {
+            Some(found) => found,
+            None => {
+                let group = GroupObject::new(status.group, status.app.clone());
+                self.remote.create_group(&group).await.map_err(|source| self.failed(source))?
+            }
+        };
+        if let Some(before) = self.state.group.filter(|before| *before != found.group) {
+            let (name, found, group) = (self.row.name.clone(), found.group.to_string(), before.to_string());
+            return Err(Error::OtherGroup { name, found, group });
+        }
+        let (group, app) = (found.group, found.app.clone());
+        let joined = blocking(self.inner, move |inner| Ok(inner.store.join_group(group, Some(&app))?)).await?;
+        if !joined {
+            return Err(Error::OtherApp { name: self.row.name.clone(), found: found.app, app: status.app });
+        }
+        self.state.group = Some(group);
+        self.save_state().await
+    }
+
+    async fn save_state(&self) -> Result<(), Error> {
+        let mut row = self.row.clone();
+        row.state = serde_json::to_string(&self.state).ok();
+        blocking(self.inner, move |inner| Ok(inner.store.put_remote(&row)?)).await
+    }
+
+    /// The last head of a site that was seen here.
+    async fn seen(&self, site: SiteId) -> Result<Option<(Option<String>, Head)>, Error> {
+        let name = self.row.name.clone();
+        let seen = blocking(self.inner, move |inner| Ok(inner.store.seen_head(&name, site)?)).await?;
+        Ok(seen.and_then(|seen| Head::decode(&seen.head).ok().map(|head| (seen.etag, head))))
+    }
+
+    async fn put_seen(&self, head: &Head, etag: Option<String>) -> Result<(), Error> {
+        let encoded = head.encode().map_err(|error| self.refusal("head", head.site, &error))?;
+        let (name, seen) = (self.row.name.clone(), SeenHead { site: head.site, etag, head: encoded.to_vec() });
+        blocking(self.inner, move |inner| Ok(inner.store.put_seen_head(&name, &seen)?)).await
+    }
+
+    fn refusal(&self, what: &'static str, site: SiteId, reason: &dyn std::fmt::Display) -> Error {
+        Error::Refused { name: self.row.name.clone(), what, site, reason: reason.to_string() }
+    }
+
+    /// Takes up the own head, unless it says that somebody else speaks under this site id: then a new id is taken.
+    async fn look_at_own_head(&mut self, refs: &[HeadRef]) -> Result<(), Error> {
+        let Some(own) = refs.iter().find(|head| head.site == self.site) else {
+            return Ok(());
+        };
+        if let Some((etag, head)) = self.seen(self.site).await?
+            && etag.is_some()
+            && etag == own.etag
+        {
+            self.own = Some(head);
+            return Ok(());
+        }
+        let Some((head, etag)) = self.remote.get_head(self.site).await.map_err(|source| self.failed(source))? else {
+            return Ok(());
+        };
+        let (site, last, chain) = (self.site, head.last_version, head.chain);
+        let mine = blocking(self.inner, move |inner| {
+            let header = inner.store.header(site, last)?;
+            Ok(last == 0 || header.is_some_and(|header| isle_changeset::Header::hash(&header) == chain))
+        });
+        if mine.await? {
+            self.put_seen(&head, etag).await?;
+            self.own = Some(head);
+            return Ok(());
+        }
+        tracing::warn!(site = %self.site, version = last, "the remote has a version of this site that this file never wrote");
+        self.site = blocking(self.inner, |inner| Ok(inner.store.new_site(0)?)).await?;
+        self.report.new_site = Some(self.site.to_string());
+        Ok(())
+    }
+
+    fn note_waiting(&mut self, waiting: &[(SiteId, u64, Waiting)]) {
+        self.report.waiting =
+            waiting.iter().map(|(site, version, why)| (site.to_string(), *version, reason(why))).collect();
+    }
+}
+
+fn reason(waiting: &Waiting) -> String {
+    match waiting {
+        Waiting::Version { missing } => format!("version {missing} before it is missing"),
+        Waiting::Blocks => "parts of it are missing".to_owned(),
+        Waiting::Cause { site, version } => format!("its author had seen version {version} of {}", site.short()),
+        Waiting::Schema(id) => format!("schema operation {id} is missing"),
+        Waiting::Future(error) => error.to_string(),
+        Waiting::Refused(reason) => reason.clone(),
+        _ => "it is not ready".to_owned(),
+    }
+}
+
+/// Compares with the selected remotes and changes nothing.
+pub(crate) async fn check(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec<CheckReport>, Error> {
+    let selecting = options.clone();
+    let mut reports = Vec::new();
+    for row in blocking(inner, move |inner| selected(inner, &selecting)).await? {
+        let remote = open(inner, &row)?;
+        let failed = |source| Error::Remote { name: row.name.clone(), source };
+        let status = blocking(inner, |inner| Ok((inner.store.status()?, inner.store.vector()?)));
+        let (status, vector): (isle_store::Status, VersionVector) = status.await?;
+        let refs = remote.list_heads().await.map_err(failed)?;
+        let mut report = CheckReport {
+            remote: row.name.clone(),
+            exists: !refs.is_empty(),
+            queued: status.queued,
+            local_version: status.version,
+            remote_modified_ms: refs.iter().map(|head| head.modified_ms).max(),
+            last_sync_ms: RemoteState::read(&row).last_sync_ms,
+            ..CheckReport::default()
+        };
+        for head in refs {
+            let Some((head, _)) = remote.get_head(head.site).await.map_err(failed)? else { continue };
+            if head.site == status.site {
+                report.remote_version = head.last_version;
+            } else {
+                report.behind += head.last_version.saturating_sub(vector.get(head.site));
+            }
+        }
+        report.ahead = status.version.saturating_sub(report.remote_version);
+        report.diverged = report.behind > 0 && report.ahead + report.queued > 0;
+        reports.push(report);
+    }
+    Ok(reports)
+}

@@ -1,0 +1,222 @@
+//! The incoming half of a sync.
+
+use bytes::Bytes;
+use isle_blobs::{Frame, FrameKind, Head, HeadRef, RemoteError, SegmentRef, read_segment};
+use isle_clock::{SiteId, VersionVector};
+use isle_schema::{Migration, MigrationId};
+use isle_store::{Frame as StoreFrame, StoreError, Waiting};
+
+use super::{Phase, Session, blocking};
+use crate::Error;
+
+/// Frames given to the store in one transaction take at most this many bytes.
+const BATCH_BYTES: usize = 8 << 20;
+/// A chain of schema operations longer than this is not followed.
+const MIGRATIONS_MAX: usize = 10_000;
+
+impl Session<'_> {
+    /// Reads the heads that changed, and takes in what they offer.
+    pub(super) async fn pull(&mut self, refs: Vec<HeadRef>) -> Result<(), Error> {
+        let own = self.site;
+        for reference in refs.into_iter().filter(|reference| reference.site != own) {
+            let seen = self.seen(reference.site).await?;
+            if let Some((etag, head)) = &seen
+                && etag.is_some()
+                && *etag == reference.etag
+            {
+                self.heads.push(head.clone());
+                continue;
+            }
+            if let Err(error) = self.pull_site(reference.site, seen.map(|(_, head)| head)).await {
+                match error {
+                    // One site's broken data must not stop the others'.
+                    Error::Refused { .. }
+                    | Error::Store(StoreError::SchemaConflict { .. } | StoreError::Migration(_)) => {
+                        tracing::warn!(site = %reference.site, %error, "refused");
+                        self.report.refused.push(error.to_string());
+                    }
+                    other => return Err(other),
+                }
+            }
+        }
+        self.merge().await
+    }
+
+    async fn pull_site(&mut self, site: SiteId, last: Option<Head>) -> Result<(), Error> {
+        let (head, etag) = match self.remote.get_head(site).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(
+                source @ (RemoteError::Corrupt { .. } | RemoteError::NewerFormat { .. } | RemoteError::TooLarge { .. }),
+            ) => {
+                return Err(self.refusal("head", site, &source));
+            }
+            Err(source) => return Err(self.failed(source)),
+        };
+        if let Some(last) = last
+            && (head.epoch, head.last_version) < (last.epoch, last.last_version)
+        {
+            tracing::warn!(site = %site, was = last.last_version, now = head.last_version, "a head went back; it is not followed");
+            self.report.stale.push(site.to_string());
+            self.heads.push(last);
+            return Ok(());
+        }
+        self.pull_schema(&head).await?;
+        match self.pull_changesets(&head).await {
+            // Its writer has replaced the segment since the head was read: the new head names another.
+            Err(Error::Remote { source: RemoteError::Missing { .. }, .. }) => {
+                let again = self.remote.get_head(site).await.map_err(|source| self.failed(source))?;
+                let Some((head, _)) = again else { return Ok(()) };
+                self.pull_changesets(&head).await?;
+            }
+            other => other?,
+        }
+        let device = head.device.clone();
+        blocking(self.inner, move |inner| Ok(inner.store.name_site(site, &device)?)).await?;
+        self.merge().await?;
+        // A head whose versions are all here need not be read again until it changes.
+        let last_version = head.last_version;
+        let complete = blocking(self.inner, move |inner| {
+            Ok(inner.store.vector()?.get(site) >= last_version || inner.store.header(site, last_version)?.is_some())
+        });
+        let broken = |why: &str| why.contains("missing");
+        let gaps = self.report.waiting.iter().any(|(of, _, why)| *of == site.to_string() && broken(why));
+        if complete.await? && !gaps {
+            self.put_seen(&head, etag).await?;
+        }
+        self.heads.push(head);
+        Ok(())
+    }
+
+    /// Schema operations come first, parents before children.
+    async fn pull_schema(&mut self, head: &Head) -> Result<(), Error> {
+        let mut wanted: Vec<MigrationId> = head.schema_heads.iter().map(|id| MigrationId::from_bytes(*id)).collect();
+        let mut fetched: Vec<(MigrationId, Bytes)> = Vec::new();
+        while let Some(id) = wanted.pop() {
+            let known = blocking(self.inner, move |inner| Ok(inner.store.has_migration(id)?)).await?;
+            if known || fetched.iter().any(|(other, _)| *other == id) {
+                continue;
+            }
+            if fetched.len() == MIGRATIONS_MAX {
+                return Err(self.refusal("schema operation", head.site, &"too many schema operations in a row"));
+            }
+            let bytes = match self.remote.get_schema(*id.as_bytes()).await {
+                Ok(bytes) => bytes,
+                Err(source @ (RemoteError::Corrupt { .. } | RemoteError::Missing { .. })) => {
+                    return Err(self.refusal("schema operation", head.site, &source));
+                }
+                Err(source) => return Err(self.failed(source)),
+            };
+            let (found, migration) = Migration::decode(&bytes).map_err(StoreError::from)?;
+            if found != id {
+                return Err(self.refusal("schema operation", head.site, &"its content is not what its name says"));
+            }
+            wanted.extend(&migration.parents);
+            fetched.push((id, bytes));
+        }
+        // Children were asked for first.
+        let mut left: Vec<(MigrationId, Bytes)> = fetched;
+        while let Some((_, bytes)) = left.pop() {
+            blocking(self.inner, move |inner| Ok(inner.store.put_migration(&bytes)?)).await?;
+        }
+        Ok(())
+    }
+
+    async fn pull_changesets(&mut self, head: &Head) -> Result<(), Error> {
+        let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
+        let needed: Vec<SegmentRef> = head.segments.iter().filter(|segment| needs(&vector, segment)).cloned().collect();
+        let total: u64 = needed.iter().map(|segment| segment.bytes).sum();
+        let mut done = 0;
+        for segment in needed {
+            self.progress(Phase::Download, done, total);
+            let bytes = match self.remote.get_segment(head.site, &segment).await {
+                Ok(bytes) => bytes,
+                Err(source @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
+                    return Err(self.refusal("segment", head.site, &source));
+                }
+                Err(source) => return Err(self.failed(source)),
+            };
+            done += segment.bytes;
+            let frames: Result<Vec<Frame>, _> = match read_segment(&bytes) {
+                Ok(frames) => frames.collect(),
+                Err(error) => Err(error),
+            };
+            let frames = frames.map_err(|error| self.refusal("segment", head.site, &error))?;
+            self.take_frames(head.site, frames, &vector).await?;
+        }
+        self.progress(Phase::Download, total, total);
+        self.take_frames(head.site, head.tail.clone(), &vector).await
+    }
+
+    /// Gives frames that are not known to the store.
+    async fn take_frames(&mut self, owner: SiteId, frames: Vec<Frame>, vector: &VersionVector) -> Result<(), Error> {
+        let new = frames.into_iter().filter(|frame| !vector.contains(frame.site, frame.version));
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for frame in new {
+            bytes += frame.payload.len();
+            batch.push(frame);
+            if bytes > BATCH_BYTES {
+                self.put_frames(owner, std::mem::take(&mut batch)).await?;
+                bytes = 0;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.put_frames(owner, batch).await }
+    }
+
+    async fn put_frames(&mut self, owner: SiteId, frames: Vec<Frame>) -> Result<(), Error> {
+        let result = blocking(self.inner, move |inner| {
+            let frames = frames.iter().filter_map(|frame| match frame.kind {
+                FrameKind::Header => Some(StoreFrame::Header(&frame.payload)),
+                FrameKind::Block => Some(StoreFrame::Block {
+                    site: frame.site,
+                    version: frame.version,
+                    index: frame.index as usize,
+                    bytes: &frame.payload,
+                }),
+                FrameKind::Other(_) => None,
+            });
+            Ok(inner.store.put_frames(frames)?)
+        });
+        match result.await {
+            Ok(_) => Ok(()),
+            Err(Error::Store(
+                error @ (StoreError::Fork { .. }
+                | StoreError::ForeignGroup { .. }
+                | StoreError::BadHeader { .. }
+                | StoreError::BadChangeset { .. }),
+            )) => Err(self.refusal("changeset", owner, &error)),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Merges what is ready.
+    async fn merge(&mut self) -> Result<(), Error> {
+        self.progress(Phase::Merge, 0, 0);
+        let applied = blocking(self.inner, |inner| Ok(inner.store.apply()?)).await?;
+        self.report.pulled_versions += applied.versions;
+        self.report.pulled_rows += applied.rows;
+        self.report.conflicts += applied.conflicts;
+        for table in applied.tables {
+            if !self.report.tables.contains(&table) {
+                self.report.tables.push(table);
+            }
+        }
+        self.note_waiting(&applied.waiting);
+        let refused = applied.waiting.iter().filter_map(|(site, version, why)| match why {
+            Waiting::Refused(reason) => Some(format!("changeset {version} of site {site}: {reason}")),
+            _ => None,
+        });
+        for refusal in refused {
+            if !self.report.refused.contains(&refusal) {
+                self.report.refused.push(refusal);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a segment holds a version that is not here.
+fn needs(vector: &VersionVector, segment: &SegmentRef) -> bool {
+    segment.contents.iter().any(|range| !vector.contains(range.site, range.last))
+}

@@ -1,0 +1,220 @@
+//! The outgoing half of a sync.
+
+use bytes::Bytes;
+use isle_blobs::{Frame, Head, SegmentRef, SegmentWriter};
+use isle_changeset::Header;
+use isle_clock::{SiteId, VersionVector};
+use isle_schema::MigrationId;
+
+use super::{Phase, Session, blocking};
+use crate::Error;
+use crate::replica::Inner;
+
+/// Changesets that the head itself carries take at most this many bytes.
+const TAIL_BYTES_MAX: usize = 24 << 10;
+/// A segment is closed when its frames take this many bytes.
+const SEGMENT_BYTES: usize = 8 << 20;
+
+/// Versions `first..=last` of a site.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    site: SiteId,
+    first: u64,
+    last: u64,
+}
+
+impl Session<'_> {
+    /// Publishes what the remote lacks: own versions, and what no head covers of what they build upon.
+    pub(super) async fn push(&mut self) -> Result<(), Error> {
+        let site = self.site;
+        let facts = blocking(self.inner, move |inner| {
+            let vector = inner.store.vector()?;
+            let chain = inner.store.chain(site)?.unwrap_or_default();
+            Ok((vector, chain, inner.store.schema_heads()?, inner.device()?.name))
+        });
+        let (vector, chain, schema_heads, device) = facts.await?;
+        let mut head = match self.own.take() {
+            Some(head) => head,
+            None => Head::new(site, device.clone()),
+        };
+        let fresh = head.last_version == 0 && head.acknowledged.is_empty();
+        let missing = self.missing(&head, &vector);
+        let schema: Vec<[u8; 16]> = schema_heads.iter().map(|id| *id.as_bytes()).collect();
+        if missing.is_empty() && !fresh && head.schema_heads == schema {
+            return Ok(());
+        }
+        let version = vector.get(site);
+        // Only a write that goes out needs the disk first.
+        blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
+        self.put_schema(&schema_heads).await?;
+        self.report.pushed_versions += version - head.last_version;
+        let obsolete = self.put_changesets(&mut head, &missing).await?;
+        head.device = device;
+        head.last_version = version;
+        head.chain = chain;
+        head.schema_heads = schema;
+        head.acknowledged = vector;
+        let etag = self.remote.put_head(&head).await.map_err(|source| self.failed(source))?;
+        self.put_seen(&head, etag).await?;
+        self.own = Some(head);
+        for segment in obsolete {
+            // A reader of the old head finds it gone and reads the head again. What cannot be deleted costs room, nothing else.
+            if let Err(error) = self.remote.delete_segment(site, &segment).await {
+                tracing::warn!(%error, segment = segment.name, "an obsolete segment stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Versions that are applied here and that no head offers.
+    fn missing(&self, own: &Head, vector: &VersionVector) -> Vec<Range> {
+        let mut covered = VersionVector::new();
+        for head in self.heads.iter().chain(std::iter::once(own)) {
+            covered.advance(head.site, head.last_version);
+            let segments = head.segments.iter().flat_map(|segment| &segment.contents);
+            let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
+            for (site, last) in segments.map(|range| (range.site, range.last)).chain(tail) {
+                if site != head.site {
+                    covered.advance(site, last);
+                }
+            }
+        }
+        let own_first = vector.iter().filter(|(site, version)| !covered.contains(*site, *version));
+        own_first.map(|(site, last)| Range { site, first: covered.get(site) + 1, last }).collect()
+    }
+
+    async fn put_schema(&mut self, heads: &[MigrationId]) -> Result<(), Error> {
+        let mut wanted = heads.to_vec();
+        while let Some(id) = wanted.pop() {
+            let name = id.to_string();
+            if self.state.schema.contains(&name) {
+                continue;
+            }
+            let body = blocking(self.inner, move |inner| Ok(inner.store.migration(id)?)).await?;
+            let Some(body) = body else { continue };
+            let parents = isle_schema::Migration::decode(&body).map(|(_, migration)| migration.parents);
+            wanted.extend(parents.map_err(isle_store::StoreError::from)?);
+            self.remote.put_schema(*id.as_bytes(), &Bytes::from(body)).await.map_err(|source| self.failed(source))?;
+            self.state.schema.push(name);
+        }
+        Ok(())
+    }
+
+    /// Puts versions into the head's tail if they fit, else into segments; gives the segments that are not needed any more.
+    async fn put_changesets(&mut self, head: &mut Head, missing: &[Range]) -> Result<Vec<SegmentRef>, Error> {
+        let sizes = missing.to_vec();
+        let new_bytes = blocking(self.inner, move |inner| bytes_of(inner, &sizes)).await?;
+        let tail_bytes: usize = head.tail.iter().map(|frame| frame.payload.len() + 64).sum();
+        if new_bytes as usize + tail_bytes <= TAIL_BYTES_MAX {
+            for range in missing {
+                for version in range.first..=range.last {
+                    head.tail.extend(self.frames(range.site, version).await?);
+                }
+            }
+            return Ok(Vec::new());
+        }
+        let (obsolete, ranges) = regroup(head, missing, new_bytes + tail_bytes as u64);
+        let total = new_bytes + tail_bytes as u64 + obsolete.iter().map(|segment| segment.bytes).sum::<u64>();
+        let mut writer = SegmentWriter::new();
+        let mut done = 0u64;
+        for range in ranges {
+            for version in range.first..=range.last {
+                let blocks = self.header(range.site, version).await?;
+                let Some((encoded, count)) = blocks else { continue };
+                for n in 0..=count {
+                    let frame = match n.checked_sub(1) {
+                        None => Frame::header(range.site, version, encoded.clone()),
+                        Some(index) => self.block(range.site, version, count, index).await?,
+                    };
+                    if writer.raw_bytes() + frame.payload.len() > SEGMENT_BYTES && !writer.is_empty() {
+                        done += self.put_segment(head, std::mem::take(&mut writer)).await?;
+                        self.progress(Phase::Upload, done.min(total), total);
+                    }
+                    writer.push(&frame).map_err(|error| self.refusal("changeset", range.site, &error))?;
+                }
+            }
+        }
+        if !writer.is_empty() {
+            self.put_segment(head, writer).await?;
+        }
+        self.progress(Phase::Upload, total, total);
+        Ok(obsolete)
+    }
+
+    async fn put_segment(&self, head: &mut Head, writer: SegmentWriter) -> Result<u64, Error> {
+        let raw_bytes = writer.raw_bytes() as u64;
+        let segment = blocking(self.inner, move |_| Ok(writer.finish())).await?;
+        let last = segment.contents().iter().map(|range| range.last).max().unwrap_or(0);
+        let put = self.remote.put_segment(head.site, head.epoch, last, &segment).await;
+        head.segments.push(put.map_err(|source| self.failed(source))?);
+        Ok(raw_bytes)
+    }
+
+    async fn header(&self, site: SiteId, version: u64) -> Result<Option<(Bytes, usize)>, Error> {
+        let encoded = blocking(self.inner, move |inner| Ok(inner.store.header(site, version)?)).await?;
+        let Some(encoded) = encoded else { return Ok(None) };
+        let header = Header::decode(&encoded).map_err(|error| self.refusal("changeset", site, &error))?;
+        Ok(Some((encoded.into(), header.blocks.len())))
+    }
+
+    async fn block(&self, site: SiteId, version: u64, count: usize, index: usize) -> Result<Frame, Error> {
+        let block = blocking(self.inner, move |inner| Ok(inner.store.block(site, version, count, index)?)).await?;
+        let block = block
+            .ok_or_else(|| self.refusal("changeset", site, &format!("block {index} of version {version} is gone")))?;
+        Ok(Frame::block(site, version, index as u32, block))
+    }
+
+    /// All frames of one version.
+    async fn frames(&self, site: SiteId, version: u64) -> Result<Vec<Frame>, Error> {
+        let Some((encoded, count)) = self.header(site, version).await? else { return Ok(Vec::new()) };
+        let mut frames = vec![Frame::header(site, version, encoded)];
+        for index in 0..count {
+            frames.push(self.block(site, version, count, index).await?);
+        }
+        Ok(frames)
+    }
+}
+
+/// About how many bytes the versions take.
+fn bytes_of(inner: &Inner, ranges: &[Range]) -> Result<u64, Error> {
+    let mut bytes = 0;
+    for range in ranges {
+        for version in range.first..=range.last {
+            if let Some(encoded) = inner.store.header(range.site, version)? {
+                let stored = Header::decode(&encoded).map_or(0, |header| header.stored_bytes());
+                bytes += encoded.len() as u64 + stored + 128;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// Takes the tail and the last small segments out of the head; gives the segments and all versions to write, oldest first.
+fn regroup(head: &mut Head, missing: &[Range], new_bytes: u64) -> (Vec<SegmentRef>, Vec<Range>) {
+    let mut bytes = new_bytes;
+    let mut obsolete = Vec::new();
+    while let Some(last) = head.segments.last()
+        && last.bytes < 2 * bytes
+        && last.bytes < SEGMENT_BYTES as u64 / 2
+        && last.epoch == head.epoch
+    {
+        bytes += last.bytes;
+        obsolete.extend(head.segments.pop());
+    }
+    let mut ranges = Vec::new();
+    for segment in obsolete.iter().rev() {
+        ranges.extend(segment.contents.iter().map(|range| Range {
+            site: range.site,
+            first: range.first,
+            last: range.last,
+        }));
+    }
+    for frame in std::mem::take(&mut head.tail) {
+        let known = ranges.iter().any(|r| r.site == frame.site && r.first <= frame.version && frame.version <= r.last);
+        if !known {
+            ranges.push(Range { site: frame.site, first: frame.version, last: frame.version });
+        }
+    }
+    ranges.extend(missing);
+    (obsolete, ranges)
+}

@@ -1,0 +1,91 @@
+//! What capture must not miss, and must not make up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use support::{Device, settle};
+
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, w)";
+const NAMES: &str = "CREATE TABLE names(name TEXT PRIMARY KEY COLLATE NOCASE, v INT CHECK(v < 100))";
+
+#[test]
+fn a_row_that_is_replaced_and_then_deleted_in_one_transaction_is_deleted_elsewhere() {
+    let (a, b) = (Device::new(1, T), Device::new(2, T));
+    a.run("INSERT INTO t VALUES(1, 'x', 1)");
+    settle(&[&a, &b]);
+    a.run("INSERT OR REPLACE INTO t VALUES(1, 'y', 2); DELETE FROM t WHERE id = 1");
+    settle(&[&a, &b]);
+    assert!(b.rows("SELECT * FROM t").is_empty());
+}
+
+#[test]
+fn a_key_that_left_before_a_statement_failed_halfway_leaves_elsewhere() {
+    let (a, b) = (Device::new(1, NAMES), Device::new(2, NAMES));
+    a.run("INSERT INTO names VALUES('a', 1), ('b', 2), ('c', 3)");
+    settle(&[&a, &b]);
+    let sql = "UPDATE OR FAIL names SET name = CASE name WHEN 'a' THEN 'x' ELSE 'c' END WHERE name IN ('a', 'b')";
+    a.store
+        .write(|tx| {
+            assert!(tx.execute(sql, []).unwrap_err().is_constraint());
+            Ok::<_, isle_store::StoreError>(())
+        })
+        .unwrap();
+    assert_eq!(a.rows("SELECT count(*) FROM names WHERE name = 'a'"), ["Integer(0)"]);
+    settle(&[&a, &b]);
+    assert_eq!(a.rows("SELECT * FROM names ORDER BY 1"), b.rows("SELECT * FROM names ORDER BY 1"));
+}
+
+#[test]
+fn a_statement_that_failed_and_changed_nothing_writes_nothing() {
+    for schema in [NAMES.to_owned(), NAMES.replace("TEXT PRIMARY KEY COLLATE NOCASE", "TEXT PRIMARY KEY")] {
+        let a = Device::new(1, &schema);
+        a.run("INSERT INTO names VALUES('a', 1), ('b', 2)");
+        let before = a.store.status().unwrap().version;
+        a.store
+            .write(|tx| {
+                let sql = "UPDATE names SET v = CASE name WHEN 'a' THEN 50 ELSE 500 END";
+                assert!(tx.execute(sql, []).unwrap_err().is_constraint());
+                Ok::<_, isle_store::StoreError>(())
+            })
+            .unwrap();
+        assert_eq!(a.store.status().unwrap().version, before, "a phantom write was sealed: {schema}");
+    }
+}
+
+#[test]
+fn a_table_that_was_edited_while_untracked_is_the_same_everywhere_when_it_returns() {
+    let (a, b) = (Device::new(1, T), Device::new(2, T));
+    a.run("INSERT INTO t VALUES(1, 'x', 1), (2, 'y', 2)");
+    settle(&[&a, &b]);
+    a.store.untrack("t").unwrap();
+    a.foreign("UPDATE t SET v = 'edited' WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES(3, 'new', 3)");
+    a.store.track(&["t"]).unwrap();
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn keys_that_differ_only_behind_a_nul_are_one_row_for_nocase_and_so_everywhere() {
+    let (a, b) = (Device::new(1, NAMES), Device::new(2, NAMES));
+    a.run("INSERT INTO names VALUES('k' || char(0) || 'a', 1)");
+    b.run("INSERT INTO names VALUES('k' || char(0) || 'b', 2)");
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn a_replica_without_a_column_does_not_hide_that_columns_values_on_others() {
+    let narrow = "CREATE TABLE t(id INTEGER PRIMARY KEY, a)";
+    let wide = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)";
+    let (n, w, x) = (Device::new(1, narrow), Device::new(2, wide), Device::new(3, wide));
+    for device in [&w, &x] {
+        device.pull(&n);
+    }
+    x.pull(&w);
+    w.run("INSERT INTO t VALUES(1, 'w', 'kept')");
+    n.pass(1000);
+    n.run("INSERT INTO t VALUES(1, 'n')");
+    x.pull(&n);
+    x.pull(&w);
+    w.pull(&n);
+    assert_eq!(w.hash(), x.hash(), "{:?} {:?}", w.rows("SELECT * FROM t"), x.rows("SELECT * FROM t"));
+}
