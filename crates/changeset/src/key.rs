@@ -19,7 +19,11 @@ pub fn canonical_value(value: ValueRef<'_>, column: &KeyColumn) -> Option<Value>
         ValueRef::Text(text) => match column.collation {
             Collation::Binary => None,
             Collation::NoCase => {
-                text.iter().any(u8::is_ascii_uppercase).then(|| Value::Text(text.to_ascii_lowercase()))
+                // SQLite's NOCASE stops at the first NUL and then compares lengths.
+                let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+                let folded = text[..end].to_ascii_lowercase().into_iter().chain(std::iter::repeat_n(0, text.len() - end));
+                let folded: Vec<u8> = folded.collect();
+                (folded != text).then_some(Value::Text(folded))
             }
             Collation::RTrim => {
                 let trimmed = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);

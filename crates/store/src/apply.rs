@@ -45,13 +45,15 @@ struct Author {
     site: SiteId,
     /// Per site's local number: the time up to which the author had seen it.
     seen: HashMap<i64, u64>,
+    /// The table was untracked for a while: what stands in it as a baseline may be younger than what is replayed.
+    replayed: bool,
 }
 
 impl Author {
     /// Whether the author had seen the write that carries this stamp.
     fn had_seen(&self, stamp: LocalStamp) -> bool {
-        if stamp.site == self.no {
-            return true;
+        if stamp.site == self.no || stamp == LocalStamp::NEVER {
+            return !self.replayed || stamp.hlc > 0 || stamp == LocalStamp::NEVER;
         }
         // Two baselines never saw each other: each stood in its file before the file was a replica.
         let both_baselines = stamp.hlc == 0 && self.stamp.hlc == 0;
@@ -75,7 +77,8 @@ impl<'c> Applier<'c> {
         opened: Option<&Block>,
         mut blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
     ) -> Result<(), StoreError> {
-        let author = self.author(header)?;
+        let mut author = self.author(header)?;
+        author.replayed = only.is_some();
         for (n, info) in header.blocks.iter().enumerate() {
             let bad = |source| StoreError::BadChangeset { site: header.site, version: header.version, source };
             let stored;
@@ -111,7 +114,7 @@ impl<'c> Applier<'c> {
         let seen = seen.collect::<Result<_, _>>().doing("read causes")?;
         let stamp = LocalStamp { hlc: header.cell_hlc().bits(), site: no };
         self.sites.insert(no, header.site);
-        Ok(Author { no, stamp, site: header.site, seen })
+        Ok(Author { no, stamp, site: header.site, seen, replayed: false })
     }
 
     fn section(
@@ -314,6 +317,10 @@ impl Merge<'_, '_> {
     fn row(&mut self, row: &Row<'_>, incoming: &Incoming<'_>) -> Result<(), StoreError> {
         let stamp = self.author.stamp;
         if row.kind == RowKind::Insert && row.length == 1 && self.table.clocks.insert(&row.key, 1, stamp)? {
+            let clock = self.born(1, incoming);
+            if !clock.exceptions.is_empty() {
+                self.table.clocks.update(&row.key, &clock)?;
+            }
             return self.write(true, &row.key, &incoming.mask, &incoming.cells);
         }
         let clock = self.table.clocks.get(&row.key)?;
@@ -346,13 +353,28 @@ impl Merge<'_, '_> {
             self.journal_unseen(row, clock)?;
         }
         let known = clock.is_some();
-        let clock = RowClock { length: row.length, stamp: self.author.stamp, exceptions: Vec::new() };
+        let clock = match row.kind {
+            RowKind::Delete => RowClock { length: row.length, stamp: self.author.stamp, exceptions: Vec::new() },
+            _ => self.born(row.length, incoming),
+        };
         self.table.clocks.put(&row.key, known, &clock)?;
         match row.kind {
             RowKind::Delete if alive => self.delete(&row.key),
             RowKind::Delete => Ok(()),
             _ => self.write(true, &row.key, &incoming.mask, &incoming.cells),
         }
+    }
+
+    /// The clock of a new life: columns that its author did not have were never written.
+    fn born(&self, length: u64, incoming: &Incoming<'_>) -> RowClock {
+        let mut clock = RowClock { length, stamp: self.author.stamp, exceptions: Vec::new() };
+        let cells = self.table.tracked.cells();
+        let named = incoming.mask.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+        if named + 1 < cells {
+            let missing = (1..cells).filter(|cell| incoming.mask[cell / 64] >> (cell % 64) & 1 == 0);
+            clock.exceptions.extend(missing.map(|cell| (cell, LocalStamp::NEVER)));
+        }
+        clock
     }
 
     /// The incoming life is over here already.
@@ -417,6 +439,9 @@ impl Merge<'_, '_> {
 
     /// Orders two stamps: time, then site id.
     fn compare(&mut self, incoming: LocalStamp, local: LocalStamp) -> Result<Ordering, StoreError> {
+        if local == LocalStamp::NEVER {
+            return Ok(Ordering::Greater);
+        }
         if incoming.hlc != local.hlc || incoming.site == local.site {
             return Ok(incoming.hlc.cmp(&local.hlc));
         }

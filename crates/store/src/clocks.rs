@@ -3,7 +3,7 @@
 //! `isle_c<no>(k…, l, h, s, x)`: the canonical key, the causal length (odd = alive, even = deleted), the row's stamp (time, local
 //! number of the site) and the exceptions: cells with another stamp. `x` is NULL or a list, rising by cell:
 //! ```text
-//! v cell   v site's local number   8 time, big-endian
+//! v cell   v site's local number + 1   8 time, big-endian
 //! ```
 
 use isle_changeset::ValueRef;
@@ -19,6 +19,11 @@ use crate::tracked::Tracked;
 pub(crate) struct LocalStamp {
     pub(crate) hlc: u64,
     pub(crate) site: i64,
+}
+
+impl LocalStamp {
+    /// Before every write: the stamp of a column that the row's author did not have.
+    pub(crate) const NEVER: LocalStamp = LocalStamp { hlc: 0, site: -1 };
 }
 
 /// The clock of one row.
@@ -62,7 +67,7 @@ impl RowClock {
         let mut out = Vec::with_capacity(self.exceptions.len() * 10);
         for (cell, stamp) in &self.exceptions {
             put_varint(&mut out, *cell as u64);
-            put_varint(&mut out, stamp.site as u64);
+            put_varint(&mut out, (stamp.site + 1) as u64);
             out.extend(stamp.hlc.to_be_bytes());
         }
         Some(out)
@@ -73,7 +78,7 @@ impl RowClock {
         let mut rest = bytes;
         while !rest.is_empty() {
             let cell = take_varint(&mut rest)? as usize;
-            let site = take_varint(&mut rest)? as i64;
+            let site = take_varint(&mut rest)? as i64 - 1;
             let (hlc, tail) = rest.split_first_chunk::<8>()?;
             rest = tail;
             exceptions.push((cell, LocalStamp { hlc: u64::from_be_bytes(*hlc), site }));

@@ -117,6 +117,9 @@ pub(crate) fn put_block(
     if *blake3::hash(bytes).as_bytes() != info.hash {
         return Err(bad(DecodeError::Hash { what: "block" }));
     }
+    if block(conn, id, header.blocks.len(), n)?.is_some() {
+        return Ok(false);
+    }
     if header.blocks.len() == 1 {
         let sql = "UPDATE isle_log SET body = ?2 WHERE id = ?1";
         conn.execute(sql, params![id, bytes]).doing("store a block")?;
@@ -367,9 +370,10 @@ fn merge_one<'c>(
     Ok(())
 }
 
-/// Merges the applied changesets of the log again for one table only: it was untracked while they came. The
-/// order of their times is one in which causes come first.
-pub(crate) fn replay(engine: &mut Engine, table: TableId) -> Result<(), StoreError> {
+/// Merges the changesets of the log again for one table only, which was untracked for a while: those of others that are
+/// applied, and the own ones up to `own_last`, which was written before the return. The order of their times is one in which
+/// causes come first. What was edited in the meantime stands as a baseline; where it loses it is journaled.
+pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64) -> Result<(), StoreError> {
     let conn = &engine.conn;
     let own = engine.own()?;
     let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY hlc, id").doing("read the log")?;
@@ -378,7 +382,8 @@ pub(crate) fn replay(engine: &mut Engine, table: TableId) -> Result<(), StoreErr
     while let Some(row) = rows.next().doing("read the log")? {
         let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("read the log")?, row.get(1).doing("read the log")?);
         let no = site_no_of(id);
-        if no == own.no || version_of(id) > applied_version(conn, no)? {
+        let last = if no == own.no { own_last } else { applied_version(conn, no)? };
+        if version_of(id) > last {
             continue;
         }
         let site = site_id(conn, no)?;

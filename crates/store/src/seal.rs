@@ -321,9 +321,6 @@ fn seal_table_events(
                 break;
             }
         }
-        if fresh && !present {
-            continue;
-        }
         let complete = mask.count_ones() as usize == tracked.table.columns.len();
         let touch = Touch { key: &key, present, fresh, mask: &[mask], cells: &cells, complete };
         if !sealer.touch(tracked, clocks, &touch)? {

@@ -38,9 +38,12 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let added = adopt(engine, &definitions)?;
     record(&engine.conn, id, &body)?;
     own.heads = crate::own::heads(&engine.conn)?;
+    let before = own.version;
     let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
-    replay(engine, &added)?;
     engine.own = Some(own);
+    for tracked in &added {
+        crate::log::replay(engine, tracked.table.id, before)?;
+    }
     Ok(sealed)
 }
 
@@ -56,8 +59,11 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
     let mut definitions = Vec::new();
     for definition in migration.tables() {
         let table = &definition.table;
-        if engine.by_id.contains_key(&table.id) {
-            continue;
+        if let Some(local) = engine.by_id.get(&table.id) {
+            match table.columns.iter().find(|column| local.cell_of(column.id).is_none()) {
+                Some(column) => return Err(conflict(&table.name, format!("it has no column {:?} here", column.name))),
+                None => continue,
+            }
         }
         match tracked::introspect(&engine.conn, &app, &table.name) {
             Err(StoreError::NoSuchTable { .. }) => create(engine, definition, id)?,
@@ -213,14 +219,6 @@ fn seal_baseline(
         }
     }
     sealer.finish(own)
-}
-
-/// Merges what the log holds for tables that were untracked for a while.
-fn replay(engine: &mut Engine, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
-    for tracked in tables {
-        crate::log::replay(engine, tracked.table.id)?;
-    }
-    Ok(())
 }
 
 /// Takes isle's triggers and clocks off a table; its rows stay.

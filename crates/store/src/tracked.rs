@@ -43,10 +43,11 @@ impl Tracked {
         self.cells().div_ceil(WORD_BITS)
     }
 
-    /// Whether writes through `Replica` can be taken in passing: their masks must fit one word, and an update's values the
-    /// arguments of one function.
+    /// Whether writes through `Replica` can be taken in passing: their masks must fit one word, an update's values the
+    /// arguments of one function, and text in the key must have just one form.
     pub(crate) fn hookable(&self) -> bool {
-        self.cells() + self.table.key.len() <= 60
+        let one_form = self.table.key.iter().all(|column| column.collation == Collation::Binary);
+        one_form && self.cells() + self.table.key.len() <= 60
     }
 
     /// The clock table.

@@ -3,6 +3,10 @@
 #![allow(unreachable_pub, dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
 
+pub mod fleet;
+pub mod random;
+pub mod reference;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +57,7 @@ impl Device {
     }
 
     pub fn untracked(n: u64, schema: &str) -> Device {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let path = folder.path().join("test.db");
         Connection::open(&path).unwrap().execute_batch(schema).unwrap();
         let runtime = Arc::new(TestRuntime { now_ms: AtomicU64::new(START_MS), seed: AtomicU64::new(n << 32 | 1) });
@@ -62,6 +66,13 @@ impl Device {
         let group = isle_clock::GroupId::from_bytes([7; 16]);
         store.join_group(group, None).unwrap();
         Device { store, runtime, folder }
+    }
+
+    /// The process ends and starts again.
+    pub fn restart(&mut self) {
+        let runtime = Arc::clone(&self.runtime) as Arc<dyn Runtime>;
+        let again = Store::open(Options::new(self.path()), runtime).unwrap();
+        drop(std::mem::replace(&mut self.store, again));
     }
 
     pub fn path(&self) -> PathBuf {
@@ -100,12 +111,12 @@ impl Device {
         Some((header, (0..count).map(block).collect()))
     }
 
-    /// Takes one version of another device into the log.
-    pub fn receive(&self, header: &[u8], blocks: &[Vec<u8>]) {
+    /// Takes one version of another device into the log; gives how many frames were new.
+    pub fn receive(&self, header: &[u8], blocks: &[Vec<u8>]) -> u64 {
         let parsed = Header::decode(header).unwrap();
         let (site, version) = (parsed.site, parsed.version);
         let blocks = blocks.iter().enumerate().map(|(index, bytes)| Frame::Block { site, version, index, bytes });
-        self.store.put_frames(std::iter::once(Frame::Header(header)).chain(blocks)).unwrap();
+        self.store.put_frames(std::iter::once(Frame::Header(header)).chain(blocks)).unwrap()
     }
 
     /// Takes over the schema and everything that `other` has applied, and merges it.
@@ -132,6 +143,13 @@ impl Device {
         let report = self.store.check().unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
     }
+}
+
+/// A temporary folder, in memory where the system has a place for that.
+pub fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.unwrap()
 }
 
 pub fn foreign(path: &Path, sql: &str) {
