@@ -38,26 +38,36 @@ pub(crate) struct Applier<'c> {
     pub(crate) changed: Vec<i64>,
 }
 
+/// Up to where an author had seen a site.
+struct Seen {
+    version: u64,
+    hlc: u64,
+}
+
 /// What is known of the changeset that is being merged.
 struct Author {
     no: i64,
     stamp: LocalStamp,
     site: SiteId,
-    /// Per site's local number: the time up to which the author had seen it.
-    seen: HashMap<i64, u64>,
+    /// Per site's local number: up to where the author had seen it.
+    seen: HashMap<i64, Seen>,
     /// The table was untracked for a while: what stands in it as a baseline may be younger than what is replayed.
     replayed: bool,
 }
 
 impl Author {
     /// Whether the author had seen the write that carries this stamp.
-    fn had_seen(&self, stamp: LocalStamp) -> bool {
+    fn had_seen(&self, stamp: LocalStamp, baselines: &HashMap<i64, u64>) -> bool {
         if stamp.site == self.no || stamp == LocalStamp::NEVER {
             return !self.replayed || stamp.hlc > 0 || stamp == LocalStamp::NEVER;
         }
-        // Two baselines never saw each other: each stood in its file before the file was a replica.
-        let both_baselines = stamp.hlc == 0 && self.stamp.hlc == 0;
-        !both_baselines && self.seen.get(&stamp.site).is_some_and(|seen| *seen >= stamp.hlc)
+        let Some(seen) = self.seen.get(&stamp.site) else { return false };
+        if stamp.hlc > 0 {
+            return seen.hlc >= stamp.hlc;
+        }
+        // Baselines carry no time; and two of them never saw each other: each stood in its file before the file was a replica.
+        let holds = baselines.get(&stamp.site).copied().unwrap_or(0);
+        self.stamp.hlc > 0 && seen.version >= holds
     }
 }
 
@@ -95,7 +105,7 @@ impl<'c> Applier<'c> {
                 let Some(tracked) = tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) else {
                     continue;
                 };
-                self.section(tracked, &author, section, bad)?;
+                self.section(tracked, &author, (header.baseline, header.version), section, bad)?;
             }
         }
         Ok(())
@@ -107,10 +117,16 @@ impl<'c> Applier<'c> {
             let site = site_no(self.conn, cause.site)?;
             note_seen(self.conn, no, site, cause.version, cause.hlc.bits())?;
         }
-        let mut statement =
-            self.conn.prepare_cached("SELECT site, hlc FROM isle_seen WHERE author = ?1").doing("read causes")?;
-        let seen =
-            statement.query_map([no], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))).doing("read causes")?;
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT site, version, hlc FROM isle_seen WHERE author = ?1")
+            .doing("read causes")?;
+        let seen = statement
+            .query_map([no], |row| {
+                let seen = Seen { version: row.get::<_, i64>(1)? as u64, hlc: row.get::<_, i64>(2)? as u64 };
+                Ok((row.get(0)?, seen))
+            })
+            .doing("read causes")?;
         let seen = seen.collect::<Result<_, _>>().doing("read causes")?;
         let stamp = LocalStamp { hlc: header.cell_hlc().bits(), site: no };
         self.sites.insert(no, header.site);
@@ -121,6 +137,7 @@ impl<'c> Applier<'c> {
         &mut self,
         tracked: &Arc<Tracked>,
         author: &Author,
+        (baseline, version): (bool, u64),
         mut section: Section<'_>,
         bad: impl Fn(isle_changeset::DecodeError) -> StoreError,
     ) -> Result<(), StoreError> {
@@ -134,6 +151,10 @@ impl<'c> Applier<'c> {
         }
         let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
         let places: Vec<Option<usize>> = section.columns().iter().map(|column| tracked.cell_of(*column)).collect();
+        if baseline {
+            crate::layout::set_baseline(self.conn, tracked.no, author.no, version)?;
+            table.baselines.insert(author.no, version);
+        }
         let direct = self.direct.1.contains(&tracked.no).then_some(&self.direct.0);
         let mut merge =
             Merge { table, author, sites: &mut self.sites, journal: &mut self.journal, conn: self.conn, direct };
@@ -186,6 +207,8 @@ struct TableApplier<'c> {
     delete: Statement<'c>,
     select: Statement<'c>,
     writes: HashMap<(bool, Vec<u64>), Statement<'c>>,
+    /// Which version of each site holds its baseline of this table.
+    baselines: HashMap<i64, u64>,
 }
 
 impl<'c> TableApplier<'c> {
@@ -197,7 +220,8 @@ impl<'c> TableApplier<'c> {
         let select = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
         let select = conn.prepare(&select).doing("prepare a merge")?;
         let clocks = ClockTable::open(conn, &tracked)?;
-        Ok(TableApplier { tracked, clocks, delete, select, writes: HashMap::new() })
+        let baselines = crate::layout::baselines(conn, tracked.no)?;
+        Ok(TableApplier { tracked, clocks, delete, select, writes: HashMap::new(), baselines })
     }
 
     /// The row's cells as they stand in the table, the exact key packed; `None` if the row is not there.
@@ -396,7 +420,7 @@ impl Merge<'_, '_> {
             let local = clock.cell(cell);
             if self.compare(stamp, local)? == Ordering::Greater {
                 won[cell / 64] |= 1 << (cell % 64);
-                if !self.author.had_seen(local) {
+                if !self.had_seen(local) {
                     unseen.push((cell, local));
                 }
             } else if local != stamp {
@@ -437,6 +461,10 @@ impl Merge<'_, '_> {
         self.write(false, &row.key, &won, &incoming.cells)
     }
 
+    fn had_seen(&self, stamp: LocalStamp) -> bool {
+        self.author.had_seen(stamp, &self.table.baselines)
+    }
+
     /// Orders two stamps: time, then site id.
     fn compare(&mut self, incoming: LocalStamp, local: LocalStamp) -> Result<Ordering, StoreError> {
         if local == LocalStamp::NEVER {
@@ -472,14 +500,14 @@ impl Merge<'_, '_> {
 
     /// Journals the cells of a row that ends although the author of its end had not seen them.
     fn journal_unseen(&mut self, row: &Row<'_>, clock: &RowClock) -> Result<(), StoreError> {
-        let seen_row = self.author.had_seen(clock.stamp);
-        if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.author.had_seen(*stamp)) {
+        let seen_row = self.had_seen(clock.stamp);
+        if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.had_seen(*stamp)) {
             return Ok(());
         }
         let Some(current) = self.table.read(&row.key)? else { return Ok(()) };
         for cell in 1..self.table.tracked.cells() {
             let local = clock.cell(cell);
-            if !self.author.had_seen(local) {
+            if !self.had_seen(local) {
                 let winner = Some(self.author.stamp);
                 let loss = Loss { cell, value: current[cell].as_ref(), loser: local, winner, reason: Reason::Deleted };
                 self.journal.add(&self.table.tracked, &row.key, loss)?;
@@ -509,7 +537,16 @@ impl Merge<'_, '_> {
     ) -> Result<(), StoreError> {
         match self.table.write(self.conn, new, key, mask, cells) {
             Err(error) if error.is_constraint() => {
-                self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells))
+                let again = self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells));
+                match again {
+                    // The table has a constraint here that its author's has not. A merge must not stop for that either.
+                    Err(error) if error.is_constraint() => {
+                        let row = Row { key: key.to_vec(), ..Row::default() };
+                        let refused = Incoming { mask: mask.to_vec(), cells: cells.to_vec() };
+                        self.journal_incoming(&row, &refused, None, Reason::Constraint)
+                    }
+                    other => other,
+                }
             }
             other => other,
         }

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, require_meta, set_meta};
 use crate::own::{Own, note_seen, site_no};
+use crate::tracked::Tracked;
 
 /// The last version of its own that the site may have handed to somebody.
 pub(crate) fn published(conn: &Connection) -> Result<u64, StoreError> {
@@ -119,7 +120,16 @@ fn move_versions(
             .doing("seal a version again")?;
         conn.execute("UPDATE isle_block SET id = ?2 WHERE id = ?1", params![old, new]).doing("seal a version again")?;
         if source.no != own.no {
-            move_stamps(conn, source.no, own.no, header.cell_hlc())?;
+            for tracked in crate::engine::load_tables(conn)? {
+                // Cells of every baseline carry time 0: only this version's tables move.
+                let here = crate::layout::baselines(conn, tracked.no)?.get(&source.no) == Some(&version);
+                if !header.baseline || here {
+                    move_stamps(conn, &tracked, source.no, own.no, header.cell_hlc())?;
+                }
+                if header.baseline && here {
+                    crate::layout::set_baseline(conn, tracked.no, own.no, header.version)?;
+                }
+            }
         }
         own.version = header.version;
         own.chain = Header::hash(&encoded);
@@ -128,39 +138,37 @@ fn move_versions(
 }
 
 /// Cells that were stamped by a version move with it to the new site number.
-fn move_stamps(conn: &Connection, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
-    for tracked in crate::engine::load_tables(conn)? {
-        let table = tracked.clock();
-        let hlc = hlc.bits() as i64;
-        conn.execute(&format!("UPDATE {table} SET s = ?2 WHERE s = ?1 AND h = ?3"), params![from, to, hlc])
-            .doing("move row clocks")?;
-        let keys = tracked.clock_key().join(", ");
-        let mut statement = conn
-            .prepare(&format!("SELECT l, h, s, x, {keys} FROM {table} WHERE x IS NOT NULL"))
-            .doing("move row clocks")?;
-        let mut rows = statement.query([]).doing("move row clocks")?;
-        let mut moved = Vec::new();
-        while let Some(row) = rows.next().doing("move row clocks")? {
-            let Some(mut clock) = crate::clocks::RowClock::read(row, 0)? else { continue };
-            let mut touched = false;
-            for (_, stamp) in &mut clock.exceptions {
-                if stamp.site == from && stamp.hlc == hlc as u64 {
-                    stamp.site = to;
-                    touched = true;
-                }
-            }
-            if touched {
-                let key = (0..tracked.table.key.len())
-                    .map(|n| row.get_ref(4 + n).map(|value| crate::clocks::from_sql(value).to_value()));
-                moved.push((key.collect::<Result<Vec<_>, _>>().doing("move row clocks")?, clock));
+fn move_stamps(conn: &Connection, tracked: &Tracked, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
+    let table = tracked.clock();
+    let hlc = hlc.bits() as i64;
+    conn.execute(&format!("UPDATE {table} SET s = ?2 WHERE s = ?1 AND h = ?3"), params![from, to, hlc])
+        .doing("move row clocks")?;
+    let keys = tracked.clock_key().join(", ");
+    let mut statement = conn
+        .prepare(&format!("SELECT l, h, s, x, {keys} FROM {table} WHERE x IS NOT NULL"))
+        .doing("move row clocks")?;
+    let mut rows = statement.query([]).doing("move row clocks")?;
+    let mut moved = Vec::new();
+    while let Some(row) = rows.next().doing("move row clocks")? {
+        let Some(mut clock) = crate::clocks::RowClock::read(row, 0)? else { continue };
+        let mut touched = false;
+        for (_, stamp) in &mut clock.exceptions {
+            if stamp.site == from && stamp.hlc == hlc as u64 {
+                stamp.site = to;
+                touched = true;
             }
         }
-        drop(rows);
-        let mut clocks = crate::clocks::ClockTable::open(conn, &tracked)?;
-        for (key, clock) in moved {
-            let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
-            clocks.update(&key, &clock)?;
+        if touched {
+            let key = (0..tracked.table.key.len())
+                .map(|n| row.get_ref(4 + n).map(|value| crate::clocks::from_sql(value).to_value()));
+            moved.push((key.collect::<Result<Vec<_>, _>>().doing("move row clocks")?, clock));
         }
+    }
+    drop(rows);
+    let mut clocks = crate::clocks::ClockTable::open(conn, tracked)?;
+    for (key, clock) in moved {
+        let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
+        clocks.update(&key, &clock)?;
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ pub enum Reason {
     Deleted,
     /// The row is not known here: it was collected after its deletion.
     Unknown,
+    /// A constraint of the table here, which its author's table lacks, refuses the row.
+    Constraint,
 }
 
 impl Reason {
@@ -28,6 +30,7 @@ impl Reason {
             Reason::Older => "older",
             Reason::Deleted => "deleted",
             Reason::Unknown => "unknown",
+            Reason::Constraint => "constraint",
         }
     }
 
@@ -35,6 +38,7 @@ impl Reason {
         match text {
             "deleted" => Reason::Deleted,
             "unknown" => Reason::Unknown,
+            "constraint" => Reason::Constraint,
             _ => Reason::Older,
         }
     }

@@ -1,5 +1,7 @@
 //! isle's own tables in the user's file, and the few facts in `isle_meta`.
 
+use std::collections::HashMap;
+
 use isle_clock::{GroupId, SiteId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -79,6 +81,27 @@ pub(crate) fn set_meta(conn: &Connection, key: &str, value: impl rusqlite::ToSql
     let mut statement = conn.prepare_cached(sql).doing("write isle_meta")?;
     statement.execute(params![key, value]).doing("write isle_meta")?;
     Ok(())
+}
+
+/// Notes which version of a site holds its baseline of a table.
+pub(crate) fn set_baseline(conn: &Connection, table_no: i64, site_no: i64, version: u64) -> Result<(), StoreError> {
+    set_meta(conn, &format!("base {table_no} {site_no}"), version as i64)
+}
+
+/// The versions that hold the baselines of a table, by the local number of the site.
+pub(crate) fn baselines(conn: &Connection, table_no: i64) -> Result<HashMap<i64, u64>, StoreError> {
+    let (from, to) = (format!("base {table_no} "), format!("base {table_no}!"));
+    let mut statement =
+        conn.prepare_cached("SELECT k, v FROM isle_meta WHERE k > ?1 AND k < ?2").doing("read isle_meta")?;
+    let rows = statement.query_map([&from, &to], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)));
+    let mut baselines = HashMap::new();
+    for row in rows.doing("read isle_meta")? {
+        let (key, version) = row.doing("read isle_meta")?;
+        if let Some(site) = key.strip_prefix(&from).and_then(|site| site.parse().ok()) {
+            baselines.insert(site, version as u64);
+        }
+    }
+    Ok(baselines)
 }
 
 /// The row of the log that holds a version of the site with this local number.

@@ -81,7 +81,18 @@ pub(crate) fn put_header(conn: &Connection, own: &Own, bytes: &[u8]) -> Result<b
         return Err(StoreError::BadChangeset { site, version, source: DecodeError::Inconsistent { what: "version" } });
     }
     if let Some(known) = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])? {
-        return if known == bytes { Ok(false) } else { Err(StoreError::Fork { site, version }) };
+        if known == bytes {
+            return Ok(false);
+        }
+        // One that was taken before its predecessor was here, and does not follow it, gives way.
+        let wanted = previous(conn, no, version)?;
+        let stale = Header::decode(&known).map_or(true, |known| Some(known.previous) != wanted);
+        let applied = no == own.no || version <= applied_version(conn, no)?;
+        if applied || !stale || wanted != Some(header.previous) {
+            return Err(StoreError::Fork { site, version });
+        }
+        conn.execute("DELETE FROM isle_log WHERE id = ?1", [id]).doing("replace a broken header")?;
+        conn.execute("DELETE FROM isle_block WHERE id = ?1", [id]).doing("replace a broken header")?;
     }
     if site == own.site {
         // A version of our own that we never wrote: this file is a copy, or an older state.
@@ -90,9 +101,27 @@ pub(crate) fn put_header(conn: &Connection, own: &Own, bytes: &[u8]) -> Result<b
     if version <= applied_version(conn, no)? {
         return Ok(false);
     }
+    if previous(conn, no, version)?.is_some_and(|hash| hash != header.previous) {
+        let source = DecodeError::Hash { what: "chain of the site's versions" };
+        return Err(StoreError::BadChangeset { site, version, source });
+    }
     let sql = "INSERT INTO isle_log(id, hlc, header) VALUES(?1, ?2, ?3)";
     conn.execute(sql, params![id, header.hlc.bits() as i64, bytes]).doing("store a changeset")?;
     Ok(true)
+}
+
+/// The hash that a version must name, if the version before it is known: applied, or in the log.
+fn previous(conn: &Connection, no: i64, version: u64) -> Result<Option<Hash>, StoreError> {
+    if version == 1 {
+        return Ok(Some(Hash::default()));
+    }
+    if applied_version(conn, no)? == version - 1 {
+        let sql = "SELECT chain FROM isle_site WHERE no = ?1";
+        return Ok(crate::clocks::one::<Option<[u8; 32]>>(conn, sql, [no])?.flatten());
+    }
+    let sql = "SELECT header FROM isle_log WHERE id = ?1";
+    let before = crate::clocks::one::<Vec<u8>>(conn, sql, [log_id(no, version - 1)])?;
+    Ok(before.map(|encoded| Header::hash(&encoded)))
 }
 
 /// Takes a block whose header is in the log; false if nothing needs it.
@@ -336,16 +365,73 @@ fn open_blocks(engine: &Engine, id: i64, header: &Header) -> Result<Result<Optio
 fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), DecodeError> {
     block.check(info)?;
     for section in block.sections() {
-        let section = section?;
-        let Some(tracked) = engine.by_id.get(&section.table()) else { continue };
+        let mut section = section?;
+        let Some(tracked) = engine.by_id.get(&section.table()) else {
+            // Known once, untracked since: kept in the log for its return.
+            let known = crate::layout::meta::<i64>(&engine.conn, &format!("table {}", section.table()));
+            if matches!(known, Ok(Some(_))) {
+                continue;
+            }
+            return Err(DecodeError::Inconsistent { what: "table of a section" });
+        };
         if section.key_columns() != tracked.table.key.len() {
             return Err(DecodeError::Inconsistent { what: "key of a section" });
         }
         if section.columns().iter().any(|column| tracked.cell_of(*column).is_none()) {
             return Err(DecodeError::Inconsistent { what: "column of a section" });
         }
+        let exact = section.columns().iter().position(|column| *column == isle_schema::ColumnId::KEY);
+        let mut row = isle_changeset::Row::default();
+        while section.next(&mut row)? {
+            check_key(&tracked.table, &row, exact)?;
+        }
     }
     Ok(())
+}
+
+/// A key must be canonical and one that the key columns can hold; an exact key must be a form of it.
+fn check_key(
+    table: &isle_schema::Table,
+    row: &isle_changeset::Row<'_>,
+    exact: Option<usize>,
+) -> Result<(), DecodeError> {
+    use isle_changeset::{Value, ValueRef, canonical_key, canonical_value, has_forms, unpack_key};
+    let bad = DecodeError::Inconsistent { what: "key of a row" };
+    let sound = row.key.iter().zip(&table.key).all(|(value, column)| {
+        canonical_value(*value, column).is_none()
+            && !matches!(value, ValueRef::Real(real) if real.is_nan())
+            && fits(table.rowid_key, *value, column)
+    });
+    if !sound {
+        return Err(bad);
+    }
+    let Some(at) = exact.filter(|at| row.mask[at / 64] >> (at % 64) & 1 == 1) else { return Ok(()) };
+    let place = crate::seal::bits(&row.mask).take_while(|column| *column < at).count();
+    let Some(ValueRef::Blob(packed)) = row.values.get(place) else { return Err(bad) };
+    let unpacked = unpack_key(packed, table.key.len())?;
+    let unpacked: Vec<_> = unpacked.iter().map(Value::as_ref).collect();
+    let key: Vec<_> = row.key.iter().map(|value| value.to_value()).collect();
+    let fits = unpacked.iter().zip(&table.key).all(|(value, column)| fits(table.rowid_key, *value, column));
+    let forms = unpacked.iter().zip(&table.key).any(|(value, column)| has_forms(*value, column));
+    if table.rowid_key || !forms || !fits || canonical_key(&unpacked, &table.key).0 != key {
+        return Err(bad);
+    }
+    Ok(())
+}
+
+/// Whether a column of this affinity stores the value as it is.
+fn fits(rowid: bool, value: isle_changeset::ValueRef<'_>, column: &isle_schema::KeyColumn) -> bool {
+    use isle_changeset::ValueRef::{Blob, Integer, Real, Text};
+    use isle_schema::Affinity;
+    match (column.affinity, value) {
+        _ if rowid => matches!(value, Integer(_)),
+        (Affinity::Blob, _) | (_, Blob(_)) => true,
+        (Affinity::Text, Integer(_) | Real(_)) => false,
+        (Affinity::Text, _) => true,
+        // Text that is a number would become one.
+        (_, Text(text)) => std::str::from_utf8(text).map_or(true, |text| text.trim().parse::<f64>().is_err()),
+        _ => true,
+    }
 }
 
 fn merge_one<'c>(

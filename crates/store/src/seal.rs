@@ -365,7 +365,7 @@ pub(crate) fn seal_queue(
     tables: &[Arc<Tracked>],
     now_ms: u64,
 ) -> Result<Option<Sealed>, StoreError> {
-    let noted = crate::clocks::one::<i64>(conn, "SELECT max(w) FROM isle_queue", [])?.unwrap_or(0);
+    let noted = crate::clocks::one::<i64>(conn, "SELECT coalesce(max(w), 0) FROM isle_queue", [])?.unwrap_or(0);
     let noted = u64::try_from(noted).unwrap_or(0).min(now_ms);
     let mut statement = conn.prepare_cached("SELECT DISTINCT t FROM isle_queue").doing("read the queue")?;
     let queued = statement.query_map([], |row| row.get(0)).doing("read the queue")?;

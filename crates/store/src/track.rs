@@ -189,6 +189,7 @@ fn seal_baseline(
     order.sort_by_key(|tracked| tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, now_ms, true)?;
     for tracked in order {
+        layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
         sealer.table(tracked);
         let mut clocks = ClockTable::open(conn, tracked)?;
         let keys = tracked.table.key.len();

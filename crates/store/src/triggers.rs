@@ -99,11 +99,14 @@ fn zero_sign(tracked: &Tracked, trigger: &str) -> String {
     let columns = || tracked.table.columns.iter().enumerate().filter(|(n, _)| tracked.affinities[*n] == Affinity::Blob);
     let both =
         |name: &str| format!("OLD.{name}=0.0 AND NEW.{name}=0.0 AND typeof(OLD.{name})||typeof(NEW.{name})='realreal'");
-    let names = join(columns().map(|(_, column)| quoted(&column.name)), ",");
+    let keys = || tracked.table.key.iter().filter(|key| !tracked.table.rowid_key && key.affinity == Affinity::Blob);
+    let names = keys().map(|key| &key.name).chain(columns().map(|(_, column)| &column.name));
+    let names = join(names.map(|name| quoted(name)), ",");
     if names.is_empty() {
         return String::new();
     }
     let mut masks = vec![Vec::new(); tracked.queue_words()];
+    masks[0].extend(keys().map(|key| format!("(({}) IS TRUE)", both(&quoted(&key.name)))));
     for (n, column) in columns() {
         masks[(n + 1) / WORD_BITS].push(format!(
             "((({}) IS TRUE)<<{})",
@@ -113,7 +116,8 @@ fn zero_sign(tracked: &Tracked, trigger: &str) -> String {
     }
     let masks: Vec<String> = masks.iter().map(|w| if w.is_empty() { "0".to_owned() } else { w.join("|") }).collect();
     let entry = entry(tracked, &masks, "NEW", None);
-    let any: Vec<String> = columns().map(|(_, column)| format!("({})", both(&quoted(&column.name)))).collect();
+    let any = keys().map(|key| &key.name).chain(columns().map(|(_, column)| &column.name));
+    let any: Vec<String> = any.map(|name| format!("({})", both(&quoted(name)))).collect();
     let any = balanced_or(&any);
     let on = quoted(&tracked.table.name);
     format!("CREATE TRIGGER {trigger} AFTER UPDATE OF {names} ON {on} WHEN {any} BEGIN {entry} END;\n")

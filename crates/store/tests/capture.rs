@@ -4,6 +4,7 @@
 
 mod support;
 
+use isle_store::StoreError;
 use support::{Device, settle};
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, w)";
@@ -28,7 +29,7 @@ fn a_key_that_left_before_a_statement_failed_halfway_leaves_elsewhere() {
     a.store
         .write(|tx| {
             assert!(tx.execute(sql, []).unwrap_err().is_constraint());
-            Ok::<_, isle_store::StoreError>(())
+            Ok::<_, StoreError>(())
         })
         .unwrap();
     assert_eq!(a.rows("SELECT count(*) FROM names WHERE name = 'a'"), ["Integer(0)"]);
@@ -46,11 +47,28 @@ fn a_statement_that_failed_and_changed_nothing_writes_nothing() {
             .write(|tx| {
                 let sql = "UPDATE names SET v = CASE name WHEN 'a' THEN 50 ELSE 500 END";
                 assert!(tx.execute(sql, []).unwrap_err().is_constraint());
-                Ok::<_, isle_store::StoreError>(())
+                Ok::<_, StoreError>(())
             })
             .unwrap();
         assert_eq!(a.store.status().unwrap().version, before, "a phantom write was sealed: {schema}");
     }
+}
+
+#[test]
+fn a_savepoint_that_is_undone_does_not_fail_its_transaction() {
+    let a = Device::new(1, NAMES);
+    let before = a.store.status().unwrap().version;
+    let result = a.store.write(|tx| {
+        let undone = tx.savepoint(|tx| {
+            tx.execute("INSERT INTO names VALUES('a', 1)", [])?;
+            Err::<(), _>(StoreError::RolledBack)
+        });
+        assert!(undone.is_err());
+        Ok::<_, StoreError>(())
+    });
+    result.unwrap();
+    assert_eq!(a.store.status().unwrap().version, before);
+    a.check();
 }
 
 #[test]
@@ -88,4 +106,40 @@ fn a_replica_without_a_column_does_not_hide_that_columns_values_on_others() {
     x.pull(&w);
     w.pull(&n);
     assert_eq!(w.hash(), x.hash(), "{:?} {:?}", w.rows("SELECT * FROM t"), x.rows("SELECT * FROM t"));
+}
+
+#[test]
+fn the_sign_of_a_zero_in_a_key_travels_by_both_ways() {
+    for foreign in [false, true] {
+        let schema = "CREATE TABLE loose(k BLOB PRIMARY KEY, v)";
+        let (a, b) = (Device::new(1, schema), Device::new(2, schema));
+        let run = |sql: &str| if foreign { a.foreign(sql) } else { a.run(sql) };
+        run("INSERT INTO loose VALUES(0.0, 1)");
+        settle(&[&a, &b]);
+        run("UPDATE loose SET k = -0.0");
+        settle(&[&a, &b]);
+    }
+}
+
+#[test]
+fn a_baseline_that_came_after_the_author_was_last_seen_is_journaled_when_it_loses() {
+    let second = "CREATE TABLE more(id INTEGER PRIMARY KEY, v)";
+    let (a, b, c) = (Device::new(1, T), Device::new(2, T), Device::new(3, T));
+    b.run("INSERT INTO t VALUES(1, 1, 1)");
+    settle(&[&a, &b, &c]);
+    b.foreign(&format!("{second}; INSERT INTO more VALUES(1, 'adopted by b')"));
+    b.store.track(&["more"]).unwrap();
+    a.foreign(second);
+    a.store.track(&["more"]).unwrap();
+    a.run("INSERT INTO more VALUES(1, 'written by a')");
+    c.pull(&b);
+    c.pull(&a);
+    settle(&[&a, &b, &c]);
+    for device in [&a, &b, &c] {
+        let journal = device.store.conflicts(true, 10).unwrap();
+        assert!(
+            journal.iter().any(|lost| lost.value == isle_changeset::Value::Text(b"adopted by b".to_vec())),
+            "{journal:?}"
+        );
+    }
 }

@@ -18,7 +18,7 @@ use support::{Device, START_MS};
 
 fn config(cases: u32) -> ProptestConfig {
     let cases = std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    ProptestConfig { cases, max_shrink_iters: 3_000, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Two to five replicas, most of them empty when their tables are adopted.
@@ -52,12 +52,29 @@ proptest! {
                 assert_eq!(reference::visible(device, &table), expected, "table {} of device {n}", table.name);
             }
         }
+        assert_times_rise(&all);
         fleet.assert_settled(&all);
     }
 }
 
+/// Whoever writes after having seen a value beats it: a version's time is beyond that of all that its author had seen.
+fn assert_times_rise(all: &[Sealed]) {
+    let headers: Vec<Header> = all.iter().map(|(header, _)| Header::decode(header).unwrap()).collect();
+    let seen = seen(all);
+    for header in &headers {
+        let vector = &seen[&(header.site, header.version)];
+        for other in headers.iter().filter(|other| vector.contains(other.site, other.version)) {
+            let same = (other.site, other.version) == (header.site, header.version);
+            assert!(
+                same || other.hlc < header.hlc,
+                "{header:?} is not later than {other:?}, which its author had seen"
+            );
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(config(300))]
 
     #[test]
     fn both_ways_of_capture_give_the_same_blocks(
@@ -137,7 +154,9 @@ fn assert_nothing_lost(fleet: &Fleet, all: &[Sealed]) {
             let shown = reference::visible(device, table).join("\n");
             for write in writes.iter().filter(|write| write.table == table.id) {
                 let others = &rows[&(write.table, &write.key)];
-                for (column, value) in write.cells.iter().filter(|(id, value)| *id != ColumnId::KEY && *value != Value::Null) {
+                for (column, value) in
+                    write.cells.iter().filter(|(id, value)| *id != ColumnId::KEY && *value != Value::Null)
+                {
                     let overwritten = others.iter().any(|other| {
                         let names = other.kind == RowKind::Delete || other.cells.iter().any(|(id, _)| id == column);
                         let later = (other.site, other.version) != (write.site, write.version);

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use isle_changeset::Header;
 use isle_clock::SiteId;
-use isle_store::{Applied, Frame};
+use isle_store::{Applied, Frame, StoreError, Transaction};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::random::{Rng, SCHEMA, Sql, Style, statements};
+use super::random::{KEPT, Rng, SCHEMA, Sql, Style, UNDONE, statements};
 use super::reference::Sealed;
 use super::{Device, START_MS};
 
@@ -54,28 +54,44 @@ pub fn actions(style: Style, count: std::ops::Range<usize>) -> impl Strategy<Val
 /// Runs statements one by one; those that violate a constraint change what SQLite lets them change.
 pub fn write(device: &Device, way: Way, statements: &[Sql]) {
     if way == Way::Isle {
-        let run = |tx: &isle_store::Transaction<'_>| {
-            for Sql(sql) in statements {
-                match tx.execute(sql, []) {
-                    Err(error) if !error.is_constraint() => return Err(error),
-                    _ => {}
-                }
-            }
-            Ok(())
-        };
+        let run = |tx: &Transaction<'_>| statements.iter().try_for_each(|Sql(sql)| write_one(tx, sql));
         return device.store.write(run).unwrap();
     }
     let conn = Connection::open(device.path()).unwrap();
-    conn.execute_batch(if way == Way::Transaction { "PRAGMA synchronous = OFF; BEGIN" } else { "PRAGMA synchronous = OFF" })
-        .unwrap();
+    conn.execute_batch(if way == Way::Transaction {
+        "PRAGMA synchronous = OFF; BEGIN"
+    } else {
+        "PRAGMA synchronous = OFF"
+    })
+    .unwrap();
     for Sql(sql) in statements {
+        let savepoint = sql.starts_with(UNDONE) || sql.starts_with(KEPT);
+        let run = |sql: &str| conn.execute_batch(sql).unwrap();
+        if savepoint {
+            run("SAVEPOINT test");
+        }
         if let Err(error) = conn.execute(sql, []) {
             assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation), "{sql}: {error}");
+        }
+        if savepoint {
+            run(if sql.starts_with(UNDONE) { "ROLLBACK TO test; RELEASE test" } else { "RELEASE test" });
         }
     }
     if way == Way::Transaction {
         conn.execute_batch("COMMIT").unwrap();
     }
+}
+
+fn write_one(tx: &Transaction<'_>, sql: &str) -> Result<(), StoreError> {
+    let run = |tx: &Transaction<'_>| match tx.execute(sql, []) {
+        Err(error) if !error.is_constraint() => Err(error),
+        _ => Ok(()),
+    };
+    if sql.starts_with(UNDONE) {
+        let undone = tx.savepoint(|tx| run(tx).and(Err::<(), _>(StoreError::RolledBack)));
+        return undone.or_else(|error| if matches!(error, StoreError::RolledBack) { Ok(()) } else { Err(error) });
+    }
+    if sql.starts_with(KEPT) { tx.savepoint(run) } else { run(tx) }
 }
 
 pub struct Fleet {
@@ -129,8 +145,8 @@ impl Fleet {
         }
         let store = &self.devices[to].store;
         match rng.below(3) {
-            0 => frames.iter().for_each(|frame| drop(store.put_frames(std::iter::once(*frame)).unwrap())),
-            _ => drop(store.put_frames(frames.into_iter()).unwrap()),
+            0 => frames.iter().for_each(|frame| assert!(store.put_frames(std::iter::once(*frame)).unwrap() <= 1)),
+            _ => assert!(store.put_frames(frames.into_iter()).is_ok()),
         }
         if rng.chance(50) {
             store.apply().unwrap();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
 
 pub mod fleet;
+pub mod forger;
 pub mod random;
 pub mod reference;
 
@@ -24,6 +25,12 @@ pub const START_MS: u64 = 1_780_272_000_000;
 pub struct TestRuntime {
     pub now_ms: AtomicU64,
     seed: AtomicU64,
+}
+
+impl TestRuntime {
+    pub fn new(n: u64) -> TestRuntime {
+        TestRuntime { now_ms: AtomicU64::new(START_MS), seed: AtomicU64::new(n << 32 | 1) }
+    }
 }
 
 impl Runtime for TestRuntime {
@@ -60,7 +67,7 @@ impl Device {
         let folder = folder();
         let path = folder.path().join("test.db");
         Connection::open(&path).unwrap().execute_batch(schema).unwrap();
-        let runtime = Arc::new(TestRuntime { now_ms: AtomicU64::new(START_MS), seed: AtomicU64::new(n << 32 | 1) });
+        let runtime = Arc::new(TestRuntime::new(n));
         let init = Init { app: "test".into() };
         let store = Store::init(Options::new(&path), Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
         let group = isle_clock::GroupId::from_bytes([7; 16]);
@@ -122,8 +129,8 @@ impl Device {
     /// Takes over the schema and everything that `other` has applied, and merges it.
     pub fn pull(&self, other: &Device) {
         other.store.seal().unwrap();
-        for head in other.store.schema_heads().unwrap() {
-            self.store.put_migration(&other.store.migration(head).unwrap().unwrap()).unwrap();
+        for operation in other.operations() {
+            self.store.put_migration(&operation).unwrap();
         }
         for (site, last) in other.store.vector().unwrap().iter() {
             for version in self.store.vector().unwrap().get(site) + 1..=last {
@@ -132,6 +139,20 @@ impl Device {
             }
         }
         self.store.apply().unwrap();
+    }
+
+    /// All schema operations, parents first.
+    pub fn operations(&self) -> Vec<Vec<u8>> {
+        let mut open = self.store.schema_heads().unwrap();
+        let mut found = Vec::new();
+        while let Some(id) = open.pop() {
+            let body = self.store.migration(id).unwrap().unwrap();
+            open.extend(isle_schema::Migration::decode(&body).unwrap().1.parents);
+            found.retain(|known| *known != body);
+            found.push(body);
+        }
+        found.reverse();
+        found
     }
 
     pub fn hash(&self) -> ([u8; 32], [u8; 32]) {

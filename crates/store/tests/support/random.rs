@@ -80,13 +80,28 @@ impl std::fmt::Debug for Sql {
     }
 }
 
+/// Statements of one transaction: most of them on one table, so that they meet in its rows.
 pub fn statements(style: Style, count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Sql>> {
-    let one = any::<u64>().no_shrink().prop_map(move |seed| statement(&mut Rng(seed), style));
-    prop::collection::vec(one, count)
+    let seeds = prop::collection::vec(any::<u64>().no_shrink(), count);
+    (0..TABLES.len(), seeds)
+        .prop_map(move |(focus, seeds)| seeds.into_iter().map(|seed| statement(&mut Rng(seed), style, focus)).collect())
 }
 
-pub fn statement(rng: &mut Rng, style: Style) -> Sql {
-    let table = rng.pick(&TABLES);
+/// How a statement begins that is undone at once, and one whose savepoint is kept.
+pub const UNDONE: &str = "/* undone */ ";
+pub const KEPT: &str = "/* savepoint */ ";
+
+pub fn statement(rng: &mut Rng, style: Style, focus: usize) -> Sql {
+    let table = if rng.chance(65) { &TABLES[focus] } else { rng.pick(&TABLES) };
+    let Sql(sql) = bare_statement(rng, style, table);
+    Sql(match rng.below(12) {
+        0 => format!("{UNDONE}{sql}"),
+        1 => format!("{KEPT}{sql}"),
+        _ => sql,
+    })
+}
+
+fn bare_statement(rng: &mut Rng, style: Style, table: &Shape) -> Sql {
     let kinds = if style == Style::Unique { 26 } else { 34 };
     Sql(match rng.below(kinds) {
         0..=4 => insert(rng, table, style, "INSERT"),
@@ -98,7 +113,10 @@ pub fn statement(rng: &mut Rng, style: Style) -> Sql {
         21..=24 => format!("DELETE FROM {} WHERE {}", table.name, key_is(rng, table)),
         25 if rng.chance(30) => format!("DELETE FROM {}", table.name),
         25 => update(rng, table, style),
-        26 => "UPDATE names SET name = CASE WHEN name = lower(name) COLLATE BINARY THEN upper(name) ELSE lower(name) END".into(),
+        26 => {
+            "UPDATE names SET name = CASE WHEN name = lower(name) COLLATE BINARY THEN upper(name) ELSE lower(name) END"
+                .into()
+        }
         27 => "UPDATE loose SET k = CASE typeof(k) WHEN 'integer' THEN 5.0 ELSE 5 END WHERE k = 5".into(),
         28 => format!("UPDATE OR REPLACE ints SET id = id {} WHERE id > {}", rng.pick(&["+ 1", "- 1"]), rng.below(3)),
         _ => move_key(rng, table),
@@ -114,7 +132,7 @@ fn value(rng: &mut Rng, style: Style) -> String {
 }
 
 fn key(rng: &mut Rng, table: &Shape) -> Vec<&'static str> {
-    table.keys.iter().map(|(_, pool)| *rng.pick(pool)).collect()
+    table.keys.iter().map(|(_, pool)| if rng.chance(40) { pool[0] } else { *rng.pick(pool) }).collect()
 }
 
 fn key_is(rng: &mut Rng, table: &Shape) -> String {

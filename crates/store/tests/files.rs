@@ -1,0 +1,112 @@
+//! Files that cannot be opened as a replica say why and stay as they are.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use isle_store::{Init, Options, Runtime, Store, StoreError};
+use support::{Device, TestRuntime, folder};
+
+fn open(path: &Path) -> Result<Store, StoreError> {
+    Store::open(Options::new(path), Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>)
+}
+
+fn init(path: &Path) -> Result<Store, StoreError> {
+    Store::init(Options::new(path), Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>, &Init { app: "test".into() })
+}
+
+/// All files of the folder with their content.
+fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_file_that_is_no_database_is_called_damaged_and_not_overwritten() {
+    let folder = folder();
+    let path = folder.path().join("letter.txt");
+    std::fs::write(&path, "Dear Sir or Madam, this is no database. ".repeat(100)).unwrap();
+    let before = content(folder.path());
+    for error in [open(&path).unwrap_err(), init(&path).unwrap_err()] {
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+    assert_eq!(content(folder.path()), before);
+}
+
+#[test]
+fn a_plain_database_is_not_opened_as_a_replica_and_not_changed() {
+    let folder = folder();
+    let path = folder.path().join("plain.db");
+    support::foreign(&path, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let before = content(folder.path());
+    assert!(matches!(open(&path).unwrap_err(), StoreError::NotReplica { .. }));
+    assert_eq!(content(folder.path()), before);
+}
+
+#[test]
+fn a_missing_file_is_not_made_by_opening_it() {
+    let folder = folder();
+    let path = folder.path().join("none.db");
+    assert!(open(&path).is_err());
+    assert!(content(folder.path()).is_empty());
+}
+
+#[test]
+fn a_newer_format_is_refused_by_every_way_in_and_not_changed() {
+    let device = Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    let path = device.path();
+    let folder = device.folder;
+    device.store.close().unwrap();
+    support::foreign(&path, "UPDATE isle_meta SET v = 99 WHERE k = 'format'");
+    let before = content(folder.path());
+    for error in [open(&path).unwrap_err(), init(&path).unwrap_err()] {
+        assert!(matches!(error, StoreError::NewerFormat { found: 99, .. }), "{error}");
+    }
+    let main = |files: Vec<(String, Vec<u8>)>| files.into_iter().find(|(name, _)| name.ends_with(".db")).unwrap();
+    assert_eq!(main(content(folder.path())), main(before));
+}
+
+#[test]
+fn a_format_that_rises_under_an_open_store_stops_its_writes() {
+    let device = Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    device.foreign("UPDATE isle_meta SET v = 99 WHERE k = 'format'");
+    let mut device = device;
+    let runtime = Arc::clone(&device.runtime) as Arc<dyn Runtime>;
+    assert!(matches!(Store::open(Options::new(device.path()), runtime), Err(StoreError::NewerFormat { .. })));
+    device.foreign("UPDATE isle_meta SET v = 1 WHERE k = 'format'");
+    device.restart();
+    device.run("INSERT INTO t VALUES(1, 1)");
+    device.check();
+}
+
+#[test]
+fn a_read_only_file_is_read_and_says_so_when_it_is_written() {
+    let device = Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    device.run("INSERT INTO t VALUES(1, 1)");
+    let path = device.path();
+    let folder = device.folder;
+    device.store.close().unwrap();
+    support::foreign(&path, "PRAGMA journal_mode = DELETE");
+    let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&path, permissions).unwrap();
+    if std::fs::OpenOptions::new().append(true).open(&path).is_ok() {
+        // The superuser may write to everything: nothing to see here.
+        return;
+    }
+    let before = content(folder.path());
+    let store = open(&path).unwrap();
+    assert_eq!(store.status().unwrap().version, 1);
+    let error = store.write(|tx| tx.execute("INSERT INTO t VALUES(2, 2)", [])).unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    drop(store);
+    assert_eq!(content(folder.path()), before);
+}

@@ -1,0 +1,135 @@
+//! The Chinook music shop on three devices: adopted, edited offline through three kinds of clients, synced in every order.
+
+#![cfg(feature = "real-data")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use isle::{Replica, RemoteOptions, params};
+use isle_test_s3::{Behaviour, S3Server};
+use isle_tests::tool;
+
+fn real(name: &str) -> PathBuf {
+    let folder = std::env::var_os("ISLE_REAL_DATA").expect("ISLE_REAL_DATA names the folder of the real inputs");
+    let path = Path::new(&folder).join(name);
+    assert!(path.exists(), "{} is missing", path.display());
+    path
+}
+
+struct Fleet {
+    folder: tempfile::TempDir,
+    devices: Vec<Replica>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Fleet {
+    /// Device a adopts the shop; b and c start from the remote.
+    fn new(url: &str, options: &RemoteOptions) -> Fleet {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(real("chinook.sqlite"), folder.path().join("a.db")).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let url = url.replace("FOLDER", folder.path().to_str().unwrap());
+        let mut devices = Vec::new();
+        for name in ["a", "b", "c"] {
+            let home = folder.path().join(format!("{name}.home"));
+            let builder = Replica::builder(folder.path().join(format!("{name}.db"))).home(home).app("chinook");
+            let replica = builder.remote_options(options.clone()).init().unwrap();
+            if name == "a" {
+                let (tracked, refused) = replica.track_all().unwrap();
+                assert_eq!((tracked.len(), refused.len()), (11, 0), "{refused:?}");
+            }
+            replica.add_remote("shop", &url).unwrap();
+            runtime.block_on(replica.sync()).unwrap();
+            devices.push(replica);
+        }
+        Fleet { folder, devices, runtime }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(format!("{name}.db")).to_str().unwrap().to_owned()
+    }
+
+    fn sync(&self, device: usize) {
+        self.runtime.block_on(self.devices[device].sync()).unwrap();
+    }
+
+    /// Conflicting and independent edits on all three, each through another client.
+    fn edit(&self) {
+        self.devices[0]
+            .write(|tx| {
+                tx.execute("UPDATE Track SET Name = Name || ' (isle)', UnitPrice = 1.29 WHERE TrackId % 50 = 0", &[])?;
+                tx.execute("INSERT INTO Artist VALUES(?1, ?2)", params![1000, "Offline Band"])?;
+                tx.execute("INSERT INTO Album VALUES(1000, 'Airplane Mode', 1000)", &[])?;
+                tx.execute("DELETE FROM PlaylistTrack WHERE PlaylistId = 1 AND TrackId < 100", &[])?;
+                Ok(())
+            })
+            .unwrap();
+        let shell = "PRAGMA foreign_keys = ON;
+            UPDATE Track SET Name = Name || ' (shell)' WHERE TrackId % 100 = 0;
+            UPDATE Customer SET Email = lower(Email), Company = NULL WHERE CustomerId < 20;
+            INSERT INTO Artist VALUES(2000, 'Shell Trio'); INSERT INTO Playlist VALUES(2000, 'From the shell');
+            INSERT INTO PlaylistTrack SELECT 2000, TrackId FROM Track WHERE GenreId = 2 AND TrackId < 2000;
+            DELETE FROM InvoiceLine WHERE InvoiceId = 5;";
+        tool("sqlite3", &["-bail", &self.path("b"), shell], "apt-get install sqlite3");
+        let python = format!(
+            "import sqlite3\nc = sqlite3.connect({:?}, timeout=30)\nc.execute('PRAGMA foreign_keys = ON')\nwith c:\n\
+             \tc.execute(\"UPDATE Track SET Composer = 'python', Milliseconds = Milliseconds + 1 WHERE TrackId % 70 = 0\")\n\
+             \tc.execute(\"UPDATE Customer SET Phone = '+49 0', Email = 'py@' || CustomerId WHERE CustomerId BETWEEN 10 AND 30\")\n\
+             \tc.executemany('INSERT INTO Genre VALUES(?, ?)', [(n, f'Genre {{n}}') for n in range(100, 120)])\n\
+             \tc.execute('DELETE FROM PlaylistTrack WHERE PlaylistId = 8 AND TrackId > 3000')\n",
+            self.path("c")
+        );
+        tool("python3", &["-c", &python], "apt-get install python3");
+    }
+
+    /// Everybody has everything, and the file is sound.
+    fn assert_settled(&self) {
+        let hashes: Vec<_> = self.devices.iter().map(|device| device.state_hash().unwrap()).collect();
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]));
+        for (device, name) in self.devices.iter().zip(["a", "b", "c"]) {
+            assert_eq!(tool("sqlite3", &[&self.path(name), "PRAGMA foreign_key_check"], "apt-get install sqlite3"), "");
+            assert!(device.check().unwrap().findings.is_empty());
+            let names: Vec<String> =
+                device.read(|q| q.all("SELECT Name FROM Artist WHERE ArtistId >= 1000 ORDER BY 1", &[])).unwrap();
+            assert_eq!(names, ["Offline Band", "Shell Trio"]);
+        }
+        let lost = self.devices[0].conflicts(false, 10_000).unwrap();
+        assert!(lost.iter().any(|conflict| conflict.table == "Track"), "two devices renamed the same tracks");
+    }
+}
+
+fn orders() -> [[usize; 3]; 6] {
+    [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+}
+
+#[test]
+fn chinook_through_a_folder_in_every_order() {
+    for order in orders() {
+        let fleet = Fleet::new("FOLDER/bucket", &RemoteOptions::default());
+        let rows: i64 = fleet.devices[2].read(|q| q.one("SELECT count(*) FROM PlaylistTrack", &[])).unwrap().unwrap();
+        assert_eq!(rows, 8715);
+        fleet.edit();
+        order.iter().chain(&order).for_each(|device| fleet.sync(*device));
+        fleet.assert_settled();
+    }
+}
+
+#[test]
+fn chinook_through_s3_with_cuts_and_errors() {
+    for behaviour in [
+        Behaviour::default(),
+        Behaviour { cut_every: Some(5), ..Behaviour::default() },
+        Behaviour { unavailable_every: Some(4), ignores_conditions: true, ..Behaviour::default() },
+    ] {
+        let server = S3Server::start(behaviour).unwrap();
+        let mut options = RemoteOptions::default();
+        options.endpoint = Some(server.endpoint());
+        options.region = Some("us-east-1".to_owned());
+        options.insecure_http = true;
+        options.credentials = Some(isle::Credentials::new(S3Server::ACCESS_KEY, S3Server::SECRET_KEY));
+        let fleet = Fleet::new(&format!("s3://{}/shop", S3Server::BUCKET), &options);
+        fleet.edit();
+        [2, 0, 1, 2, 0, 1].iter().for_each(|device| fleet.sync(*device));
+        fleet.assert_settled();
+    }
+}

@@ -1,0 +1,163 @@
+//! Checks of the repository itself: what a reviewer should not have to look for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Files under the workspace with one of these endings, build output and tools left out.
+fn files(endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if !["target", ".git", ".tools", "proptest-regressions"].contains(&name.as_str()) {
+                    folders.push(path);
+                }
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no file with {endings:?}");
+    found
+}
+
+fn complain(findings: &[String]) {
+    assert!(findings.is_empty(), "\n{}", findings.join("\n"));
+}
+
+#[test]
+fn no_file_is_longer_than_800_lines() {
+    let long = files(&[".rs"]).into_iter().filter_map(|path| {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        (lines > 800).then(|| format!("{}: {lines} lines; split it by meaning", path.display()))
+    });
+    complain(&long.collect::<Vec<_>>());
+}
+
+#[test]
+fn no_room_is_a_drawer_for_everything() {
+    let drawers = files(&[".rs", "Cargo.toml"]).into_iter().filter(|path| {
+        let parts = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        parts.map(|part| part.trim_end_matches(".rs").to_owned()).any(|part| {
+            ["util", "utils", "common", "misc", "helpers", "types"].contains(&part.as_str())
+        })
+    });
+    complain(&drawers.map(|path| path.display().to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_crate_says_what_it_promises() {
+    let silent = files(&["lib.rs"]).into_iter().filter(|path| path.starts_with(root().join("crates"))).filter_map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        let docs = text.lines().take_while(|line| line.starts_with("//!")).count();
+        (docs < 8).then(|| format!("{}: {docs} lines of crate docs", path.display()))
+    });
+    complain(&silent.collect::<Vec<_>>());
+}
+
+#[test]
+fn pure_rooms_read_no_clock_and_draw_no_random_numbers() {
+    let mut impure = Vec::new();
+    for room in ["clock", "schema", "changeset"] {
+        for path in files(&[".rs"]).into_iter().filter(|path| path.starts_with(root().join("crates").join(room).join("src"))) {
+            let text = fs::read_to_string(&path).unwrap();
+            for word in ["SystemTime", "Instant::now", "getrandom", "thread_rng", "std::fs", "std::net", "new_v4()"] {
+                if text.contains(word) {
+                    impure.push(format!("{}: {word}; take it as an argument", path.display()));
+                }
+            }
+        }
+    }
+    complain(&impure);
+}
+
+#[test]
+fn libraries_neither_print_nor_panic_on_purpose() {
+    let mut findings = Vec::new();
+    let in_library = |path: &Path| {
+        let crates = root().join("crates");
+        path.starts_with(&crates) && !path.starts_with(crates.join("cli")) && path.components().any(|c| c.as_os_str() == "src")
+    };
+    for path in files(&[".rs"]).into_iter().filter(|path| in_library(path)) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for (n, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for word in ["println!", "eprintln!", ".unwrap()", ".expect(\"", "panic!(", "todo!(", "unimplemented!(", "dbg!("] {
+                if line.contains(word) {
+                    findings.push(format!("{}:{}: {word}", path.display(), n + 1));
+                }
+            }
+        }
+    }
+    findings.retain(|finding| !finding.contains("testing.rs") && !finding.contains("_tests.rs"));
+    complain(&findings);
+}
+
+#[test]
+fn every_test_file_is_a_target() {
+    let mut forgotten = Vec::new();
+    let manifest = fs::read_to_string(root().join("tests/Cargo.toml")).unwrap();
+    for entry in fs::read_dir(root().join("tests/tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.is_file() && !manifest.contains(&format!("name = \"{name}\"")) {
+            forgotten.push(format!("{} is not listed in tests/Cargo.toml", path.display()));
+        }
+    }
+    complain(&forgotten);
+}
+
+#[test]
+fn tests_wait_for_conditions_and_not_for_the_clock() {
+    let sleeping = files(&[".rs"]).into_iter().filter_map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        // This check names what it looks for.
+        let is_this = path.ends_with("tests/tests/repository.rs");
+        let in_tests = path.components().any(|part| part.as_os_str() == "tests");
+        (in_tests && !is_this && text.contains("thread::sleep")).then(|| format!("{} sleeps", path.display()))
+    });
+    complain(&sleeping.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_repository_speaks_of_the_project_alone() {
+    // Put together here so that this file does not contain them.
+    let words = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["crates-io", ".proxy"].concat()];
+    let mut findings = Vec::new();
+    for path in files(&[".rs", ".toml", ".md", ".sh", "run", ".yml"]) {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for word in words.iter().filter(|word| text.contains(word.as_str())) {
+            findings.push(format!("{} names {word}", path.display()));
+        }
+    }
+    complain(&findings);
+}
+
+#[test]
+fn shared_dependencies_stand_in_the_root() {
+    let mut own = Vec::new();
+    for path in files(&["Cargo.toml"]).into_iter().filter(|path| *path != root().join("Cargo.toml")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut section = String::new();
+        for line in text.lines() {
+            if line.starts_with('[') {
+                section = line.to_owned();
+            }
+            let in_dependencies = section.contains("dependencies");
+            if in_dependencies && line.contains("version =") && line.contains('{') || (in_dependencies && line.contains("= \"")) {
+                own.push(format!("{}: {line}", path.display()));
+            }
+        }
+    }
+    complain(&own);
+}
