@@ -24,7 +24,7 @@ use crate::own::{note_seen, site_no};
 use crate::seal::bits;
 use crate::tracked::{Tracked, join};
 
-/// Prepared statements by mask; beyond this many masks the rarest way is taken: prepare again.
+/// Prepared statements by mask; beyond this many they are prepared again.
 const MASKS_MAX: usize = 64;
 
 /// Merges changesets within one open write transaction.
@@ -200,13 +200,22 @@ impl<'a> Incoming<'a> {
     }
 }
 
+/// A statement that writes masked cells, of a new row or into one that is there.
+struct Write<'c> {
+    new: bool,
+    mask: Vec<u64>,
+    statement: Statement<'c>,
+}
+
 /// The statements on one data table and its clocks.
 struct TableApplier<'c> {
     tracked: Arc<Tracked>,
     clocks: ClockTable<'c>,
     delete: Statement<'c>,
     select: Statement<'c>,
-    writes: HashMap<(bool, Vec<u64>), Statement<'c>>,
+    writes: Vec<Write<'c>>,
+    /// Where the statement of the row before stands in `writes`: most rows have its mask.
+    last: usize,
     /// Which version of each site holds its baseline of this table.
     baselines: HashMap<i64, u64>,
 }
@@ -219,9 +228,9 @@ impl<'c> TableApplier<'c> {
         let (keys, columns) = (tracked.key_list(""), tracked.column_list(""));
         let select = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
         let select = conn.prepare(&select).doing("prepare a merge")?;
-        let clocks = ClockTable::open(conn, &tracked)?;
+        let clocks = ClockTable::open(conn, &tracked);
         let baselines = crate::layout::baselines(conn, tracked.no)?;
-        Ok(TableApplier { tracked, clocks, delete, select, writes: HashMap::new(), baselines })
+        Ok(TableApplier { tracked, clocks, delete, select, writes: Vec::new(), last: 0, baselines })
     }
 
     /// The row's cells as they stand in the table, the exact key packed; `None` if the row is not there.
@@ -258,34 +267,38 @@ impl<'c> TableApplier<'c> {
             return Ok(());
         }
         let exact = if mask[0] & 1 == 1 { exact_key(cells[0], key.len()) } else { None };
-        let shown: Vec<ValueRef<'_>> =
-            exact.as_ref().map_or_else(|| key.to_vec(), |e| e.iter().map(Value::as_ref).collect());
-        if self.writes.len() > MASKS_MAX {
-            self.writes.clear();
+        let exact: Option<Vec<ValueRef<'_>>> = exact.as_ref().map(|exact| exact.iter().map(Value::as_ref).collect());
+        let statement = self.statement(conn, new, mask)?;
+        bind(statement, if new { exact.as_deref().unwrap_or(key) } else { key }, 1)?;
+        let mut at = 1 + key.len();
+        if !new && mask[0] & 1 == 1 {
+            bind(statement, exact.as_deref().unwrap_or(key), at)?;
+            at += key.len();
         }
-        // Looked up by a borrowed key where the map allows it; the mask of most rows is that of the row before.
-        let slot = (new, mask.to_vec());
-        let statement = match self.writes.entry(slot) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                let sql = if new { insert_sql(&self.tracked, mask) } else { update_sql(&self.tracked, mask) };
-                entry.insert(conn.prepare(&sql).doing("prepare a merge")?)
-            }
-        };
-        let mut at = if new {
-            bind(statement, &shown, 1)?;
-            1 + key.len()
-        } else {
-            bind(statement, key, 1)?;
-            bind(statement, &shown, 1 + key.len())?;
-            1 + 2 * key.len()
-        };
-        for cell in bits(mask).filter(|cell| *cell > 0) {
-            statement.raw_bind_parameter(at, to_sql(cells[cell])).doing("bind a value")?;
-            at += 1;
+        for (n, cell) in bits(mask).filter(|cell| *cell > 0).enumerate() {
+            statement.raw_bind_parameter(at + n, to_sql(cells[cell])).doing("bind a value")?;
         }
         statement.raw_execute().doing("write a merged row")?;
         Ok(())
+    }
+
+    fn statement(&mut self, conn: &'c Connection, new: bool, mask: &[u64]) -> Result<&mut Statement<'c>, StoreError> {
+        let fits = |write: &Write<'_>| write.new == new && write.mask == mask;
+        if !self.writes.get(self.last).is_some_and(fits) {
+            self.last = match self.writes.iter().position(fits) {
+                Some(known) => known,
+                None => {
+                    if self.writes.len() == MASKS_MAX {
+                        self.writes.clear();
+                    }
+                    let sql = if new { insert_sql(&self.tracked, mask) } else { update_sql(&self.tracked, mask) };
+                    let statement = conn.prepare(&sql).doing("prepare a merge")?;
+                    self.writes.push(Write { new, mask: mask.to_vec(), statement });
+                    self.writes.len() - 1
+                }
+            };
+        }
+        Ok(&mut self.writes[self.last].statement)
     }
 }
 
@@ -305,25 +318,21 @@ fn insert_sql(tracked: &Tracked, mask: &[u64]) -> String {
     format!("INSERT OR REPLACE INTO {table}({keys}{columns}) VALUES({parameters})")
 }
 
+/// Parameters: the key, then the exact key if it is written, then the cells.
 fn update_sql(tracked: &Tracked, mask: &[u64]) -> String {
-    let keys = tracked.table.key.len();
+    let mut at = tracked.table.key.len();
+    let mut next = || {
+        at += 1;
+        at
+    };
     let mut sets = Vec::new();
     if mask[0] & 1 == 1 {
-        for (n, column) in tracked.table.key.iter().enumerate() {
-            sets.push(format!("{} = ?{}", quoted(&column.name), 1 + keys + n));
-        }
+        sets.extend(tracked.table.key.iter().map(|column| format!("{} = ?{}", quoted(&column.name), next())));
     }
-    for (n, cell) in bits(mask).filter(|cell| *cell > 0).enumerate() {
-        sets.push(format!("{} = ?{}", quoted(&tracked.table.columns[cell - 1].name), 1 + 2 * keys + n));
+    for cell in bits(mask).filter(|cell| *cell > 0) {
+        sets.push(format!("{} = ?{}", quoted(&tracked.table.columns[cell - 1].name), next()));
     }
-    // The parameters of the exact key are bound whether they are used or not; naming them keeps their numbers valid.
-    let unused = join((0..keys).map(|n| format!("?{} IS NOT NULL", 1 + keys + n)), " AND ");
-    format!(
-        "UPDATE {} SET {} WHERE {} AND {unused}",
-        quoted(&tracked.table.name),
-        sets.join(", "),
-        tracked.key_match(1)
-    )
+    format!("UPDATE {} SET {} WHERE {}", quoted(&tracked.table.name), sets.join(", "), tracked.key_match(1))
 }
 
 /// One table's rows against one author's changes.
@@ -393,7 +402,7 @@ impl Merge<'_, '_> {
     fn born(&self, length: u64, incoming: &Incoming<'_>) -> RowClock {
         let mut clock = RowClock { length, stamp: self.author.stamp, exceptions: Vec::new() };
         let cells = self.table.tracked.cells();
-        let named = incoming.mask.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+        let named = bits(&incoming.mask).filter(|cell| *cell > 0).count();
         if named + 1 < cells {
             let missing = (1..cells).filter(|cell| incoming.mask[cell / 64] >> (cell % 64) & 1 == 0);
             clock.exceptions.extend(missing.map(|cell| (cell, LocalStamp::NEVER)));
@@ -416,6 +425,7 @@ impl Merge<'_, '_> {
         let mut won = vec![0u64; incoming.mask.len()];
         let mut unseen = Vec::new();
         let mut lost = Vec::new();
+        let mut tied = Vec::new();
         for cell in bits(&incoming.mask) {
             let local = clock.cell(cell);
             if self.compare(stamp, local)? == Ordering::Greater {
@@ -425,10 +435,24 @@ impl Merge<'_, '_> {
                 }
             } else if local != stamp {
                 lost.push((cell, local));
+            } else {
+                tied.push(cell);
             }
         }
-        if !unseen.is_empty() || !lost.is_empty() {
+        if !unseen.is_empty() || !lost.is_empty() || !tied.is_empty() {
             let current = self.table.read(&row.key)?.unwrap_or_default();
+            for cell in tied {
+                // One stamp, two values: a file was copied, or a table adopted twice. The larger value stands everywhere.
+                let Some(value) = current.get(cell) else { continue };
+                match incoming.cells[cell].order(value.as_ref()) {
+                    Ordering::Greater => {
+                        won[cell / 64] |= 1 << (cell % 64);
+                        unseen.push((cell, stamp));
+                    }
+                    Ordering::Less => lost.push((cell, stamp)),
+                    Ordering::Equal => {}
+                }
+            }
             let differs = |cell: usize| current.get(cell).is_some_and(|value| value.as_ref() != incoming.cells[cell]);
             for (cell, local) in unseen.into_iter().filter(|(cell, _)| differs(*cell)) {
                 let loss = Loss {

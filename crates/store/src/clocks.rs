@@ -8,7 +8,7 @@
 
 use isle_changeset::ValueRef;
 use rusqlite::types::{ToSqlOutput, ValueRef as SqlRef};
-use rusqlite::{Connection, OptionalExtension as _, Statement};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Statement};
 
 use crate::StoreError;
 use crate::error::Doing as _;
@@ -151,53 +151,81 @@ pub(crate) fn from_sql(value: SqlRef<'_>) -> ValueRef<'_> {
     }
 }
 
-/// The prepared statements on one clock table. Key parameters come first.
+/// The statements on one clock table, as SQL. Key parameters come first.
+#[derive(Debug)]
+pub(crate) struct ClockSql {
+    select: String,
+    insert: String,
+    update: String,
+    bury: String,
+    except: String,
+}
+
+impl ClockSql {
+    pub(crate) fn new(no: i64, keys: usize) -> ClockSql {
+        let list = |f: &dyn Fn(usize) -> String, separator| (0..keys).map(f).collect::<Vec<_>>().join(separator);
+        let key = list(&|n| format!("k{n}"), ", ");
+        let parameters = list(&|n| format!("?{}", n + 1), ", ");
+        let matches = list(&|n| format!("k{n} = ?{}", n + 1), " AND ");
+        let (a, b, c, d) = (keys + 1, keys + 2, keys + 3, keys + 4);
+        ClockSql {
+            select: format!("SELECT l, h, s, x FROM isle_c{no} WHERE {matches}"),
+            insert: format!(
+                "INSERT INTO isle_c{no}({key}, l, h, s) VALUES({parameters}, ?{a}, ?{b}, ?{c}) ON CONFLICT DO NOTHING"
+            ),
+            update: format!("UPDATE isle_c{no} SET l = ?{a}, h = ?{b}, s = ?{c}, x = ?{d} WHERE {matches}"),
+            bury: format!("UPDATE isle_c{no} SET l = 2, h = ?{a}, s = ?{b}, x = NULL WHERE {matches} AND l = 1"),
+            except: format!("UPDATE isle_c{no} SET x = ?{a} WHERE {matches} AND l = 1 AND x IS NULL"),
+        }
+    }
+}
+
+/// The prepared statements on one clock table, made when they are needed first.
 pub(crate) struct ClockTable<'c> {
-    select: Statement<'c>,
-    insert: Statement<'c>,
-    update: Statement<'c>,
-    bury: Statement<'c>,
-    except: Statement<'c>,
+    conn: &'c Connection,
+    tracked: std::sync::Arc<Tracked>,
     keys: usize,
+    select: Option<CachedStatement<'c>>,
+    insert: Option<CachedStatement<'c>>,
+    update: Option<CachedStatement<'c>>,
+    bury: Option<CachedStatement<'c>>,
+    except: Option<CachedStatement<'c>>,
+    /// What the insert statement has bound behind the key: a bulk insert binds it once.
+    inserting: Option<(u64, LocalStamp)>,
+}
+
+/// The statement of a slot, prepared now if it is not yet.
+fn prepared<'s, 'c>(
+    slot: &'s mut Option<CachedStatement<'c>>,
+    conn: &'c Connection,
+    sql: &str,
+) -> Result<&'s mut CachedStatement<'c>, StoreError> {
+    Ok(match slot {
+        Some(statement) => statement,
+        None => slot.insert(conn.prepare_cached(sql).doing("prepare a row clock")?),
+    })
 }
 
 impl<'c> ClockTable<'c> {
-    pub(crate) fn open(conn: &'c Connection, tracked: &Tracked) -> Result<ClockTable<'c>, StoreError> {
-        let keys = tracked.table.key.len();
-        let name = tracked.clock();
-        let matches = tracked.clock_match(1);
-        let key = tracked.clock_key().join(", ");
-        let parameters = crate::tracked::join((1..=keys).map(|n| format!("?{n}")), ", ");
-        let prepare = |sql: &str| conn.prepare(sql).doing("prepare a row clock");
-        Ok(ClockTable {
-            select: prepare(&format!("SELECT l, h, s, x FROM {name} WHERE {matches}"))?,
-            insert: prepare(&format!(
-                "INSERT INTO {name}({key}, l, h, s) VALUES({parameters}, ?{}, ?{}, ?{}) ON CONFLICT DO NOTHING",
-                keys + 1,
-                keys + 2,
-                keys + 3
-            ))?,
-            update: prepare(&format!(
-                "UPDATE {name} SET l = ?{}, h = ?{}, s = ?{}, x = ?{} WHERE {matches}",
-                keys + 1,
-                keys + 2,
-                keys + 3,
-                keys + 4
-            ))?,
-            bury: prepare(&format!(
-                "UPDATE {name} SET l = 2, h = ?{}, s = ?{}, x = NULL WHERE {matches} AND l = 1",
-                keys + 1,
-                keys + 2
-            ))?,
-            except: prepare(&format!("UPDATE {name} SET x = ?{} WHERE {matches} AND l = 1 AND x IS NULL", keys + 1))?,
-            keys,
-        })
+    pub(crate) fn open(conn: &'c Connection, tracked: &std::sync::Arc<Tracked>) -> ClockTable<'c> {
+        ClockTable {
+            conn,
+            tracked: std::sync::Arc::clone(tracked),
+            keys: tracked.table.key.len(),
+            select: None,
+            insert: None,
+            update: None,
+            bury: None,
+            except: None,
+            inserting: None,
+        }
     }
 
     /// The clock of a key.
     pub(crate) fn get(&mut self, key: &[ValueRef<'_>]) -> Result<Option<RowClock>, StoreError> {
-        bind(&mut self.select, key, 1)?;
-        let mut rows = self.select.raw_query();
+        let statement = prepared(&mut self.select, self.conn, &self.tracked.clock_sql.select)?;
+        bind(statement, key, 1)?;
+        let mut rows = statement.raw_query();
         match rows.next().doing("read a row clock")? {
             None => Ok(None),
             Some(row) => RowClock::read(row, 0),
@@ -206,19 +234,24 @@ impl<'c> ClockTable<'c> {
 
     /// Writes the clock of a key that has none; false if it has one.
     pub(crate) fn insert(&mut self, key: &[ValueRef<'_>], length: u64, stamp: LocalStamp) -> Result<bool, StoreError> {
-        bind(&mut self.insert, key, 1)?;
-        self.insert.raw_bind_parameter(self.keys + 1, length as i64).doing("write a row clock")?;
-        self.insert.raw_bind_parameter(self.keys + 2, stamp.hlc as i64).doing("write a row clock")?;
-        self.insert.raw_bind_parameter(self.keys + 3, stamp.site).doing("write a row clock")?;
-        Ok(self.insert.raw_execute().doing("write a row clock")? == 1)
+        let statement = prepared(&mut self.insert, self.conn, &self.tracked.clock_sql.insert)?;
+        bind(statement, key, 1)?;
+        if self.inserting != Some((length, stamp)) {
+            statement.raw_bind_parameter(self.keys + 1, length as i64).doing("write a row clock")?;
+            statement.raw_bind_parameter(self.keys + 2, stamp.hlc as i64).doing("write a row clock")?;
+            statement.raw_bind_parameter(self.keys + 3, stamp.site).doing("write a row clock")?;
+            self.inserting = Some((length, stamp));
+        }
+        Ok(statement.raw_execute().doing("write a row clock")? == 1)
     }
 
     /// Ends a first life in one statement, the common case of a delete; false if the row is in another life.
     pub(crate) fn bury_first_life(&mut self, key: &[ValueRef<'_>], stamp: LocalStamp) -> Result<bool, StoreError> {
-        bind(&mut self.bury, key, 1)?;
-        self.bury.raw_bind_parameter(self.keys + 1, stamp.hlc as i64).doing("write a row clock")?;
-        self.bury.raw_bind_parameter(self.keys + 2, stamp.site).doing("write a row clock")?;
-        Ok(self.bury.raw_execute().doing("write a row clock")? == 1)
+        let statement = prepared(&mut self.bury, self.conn, &self.tracked.clock_sql.bury)?;
+        bind(statement, key, 1)?;
+        statement.raw_bind_parameter(self.keys + 1, stamp.hlc as i64).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 2, stamp.site).doing("write a row clock")?;
+        Ok(statement.raw_execute().doing("write a row clock")? == 1)
     }
 
     /// Stamps cells of a row in its first life that has no exceptions yet, the common case of an update; false if it is not so.
@@ -230,19 +263,21 @@ impl<'c> ClockTable<'c> {
     ) -> Result<bool, StoreError> {
         let exceptions = crate::seal::bits(mask).map(|cell| (cell, stamp)).collect();
         let clock = RowClock { length: 1, stamp, exceptions };
-        bind(&mut self.except, key, 1)?;
-        self.except.raw_bind_parameter(self.keys + 1, clock.packed()).doing("write a row clock")?;
-        Ok(self.except.raw_execute().doing("write a row clock")? == 1)
+        let statement = prepared(&mut self.except, self.conn, &self.tracked.clock_sql.except)?;
+        bind(statement, key, 1)?;
+        statement.raw_bind_parameter(self.keys + 1, clock.packed()).doing("write a row clock")?;
+        Ok(statement.raw_execute().doing("write a row clock")? == 1)
     }
 
     /// Replaces the clock of a key that has one.
     pub(crate) fn update(&mut self, key: &[ValueRef<'_>], clock: &RowClock) -> Result<(), StoreError> {
-        bind(&mut self.update, key, 1)?;
-        self.update.raw_bind_parameter(self.keys + 1, clock.length as i64).doing("write a row clock")?;
-        self.update.raw_bind_parameter(self.keys + 2, clock.stamp.hlc as i64).doing("write a row clock")?;
-        self.update.raw_bind_parameter(self.keys + 3, clock.stamp.site).doing("write a row clock")?;
-        self.update.raw_bind_parameter(self.keys + 4, clock.packed()).doing("write a row clock")?;
-        self.update.raw_execute().doing("write a row clock")?;
+        let statement = prepared(&mut self.update, self.conn, &self.tracked.clock_sql.update)?;
+        bind(statement, key, 1)?;
+        statement.raw_bind_parameter(self.keys + 1, clock.length as i64).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 2, clock.stamp.hlc as i64).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 3, clock.stamp.site).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 4, clock.packed()).doing("write a row clock")?;
+        statement.raw_execute().doing("write a row clock")?;
         Ok(())
     }
 

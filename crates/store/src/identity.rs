@@ -3,6 +3,8 @@
 //! What was never handed over can be sealed again: the same rows and the same times under another group or site. What others may
 //! have seen stays as it is for ever.
 
+use std::sync::Arc;
+
 use isle_changeset::{Cause, Header};
 use isle_clock::{GroupId, Hlc, SiteId};
 use rusqlite::{Connection, params};
@@ -138,7 +140,7 @@ fn move_versions(
 }
 
 /// Cells that were stamped by a version move with it to the new site number.
-fn move_stamps(conn: &Connection, tracked: &Tracked, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
+fn move_stamps(conn: &Connection, tracked: &Arc<Tracked>, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
     let table = tracked.clock();
     let hlc = hlc.bits() as i64;
     conn.execute(&format!("UPDATE {table} SET s = ?2 WHERE s = ?1 AND h = ?3"), params![from, to, hlc])
@@ -165,7 +167,7 @@ fn move_stamps(conn: &Connection, tracked: &Tracked, from: i64, to: i64, hlc: Hl
         }
     }
     drop(rows);
-    let mut clocks = crate::clocks::ClockTable::open(conn, tracked)?;
+    let mut clocks = crate::clocks::ClockTable::open(conn, tracked);
     for (key, clock) in moved {
         let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
         clocks.update(&key, &clock)?;

@@ -23,6 +23,8 @@ pub(crate) struct Own {
     /// The largest time issued or seen.
     pub(crate) clock: Clock,
     pub(crate) heads: Vec<MigrationId>,
+    /// Nothing of other sites was applied since the last own version.
+    pub(crate) causes_told: bool,
 }
 
 impl Own {
@@ -42,7 +44,7 @@ impl Own {
         let seen = crate::clocks::one::<i64>(conn, "SELECT coalesce(max(hlc), 0) FROM isle_site", [])?.unwrap_or(0);
         let floor: i64 = crate::layout::meta(conn, "hlc")?.unwrap_or(0);
         let last = Hlc::from_bits(own_hlc.max(seen).max(floor) as u64).unwrap_or(Hlc::ZERO);
-        Ok(Own { group, site, no, version, chain, clock: Clock::resume(last), heads: heads(conn)? })
+        Ok(Own { group, site, no, version, chain, clock: Clock::resume(last), heads: heads(conn)?, causes_told: false })
     }
 }
 
@@ -69,7 +71,11 @@ pub(crate) fn known_site_no(conn: &Connection, site: SiteId) -> Result<Option<i6
 }
 
 /// What was applied of other sites since the own last version; notes it as said.
-pub(crate) fn take_causes(conn: &Connection, own: &Own) -> Result<Vec<Cause>, StoreError> {
+pub(crate) fn take_causes(conn: &Connection, own: &mut Own) -> Result<Vec<Cause>, StoreError> {
+    if own.causes_told {
+        return Ok(Vec::new());
+    }
+    own.causes_told = true;
     let sql = "SELECT s.no, s.id, s.version, s.hlc FROM isle_site AS s
                LEFT JOIN isle_seen AS v ON v.author = ?1 AND v.site = s.no
                WHERE s.no <> ?1 AND s.version > coalesce(v.version, 0) ORDER BY s.id";

@@ -275,7 +275,7 @@ pub(crate) fn seal_events(
         capture.sort(n);
         let tracked = Arc::clone(&capture.tables[n].tracked);
         sealer.table(&tracked);
-        let mut clocks = ClockTable::open(conn, &tracked)?;
+        let mut clocks = ClockTable::open(conn, &tracked);
         seal_table_events(&mut sealer, &mut clocks, &tracked, capture, n, &mut strays)?;
     }
     let sealed = sealer.finish(own)?;
@@ -381,7 +381,7 @@ pub(crate) fn seal_queue(
     Ok(sealed)
 }
 
-fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tracked>) -> Result<(), StoreError> {
     let (words, keys) = (tracked.queue_words(), tracked.table.key.len());
     let masks = join((0..words).map(|n| format!("q.m{n}")), ", ");
     let queue_key = join((0..keys).map(|n| format!("q.k{n}")), ", ");
@@ -400,7 +400,7 @@ fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Tracke
     let mut statement = conn.prepare(&sql).doing("read the queue")?;
     let mut rows = statement.raw_query();
     let mut pending: Option<QueuedRow> = None;
-    let mut clocks = ClockTable::open(conn, tracked)?;
+    let mut clocks = ClockTable::open(conn, tracked);
     sealer.table(tracked);
     while let Some(row) = rows.next().doing("read the queue")? {
         let entry = QueuedRow::read(row, tracked)?;

@@ -191,7 +191,7 @@ fn seal_baseline(
     for tracked in order {
         layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
         sealer.table(tracked);
-        let mut clocks = ClockTable::open(conn, tracked)?;
+        let mut clocks = ClockTable::open(conn, tracked);
         let keys = tracked.table.key.len();
         let order = tracked.table.key.iter().map(|column| {
             let collate = if tracked.table.rowid_key {

@@ -4,6 +4,7 @@ use isle_schema::{Affinity, Collation, KeyColumn, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::StoreError;
+use crate::clocks::ClockSql;
 use crate::error::Doing as _;
 use crate::layout::quoted;
 
@@ -28,6 +29,8 @@ pub(crate) struct Tracked {
     pub(crate) table: Table,
     /// Affinity of each column.
     pub(crate) affinities: Vec<Affinity>,
+    /// The statements on its clock table.
+    pub(crate) clock_sql: ClockSql,
     /// Key columns that may hold NULL by the table's definition.
     pub(crate) nullable_key: Vec<bool>,
 }
@@ -83,11 +86,6 @@ impl Tracked {
         join(terms, " AND ")
     }
 
-    /// `k0 = ?1 AND …` on the clock table.
-    pub(crate) fn clock_match(&self, first: usize) -> String {
-        join((0..self.table.key.len()).map(|n| format!("k{n} = ?{}", first + n)), " AND ")
-    }
-
     /// Creates the clock table.
     pub(crate) fn create_clock_sql(&self) -> String {
         let name = self.clock();
@@ -132,7 +130,8 @@ pub(crate) fn load(conn: &Connection, no: i64, table: Table) -> Result<Tracked, 
         let at = position(&column.name).ok_or_else(|| drift(&format!("no column {:?}", column.name)))?;
         affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
     }
-    Ok(Tracked { no, table, affinities, nullable_key })
+    let clock_sql = ClockSql::new(no, table.key.len());
+    Ok(Tracked { no, table, affinities, clock_sql, nullable_key })
 }
 
 /// Reads a table's definition out of the file, or says why it cannot be replicated.

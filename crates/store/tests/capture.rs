@@ -143,3 +143,42 @@ fn a_baseline_that_came_after_the_author_was_last_seen_is_journaled_when_it_lose
         );
     }
 }
+
+#[test]
+fn text_keys_that_are_no_numbers_for_sqlite_are_accepted_elsewhere() {
+    let schema = "CREATE TABLE t(id INT PRIMARY KEY, v) WITHOUT ROWID";
+    let (a, b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO t VALUES('inf', 1), ('NaN', 2), (char(160) || '5', 3), ('0x10', 4), (' 7 ', 5), ('1e3', 6)");
+    b.pull(&a);
+    assert!(b.store.apply().unwrap().waiting.is_empty(), "{:?}", b.store.apply().unwrap().waiting);
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn adopted_rows_that_were_edited_while_untracked_are_the_same_everywhere() {
+    let a = Device::new(1, &format!("{T}; INSERT INTO t VALUES(1, 'adopted', 1)"));
+    let b = Device::new(2, T);
+    settle(&[&a, &b]);
+    a.store.untrack("t").unwrap();
+    a.foreign("UPDATE t SET v = 'edited' WHERE id = 1");
+    a.store.track(&["t"]).unwrap();
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn a_replica_without_a_column_hides_nothing_where_keys_have_several_forms() {
+    let narrow = "CREATE TABLE t(id TEXT PRIMARY KEY COLLATE NOCASE, a)";
+    let wide = "CREATE TABLE t(id TEXT PRIMARY KEY COLLATE NOCASE, a, b)";
+    let (n, w, x) = (Device::new(1, narrow), Device::new(2, wide), Device::new(3, wide));
+    for device in [&w, &x] {
+        device.pull(&n);
+    }
+    x.pull(&w);
+    w.run("INSERT INTO t VALUES('k', 'w', 'kept')");
+    n.pass(1000);
+    n.run("INSERT INTO t VALUES('K', 'n')");
+    x.pull(&n);
+    x.pull(&w);
+    w.pull(&n);
+    assert_eq!(w.hash(), x.hash(), "{:?} {:?}", w.rows("SELECT * FROM t"), x.rows("SELECT * FROM t"));
+}
