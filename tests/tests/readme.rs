@@ -1,0 +1,69 @@
+//! Every command in the README is run, in order, as a reader would.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::process::Command;
+
+use isle_tests::{describe, isle_binary, workspace};
+
+fn readme() -> String {
+    std::fs::read_to_string(workspace().join("README.md")).unwrap()
+}
+
+/// The contents of the fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    let fence = format!("```{language}\n");
+    while let Some(start) = rest.find(&fence) {
+        let block = &rest[start + fence.len()..];
+        let end = block.find("```").expect("the block ends");
+        found.push(block[..end].to_owned());
+        rest = &block[end + 3..];
+    }
+    found
+}
+
+#[test]
+fn the_tour_works_in_an_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let laptop = folder.path().join("laptop");
+    std::fs::create_dir(&laptop).unwrap();
+    let tour: Vec<String> = blocks(&readme(), "sh").into_iter().filter(|block| !block.contains("cargo ")).collect();
+    assert_eq!(tour.len(), 3, "laptop, phone, any client");
+    let script = format!("set -euxo pipefail\n{}", tour.concat());
+    let tools = isle_binary().parent().unwrap().to_owned();
+    let path = std::env::join_paths(
+        std::iter::once(tools).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &script]).current_dir(&laptop).env("PATH", path.unwrap());
+    shell.env("ISLE_HOME", folder.path().join("laptop.home")).env_remove("ISLE_DB");
+    let output = shell.output().unwrap();
+    let said = describe(&output);
+    assert!(output.status.success(), "(sqlite3 is needed: apt-get install sqlite3)\n{said}");
+    assert!(said.contains("Solaris"), "the phone shows the laptop's rows\n{said}");
+    let plain = Command::new("sqlite3").arg(folder.path().join("phone/notes.db")).arg("SELECT title FROM notes; .schema").output();
+    let plain = String::from_utf8(plain.expect("sqlite3 runs; install it: apt-get install sqlite3").stdout).unwrap();
+    assert!(plain.contains("Ubik") && !plain.contains("isle_"), "{plain}");
+}
+
+#[test]
+fn commands_that_build_are_run_by_the_checks() {
+    let checks = std::fs::read_to_string(workspace().join(".ci/run")).unwrap().replace(" --quiet", "");
+    let building: Vec<String> = blocks(&readme(), "sh").into_iter().filter(|block| block.contains("cargo ")).collect();
+    for line in building.iter().flat_map(|block| block.lines()) {
+        let command = line.split('#').next().unwrap().trim();
+        assert!(checks.contains(command), "{command:?} is not run by .ci/run");
+    }
+}
+
+#[test]
+fn the_rust_example_is_the_one_that_the_documentation_compiles() {
+    let docs = std::fs::read_to_string(workspace().join("crates/replica/src/lib.rs")).unwrap();
+    let examples = blocks(&readme(), "rust");
+    assert_eq!(examples.len(), 1);
+    for line in examples[0].lines().filter(|line| !line.trim().is_empty()) {
+        assert!(docs.contains(line.trim()), "{line:?} is not in the documentation of crates/replica");
+    }
+}

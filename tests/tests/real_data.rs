@@ -133,3 +133,16 @@ fn chinook_through_s3_with_cuts_and_errors() {
         fleet.assert_settled();
     }
 }
+
+/// A server that others wrote, from `scripts/test-other-s3`; credentials are in `AWS_*` variables.
+#[cfg(feature = "other-s3")]
+#[test]
+fn chinook_through_another_s3_server() {
+    let mut options = RemoteOptions::default();
+    options.endpoint = Some(std::env::var("ISLE_TEST_S3_ENDPOINT").expect("ISLE_TEST_S3_ENDPOINT is set"));
+    options.insecure_http = true;
+    let fleet = Fleet::new(&format!("s3://isle-test/chinook-{}", std::process::id()), &options);
+    fleet.edit();
+    [1, 2, 0, 1, 2, 0].iter().for_each(|device| fleet.sync(*device));
+    fleet.assert_settled();
+}

@@ -19,6 +19,27 @@
 //! # }
 //! ```
 //!
+//! The README's example, whole:
+//!
+//! ```standalone_crate
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), isle::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let work = folder.path().join("work");
+//! # std::fs::create_dir(&work).unwrap();
+//! # // One process, one current folder and one variable: nothing else runs in this example.
+//! # std::env::set_current_dir(&work).unwrap();
+//! # unsafe { std::env::set_var("ISLE_HOME", folder.path().join("home")) };
+//! let replica = isle::Replica::builder("notes.db").init()?;
+//! replica.write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS notes(id INTEGER PRIMARY KEY, title TEXT)"))?;
+//! replica.track(&["notes"])?;
+//! replica.write(|tx| tx.execute("INSERT INTO notes VALUES(?1, ?2)", isle::params![1, "Dune"]))?;
+//! replica.add_remote("home", "../bucket")?;
+//! replica.sync().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Syncing is asynchronous and needs a tokio runtime:
 //!
 //! ```

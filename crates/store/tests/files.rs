@@ -75,7 +75,7 @@ fn a_newer_format_is_refused_by_every_way_in_and_not_changed() {
 }
 
 #[test]
-fn a_format_that_rises_under_an_open_store_stops_its_writes() {
+fn a_format_that_rose_is_noticed_when_the_file_is_opened_again() {
     let device = Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
     device.foreign("UPDATE isle_meta SET v = 99 WHERE k = 'format'");
     let mut device = device;

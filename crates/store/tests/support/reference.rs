@@ -80,7 +80,9 @@ impl Model {
         for (column, value) in write.cells {
             let stamp = (write.hlc, write.site);
             let cell = row.cells.entry(column).or_insert_with(|| (stamp, value.clone()));
-            if stamp > cell.0 {
+            // Equal stamps: two baselines of one site. Then, and only then, the value decides.
+            let tie = stamp == cell.0 && value.as_ref().order(cell.1.as_ref()).is_gt();
+            if stamp > cell.0 || tie {
                 *cell = (stamp, value);
             }
         }

@@ -1,0 +1,307 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
+
+/// Ordinary SQLite files that sync through a folder or an S3 bucket.
+#[derive(Debug, Parser)]
+#[command(name = "isle", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Start:\n  isle init notes.db                  track all tables of a file, new or not\n  \
+    isle remote add home ~/Sync/notes   a folder, or s3://bucket/prefix\n  \
+    isle sync                           exchange changes\n  \
+    isle demo                           three devices in one minute\n\n\
+    Exit codes: 0 done, 1 failed, 2 wrong request, 3 needs your decision, 4 held back by a guard")]
+pub(crate) struct Args {
+    /// The replica's file [default: the only one in the current folder]
+    #[arg(long, global = true, env = "ISLE_DB", value_name = "PATH", hide_env_values = true)]
+    pub(crate) db: Option<PathBuf>,
+    /// Results and errors as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Only what was asked for, no summaries
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a replica of a file, new or existing, and track its tables
+    #[command(after_help = "Example:\n  isle init notes.db --app notes")]
+    Init(Init),
+    /// Let changes of tables travel from now on
+    #[command(after_help = "Example:\n  isle track notes tags")]
+    Track {
+        /// The tables
+        #[arg(required = true, value_name = "TABLE")]
+        tables: Vec<String>,
+    },
+    /// Keep tables on this device from now on; their rows stay
+    #[command(after_help = "Example:\n  isle untrack drafts")]
+    Untrack {
+        /// The tables
+        #[arg(required = true, value_name = "TABLE")]
+        tables: Vec<String>,
+    },
+    /// Make a plain database of the replica again
+    #[command(after_help = "Example:\n  isle --db notes.db detach --yes")]
+    Detach {
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Run statements in one write transaction
+    #[command(
+        after_help = "Examples:\n  isle exec \"UPDATE notes SET stars = ?1 WHERE id = ?2\" --param 5 --param 7\n  \
+        sqlite3 old.db .dump | isle exec -"
+    )]
+    Exec(Exec),
+    /// Run a query
+    #[command(
+        after_help = "Example:\n  isle query \"SELECT title, stars FROM notes WHERE stars > ?1\" --param 3 --json"
+    )]
+    Query(Query),
+    /// Folders and buckets that changes travel through
+    #[command(
+        subcommand,
+        after_help = "Example:\n  isle remote add cloud s3://my-bucket/notes --endpoint https://s3.example.com"
+    )]
+    Remote(Remote),
+    /// Exchange changes with the remotes
+    #[command(after_help = "Examples:\n  isle sync\n  isle sync --watch --interval 30s")]
+    Sync(Sync),
+    /// What this replica is, and how it stands
+    #[command(after_help = "Example:\n  isle status --json")]
+    Status,
+    /// The newest changes, whoever made them
+    #[command(after_help = "Example:\n  isle log -n 5")]
+    Log {
+        /// How many
+        #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N")]
+        limit: usize,
+    },
+    /// Values that lost against a concurrent write, and what to do with them
+    #[command(
+        after_help = "Examples:\n  isle conflicts\n  isle conflicts show 3\n  isle conflicts resolve 3 --put-back"
+    )]
+    Conflicts(Conflicts),
+    /// The replicas of the group, and this device's name
+    #[command(after_help = "Examples:\n  isle devices\n  isle devices rename laptop")]
+    Devices {
+        #[command(subcommand)]
+        action: Option<DevicesAction>,
+    },
+    /// A fingerprint of the state: equal on replicas that hold the same
+    #[command(after_help = "Example:\n  isle hash --db notes.db")]
+    Hash,
+    /// Look for damage in the file and its bookkeeping
+    #[command(after_help = "Example:\n  isle doctor")]
+    Doctor,
+    /// Watch three devices edit offline and agree again
+    #[command(after_help = "Example:\n  isle demo --dir /tmp/isle-demo")]
+    Demo(Demo),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Init {
+    /// The file; made if it is not there [default: --db]
+    pub(crate) file: Option<PathBuf>,
+    /// The app whose schema the file holds; replicas that sync have the same [default: default]
+    #[arg(long)]
+    pub(crate) app: Option<String>,
+    /// Track all tables, also of a file that is a replica already
+    #[arg(long, conflicts_with = "no_track")]
+    pub(crate) track_all: bool,
+    /// Track no table yet
+    #[arg(long)]
+    pub(crate) no_track: bool,
+    /// Exit with 4 if a table could not be tracked
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("what").required(true))]
+pub(crate) struct Exec {
+    /// The statements; `-` reads them from standard input
+    #[arg(group = "what")]
+    pub(crate) sql: Option<String>,
+    /// Reads the statements from a file
+    #[arg(long, group = "what", value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// A value for ?1, then ?2, … (7, 0.5, NULL, x'00ff', text, '7' as text); for one statement only
+    #[arg(long = "param", value_name = "V", allow_hyphen_values = true)]
+    pub(crate) params: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Query {
+    /// The query
+    pub(crate) sql: String,
+    /// A value for ?1, then ?2, … (7, 0.5, NULL, x'00ff', text, '7' as text)
+    #[arg(long = "param", value_name = "V", allow_hyphen_values = true)]
+    pub(crate) params: Vec<String>,
+    /// As comma-separated values
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) csv: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Remote {
+    /// Add a remote
+    #[command(after_help = "Credentials are never stored: they come from AWS_* variables or the AWS files.\n\n\
+        Examples:\n  isle remote add home ~/Sync/notes\n  isle remote add cloud s3://my-bucket/notes --region eu-north-1")]
+    Add(RemoteAdd),
+    /// List the remotes
+    #[command(after_help = "Example:\n  isle remote list")]
+    List,
+    /// Forget a remote; what it holds stays there
+    #[command(after_help = "Example:\n  isle remote remove home")]
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RemoteAdd {
+    /// A name for it
+    pub(crate) name: String,
+    /// A folder, or s3://bucket/prefix
+    pub(crate) url: String,
+    /// The endpoint of an S3-compatible store
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// The region of the bucket
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// Allow an endpoint without TLS
+    #[arg(long)]
+    pub(crate) insecure_http: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Sync {
+    /// Only this remote
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remote: Option<String>,
+    /// Say what a sync would do, and change nothing
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) check: bool,
+    /// Sync again and again, and right after local changes, until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How long to wait between two syncs
+    #[arg(long, requires = "watch", default_value = "5s", value_name = "TIME", value_parser = duration)]
+    pub(crate) interval: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Conflicts {
+    #[command(subcommand)]
+    pub(crate) action: Option<ConflictsAction>,
+    /// Also those that were dealt with
+    #[arg(long, global = true)]
+    pub(crate) all: bool,
+    /// At most this many
+    #[arg(short = 'n', long = "limit", global = true, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConflictsAction {
+    /// List them, newest first
+    #[command(after_help = "Example:\n  isle conflicts list --all")]
+    List,
+    /// Show one in full
+    #[command(after_help = "Example:\n  isle conflicts show 3")]
+    Show {
+        /// Its number
+        id: i64,
+    },
+    /// Deal with one
+    #[command(after_help = "Examples:\n  isle conflicts resolve 3 --keep\n  isle conflicts resolve 3 --value 'Dune'")]
+    Resolve(Resolve),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("how").required(true))]
+pub(crate) struct Resolve {
+    /// Its number
+    pub(crate) id: i64,
+    /// Leave the value that won
+    #[arg(long, group = "how")]
+    pub(crate) keep: bool,
+    /// Write the value that lost
+    #[arg(long, group = "how")]
+    pub(crate) put_back: bool,
+    /// Write another value
+    #[arg(long, group = "how", value_name = "V", allow_hyphen_values = true)]
+    pub(crate) value: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevicesAction {
+    /// Give this device another name
+    #[command(after_help = "Example:\n  isle devices rename laptop")]
+    Rename {
+        /// The name
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// Where to make it; must be empty [default: a new temporary folder]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// How many rows to begin with, roughly
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
+    pub(crate) rows: u32,
+    /// Keep the folder afterwards (the default)
+    #[arg(long, overrides_with = "clean")]
+    pub(crate) keep: bool,
+    /// Remove the folder afterwards
+    #[arg(long)]
+    pub(crate) clean: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "expected a time such as 500ms, 5s or 2m".to_owned())?;
+    let duration = Duration::try_from(parsed).map_err(|error| error.to_string())?;
+    if duration < Duration::from_millis(100) { Err("at least 100ms".to_owned()) } else { Ok(duration) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_purpose_and_an_example() {
+        fn look(command: &clap::Command) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some_and(|about| !about.to_string().contains('\n')), "{name}");
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("isle "), "{name} has no example");
+            command.get_subcommands().for_each(look);
+        }
+        Args::command().get_subcommands().for_each(look);
+    }
+
+    #[test]
+    fn intervals_are_read() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("5").is_err() && duration("1ms").is_err() && duration("-5s").is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! The journal of values that lost.
+
+use isle::{Conflict, Reason, Replica, Resolution, SiteId};
+use serde_json::{Map, json};
+
+use super::Names;
+use crate::args::{Args, Conflicts, ConflictsAction};
+use crate::db;
+use crate::output::{Cell, Out, write_time};
+use crate::values;
+
+pub(crate) fn run(args: &Args, conflicts: &Conflicts, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    match &conflicts.action {
+        None | Some(ConflictsAction::List) => list(&replica, conflicts, out)?,
+        Some(ConflictsAction::Show { id }) => show(&replica, *id, out)?,
+        Some(ConflictsAction::Resolve(resolve)) => {
+            let resolution = match (&resolve.value, resolve.put_back) {
+                (Some(value), _) => Resolution::Value(values::parse(value)),
+                (None, true) => Resolution::PutBack,
+                (None, false) => Resolution::Keep,
+            };
+            apply(&replica, resolve.id, &resolution, out)?;
+        }
+    }
+    Ok(0)
+}
+
+/// Why the value lost, in a few words.
+pub(crate) fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Older => "a later write won",
+        Reason::Deleted => "the row was deleted",
+        _ => "the row is unknown here",
+    }
+}
+
+/// The row, as `table 7` or `table (1, 2)`, with the column.
+pub(crate) fn place(conflict: &Conflict) -> String {
+    let keys: Vec<String> = conflict.key.iter().map(|(_, value)| value.to_string()).collect();
+    let key = if keys.len() == 1 { keys.join("") } else { format!("({})", keys.join(", ")) };
+    let column = conflict.column.as_deref().unwrap_or("key");
+    format!("{} {key} · {column}", conflict.table)
+}
+
+fn name_of(names: &Names, site: Option<SiteId>) -> String {
+    site.map_or_else(|| "unknown".to_owned(), |site| names.of(site))
+}
+
+pub(crate) fn to_json(conflict: &Conflict, names: &Names) -> serde_json::Value {
+    let key: Map<_, _> = conflict.key.iter().map(|(name, value)| (name.clone(), values::to_json(value))).collect();
+    json!({
+        "id": conflict.id,
+        "table": conflict.table,
+        "key": key,
+        "column": conflict.column,
+        "lost": values::to_json(&conflict.value),
+        "lost_device": conflict.site.map(|site| names.of(site)),
+        "lost_written": write_time(conflict.hlc),
+        "current": conflict.current.as_ref().map(values::to_json),
+        "row_exists": conflict.current.is_some(),
+        "won_device": conflict.winner.map(|site| names.of(site)),
+        "won_written": conflict.winner_hlc.and_then(write_time),
+        "reason": conflict.reason.as_str(),
+        "resolved": conflict.resolved,
+    })
+}
+
+fn list(replica: &Replica, args: &Conflicts, out: &mut Out) -> anyhow::Result<()> {
+    let names = Names::new(&replica.status()?);
+    let conflicts = replica.conflicts(args.all, args.limit)?;
+    let objects: Vec<_> = conflicts.iter().map(|conflict| to_json(conflict, &names)).collect();
+    if out.json(&objects)? {
+        return Ok(());
+    }
+    if conflicts.is_empty() {
+        return out.note("no value waits in the journal");
+    }
+    let row = |conflict: &Conflict| {
+        let current = conflict.current.as_ref().map_or_else(|| Cell::dim("row gone"), |v| Cell::text(values::quote(v)));
+        let state = if conflict.resolved { "resolved" } else { why(conflict.reason) };
+        vec![
+            Cell::number(conflict.id),
+            Cell::text(place(conflict)),
+            Cell::text(values::quote(&conflict.value)),
+            current,
+            Cell::text(name_of(&names, conflict.site)),
+            Cell::dim(state),
+        ]
+    };
+    out.table(&["ID", "WHERE", "LOST", "NOW", "LOST BY", "WHY"], conflicts.iter().map(row).collect())?;
+    out.note("more: `isle conflicts show ID`; settle: `isle conflicts resolve ID --keep | --put-back | --value V`")
+}
+
+fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
+    let names = Names::new(&replica.status()?);
+    let conflict = replica.conflict(id)?;
+    if out.json(&to_json(&conflict, &names))? {
+        return Ok(());
+    }
+    let style = out.style;
+    let stamp = |site: Option<SiteId>, hlc: Option<isle::Hlc>| match hlc.and_then(write_time) {
+        Some(time) => format!("by {} at {time}", name_of(&names, site)),
+        None => format!("by {}", name_of(&names, site)),
+    };
+    let keys = conflict.key.iter().map(|(name, value)| format!("{name} = {}", values::quote(value)));
+    let row = format!("{} where {}", conflict.table, keys.collect::<Vec<_>>().join(" and "));
+    let current = conflict.current.as_ref().map_or_else(|| style.dim("the row is gone"), values::quote);
+    out.line(format!("{} {}", style.bold("conflict"), style.bold(id)))?;
+    out.line(format!("row     {row}"))?;
+    out.line(format!("column  {}", conflict.column.as_deref().unwrap_or("the exact spelling of the key")))?;
+    let lost = style.yellow(values::quote(&conflict.value));
+    out.line(format!("lost    {lost}  written {}", stamp(conflict.site, Some(conflict.hlc))))?;
+    out.line(format!("won     {}, {}", why(conflict.reason), stamp(conflict.winner, conflict.winner_hlc)))?;
+    out.line(format!("now     {current}"))?;
+    if conflict.resolved {
+        return out.line("this conflict was dealt with");
+    }
+    out.note(format!("keep what stands:    isle conflicts resolve {id} --keep"))?;
+    out.note(format!("put the lost back:   isle conflicts resolve {id} --put-back"))?;
+    out.note(format!("write something else: isle conflicts resolve {id} --value V"))
+}
+
+fn apply(replica: &Replica, id: i64, resolution: &Resolution, out: &mut Out) -> anyhow::Result<()> {
+    replica.resolve(id, resolution)?;
+    let conflict = replica.conflict(id)?;
+    if out.json(&to_json(&conflict, &Names::new(&replica.status()?)))? {
+        return Ok(());
+    }
+    let mark = out.style.green("✓");
+    let now = conflict.current.as_ref().map_or_else(|| "gone".to_owned(), values::quote);
+    let travels = if matches!(resolution, Resolution::Keep) { "" } else { "; it travels with the next sync" };
+    out.note(format!("{mark} {} is {now}{travels}", place(&conflict)))
+}
+
+/// A line of the journal as a sentence.
+pub(crate) fn sentence(conflict: &Conflict, names: &Names) -> String {
+    let lost = format!("{} of {}", values::quote(&conflict.value), name_of(names, conflict.site));
+    match &conflict.current {
+        Some(current) => {
+            format!(
+                "{}: {lost} lost to {} of {}",
+                place(conflict),
+                values::quote(current),
+                name_of(names, conflict.winner)
+            )
+        }
+        None => format!("{}: {lost} lost, {} deleted the row", place(conflict), name_of(names, conflict.winner)),
+    }
+}

@@ -1,0 +1,97 @@
+//! The replicas of the group and their names.
+
+use isle::{Replica, SiteId, Status};
+use serde_json::json;
+
+use crate::args::{Args, DevicesAction};
+use crate::db;
+use crate::failure::{Failure, Kind};
+use crate::output::{Cell, Out, write_time};
+
+/// What people call the sites of a group.
+#[derive(Debug)]
+pub(crate) struct Names {
+    known: Vec<(SiteId, String)>,
+}
+
+impl Names {
+    pub(crate) fn new(status: &Status) -> Names {
+        let mut known: Vec<(SiteId, String)> = Vec::new();
+        for site in &status.sites {
+            let name = if site.own { Some(&status.device.name) } else { site.name.as_ref() };
+            known.push((site.id, name.cloned().unwrap_or_default()));
+        }
+        if !known.iter().any(|(id, _)| *id == status.site) {
+            known.push((status.site, status.device.name.clone()));
+        }
+        Names { known }
+    }
+
+    /// The device's name; with the site's id where that is not enough.
+    pub(crate) fn of(&self, site: SiteId) -> String {
+        let name = self.known.iter().find(|(id, _)| *id == site).map_or("", |(_, name)| name.as_str());
+        let same = self.known.iter().filter(|(_, other)| other == name).count();
+        match (name, same) {
+            ("", _) => site.short(),
+            (name, 1) => name.to_owned(),
+            (name, _) => format!("{name} ({})", site.short()),
+        }
+    }
+
+    /// The same for an id in text.
+    pub(crate) fn of_text(&self, site: &str) -> String {
+        site.parse().map_or_else(|_| site.to_owned(), |id| self.of(id))
+    }
+}
+
+pub(crate) fn run(args: &Args, action: Option<&DevicesAction>, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    match action {
+        None => list(&replica.status()?, out)?,
+        Some(DevicesAction::Rename { name }) => rename(&replica, name, out)?,
+    }
+    Ok(0)
+}
+
+fn rename(replica: &Replica, name: &str, out: &mut Out) -> anyhow::Result<()> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > 64 || name.contains(char::is_control) {
+        return Err(Failure::new(Kind::Invalid, "a device's name has 1 to 64 characters, on one line").into());
+    }
+    let device = replica.rename_device(name)?;
+    if !out.json(&json!({ "id": device.id.to_string(), "name": device.name }))? {
+        let mark = out.style.green("✓");
+        out.note(format!("{mark} this device is {name}; others see it with its next change"))?;
+    }
+    Ok(())
+}
+
+/// The sites as objects.
+pub(crate) fn to_json(status: &Status) -> Vec<serde_json::Value> {
+    let names = Names::new(status);
+    let object = |site: &isle::Site| {
+        json!({
+            "site": site.id.to_string(),
+            "name": names.of(site.id),
+            "version": site.version,
+            "last_write": write_time(site.hlc),
+            "this": site.own,
+        })
+    };
+    status.sites.iter().map(object).collect()
+}
+
+/// The sites as a table.
+pub(crate) fn list(status: &Status, out: &mut Out) -> anyhow::Result<()> {
+    if out.json(&to_json(status))? {
+        return Ok(());
+    }
+    let names = Names::new(status);
+    let row = |site: &isle::Site| {
+        let name = names.of(site.id);
+        let name = if site.own { format!("{name} (this one)") } else { name };
+        let last = write_time(site.hlc).map_or_else(|| Cell::dim("-"), Cell::text);
+        vec![Cell::text(name), Cell::text(site.id.short()), Cell::number(site.version), last]
+    };
+    out.table(&["DEVICE", "SITE", "VERSION", "LAST WRITE"], status.sites.iter().map(row).collect())
+}

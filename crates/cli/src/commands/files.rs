@@ -1,0 +1,187 @@
+//! Files become replicas, tables join and leave, and a replica becomes a plain file again.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+
+use isle::{Replica, Status, StoreError};
+use serde_json::json;
+
+use crate::args::{Args, Init};
+use crate::db;
+use crate::failure::{Failure, Kind};
+use crate::output::{Cell, Out, count, thousands};
+
+/// A table that was tracked, with its rows, or refused, with the reason.
+struct Outcome {
+    table: String,
+    rows: i64,
+    refused: Option<String>,
+}
+
+pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8> {
+    let path = init.file.as_ref().or(args.db.as_ref());
+    let path = path.ok_or_else(|| Failure::new(Kind::Invalid, "which file? `isle init FILE`"))?;
+    let existed = path.is_file();
+    let known = existed && Replica::open(path).is_ok();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Failure::new(Kind::Invalid, format!("there is no folder {}", folder.display())).into());
+    }
+    let builder = Replica::builder(path);
+    let builder = match &init.app {
+        Some(app) => builder.app(app),
+        None => builder,
+    };
+    let replica = builder.init()?;
+    let status = replica.status()?;
+    if let Some(app) = init.app.as_ref().filter(|app| **app != status.app) {
+        let message = format!("{} is a replica of app {:?} already, not of {app:?}", path.display(), status.app);
+        return Err(Failure::new(Kind::Invalid, message).into());
+    }
+    let outcomes = match init.track_all || !(init.no_track || known) {
+        true => track_all(&replica)?,
+        false => Vec::new(),
+    };
+    show_init(path, &status, (existed, known), &outcomes, out)?;
+    let refused = outcomes.iter().any(|outcome| outcome.refused.is_some());
+    Ok(if refused && init.strict { Kind::Blocked.code() } else { 0 })
+}
+
+fn track_all(replica: &Replica) -> anyhow::Result<Vec<Outcome>> {
+    let (tracked, refused) = replica.track_all()?;
+    let mut outcomes = Vec::new();
+    for table in tracked {
+        outcomes.push(Outcome { rows: db::count_rows(replica, &table)?, table, refused: None });
+    }
+    for (table, error) in refused {
+        let reason = match error {
+            isle::Error::Store(StoreError::Untrackable { reason, .. }) => reason,
+            other => other.to_string(),
+        };
+        let rows = db::count_rows(replica, &table)?;
+        outcomes.push(Outcome { table, rows, refused: Some(reason) });
+    }
+    Ok(outcomes)
+}
+
+fn show_init(
+    path: &Path,
+    status: &Status,
+    (existed, known): (bool, bool),
+    outcomes: &[Outcome],
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    let state = match (known, existed) {
+        (true, _) => "was a replica already",
+        (false, true) => "is a replica now; it stays an ordinary SQLite file",
+        (false, false) => "is a new replica",
+    };
+    let (refused, tracked): (Vec<_>, Vec<_>) = outcomes.iter().partition(|outcome| outcome.refused.is_some());
+    let done = out.json(&json!({
+        "file": status.path.to_string_lossy(),
+        "app": status.app,
+        "site": status.site.to_string(),
+        "new": !existed,
+        "was_replica": known,
+        "tracked": tracked.iter().map(|t| json!({ "table": t.table, "rows": t.rows })).collect::<Vec<_>>(),
+        "refused": refused.iter().map(|t| json!({ "table": t.table, "reason": t.refused })).collect::<Vec<_>>(),
+    }))?;
+    if done {
+        return Ok(());
+    }
+    let (green, yellow) = (out.style.green("✓"), out.style.yellow("!"));
+    out.note(format!("{green} {} {state}", path.display()))?;
+    for outcome in tracked {
+        out.note(format!("{green} tracks {}, {}", outcome.table, count(outcome.rows.unsigned_abs(), "row")))?;
+    }
+    for outcome in &refused {
+        let reason = outcome.refused.as_deref().unwrap_or_default();
+        out.note(format!("{yellow} does not track {}: {reason}", outcome.table))?;
+    }
+    if status.tables.is_empty() && outcomes.is_empty() {
+        out.note("no table is tracked yet: create some with `isle exec`, then `isle track TABLE…`")?;
+    } else if status.remotes.is_empty() {
+        out.note("next: `isle remote add NAME URL`, then `isle sync`")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn track(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let names: Vec<&str> = tables.iter().map(String::as_str).collect();
+    replica.track(&names)?;
+    let mut rows = Vec::new();
+    for table in tables {
+        rows.push((table, db::count_rows(&replica, table)?));
+    }
+    let tracked: Vec<_> = rows.iter().map(|(table, rows)| json!({ "table": table, "rows": rows })).collect();
+    if !out.json(&json!({ "tracked": tracked }))? {
+        for (table, rows) in rows {
+            let mark = out.style.green("✓");
+            out.note(format!("{mark} tracks {table}, {}", count(rows.unsigned_abs(), "row")))?;
+        }
+    }
+    Ok(0)
+}
+
+pub(crate) fn untrack(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    for table in tables {
+        replica.untrack(table)?;
+    }
+    if !out.json(&json!({ "untracked": tables }))? {
+        let mark = out.style.green("✓");
+        for table in tables {
+            out.note(format!("{mark} {table} stays on this device from now on; its rows are still there"))?;
+        }
+    }
+    Ok(0)
+}
+
+pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8> {
+    let path = db::path(args)?;
+    let replica = Replica::open(&path)?;
+    let status = replica.status()?;
+    let unsynced = status.version.saturating_sub(status.published) + status.queued;
+    if !yes {
+        confirm(&path, unsynced, out)?;
+    }
+    replica.detach()?;
+    if !out.json(&json!({ "detached": path.to_string_lossy(), "unpublished": unsynced }))? {
+        let mark = out.style.green("✓");
+        out.note(format!(
+            "{mark} {} is a plain SQLite database; its tables and rows are as they were",
+            path.display()
+        ))?;
+    }
+    Ok(0)
+}
+
+fn confirm(path: &Path, unsynced: u64, out: &mut Out) -> anyhow::Result<()> {
+    let lost = match unsynced {
+        0 => String::new(),
+        n => format!(" ({} not synced yet)", thousands(n)),
+    };
+    let question = format!("detach {}: its history and journal are removed{lost}, the rows stay", path.display());
+    if out.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::new(Kind::Decision, question).hint("add --yes to do it").into());
+    }
+    let mut stderr = io::stderr();
+    write!(stderr, "{question}. Go on? [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Kind::Decision, "nothing was changed").into()),
+    }
+}
+
+/// What stands in a list of tables.
+pub(crate) fn table_cells(replica: &Replica, tables: &[String]) -> anyhow::Result<Vec<Vec<Cell>>> {
+    let mut rows = Vec::new();
+    for table in tables {
+        rows.push(vec![Cell::text(table), Cell::number(db::count_rows(replica, table)?)]);
+    }
+    Ok(rows)
+}

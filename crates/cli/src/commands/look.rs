@@ -1,0 +1,180 @@
+//! Looking at a replica: status, log, hash and doctor.
+
+use isle::{LogEntry, Status};
+use serde_json::json;
+
+use super::{Names, devices, files, remotes};
+use crate::args::Args;
+use crate::db;
+use crate::output::{Cell, Out, bytes, count, thousands, time, write_time};
+use crate::values::hex;
+
+pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let status = replica.status()?;
+    let done = out.json(&json!({
+        "file": status.path.to_string_lossy(),
+        "app": status.app,
+        "group": status.group.to_string(),
+        "site": status.site.to_string(),
+        "device": { "id": status.device.id.to_string(), "name": status.device.name },
+        "version": status.version,
+        "published": status.published,
+        "tables": status.tables,
+        "untracked": status.untracked,
+        "queued": status.queued,
+        "conflicts": status.conflicts,
+        "remotes": status.remotes.iter().map(remotes::to_json).collect::<Vec<_>>(),
+        "devices": devices::to_json(&status),
+    }))?;
+    if done {
+        return Ok(0);
+    }
+    show_facts(&status, out)?;
+    if !status.tables.is_empty() {
+        out.line("")?;
+        let mut rows = files::table_cells(&replica, &status.tables)?;
+        rows.iter_mut().for_each(|row| row.push(Cell::text("travels")));
+        let mut local = files::table_cells(&replica, &status.untracked)?;
+        local.iter_mut().for_each(|row| row.push(Cell::dim("stays here")));
+        rows.extend(local);
+        out.table(&["TABLE", "ROWS", ""], rows)?;
+    }
+    out.line("")?;
+    devices::list(&status, out)?;
+    Ok(0)
+}
+
+fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
+    let style = out.style;
+    let size = std::fs::metadata(&status.path).map(|file| format!(" ({})", bytes(file.len()))).unwrap_or_default();
+    out.line(format!("file       {}{}", style.bold(status.path.display()), style.dim(size)))?;
+    out.line(format!("app        {}, group {}", status.app, status.group.short()))?;
+    out.line(format!("device     {}, site {}", style.bold(&status.device.name), status.site.short()))?;
+    let unsent = status.version.saturating_sub(status.published);
+    let sent = if unsent == 0 { String::new() } else { format!(", {} not synced yet", count(unsent, "change")) };
+    out.line(format!("version    {}{sent}", status.version))?;
+    if status.tables.is_empty() {
+        out.line("tables     none tracked: `isle track TABLE…`, or sync to get some")?;
+    }
+    if status.queued > 0 {
+        out.line(format!("waiting    {} of other programs, recorded by the next sync", count(status.queued, "row")))?;
+    }
+    match status.conflicts {
+        0 => out.line("conflicts  none")?,
+        n => {
+            out.line(format!("conflicts  {}", style.yellow(format!("{}: `isle conflicts`", count(n, "open value")))))?
+        }
+    }
+    if status.remotes.is_empty() {
+        return out.line("remotes    none: `isle remote add NAME URL`");
+    }
+    for (n, remote) in status.remotes.iter().enumerate() {
+        let label = if n == 0 { "remotes" } else { "" };
+        let last = remote.last_sync_ms.map_or_else(|| "never synced".to_owned(), |ms| format!("synced {}", time(ms)));
+        out.line(format!("{label:<10} {} {} {}", remote.name, remote.url, style.dim(last)))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn log(args: &Args, limit: usize, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let names = Names::new(&replica.status()?);
+    let entries = replica.log(limit)?;
+    let object = |entry: &LogEntry| {
+        json!({
+            "site": entry.site.to_string(),
+            "device": names.of(entry.site),
+            "version": entry.version,
+            "time": write_time(entry.hlc),
+            "rows": entry.rows,
+            "bytes": entry.bytes,
+            "baseline": entry.baseline,
+            "applied": entry.applied,
+        })
+    };
+    if out.json(&entries.iter().map(object).collect::<Vec<_>>())? {
+        return Ok(0);
+    }
+    if entries.is_empty() {
+        out.note("nothing was written to tracked tables yet")?;
+        return Ok(0);
+    }
+    let row = |entry: &LogEntry| {
+        let what = match (entry.applied, entry.baseline) {
+            (false, _) => "waits",
+            (true, true) => "rows that were there",
+            (true, false) => "",
+        };
+        vec![
+            write_time(entry.hlc).map_or_else(|| Cell::dim("-"), Cell::text),
+            Cell::text(names.of(entry.site)),
+            Cell::number(entry.version),
+            Cell::number(thousands(entry.rows)),
+            Cell::number(bytes(entry.bytes)),
+            Cell::dim(what),
+        ]
+    };
+    out.table(&["TIME", "DEVICE", "VERSION", "ROWS", "SIZE", ""], entries.iter().map(row).collect())?;
+    Ok(0)
+}
+
+pub(crate) fn hash(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    let hash = db::open(args)?.state_hash()?;
+    let (merged, visible) = (hex(&hash.merged), hex(&hash.visible));
+    if !out.json(&json!({ "merged": merged, "visible": visible, "rows": hash.rows }))? {
+        out.line(format!("merged   {merged}"))?;
+        out.line(format!("visible  {visible}"))?;
+        out.note(out.style.dim(format!("of {}", count(hash.rows, "row"))))?;
+    }
+    Ok(0)
+}
+
+pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let status = replica.status()?;
+    let sqlite = replica.read(|q| q.one::<String>("SELECT sqlite_version()", &[]))?.unwrap_or_default();
+    let mode = replica.read(|q| q.one::<String>("PRAGMA journal_mode", &[]))?.unwrap_or_default();
+    let home = home();
+    let report = replica.check()?;
+    let findings: Vec<_> =
+        report.findings.iter().map(|found| json!({ "check": found.check, "message": found.message })).collect();
+    let code = u8::from(!report.findings.is_empty());
+    let done = out.json(&json!({
+        "file": status.path.to_string_lossy(),
+        "home": home,
+        "device": status.device.name,
+        "sqlite": sqlite,
+        "journal_mode": mode,
+        "isle": env!("CARGO_PKG_VERSION"),
+        "rows": report.rows,
+        "changesets": report.changesets,
+        "findings": findings,
+    }))?;
+    if done {
+        return Ok(code);
+    }
+    let style = out.style;
+    out.note(format!("file    {}", status.path.display()))?;
+    out.note(format!("home    {home} (device {})", status.device.name))?;
+    out.note(format!("isle    {}, SQLite {sqlite}, journal mode {mode}", env!("CARGO_PKG_VERSION")))?;
+    for found in &report.findings {
+        out.line(format!("{} {}: {}", style.yellow("!"), found.check, found.message))?;
+    }
+    let looked = format!("{} and {} looked at", count(report.rows, "row"), count(report.changesets, "change"));
+    match report.findings.len() as u64 {
+        0 => out.note(format!("{} no damage; {looked}", style.green("✓")))?,
+        n => out.line(format!("{}; {looked}", count(n, "finding")))?,
+    }
+    Ok(code)
+}
+
+/// Where this user's isle keeps the device, as crate `isle` finds it.
+fn home() -> String {
+    if let Some(home) = std::env::var_os("ISLE_HOME").filter(|home| !home.is_empty()) {
+        return home.to_string_lossy().into_owned();
+    }
+    let data = etcetera::choose_base_strategy();
+    let data = data.map(|strategy| etcetera::BaseStrategy::data_dir(&strategy).join("isle"));
+    data.map_or_else(|error| format!("unknown: {error}"), |path| path.display().to_string())
+}

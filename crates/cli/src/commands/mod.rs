@@ -1,0 +1,38 @@
+//! The commands, by what they are about.
+
+pub(crate) mod conflicts;
+mod devices;
+mod files;
+mod look;
+mod remotes;
+mod sql;
+mod sync;
+mod watch;
+
+pub(crate) use devices::Names;
+pub(crate) use sync::runtime;
+
+use crate::args::{Args, Command};
+use crate::demo;
+use crate::output::Out;
+
+/// Runs a command; gives the exit code.
+pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    match &args.command {
+        Command::Init(init) => files::init(args, init, out),
+        Command::Track { tables } => files::track(args, tables, out),
+        Command::Untrack { tables } => files::untrack(args, tables, out),
+        Command::Detach { yes } => files::detach(args, *yes, out),
+        Command::Exec(exec) => sql::exec(args, exec, out),
+        Command::Query(query) => sql::query(args, query, out),
+        Command::Remote(remote) => remotes::run(args, remote, out),
+        Command::Sync(sync) => sync::run(args, sync, out),
+        Command::Status => look::status(args, out),
+        Command::Log { limit } => look::log(args, *limit, out),
+        Command::Conflicts(conflicts) => conflicts::run(args, conflicts, out),
+        Command::Devices { action } => devices::run(args, action.as_ref(), out),
+        Command::Hash => look::hash(args, out),
+        Command::Doctor => look::doctor(args, out),
+        Command::Demo(demo) => demo::run(demo, out),
+    }
+}

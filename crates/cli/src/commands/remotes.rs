@@ -1,0 +1,132 @@
+//! Remotes come and go.
+
+use isle::{RemoteInfo, RemoteOptions, Replica};
+use serde_json::json;
+use url::Url;
+
+use crate::args::{Args, Remote, RemoteAdd};
+use crate::db;
+use crate::failure::{Failure, Kind};
+use crate::output::{Cell, Out, time};
+
+pub(crate) fn run(args: &Args, remote: &Remote, out: &mut Out) -> anyhow::Result<u8> {
+    match remote {
+        Remote::Add(add) => {
+            let (name, url) = (&add.name, address(add)?);
+            let replica = open(args, add.insecure_http)?;
+            replica.add_remote(name, &url)?;
+            if !out.json(&json!({ "name": name, "url": url }))? {
+                let mark = out.style.green("✓");
+                out.note(format!("{mark} remote {name} is {url}; `isle sync` exchanges changes with it"))?;
+            }
+        }
+        Remote::List => list(&db::open(args)?.remotes()?, out)?,
+        Remote::Remove { name } => {
+            db::open(args)?.remove_remote(name)?;
+            if !out.json(&json!({ "removed": name }))? {
+                let mark = out.style.green("✓");
+                out.note(format!("{mark} remote {name} is forgotten; what it holds stays there"))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Opens the replica; `insecure_http` says whether endpoints without TLS are allowed.
+pub(crate) fn open(args: &Args, insecure_http: bool) -> anyhow::Result<Replica> {
+    let mut options = RemoteOptions::default();
+    options.insecure_http = insecure_http;
+    Ok(Replica::builder(db::path(args)?).remote_options(options).open()?)
+}
+
+/// Whether an endpoint without TLS was allowed when the remote was added: only then it is part of the address.
+pub(crate) fn allows_http(url: &str) -> bool {
+    let url = Url::parse(url).ok();
+    url.is_some_and(|url| url.query_pairs().any(|(key, value)| key == "endpoint" && value.starts_with("http://")))
+}
+
+/// The address with everything that later syncs must know, and nothing secret.
+fn address(add: &RemoteAdd) -> anyhow::Result<String> {
+    let refuse = |message: &str| anyhow::Error::new(Failure::new(Kind::Invalid, message));
+    if !add.url.starts_with("s3:") {
+        if add.endpoint.is_some() || add.region.is_some() || add.insecure_http {
+            return Err(refuse("--endpoint, --region and --insecure-http are for s3://bucket/prefix"));
+        }
+        // A scheme, or a drive letter with the rest of its path.
+        if add.url.is_empty() || add.url.split_once(':').is_some_and(|(scheme, _)| scheme.len() > 1) {
+            return Ok(add.url.clone());
+        }
+        let path = match (add.url.strip_prefix("~/"), etcetera::home_dir()) {
+            (Some(rest), Ok(home)) => home.join(rest),
+            _ => std::path::absolute(&add.url)?,
+        };
+        let text = path.into_os_string().into_string();
+        return text.map_err(|_| refuse("the folder's path must be UTF-8, because it is stored in the file"));
+    }
+    let mut url = Url::parse(&add.url).map_err(|error| refuse(&format!("the address is no URL: {error}")))?;
+    let named = |key: &str| url.query_pairs().any(|(known, _)| known == key);
+    let variable = || ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().find_map(|name| std::env::var(name).ok());
+    let endpoint = match &add.endpoint {
+        Some(_) if named("endpoint") => return Err(refuse("the endpoint is given twice")),
+        Some(endpoint) => Some(endpoint.clone()),
+        // The permission is for one endpoint; another one in the variables later has none.
+        None if add.insecure_http && !named("endpoint") => variable(),
+        None => None,
+    };
+    if add.region.is_some() && named("region") {
+        return Err(refuse("the region is given twice"));
+    }
+    for (key, value) in [("endpoint", endpoint), ("region", add.region.clone())] {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(key, &value);
+        }
+    }
+    Ok(url.into())
+}
+
+fn list(remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<()> {
+    let objects: Vec<_> = remotes.iter().map(to_json).collect();
+    if out.json(&objects)? {
+        return Ok(());
+    }
+    if remotes.is_empty() {
+        return out.note("no remote yet: `isle remote add NAME URL`");
+    }
+    out.table(&["REMOTE", "ADDRESS", "LAST SYNC"], remotes.iter().map(cells).collect())
+}
+
+pub(crate) fn to_json(remote: &RemoteInfo) -> serde_json::Value {
+    json!({ "name": remote.name, "url": remote.url, "last_sync": remote.last_sync_ms.map(time) })
+}
+
+fn cells(remote: &RemoteInfo) -> Vec<Cell> {
+    let last = remote.last_sync_ms.map_or_else(|| Cell::dim("never"), |ms| Cell::text(time(ms)));
+    vec![Cell::text(&remote.name), Cell::text(&remote.url), last]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(url: &str) -> RemoteAdd {
+        RemoteAdd { name: "r".into(), url: url.into(), endpoint: None, region: None, insecure_http: false }
+    }
+
+    #[test]
+    fn endpoint_and_region_become_part_of_the_address() {
+        let mut add = add("s3://bucket/prefix");
+        add.endpoint = Some("http://127.0.0.1:9000".into());
+        add.region = Some("eu-north-1".into());
+        let url = address(&add).expect("fits");
+        assert_eq!(url, "s3://bucket/prefix?endpoint=http%3A%2F%2F127.0.0.1%3A9000&region=eu-north-1");
+        assert!(allows_http(&url));
+        assert!(!allows_http("s3://bucket?endpoint=https://host") && !allows_http("/folder"));
+    }
+
+    #[test]
+    fn folders_become_absolute() {
+        let url = address(&add("bucket")).expect("fits");
+        assert!(std::path::Path::new(&url).is_absolute(), "{url}");
+        assert_eq!(address(&add("file:///x")).expect("fits"), "file:///x");
+    }
+}

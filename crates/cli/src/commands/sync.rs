@@ -1,0 +1,272 @@
+//! Exchanging changes with remotes.
+
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use isle::{CheckReport, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
+use serde_json::json;
+
+use super::{Names, remotes, watch};
+use crate::args::{Args, Sync};
+use crate::db;
+use crate::failure::{self, Kind};
+use crate::output::{Out, bytes, count, seconds, thousands, time};
+
+/// A sync that takes no longer shows no bar.
+const BAR_AFTER: Duration = Duration::from_secs(1);
+
+/// What one round over the remotes gave.
+pub(crate) struct Round {
+    pub(crate) reports: Vec<SyncReport>,
+    /// Remotes that failed.
+    pub(crate) failed: Vec<(String, isle::Error)>,
+}
+
+pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
+    let remotes = selected(args, sync)?;
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        if sync.check {
+            return check(args, &remotes, out).await;
+        }
+        if sync.watch {
+            return watch::run(args, sync, out).await;
+        }
+        let round = round(args, &remotes).await?;
+        if out.json {
+            out.json(&to_json(&round))?;
+        } else {
+            show(args, &round, remotes.len() > 1, out)?;
+        }
+        let refused = round.reports.iter().any(|report| !report.refused.is_empty());
+        match round.failed.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(u8::from(refused)),
+        }
+    });
+    // A merge that Ctrl-C left behind is a transaction: SQLite undoes it.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    code
+}
+
+/// A runtime for syncs.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")
+}
+
+/// The remotes that are meant.
+pub(crate) fn selected(args: &Args, sync: &Sync) -> anyhow::Result<Vec<RemoteInfo>> {
+    let mut remotes = db::open(args)?.remotes()?;
+    if remotes.is_empty() {
+        return Err(isle::Error::NoRemote.into());
+    }
+    if let Some(name) = &sync.remote {
+        remotes.retain(|remote| remote.name == *name);
+        if remotes.is_empty() {
+            return Err(isle::Error::NoSuchRemote { name: name.clone() }.into());
+        }
+    }
+    Ok(remotes)
+}
+
+/// Syncs with each remote; one that fails does not keep the others from it.
+pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo]) -> anyhow::Result<Round> {
+    let mut round = Round { reports: Vec::new(), failed: Vec::new() };
+    for remote in remotes {
+        let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
+        let bar = Arc::new(Bar::new());
+        let options = SyncOptions { remote: Some(remote.name.clone()), progress: Some(Bar::callback(&bar)) };
+        let result = replica.sync_with(&options).await;
+        bar.clear();
+        match result {
+            Ok(reports) => round.reports.extend(reports),
+            Err(error) => round.failed.push((remote.name.clone(), error)),
+        }
+    }
+    Ok(round)
+}
+
+pub(crate) fn to_json(round: &Round) -> serde_json::Value {
+    let failed = round.failed.iter().map(
+        |(name, error)| json!({ "remote": name, "kind": Kind::of_isle(error).as_str(), "message": message(error) }),
+    );
+    json!({ "remotes": round.reports, "failed": failed.collect::<Vec<_>>() })
+}
+
+/// An error and its causes on one line.
+pub(crate) fn message(error: &isle::Error) -> String {
+    let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    failure::messages(chain).join(": ")
+}
+
+/// The summaries, for people. Of several failures the last word is the first one's; the others are shown here.
+pub(crate) fn show(args: &Args, round: &Round, named: bool, out: &mut Out) -> anyhow::Result<()> {
+    let names = Names::new(&db::open(args)?.status()?);
+    for report in &round.reports {
+        let prefix = if named { format!("{}: ", report.remote) } else { String::new() };
+        out.note(format!("{prefix}{}", summary(report)))?;
+        for line in details(report, &names) {
+            let line = out.style.yellow(line);
+            out.note(format!("  {line}"))?;
+        }
+    }
+    for (_, error) in round.failed.iter().skip(1) {
+        out.note(format!("failed: {}", message(error)))?;
+    }
+    Ok(())
+}
+
+/// What a sync did, in one line.
+pub(crate) fn summary(report: &SyncReport) -> String {
+    let pulled = report.pulled_versions > 0;
+    let did = match (pulled, report.pushed_versions) {
+        (false, 0) => "nothing new".to_owned(),
+        (false, pushed) => format!("pushed {}", count(pushed, "change")),
+        (true, pushed) => format!(
+            "pulled {} ({}), pushed {}",
+            count(report.pulled_versions, "change"),
+            count(report.pulled_rows, "row"),
+            thousands(pushed)
+        ),
+    };
+    format!(
+        "{did} · {}, {} up, {} down · {}",
+        count(report.requests, "request"),
+        bytes(report.uploaded_bytes),
+        bytes(report.downloaded_bytes),
+        seconds(report.duration_ms)
+    )
+}
+
+/// What a person should know or do.
+pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
+    let mut lines = Vec::new();
+    if report.conflicts > 0 {
+        let lost = count(report.conflicts, "value");
+        lines.push(format!("{lost} lost against concurrent writes and wait in the journal: `isle conflicts`"));
+    }
+    for (site, version, reason) in &report.waiting {
+        let site = names.of_text(site);
+        lines.push(format!("waits: version {version} of {site}, because {reason}; a later sync takes it up"));
+    }
+    for reason in &report.refused {
+        lines.push(format!("refused: {reason}; everything else was taken, look at that device: `isle doctor`"));
+    }
+    if let Some(site) = &report.new_site {
+        let short = site.get(..8).unwrap_or(site);
+        lines.push(format!("this file is a copy or an older state: it goes on as site {short}, nothing to do"));
+    }
+    for site in &report.stale {
+        let site = names.of_text(site);
+        lines.push(format!(
+            "the remote shows an older state of {site} than before: it was rolled back; sync on {site} again"
+        ));
+    }
+    lines
+}
+
+async fn check(args: &Args, remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<u8> {
+    let mut reports = Vec::new();
+    for remote in remotes {
+        let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
+        let options = SyncOptions { remote: Some(remote.name.clone()), progress: None };
+        reports.extend(replica.check_remotes(&options).await?);
+    }
+    if !out.json(&json!({ "remotes": reports }))? {
+        for report in &reports {
+            out.line(compare(report))?;
+        }
+    }
+    Ok(0)
+}
+
+/// How a replica and a remote compare, in a line or two.
+fn compare(report: &CheckReport) -> String {
+    let name = &report.remote;
+    let waiting = match report.queued {
+        0 => String::new(),
+        n => format!(" and {} of other programs", count(n, "row")),
+    };
+    let push = format!("push {}{waiting}", count(report.ahead, "change"));
+    let state = match (report.exists, report.ahead + report.queued, report.behind) {
+        (false, ..) => format!("is empty; a sync would {push}"),
+        (true, 0, 0) => "has what is here; nothing to do".to_owned(),
+        (true, _, 0) => format!("lacks something; a sync would {push}"),
+        (true, 0, behind) => format!("is ahead; a sync would pull {}", count(behind, "change")),
+        (true, _, behind) => format!("and this file differ; a sync would pull {} and {push}", count(behind, "change")),
+    };
+    let last = report.last_sync_ms.map_or_else(String::new, |ms| format!("\n  last sync {}", time(ms)));
+    format!("{name} {state}{last}")
+}
+
+/// A bar on a terminal, once a sync takes long.
+pub(crate) struct Bar {
+    begun: Instant,
+    terminal: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        Bar { begun: Instant::now(), terminal: std::io::stderr().is_terminal(), bar: Mutex::default() }
+    }
+
+    fn callback(bar: &Arc<Bar>) -> Arc<dyn Fn(Progress) + Send + std::marker::Sync> {
+        let bar = Arc::clone(bar);
+        Arc::new(move |progress| bar.update(progress))
+    }
+
+    fn update(&self, progress: Progress) {
+        if !self.terminal || self.begun.elapsed() < BAR_AFTER {
+            return;
+        }
+        let mut slot = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = slot.get_or_insert_with(|| {
+            let bar = ProgressBar::new(0);
+            let template = "{msg:<9} [{bar:30}] {bytes} of {total_bytes}";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style.progress_chars("=> "));
+            bar
+        });
+        bar.set_message(match progress.phase {
+            Phase::Download => "receiving",
+            Phase::Merge => "merging",
+            Phase::Upload => "sending",
+        });
+        bar.set_length(progress.total_bytes.max(progress.done_bytes));
+        bar.set_position(progress.done_bytes);
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let report = SyncReport {
+            pulled_versions: 3,
+            pulled_rows: 12,
+            pushed_versions: 1,
+            requests: 2,
+            uploaded_bytes: 4_100,
+            downloaded_bytes: 1_200,
+            duration_ms: 104,
+            ..SyncReport::default()
+        };
+        assert_eq!(
+            summary(&report),
+            "pulled 3 changes (12 rows), pushed 1 · 2 requests, 4.1 KB up, 1.2 KB down · 0.1 s"
+        );
+        assert_eq!(summary(&SyncReport::default()), "nothing new · 0 requests, 0 B up, 0 B down · 0 ms");
+    }
+}

@@ -1,0 +1,150 @@
+//! Syncing until Ctrl-C.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use isle::Replica;
+use tokio::time::Instant;
+
+use super::Names;
+use super::sync::{self, Round};
+use crate::args::{Args, Sync};
+use crate::db;
+use crate::output::{Out, seconds, time};
+
+/// How often local changes are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// The longest wait after failures.
+const BACK_OFF_MAX: Duration = Duration::from_secs(300);
+
+/// What others have not got yet: the version, and the rows that wait.
+type Unsent = (u64, u64);
+
+pub(crate) async fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    if !out.json {
+        out.note(format!("syncing every {}; Ctrl-C ends it", human(sync.interval)))?;
+        out.flush()?;
+    }
+    drop(replica);
+    tokio::select! {
+        stopped = stopped() => stopped.map(|()| 0),
+        failed = go_on(args, sync, out) => failed.map(|()| 0),
+    }
+}
+
+async fn stopped() -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result?,
+            _ = terminate.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}
+
+/// Ends only when the output does.
+async fn go_on(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<()> {
+    let (mut failures, mut last_error, mut first) = (0u32, None, true);
+    loop {
+        let result = round(args, sync).await;
+        let error = match &result {
+            Ok(round) => round.failed.first().map(|(_, error)| sync::message(error)),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        failures = if error.is_some() { failures + 1 } else { 0 };
+        let pause = pause(sync.interval, failures);
+        if let Ok(round) = &result {
+            show(args, round, first, out)?;
+        }
+        if let Some(error) = error.as_ref().filter(|error| last_error.as_ref() != Some(*error)) {
+            // Nobody reads stderr: the work goes on.
+            let _ = writeln!(std::io::stderr(), "error: {error}\ntrying again in {}", human(pause));
+        }
+        (last_error, first) = (error, false);
+        wait(args, pause, failures == 0).await;
+    }
+}
+
+async fn round(args: &Args, sync: &Sync) -> anyhow::Result<Round> {
+    let remotes = sync::selected(args, sync)?;
+    sync::round(args, &remotes).await
+}
+
+/// Something that happened is shown; that nothing did is not, after the first time.
+fn show(args: &Args, round: &Round, first: bool, out: &mut Out) -> anyhow::Result<()> {
+    if out.json {
+        return out.json_line(&sync::to_json(round));
+    }
+    let names = Names::new(&db::open(args)?.status()?);
+    for report in &round.reports {
+        let details = sync::details(report, &names);
+        if !first && details.is_empty() && report.pulled_versions + report.pushed_versions == 0 {
+            continue;
+        }
+        let now = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+        let (stamp, name) = (out.style.dim(time(now)), &report.remote);
+        out.note(format!("{stamp} {name}: {}", sync::summary(report)))?;
+        for line in details {
+            let line = out.style.yellow(line);
+            out.note(format!("  {line}"))?;
+        }
+    }
+    out.flush()
+}
+
+/// The interval, or more after failures.
+fn pause(interval: Duration, failures: u32) -> Duration {
+    if failures == 0 {
+        return interval;
+    }
+    let back_off = Duration::from_secs(1).saturating_mul(1u32 << failures.min(12));
+    back_off.min(BACK_OFF_MAX).max(interval)
+}
+
+/// Waits; ends early when something was written here since the last sync.
+async fn wait(args: &Args, pause: Duration, early: bool) {
+    let until = Instant::now() + pause;
+    let before = if early { unsent(args) } else { None };
+    while Instant::now() < until {
+        tokio::time::sleep(LOOK_EVERY.min(until - Instant::now())).await;
+        // What stays unsent right after a sync is no reason for the next one.
+        if early && unsent(args).is_some_and(|now| now != (0, 0) && Some(now) != before) {
+            return;
+        }
+    }
+}
+
+/// A file that cannot be read now is looked at again with the next sync, which says why.
+fn unsent(args: &Args) -> Option<Unsent> {
+    let replica: Replica = db::open(args).ok()?;
+    let status = replica.status().ok()?;
+    let unpublished = status.version > status.published;
+    Some((if unpublished { status.version } else { 0 }, status.queued))
+}
+
+fn human(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms if ms % 1000 == 0 => format!("{} s", ms / 1000),
+        ms => seconds(u64::try_from(ms).unwrap_or(u64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_make_the_pause_longer_up_to_a_bound() {
+        let interval = Duration::from_secs(5);
+        assert_eq!(pause(interval, 0), interval);
+        assert_eq!(pause(interval, 1), interval);
+        assert_eq!(pause(interval, 4), Duration::from_secs(16));
+        assert_eq!(pause(interval, 40), BACK_OFF_MAX);
+        assert_eq!(pause(Duration::from_secs(3600), 40), Duration::from_secs(3600));
+    }
+}

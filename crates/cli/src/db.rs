@@ -1,0 +1,80 @@
+//! Which file a command is about.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use isle::{Replica, StoreError};
+
+use crate::args::Args;
+use crate::failure::{Failure, Kind};
+
+const ENDINGS: [&str; 3] = ["db", "sqlite", "sqlite3"];
+
+/// Opens the replica that a command is about.
+pub(crate) fn open(args: &Args) -> anyhow::Result<Replica> {
+    Ok(Replica::open(path(args)?)?)
+}
+
+/// The file that a command is about: named, or the only replica in the current folder.
+pub(crate) fn path(args: &Args) -> anyhow::Result<PathBuf> {
+    match &args.db {
+        Some(path) => must_exist(path).map(|()| path.clone()),
+        None => find(Path::new(".")),
+    }
+}
+
+fn must_exist(path: &Path) -> anyhow::Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
+    let shown = path.display();
+    let message = match path.exists() {
+        true => format!("{shown} is a folder, not a database"),
+        false => format!("there is no file {shown}"),
+    };
+    Err(Failure::new(Kind::Invalid, message).hint(format!("`isle init {shown}` makes a replica there")).into())
+}
+
+fn find(folder: &Path) -> anyhow::Result<PathBuf> {
+    let (mut replicas, mut others) = (Vec::new(), Vec::new());
+    for entry in folder.read_dir().context("cannot read the current folder")? {
+        let path = entry.context("cannot read the current folder")?.path();
+        let named = path.extension().is_some_and(|found| ENDINGS.iter().any(|ending| found == *ending));
+        if !named || !is_sqlite(&path) {
+            continue;
+        }
+        let path = path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path);
+        match Replica::open(&path) {
+            Err(isle::Error::Store(StoreError::NotReplica { .. })) => others.push(path),
+            // A replica that cannot be opened is still the one that is meant.
+            _ => replicas.push(path),
+        }
+    }
+    let list = |mut paths: Vec<PathBuf>| {
+        paths.sort();
+        paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let failure = match (replicas.len(), others.len()) {
+        (1, _) => return Ok(replicas.remove(0)),
+        (0, 0) => Failure::new(Kind::Invalid, "there is no replica (*.db, *.sqlite) in the current folder")
+            .hint("name the file with --db PATH or ISLE_DB, or make one: `isle init notes.db`"),
+        (0, _) => Failure::new(Kind::Invalid, format!("no database here is a replica yet: {}", list(others)))
+            .hint("`isle init FILE` makes one a replica; --db PATH or ISLE_DB names a file elsewhere"),
+        _ => Failure::new(Kind::Invalid, format!("there are several replicas here: {}", list(replicas)))
+            .hint("say which one with --db PATH or ISLE_DB"),
+    };
+    Err(failure.into())
+}
+
+fn is_sqlite(path: &Path) -> bool {
+    let mut magic = [0; 16];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"SQLite format 3\0"
+}
+
+/// The number of rows of a table.
+pub(crate) fn count_rows(replica: &Replica, table: &str) -> anyhow::Result<i64> {
+    let sql = format!("SELECT count(*) FROM \"{}\"", table.replace('"', "\"\""));
+    Ok(replica.read(|q| q.one::<i64>(&sql, &[]))?.unwrap_or(0))
+}

@@ -1,0 +1,187 @@
+//! status, log, hash, devices, conflicts, doctor, and help.
+
+use serde_json::json;
+
+use crate::support::{Device, Place, sqlite3};
+
+/// Both devices have changed the same cell, the phone later; both have synced.
+fn contested(place: &Place) -> (Device, Device) {
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET title = 'Dune I' WHERE id = 1"]);
+    phone.ok(["exec", "UPDATE notes SET title = 'Dune II' WHERE id = 1"]);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    laptop.ok(["sync"]);
+    (laptop, phone)
+}
+
+#[test]
+fn status_shows_file_device_tables_and_remotes() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    let text = phone.ok(["status"]);
+    for part in
+        ["app.db", "device     phone, site ", "notes     2  travels", "conflicts  none", "remotes    hub ", "laptop"]
+    {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    assert!(text.contains("phone (this one)"), "{text}");
+    let json = laptop.json(["status"]);
+    assert_eq!((&json["tables"], &json["queued"], &json["conflicts"]), (&json!(["notes"]), &json!(0), &json!(0)));
+    assert_eq!(json["device"]["name"], json!("laptop"));
+    assert_eq!(json["remotes"][0]["name"], json!("hub"));
+    let synced = json["remotes"][0]["last_sync"].as_str().expect("a time");
+    assert!(synced.ends_with("+01:00") || synced.ends_with("+02:00"), "local time with its offset: {synced}");
+    assert_eq!(synced.len(), "2026-11-20T12:00:00+01:00".len());
+}
+
+#[test]
+fn the_log_has_the_newest_first_with_names() {
+    let place = Place::new();
+    let (_, phone) = place.pair();
+    phone.ok(["exec", "INSERT INTO notes VALUES(3, 'Ulysses', 1), (4, 'Ivanhoe', 2)"]);
+    let log = phone.json(["log"]);
+    assert_eq!((&log[0]["device"], &log[0]["rows"], &log[0]["applied"]), (&json!("phone"), &json!(2), &json!(true)));
+    assert_eq!(log[1]["device"], json!("laptop"));
+    assert_eq!(phone.json(["log", "-n", "1"]).as_array().expect("a list").len(), 1);
+    let text = phone.ok(["log"]);
+    assert!(text.lines().next().expect("a header").starts_with("TIME"), "{text}");
+    assert!(text.lines().nth(1).expect("a line").contains("phone"), "{text}");
+}
+
+#[test]
+fn devices_have_names_and_versions() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    let devices = phone.json(["devices"]);
+    let found = |name: &str| devices.as_array().expect("a list").iter().find(|d| d["name"] == json!(name)).cloned();
+    let other = found("laptop").expect("the laptop is known by its name");
+    assert_eq!((&other["this"], other["version"].as_u64().is_some_and(|v| v > 0)), (&json!(false), true));
+    assert!(other["last_write"].is_string());
+    assert_eq!(found("phone").expect("itself")["this"], json!(true));
+    assert!(laptop.ok(["devices", "rename", "old laptop"]).contains("this device is old laptop"));
+    assert_eq!(laptop.json(["status"])["device"]["name"], json!("old laptop"));
+    laptop.fails(2, ["devices", "rename", " "]);
+    laptop.ok(["exec", "UPDATE notes SET stars = 0"]);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    assert!(phone.ok(["devices"]).contains("old laptop"));
+}
+
+#[test]
+fn conflicts_are_listed_shown_and_kept() {
+    let place = Place::new();
+    let (laptop, _) = contested(&place);
+    let text = laptop.ok(["conflicts"]);
+    assert!(text.contains("notes 1 · title") && text.contains("\"Dune I\"") && text.contains("\"Dune II\""), "{text}");
+    assert!(laptop.ok(["status"]).contains("1 open value"));
+    let list = laptop.json(["conflicts", "list"]);
+    let id = list[0]["id"].to_string();
+    assert_eq!(
+        (&list[0]["lost"], &list[0]["current"], &list[0]["lost_device"], &list[0]["won_device"]),
+        (&json!("Dune I"), &json!("Dune II"), &json!("laptop"), &json!("phone"))
+    );
+    assert_eq!((&list[0]["key"], &list[0]["reason"]), (&json!({ "id": 1 }), &json!("older")));
+    let shown = laptop.ok(["conflicts", "show", &id]);
+    assert!(shown.contains("notes where id = 1") && shown.contains(&format!("resolve {id} --put-back")), "{shown}");
+    laptop.ok(["conflicts", "resolve", &id, "--keep"]);
+    assert_eq!(laptop.json(["conflicts"]), json!([]));
+    assert_eq!(laptop.json(["conflicts", "--all"])[0]["resolved"], json!(true));
+    assert!(laptop.fails(2, ["conflicts", "resolve", &id, "--keep"]).contains("no open conflict"));
+    assert!(laptop.fails(2, ["conflicts", "show", "999"]).contains("999"));
+    laptop.fails(2, ["conflicts", "resolve", &id]);
+}
+
+#[test]
+fn a_lost_value_can_be_put_back_or_replaced_everywhere() {
+    for (how, stands) in [(&["--put-back"][..], "Dune I"), (&["--value", "Dune III"], "Dune III")] {
+        let place = Place::new();
+        let (laptop, phone) = contested(&place);
+        let id = laptop.json(["conflicts"])[0]["id"].to_string();
+        let args = ["conflicts", "resolve", &id].into_iter().chain(how.iter().copied());
+        assert!(laptop.ok(args).contains(&format!("is \"{stands}\"; it travels")));
+        laptop.ok(["sync"]);
+        phone.ok(["sync"]);
+        assert_eq!(phone.rows("SELECT title FROM notes WHERE id = 1"), [stands]);
+        assert_eq!(laptop.ok(["hash"]), phone.ok(["hash"]));
+    }
+}
+
+#[test]
+fn a_value_whose_row_is_gone_needs_a_decision() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET title = 'Emma!' WHERE id = 2"]);
+    phone.ok(["exec", "DELETE FROM notes WHERE id = 2"]);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    laptop.ok(["sync"]);
+    let list = laptop.json(["conflicts"]);
+    let gone = list.as_array().expect("a list").iter().find(|entry| entry["row_exists"] == json!(false));
+    let gone = gone.unwrap_or_else(|| panic!("the delete won: {list}"));
+    assert_eq!((&gone["lost"], &gone["reason"]), (&json!("Emma!"), &json!("deleted")));
+    let id = gone["id"].to_string();
+    assert!(laptop.ok(["conflicts"]).contains("row gone"));
+    assert!(laptop.fails(3, ["conflicts", "resolve", &id, "--put-back"]).contains("its row is gone"));
+}
+
+#[test]
+fn hashes_are_equal_after_a_sync_and_differ_before() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    assert_eq!(laptop.json(["hash"]), phone.json(["hash"]));
+    let hash = laptop.json(["hash"]);
+    assert_eq!((hash["merged"].as_str().map(str::len), &hash["rows"]), (Some(64), &json!(2)));
+    laptop.ok(["exec", "UPDATE notes SET stars = 4 WHERE id = 1"]);
+    assert_ne!(laptop.json(["hash"]), phone.json(["hash"]));
+}
+
+#[test]
+fn doctor_finds_what_is_broken() {
+    let place = Place::new();
+    let device = place.laptop();
+    let text = device.ok(["doctor"]);
+    assert!(text.contains("✓ no damage; 2 rows") && text.contains("SQLite 3."), "{text}");
+    assert!(text.contains(device.home.to_str().expect("UTF-8")), "{text}");
+    let trigger =
+        "SELECT 'DROP TRIGGER ' || name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'notes' LIMIT 1";
+    let Some(drop) = sqlite3(&device.db(), trigger) else { return };
+    sqlite3(&device.db(), drop.trim());
+    let gave = device.run(["doctor"]);
+    assert!(gave.code == 1 && gave.out.contains("! triggers: table notes has lost"), "{gave:?}");
+    let json = device.run(["doctor", "--json"]);
+    let parsed: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!((json.code, &parsed["findings"][0]["check"]), (1, &json!("triggers")));
+}
+
+#[test]
+fn help_shows_an_example_for_every_command() {
+    let place = Place::new();
+    let device = place.bare("laptop");
+    let help = device.ok(["--help"]);
+    for command in [
+        "init",
+        "track",
+        "untrack",
+        "detach",
+        "exec",
+        "query",
+        "remote",
+        "sync",
+        "status",
+        "log",
+        "conflicts",
+        "devices",
+        "hash",
+        "doctor",
+        "demo",
+    ] {
+        assert!(help.contains(&format!("\n  {command}")), "{command} is not in {help}");
+        let own = device.ok([command, "--help"]);
+        assert!(own.contains("Example") && own.contains("isle "), "{own}");
+    }
+    let wrong: serde_json::Value = serde_json::from_str(&device.fails(2, ["frob", "--json"])).expect("JSON");
+    assert_eq!(wrong["error"]["kind"], json!("invalid"));
+    device.fails(2, ["sync", "--frob"]);
+    assert!(device.ok(["--version"]).starts_with("isle 0."));
+}

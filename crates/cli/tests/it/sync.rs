@@ -1,0 +1,165 @@
+//! Remotes and syncing, through folders and an S3 server.
+
+use isle_test_s3::{Behaviour, S3Server};
+use serde_json::json;
+
+use crate::support::{Device, Gave, Place};
+
+#[test]
+fn remotes_are_added_listed_and_removed() {
+    let place = Place::new();
+    let device = place.device("laptop");
+    assert!(device.fails(2, ["sync"]).contains("has no remote"));
+    assert!(device.ok(["remote", "list"]).contains("no remote yet"));
+    // A relative folder stays the same folder wherever later commands run.
+    assert!(device.ok(["remote", "add", "hub", "hub"]).contains("✓ remote hub is /"));
+    assert_eq!(device.json(["remote", "list"])[0]["url"], json!(device.folder.join("hub")));
+    assert!(device.ok(["remote", "list"]).contains("never"));
+    assert!(device.fails(2, ["remote", "add", "hub", "other"]).contains("already"));
+    assert!(device.fails(2, ["sync", "--remote", "nope"]).contains("\"nope\""));
+    assert!(device.ok(["remote", "remove", "hub"]).contains("is forgotten"));
+    assert!(device.fails(2, ["remote", "remove", "hub"]).contains("there is no remote \"hub\""));
+    device.fails(2, ["remote", "add", "hub", "folder", "--region", "x"]);
+    assert!(device.fails(1, ["remote", "add", "hub", "ftp://host/x"]).contains("s3://"));
+}
+
+#[test]
+fn a_sync_says_what_it_did() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET stars = 1"]);
+    let pushed = laptop.ok(["sync"]);
+    assert!(
+        pushed.starts_with("pushed 1 change · ") && pushed.contains(" up, ") && pushed.ends_with("s\n"),
+        "{pushed}"
+    );
+    let pulled = phone.ok(["sync"]);
+    assert!(pulled.starts_with("pulled 1 change (2 rows), pushed "), "{pulled}");
+    assert!(phone.ok(["sync"]).starts_with("nothing new · "));
+    assert_eq!(phone.ok(["sync", "--quiet"]), "");
+    let json = phone.json(["sync"]);
+    assert_eq!((&json["remotes"][0]["remote"], &json["failed"]), (&json!("hub"), &json!([])));
+    assert_eq!(json["remotes"][0]["pulled_versions"], json!(0));
+}
+
+#[test]
+fn a_check_changes_nothing() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    assert!(laptop.ok(["sync", "--check"]).contains("nothing to do"));
+    laptop.ok(["exec", "UPDATE notes SET stars = 1"]);
+    phone.ok(["exec", "UPDATE notes SET stars = 2"]);
+    phone.ok(["sync"]);
+    let before = (laptop.json(["status"]), laptop.json(["hash"]));
+    let text = laptop.ok(["sync", "--check"]);
+    assert!(text.contains("differ; a sync would pull 1 change and push 1 change"), "{text}");
+    let json = laptop.json(["sync", "--check"]);
+    assert_eq!((&json["remotes"][0]["ahead"], &json["remotes"][0]["behind"]), (&json!(1), &json!(1)));
+    assert_eq!(json["remotes"][0]["diverged"], json!(true));
+    assert_eq!((laptop.json(["status"]), laptop.json(["hash"])), before);
+}
+
+#[test]
+fn conflicts_are_pointed_out() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET title = 'a' WHERE id = 1"]);
+    phone.ok(["exec", "UPDATE notes SET title = 'b' WHERE id = 1"]);
+    laptop.ok(["sync"]);
+    let text = phone.ok(["sync"]);
+    assert!(text.contains("1 value lost against concurrent writes") && text.contains("`isle conflicts`"), "{text}");
+}
+
+#[test]
+fn refused_data_is_named_and_makes_the_exit_code_1() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET stars = 1"]);
+    laptop.ok(["sync"]);
+    // Somebody damages the laptop's head in the folder.
+    let site = laptop.json(["status"])["site"].as_str().expect("an id").to_owned();
+    let mut damaged = 0;
+    let mut folders = vec![place.path("hub")];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().contains(&site) && path.to_string_lossy().contains("head") {
+                std::fs::write(&path, b"not a head at all").expect("written");
+                damaged += 1;
+            }
+        }
+    }
+    assert_eq!(damaged, 1);
+    let gave = phone.run(["sync"]);
+    assert_eq!(gave.code, 1, "{gave:?}");
+    assert!(gave.out.contains("refused: ") && gave.out.contains("hub"), "{gave:?}");
+}
+
+#[test]
+fn one_remote_that_fails_does_not_keep_the_others() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["remote", "add", "a-usb", &place.text("usb")]);
+    laptop.ok(["exec", "UPDATE notes SET stars = 7"]);
+    std::fs::remove_dir_all(place.path("usb")).expect("removed");
+    std::fs::write(place.path("usb"), "a file where a folder was").expect("written");
+    let gave = laptop.run(["sync"]);
+    assert_eq!(gave.code, 1, "{gave:?}");
+    assert!(gave.out.contains("hub: pushed 1 change"), "{gave:?}");
+    assert!(gave.err.starts_with("error: remote \"a-usb\""), "{gave:?}");
+    phone.ok(["sync"]);
+    assert_eq!(phone.rows("SELECT DISTINCT stars FROM notes"), ["7"]);
+}
+
+#[test]
+fn a_copied_file_takes_a_new_id_and_says_so() {
+    let place = Place::new();
+    let laptop = place.laptop();
+    laptop.ok(["sync"]);
+    for ending in ["", "-wal"] {
+        // What SQLite has not moved into the file yet stands beside it.
+        let from = laptop.folder.join(format!("app.db{ending}"));
+        if from.exists() {
+            std::fs::copy(from, laptop.folder.join(format!("copy.db{ending}"))).expect("copied");
+        }
+    }
+    laptop.ok(["exec", "--db", "copy.db", "UPDATE notes SET stars = 6"]);
+    let text = laptop.ok(["sync", "--db", "copy.db"]);
+    assert!(text.contains("this file is a copy or an older state: it goes on as site "), "{text}");
+}
+
+fn with_keys(device: &Device, args: &[&str]) -> Gave {
+    let mut command = device.command(args);
+    command.env("AWS_ACCESS_KEY_ID", S3Server::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", S3Server::SECRET_KEY);
+    Gave::of(command.output().expect("the binary runs"))
+}
+
+#[test]
+fn an_endpoint_without_tls_needs_permission_once() {
+    let place = Place::new();
+    let server = S3Server::start(Behaviour::default()).expect("a server");
+    let (laptop, phone) = (place.laptop(), place.device("phone"));
+    laptop.ok(["remote", "remove", "hub"]);
+    let (url, endpoint) = (server.url("notes"), server.endpoint());
+    let url = url.split('?').next().expect("an address");
+    let add = ["remote", "add", "cloud", url, "--endpoint", &endpoint];
+    let blocked = with_keys(&laptop, &add);
+    assert_eq!(blocked.code, 4, "{blocked:?}");
+    assert!(blocked.err.contains("plain http") && blocked.err.contains("hint: "), "{blocked:?}");
+    let add: Vec<&str> = add.into_iter().chain(["--insecure-http", "--region", "us-east-1"]).collect();
+    for device in [&laptop, &phone] {
+        let added = with_keys(device, &add);
+        assert_eq!(added.code, 0, "{added:?}");
+        let synced = with_keys(device, &["sync"]);
+        assert_eq!(synced.code, 0, "{synced:?}");
+    }
+    assert_eq!(phone.rows("SELECT title FROM notes ORDER BY id"), ["Dune", "Emma"]);
+    assert!(server.seen().puts > 0);
+    let file = std::fs::read(laptop.db()).expect("readable");
+    let secret = S3Server::SECRET_KEY.as_bytes();
+    assert!(!file.windows(secret.len()).any(|bytes| bytes == secret), "nothing secret is stored");
+    let none = laptop.fails(1, ["sync"]);
+    assert!(none.contains("no credentials"), "{none}");
+}
