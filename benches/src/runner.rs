@@ -127,11 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn every_workload_of_plain_and_cr_sqlite_passes_its_checks() -> Result<()> {
+    fn every_workload_of_every_engine_passes_its_checks() -> Result<()> {
         let data = Dataset::generate(400);
         let cx = Cx::new(&data, None)?;
         let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Plain)];
         engines.extend(crate::crsqlite::find_extension().map(|it| Box::new(crate::crsqlite::CrSqlite::new(it)) as _));
+        engines.push(Box::new(crate::isle::Isle));
         for workload in workload::ALL {
             for result in measure(workload, &mut engines, &cx, 1)? {
                 let plain = result.engines[0].summary.as_ref().map(|summary| summary.ratio);

@@ -113,7 +113,9 @@ async fn a_copied_file_takes_a_new_site_id_before_it_speaks() {
         copy(folder.path(), "copy.db", &name);
         let copied = Replica::builder(folder.path().join(name)).home(folder.path().join(home)).open().unwrap();
         copied.add_open_remote("r", remote.clone()).unwrap();
-        copied.write(|tx| tx.execute("INSERT INTO notes VALUES(?1, 'from the copy', 3)", params![10 + n as i64])).unwrap();
+        copied
+            .write(|tx| tx.execute("INSERT INTO notes VALUES(?1, 'from the copy', 3)", params![10 + n as i64]))
+            .unwrap();
         let report = copied.sync().await.unwrap().remove(0);
         assert!(report.new_site.is_some(), "a copy spoke under its original's id");
         assert_ne!(copied.status().unwrap().site, a.status().unwrap().site);
@@ -174,7 +176,17 @@ async fn faults_of_the_remote_delay_but_never_break() {
         let folder = folder.path().join(seed.to_string());
         std::fs::create_dir(&folder).unwrap();
         let clean = if seed == 0 { remote.clone() } else { Remote::in_memory() };
-        let plan = FaultPlan { error_before: 100, error_after: 100, truncate: 50, bit_flip: 50, throttle: 50, rollback: 30, late_listing: 100, late_entries: 1, clock_tick_ms: 0 };
+        let plan = FaultPlan {
+            error_before: 100,
+            error_after: 100,
+            truncate: 50,
+            bit_flip: 50,
+            throttle: 50,
+            rollback: 30,
+            late_listing: 100,
+            late_entries: 1,
+            clock_tick_ms: 0,
+        };
         let replicas = [first(&folder, "a"), first(&folder, "b"), device(&folder, "c")];
         let mut injected = Vec::new();
         for (n, replica) in replicas.iter().enumerate() {
@@ -290,12 +302,16 @@ async fn threads_share_one_handle_and_subscribers_hear_of_tables() {
             scope.spawn(move || {
                 let replica = Replica::open(path).unwrap();
                 for n in 0..50 {
-                    replica.write(|tx| tx.execute("INSERT INTO notes VALUES(?1, 't', 0)", params![thread * 100 + n])).unwrap();
+                    replica
+                        .write(|tx| tx.execute("INSERT INTO notes VALUES(?1, 't', 0)", params![thread * 100 + n]))
+                        .unwrap();
                 }
             });
         }
     });
     assert_eq!(count(&a), 400);
     let changed = changes.try_recv();
-    assert!(matches!(changed, Ok(changed) if changed.tables == ["notes"] && !changed.remote) || changes.try_recv().is_ok());
+    assert!(
+        matches!(changed, Ok(changed) if changed.tables == ["notes"] && !changed.remote) || changes.try_recv().is_ok()
+    );
 }

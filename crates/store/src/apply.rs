@@ -12,11 +12,11 @@ use isle_changeset::{Block, Header, Key, Row, RowKind, Section, Value, ValueRef,
 use isle_clock::SiteId;
 use isle_schema::{ColumnId, TableId};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Statement};
+use rusqlite::{CachedStatement, Connection};
 
 use crate::StoreError;
 use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql, to_sql};
-use crate::engine::Direct;
+use crate::engine::{Direct, Engine};
 use crate::error::Doing as _;
 use crate::journal::{Journal, Loss, Reason};
 use crate::layout::quoted;
@@ -34,6 +34,7 @@ pub(crate) struct Applier<'c> {
     sites: HashMap<i64, SiteId>,
     journal: Journal<'c>,
     direct: (Direct, Vec<i64>),
+    triggers: bool,
     /// Local numbers of the tables that changed.
     pub(crate) changed: Vec<i64>,
 }
@@ -72,9 +73,18 @@ impl Author {
 }
 
 impl<'c> Applier<'c> {
-    pub(crate) fn new(conn: &'c Connection, direct: (Direct, Vec<i64>)) -> Result<Applier<'c>, StoreError> {
-        let journal = Journal::open(conn)?;
-        Ok(Applier { conn, tables: HashMap::new(), sites: HashMap::new(), journal, direct, changed: Vec::new() })
+    pub(crate) fn new(engine: &'c Engine) -> Result<Applier<'c>, StoreError> {
+        let conn = &engine.conn;
+        let (journal, direct, triggers) = (Journal::open(conn)?, engine.direct(), engine.triggers_needed);
+        Ok(Applier {
+            conn,
+            tables: HashMap::new(),
+            sites: HashMap::new(),
+            journal,
+            direct,
+            triggers,
+            changed: Vec::new(),
+        })
     }
 
     /// Merges one changeset, or its part that is about one table; `opened` is its only block, or `blocks` gives its
@@ -156,8 +166,15 @@ impl<'c> Applier<'c> {
             table.baselines.insert(author.no, version);
         }
         let direct = self.direct.1.contains(&tracked.no).then_some(&self.direct.0);
-        let mut merge =
-            Merge { table, author, sites: &mut self.sites, journal: &mut self.journal, conn: self.conn, direct };
+        let mut merge = Merge {
+            table,
+            author,
+            sites: &mut self.sites,
+            journal: &mut self.journal,
+            conn: self.conn,
+            triggers: self.triggers,
+            direct,
+        };
         let mut row = Row::default();
         let mut incoming = Incoming::new(tracked.cells());
         while section.next(&mut row).map_err(&bad)? {
@@ -204,15 +221,15 @@ impl<'a> Incoming<'a> {
 struct Write<'c> {
     new: bool,
     mask: Vec<u64>,
-    statement: Statement<'c>,
+    statement: CachedStatement<'c>,
 }
 
 /// The statements on one data table and its clocks.
 struct TableApplier<'c> {
     tracked: Arc<Tracked>,
     clocks: ClockTable<'c>,
-    delete: Statement<'c>,
-    select: Statement<'c>,
+    delete: Option<CachedStatement<'c>>,
+    select: Option<CachedStatement<'c>>,
     writes: Vec<Write<'c>>,
     /// Where the statement of the row before stands in `writes`: most rows have its mask.
     last: usize,
@@ -222,22 +239,25 @@ struct TableApplier<'c> {
 
 impl<'c> TableApplier<'c> {
     fn open(conn: &'c Connection, tracked: Arc<Tracked>) -> Result<TableApplier<'c>, StoreError> {
-        let table = quoted(&tracked.table.name);
-        let matches = tracked.key_match(1);
-        let delete = conn.prepare(&format!("DELETE FROM {table} WHERE {matches}")).doing("prepare a merge")?;
-        let (keys, columns) = (tracked.key_list(""), tracked.column_list(""));
-        let select = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
-        let select = conn.prepare(&select).doing("prepare a merge")?;
         let clocks = ClockTable::open(conn, &tracked);
         let baselines = crate::layout::baselines(conn, tracked.no)?;
-        Ok(TableApplier { tracked, clocks, delete, select, writes: Vec::new(), last: 0, baselines })
+        Ok(TableApplier { tracked, clocks, delete: None, select: None, writes: Vec::new(), last: 0, baselines })
     }
 
     /// The row's cells as they stand in the table, the exact key packed; `None` if the row is not there.
-    fn read(&mut self, key: &[ValueRef<'_>]) -> Result<Option<Vec<Value>>, StoreError> {
-        bind(&mut self.select, key, 1)?;
+    fn read(&mut self, conn: &'c Connection, key: &[ValueRef<'_>]) -> Result<Option<Vec<Value>>, StoreError> {
+        let select = match &mut self.select {
+            Some(select) => select,
+            slot => {
+                let (keys, columns) = (self.tracked.key_list(""), self.tracked.column_list(""));
+                let (table, matches) = (quoted(&self.tracked.table.name), self.tracked.key_match(1));
+                let sql = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
+                slot.insert(conn.prepare_cached(&sql).doing("prepare a merge")?)
+            }
+        };
+        bind(select, key, 1)?;
         let keys = self.tracked.table.key.len();
-        let mut rows = self.select.raw_query();
+        let mut rows = select.raw_query();
         let Some(row) = rows.next().doing("read a row")? else { return Ok(None) };
         let value = |at: usize| row.get_ref(at).map(from_sql).doing("read a row");
         let exact: Vec<_> = (0..keys).map(value).collect::<Result<_, _>>()?;
@@ -248,9 +268,18 @@ impl<'c> TableApplier<'c> {
         Ok(Some(cells))
     }
 
-    fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
-        bind(&mut self.delete, key, 1)?;
-        self.delete.raw_execute().doing("delete a merged row")?;
+    fn delete(&mut self, conn: &'c Connection, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+        let delete = match &mut self.delete {
+            Some(delete) => delete,
+            slot => {
+                let (table, matches) = (quoted(&self.tracked.table.name), self.tracked.key_match(1));
+                slot.insert(
+                    conn.prepare_cached(&format!("DELETE FROM {table} WHERE {matches}")).doing("prepare a merge")?,
+                )
+            }
+        };
+        bind(delete, key, 1)?;
+        delete.raw_execute().doing("delete a merged row")?;
         Ok(())
     }
 
@@ -282,7 +311,12 @@ impl<'c> TableApplier<'c> {
         Ok(())
     }
 
-    fn statement(&mut self, conn: &'c Connection, new: bool, mask: &[u64]) -> Result<&mut Statement<'c>, StoreError> {
+    fn statement(
+        &mut self,
+        conn: &'c Connection,
+        new: bool,
+        mask: &[u64],
+    ) -> Result<&mut CachedStatement<'c>, StoreError> {
         let fits = |write: &Write<'_>| write.new == new && write.mask == mask;
         if !self.writes.get(self.last).is_some_and(fits) {
             self.last = match self.writes.iter().position(fits) {
@@ -292,7 +326,7 @@ impl<'c> TableApplier<'c> {
                         self.writes.clear();
                     }
                     let sql = if new { insert_sql(&self.tracked, mask) } else { update_sql(&self.tracked, mask) };
-                    let statement = conn.prepare(&sql).doing("prepare a merge")?;
+                    let statement = conn.prepare_cached(&sql).doing("prepare a merge")?;
                     self.writes.push(Write { new, mask: mask.to_vec(), statement });
                     self.writes.len() - 1
                 }
@@ -342,6 +376,8 @@ struct Merge<'m, 'c> {
     sites: &'m mut HashMap<i64, SiteId>,
     journal: &'m mut Journal<'c>,
     conn: &'c Connection,
+    /// Whether triggers fire on this connection at all.
+    triggers: bool,
     /// Where to announce a delete, if triggers of the app delete from this table too.
     direct: Option<&'m Direct>,
 }
@@ -440,7 +476,7 @@ impl Merge<'_, '_> {
             }
         }
         if !unseen.is_empty() || !lost.is_empty() || !tied.is_empty() {
-            let current = self.table.read(&row.key)?.unwrap_or_default();
+            let current = self.table.read(self.conn, &row.key)?.unwrap_or_default();
             for cell in tied {
                 // One stamp, two values: a file was copied, or a table adopted twice. The larger value stands everywhere.
                 let Some(value) = current.get(cell) else { continue };
@@ -528,7 +564,7 @@ impl Merge<'_, '_> {
         if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.had_seen(*stamp)) {
             return Ok(());
         }
-        let Some(current) = self.table.read(&row.key)? else { return Ok(()) };
+        let Some(current) = self.table.read(self.conn, &row.key)? else { return Ok(()) };
         for cell in 1..self.table.tracked.cells() {
             let local = clock.cell(cell);
             if !self.had_seen(local) {
@@ -542,12 +578,13 @@ impl Merge<'_, '_> {
 
     fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
         if let Some(direct) = self.direct
-            && let Some(Some(Value::Blob(exact))) = self.table.read(key)?.map(|cells| cells.into_iter().next())
+            && let Some(Some(Value::Blob(exact))) =
+                self.table.read(self.conn, key)?.map(|cells| cells.into_iter().next())
         {
             *direct.lock().unwrap_or_else(PoisonError::into_inner) = exact;
         }
-        match self.table.delete(key) {
-            Err(error) if error.is_constraint() => self.without_triggers(|merge| merge.table.delete(key)),
+        match self.table.delete(self.conn, key) {
+            Err(error) if error.is_constraint() => self.without_triggers(|merge| merge.table.delete(merge.conn, key)),
             other => other,
         }
     }
@@ -585,7 +622,7 @@ impl Merge<'_, '_> {
         );
         self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).doing("suspend triggers")?;
         let result = f(self);
-        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).doing("resume triggers")?;
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, self.triggers).doing("resume triggers")?;
         result
     }
 }

@@ -1,9 +1,11 @@
 //! A connection of isle's own, with what it remembers of the file between transactions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use isle_schema::{Table, TableId};
+use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, OpenFlags};
 
@@ -38,6 +40,12 @@ pub(crate) struct Engine {
     /// Nothing was written by other connections while this stays the same.
     data_version: i64,
     schema_version: i64,
+    /// The queue was empty when this connection looked last, and nobody else has written since.
+    pub(crate) queue_empty: bool,
+    /// Whether triggers in the file have anything to do on this connection.
+    pub(crate) triggers_needed: bool,
+    /// The schema was changed through this connection.
+    stale: AtomicBool,
     guarded: Vec<String>,
     direct: Direct,
 }
@@ -55,8 +63,13 @@ pub(crate) fn connect(options: &Options, flags: OpenFlags) -> Result<Connection,
 impl Engine {
     pub(crate) fn open(options: &Options, role: Role) -> Result<Engine, StoreError> {
         let mut conn = connect(options, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;")
-            .doing("open the database")?;
+        // Row clocks and the log double the pages that a small transaction touches, hence the larger checkpoint interval.
+        conn.execute_batch(
+            "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4000;",
+        )
+        .doing("open the database")?;
+        // Without it SQLite looks at bound values when it plans, and then compiles a cached statement anew at each use.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("open the database")?;
         let keys = if role == Role::Write { "ON" } else { "OFF" };
         conn.execute_batch(&format!("PRAGMA foreign_keys = {keys};")).doing("open the database")?;
         if role == Role::Merge {
@@ -98,6 +111,9 @@ impl Engine {
             capture,
             data_version: -1,
             schema_version: -1,
+            queue_empty: false,
+            triggers_needed: true,
+            stale: AtomicBool::new(false),
             guarded: Vec::new(),
             direct,
         })
@@ -129,6 +145,7 @@ impl Engine {
     pub(crate) fn rollback(&mut self) {
         self.own = None;
         self.data_version = -1;
+        self.queue_empty = false;
         self.capture.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
@@ -140,9 +157,10 @@ impl Engine {
     /// Reads again what other connections may have changed. In a transaction only.
     fn refresh(&mut self) -> Result<(), StoreError> {
         let version = self.pragma("PRAGMA data_version")?;
-        if version == self.data_version && self.own.is_some() {
+        if version == self.data_version && self.own.is_some() && !self.stale.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
+        self.queue_empty = false;
         let schema = self.pragma("PRAGMA main.schema_version")?;
         if schema != self.schema_version {
             self.load_tables()?;
@@ -172,7 +190,30 @@ impl Engine {
         } else {
             self.guard_deletes()?;
         }
-        Ok(())
+        self.triggers_needed = self.needs_triggers()?;
+        self.enable_triggers(self.triggers_needed)
+    }
+
+    /// Whether triggers in the file have anything to do on this connection: isle's own stand aside here, and a table with
+    /// triggers costs a statement journal, a fifth of a bulk write.
+    fn needs_triggers(&self) -> Result<bool, StoreError> {
+        if self.role == Role::Write && self.tables.iter().any(|tracked| !tracked.hookable()) {
+            return Ok(true);
+        }
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' LIMIT 1";
+        Ok(crate::clocks::one::<i64>(&self.conn, sql, [])?.is_some())
+    }
+
+    /// Lets triggers in the file fire or not; temporary ones always do.
+    fn enable_triggers(&self, enabled: bool) -> Result<(), StoreError> {
+        let set = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, enabled);
+        set.doing("choose which triggers fire").map(|_| ())
+    }
+
+    /// The app has made a trigger or a table in the open transaction: it counts at once, and the tables are read again.
+    pub(crate) fn schema_touched(&self) -> Result<(), StoreError> {
+        self.stale.store(true, Ordering::Relaxed);
+        self.enable_triggers(true)
     }
 
     /// The site's state; `begin` has loaded it.
@@ -246,13 +287,15 @@ impl Engine {
 
     /// Seals what foreign clients queued as a version of its own; gives the tables that they changed.
     pub(crate) fn seal_foreign(&mut self, now_ms: u64) -> Result<Vec<i64>, StoreError> {
-        if !crate::seal::queue_waits(&self.conn)? {
+        if self.queue_empty || !crate::seal::queue_waits(&self.conn)? {
+            self.queue_empty = true;
             return Ok(Vec::new());
         }
         let mut own = self.own()?;
         let sealed =
             self.guard.with(Mode::Engine, || crate::seal::seal_queue(&self.conn, &mut own, &self.tables, now_ms))?;
         self.own = Some(own);
+        self.queue_empty = true;
         Ok(sealed.map(|sealed| sealed.tables).unwrap_or_default())
     }
 }

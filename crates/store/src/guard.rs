@@ -33,6 +33,8 @@ struct Names {
     /// Replicated tables from which a trigger of the app deletes.
     deleted_by_triggers: HashSet<String>,
     refusal: Option<String>,
+    /// A statement of the app that makes or drops a schema object was compiled.
+    schema: bool,
 }
 
 /// The authorizer's state, shared with the connection that it guards.
@@ -74,6 +76,11 @@ impl Guard {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).refusal.take()
     }
 
+    /// Whether a statement of the app that changes the schema was compiled since the last call.
+    pub(crate) fn take_schema_change(&self) -> bool {
+        std::mem::take(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner).schema)
+    }
+
     /// Replicated tables from which triggers of the app delete, as far as compiled statements showed.
     pub(crate) fn deleted_by_triggers(&self) -> Vec<String> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,6 +99,14 @@ impl Guard {
             return names.decide_trigger(context);
         }
         let refusal = if mode == Mode::App as u8 {
+            names.schema |= matches!(
+                context.action,
+                AuthAction::CreateTrigger { .. }
+                    | AuthAction::DropTrigger { .. }
+                    | AuthAction::CreateTable { .. }
+                    | AuthAction::DropTable { .. }
+                    | AuthAction::AlterTable { .. }
+            );
             names.refuse_app(context, own_trigger)
         } else if mode == Mode::Schema as u8 {
             refuse_schema(context)

@@ -2,7 +2,7 @@
 
 use isle_changeset::{Key, Value, ValueRef, pack_key, unpack_key};
 use isle_clock::{Hlc, SiteId};
-use rusqlite::{Connection, Statement, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use crate::StoreError;
 use crate::clocks::{LocalStamp, from_sql, to_sql};
@@ -55,14 +55,14 @@ pub(crate) struct Loss<'a> {
 
 /// Appends to the journal.
 pub(crate) struct Journal<'c> {
-    insert: Statement<'c>,
+    insert: CachedStatement<'c>,
 }
 
 impl<'c> Journal<'c> {
     pub(crate) fn open(conn: &'c Connection) -> Result<Journal<'c>, StoreError> {
         let sql = "INSERT INTO isle_conflict(t, k, col, value, h, s, wh, ws, reason, state)
                    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'open')";
-        Ok(Journal { insert: conn.prepare(sql).doing("prepare the journal")? })
+        Ok(Journal { insert: conn.prepare_cached(sql).doing("prepare the journal")? })
     }
 
     pub(crate) fn add(&mut self, tracked: &Tracked, key: &[ValueRef<'_>], loss: Loss<'_>) -> Result<(), StoreError> {

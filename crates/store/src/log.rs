@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, site_no_of, version_of};
 use crate::own::{Own, known_site_no, site_id, site_no};
-use crate::{Options, StoreError};
+use crate::{Frame, Options, StoreError};
 
 /// Versions merged in one SQLite transaction, at most.
 const BATCH_VERSIONS: usize = 1_000;
@@ -61,8 +61,13 @@ pub struct Applied {
     pub waiting: Vec<(SiteId, u64, Waiting)>,
 }
 
-/// Takes a header into the log; false if it is there already.
-pub(crate) fn put_header(conn: &Connection, own: &Own, bytes: &[u8]) -> Result<bool, StoreError> {
+/// Takes a header into the log, and with it the frame that follows if that is its only block; false if it is there already.
+pub(crate) fn put_header(
+    conn: &Connection,
+    own: &Own,
+    bytes: &[u8],
+    follows: Option<&Frame<'_>>,
+) -> Result<bool, StoreError> {
     let header = Header::decode(bytes).map_err(|source| StoreError::BadHeader { source })?;
     let Header { site, version, .. } = header;
     if header.group != own.group {
@@ -105,8 +110,18 @@ pub(crate) fn put_header(conn: &Connection, own: &Own, bytes: &[u8]) -> Result<b
         let source = DecodeError::Hash { what: "chain of the site's versions" };
         return Err(StoreError::BadChangeset { site, version, source });
     }
-    let sql = "INSERT INTO isle_log(id, hlc, header) VALUES(?1, ?2, ?3)";
-    conn.execute(sql, params![id, header.hlc.bits() as i64, bytes]).doing("store a changeset")?;
+    let only = match (follows, header.blocks.as_slice()) {
+        (Some(Frame::Block { site: of, version: n, index: 0, bytes }), [info]) if (*of, *n) == (site, version) => {
+            if *blake3::hash(bytes).as_bytes() != info.hash {
+                return Err(StoreError::BadChangeset { site, version, source: DecodeError::Hash { what: "block" } });
+            }
+            Some(*bytes)
+        }
+        _ => None,
+    };
+    let sql = "INSERT INTO isle_log(id, hlc, header, body) VALUES(?1, ?2, ?3, ?4)";
+    let mut statement = conn.prepare_cached(sql).doing("store a changeset")?;
+    statement.execute(params![id, header.hlc.bits() as i64, bytes, only]).doing("store a changeset")?;
     Ok(true)
 }
 
@@ -172,6 +187,20 @@ pub(crate) fn block(conn: &Connection, id: i64, blocks: usize, n: usize) -> Resu
     crate::clocks::one(conn, "SELECT body FROM isle_block WHERE id = ?1 AND n = ?2", params![id, n as i64])
 }
 
+/// A logged header and the block beside it, if it has just one.
+#[expect(clippy::type_complexity, reason = "a row of two columns")]
+pub(crate) fn changeset(
+    conn: &Connection,
+    site: SiteId,
+    version: u64,
+) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, StoreError> {
+    let sql =
+        "SELECT l.header, l.body FROM isle_site AS s JOIN isle_log AS l ON l.id = (s.no << 44 | ?2) WHERE s.id = ?1";
+    let mut statement = conn.prepare_cached(sql).doing("read the log")?;
+    let found = statement.query_row(params![site.as_bytes(), version as i64], |row| Ok((row.get(0)?, row.get(1)?)));
+    found.optional().doing("read the log")
+}
+
 /// A logged header; `None` if the version is not in the log.
 pub(crate) fn header(conn: &Connection, site: SiteId, version: u64) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
     let Some(no) = known_site_no(conn, site)? else { return Ok(None) };
@@ -180,7 +209,11 @@ pub(crate) fn header(conn: &Connection, site: SiteId, version: u64) -> Result<Op
 }
 
 /// What this replica has applied, its own versions included.
-pub(crate) fn vector(conn: &Connection, own: &Own) -> Result<VersionVector, StoreError> {
+pub(crate) fn vector(conn: &Connection) -> Result<VersionVector, StoreError> {
+    let own: i64 = crate::layout::require_meta(conn, "site")?;
+    let last =
+        format!("SELECT max(id) FROM isle_log WHERE id BETWEEN {} AND {}", log_id(own, 0), log_id(own + 1, 0) - 1);
+    let last = crate::clocks::one::<Option<i64>>(conn, &last, [])?.flatten().map_or(0, version_of);
     let mut statement = conn.prepare_cached("SELECT id, version FROM isle_site").doing("read the version vector")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)? as u64)));
     let mut vector = VersionVector::new();
@@ -188,16 +221,27 @@ pub(crate) fn vector(conn: &Connection, own: &Own) -> Result<VersionVector, Stor
         let (site, version) = row.doing("read the version vector")?;
         vector.advance(SiteId::from_bytes(site), version);
     }
-    vector.advance(own.site, own.version);
+    vector.advance(site_id(conn, own)?, last);
     Ok(vector)
 }
 
-/// Merges everything that is ready, in as many transactions as the bounds ask for.
-pub(crate) fn apply_ready(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<Applied, StoreError> {
+/// Merges everything that is ready, in as many transactions as the bounds ask for; `first` runs at the start of the first.
+pub(crate) fn apply_ready(
+    engine: &mut Engine,
+    options: &Options,
+    now_ms: u64,
+    first: impl FnOnce(&mut Engine) -> Result<(), StoreError>,
+) -> Result<Applied, StoreError> {
     let mut total = Applied::default();
     let mut changed = Vec::new();
+    let mut first = Some(first);
     loop {
-        let (more, batch) = engine.transaction(now_ms, |engine| apply_batch(engine, options, now_ms))?;
+        let (more, batch) = engine.transaction(now_ms, |engine| {
+            if let Some(first) = first.take() {
+                first(engine)?;
+            }
+            apply_batch(engine, options, now_ms)
+        })?;
         total.versions += batch.versions;
         total.rows += batch.rows;
         total.conflicts += batch.conflicts;
@@ -224,8 +268,9 @@ struct Next {
 fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(bool, Applied), StoreError> {
     let mut applied = Applied::default();
     let mut bytes = 0;
+    let mut newest = Hlc::ZERO;
     let conn = &engine.conn;
-    let mut applier = Applier::new(conn, engine.direct())?;
+    let mut applier = Applier::new(engine)?;
     let mut sites = waiting_sites(conn, engine.own()?.no)?;
     let last_conflict = || crate::clocks::one::<i64>(conn, "SELECT coalesce(max(id), 0) FROM isle_conflict", []);
     let before = last_conflict()?.unwrap_or(0);
@@ -248,6 +293,7 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
                     }
                     Ok(ready) => {
                         merge_one(engine, &mut applier, next, &ready)?;
+                        newest = newest.max(ready.header.hlc);
                         applied.versions += 1;
                         applied.rows += ready.header.rows();
                         bytes += ready.header.stored_bytes();
@@ -263,8 +309,9 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
     let name =
         |no: &i64| engine.tables.iter().find(|tracked| tracked.no == *no).map(|tracked| tracked.table.name.clone());
     applied.tables = changed.iter().filter_map(name).collect();
-    if applied.versions > 0 {
-        engine.own = Some(Own::load(&engine.conn)?);
+    if let Some(own) = engine.own.as_mut().filter(|_| applied.versions > 0) {
+        own.clock.observe(newest);
+        own.causes_told = false;
     }
     Ok((full, applied))
 }
@@ -483,7 +530,7 @@ pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64) -> Resu
     let own = engine.own()?;
     let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY hlc, id").doing("read the log")?;
     let mut rows = statement.query([]).doing("read the log")?;
-    let mut applier = Applier::new(conn, engine.direct())?;
+    let mut applier = Applier::new(engine)?;
     while let Some(row) = rows.next().doing("read the log")? {
         let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("read the log")?, row.get(1).doing("read the log")?);
         let no = site_no_of(id);

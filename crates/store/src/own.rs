@@ -44,7 +44,16 @@ impl Own {
         let seen = crate::clocks::one::<i64>(conn, "SELECT coalesce(max(hlc), 0) FROM isle_site", [])?.unwrap_or(0);
         let floor: i64 = crate::layout::meta(conn, "hlc")?.unwrap_or(0);
         let last = Hlc::from_bits(own_hlc.max(seen).max(floor) as u64).unwrap_or(Hlc::ZERO);
-        Ok(Own { group, site, no, version, chain, clock: Clock::resume(last), heads: heads(conn)?, causes_told: false })
+        Ok(Own {
+            group,
+            site,
+            no,
+            version,
+            chain,
+            clock: Clock::resume(last),
+            heads: known_heads(conn)?,
+            causes_told: false,
+        })
     }
 }
 
@@ -100,6 +109,24 @@ pub(crate) fn note_seen(conn: &Connection, author: i64, site: i64, version: u64,
     let mut statement = conn.prepare_cached(sql).doing("record causes")?;
     statement.execute(params![author, site, version as i64, hlc as i64]).doing("record causes")?;
     Ok(())
+}
+
+/// The heads as noted by [`note_heads`].
+fn known_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
+    let packed: Vec<u8> = crate::layout::meta(conn, "heads")?.unwrap_or_default();
+    let (heads, rest) = packed.as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(StoreError::Internal { table: "isle_meta", detail: "schema heads".to_owned() });
+    }
+    Ok(heads.iter().map(|id| MigrationId::from_bytes(*id)).collect())
+}
+
+/// Notes the heads after an operation was recorded, so that a seal need not read every operation.
+pub(crate) fn note_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
+    let heads = heads(conn)?;
+    let packed: Vec<u8> = heads.iter().flat_map(|id| *id.as_bytes()).collect();
+    crate::layout::set_meta(conn, "heads", packed)?;
+    Ok(heads)
 }
 
 /// Operations that no other operation names as a parent, rising by id.

@@ -260,13 +260,14 @@ fn masked<'a>(mask: &[u64], cells: &[ValueRef<'a>]) -> Vec<ValueRef<'a>> {
     bits(mask).map(|cell| cells[cell]).collect()
 }
 
-/// Seals what the hook captured. Tables that need the queue's path have been moved there before.
+/// Seals what was captured in passing; false beside it if some of it went to the queue, for the next touch. Tables that need the
+/// queue's path have been moved there before.
 pub(crate) fn seal_events(
     conn: &Connection,
     own: &mut Own,
     capture: &mut Capture,
     now_ms: u64,
-) -> Result<Option<Sealed>, StoreError> {
+) -> Result<(Option<Sealed>, bool), StoreError> {
     let mut order: Vec<usize> = (0..capture.tables.len()).filter(|n| !capture.tables[*n].events.is_empty()).collect();
     order.sort_by_key(|n| capture.tables[*n].tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, now_ms, false)?;
@@ -279,12 +280,13 @@ pub(crate) fn seal_events(
         seal_table_events(&mut sealer, &mut clocks, &tracked, capture, n, &mut strays)?;
     }
     let sealed = sealer.finish(own)?;
+    let complete = strays.is_empty();
     for (tracked, key) in strays {
         // A row without a clock: its insert was never captured. The next seal reads it whole.
         let key: Vec<_> = key.iter().map(Value::as_ref).collect();
         enqueue(conn, &tracked, &[-1], &key, now_ms)?;
     }
-    Ok(sealed)
+    Ok((sealed, complete))
 }
 
 type Stray = (Arc<Tracked>, Key);

@@ -315,7 +315,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::ForeignGroup`], [`StoreError::Fork`], [`StoreError::BadHeader`].
     pub fn put_header(&self, bytes: &[u8]) -> Result<bool, StoreError> {
-        self.merge(|engine, _| log::put_header(&engine.conn, &engine.own()?, bytes))
+        self.merge(|engine, _| log::put_header(&engine.conn, &engine.own()?, bytes, None))
     }
 
     /// Takes headers and blocks into the log in one transaction; gives how many were new. A frame without index is a header.
@@ -323,19 +323,21 @@ impl Store {
     /// # Errors
     /// The first refusal; then none of the frames was taken.
     pub fn put_frames<'f>(&self, frames: impl Iterator<Item = Frame<'f>>) -> Result<u64, StoreError> {
-        self.merge(|engine, _| {
-            let own = engine.own()?;
-            let mut new = 0;
-            for frame in frames {
-                new += u64::from(match frame {
-                    Frame::Header(bytes) => log::put_header(&engine.conn, &own, bytes)?,
-                    Frame::Block { site, version, index, bytes } => {
-                        log::put_block(&engine.conn, site, version, index, bytes)?
-                    }
-                });
-            }
-            Ok(new)
-        })
+        self.merge(|engine, _| put_frames(engine, frames))
+    }
+
+    /// Takes frames into the log and merges what is ready, the first of it in the same transaction.
+    ///
+    /// # Errors
+    /// As [`Store::put_frames`] and [`Store::apply`].
+    pub fn receive<'f>(&self, frames: impl Iterator<Item = Frame<'f>>) -> Result<Applied, StoreError> {
+        let now_ms = self.runtime.now_ms();
+        let options = &self.options;
+        let applied = self.with_merge_engine(|engine| {
+            log::apply_ready(engine, options, now_ms, |engine| put_frames(engine, frames).map(|_| ()))
+        })?;
+        self.notify(applied.tables.clone(), true);
+        Ok(applied)
     }
 
     /// Applies a schema operation of another device; known ones are passed over.
@@ -377,8 +379,8 @@ impl Store {
     /// as waiting.
     pub fn apply(&self) -> Result<Applied, StoreError> {
         let now_ms = self.runtime.now_ms();
-        let options = self.options.clone();
-        let applied = self.with_merge_engine(|engine| log::apply_ready(engine, &options, now_ms))?;
+        let options = &self.options;
+        let applied = self.with_merge_engine(|engine| log::apply_ready(engine, options, now_ms, |_| Ok(())))?;
         self.notify(applied.tables.clone(), true);
         Ok(applied)
     }
@@ -389,6 +391,15 @@ impl Store {
     /// SQLite's reason.
     pub fn header(&self, site: SiteId, version: u64) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(|conn| Ok(log::header(conn, site, version)?.map(|(_, header)| header)))
+    }
+
+    /// The encoded header of a logged version and, if it has just one block, that block.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    #[expect(clippy::type_complexity, reason = "a pair that its reader takes apart at once")]
+    pub fn changeset(&self, site: SiteId, version: u64) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, StoreError> {
+        self.read(|conn| log::changeset(conn, site, version))
     }
 
     /// A stored block of a logged version that has `blocks` of them.
@@ -407,7 +418,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn vector(&self) -> Result<VersionVector, StoreError> {
-        self.read(|conn| log::vector(conn, &own::Own::load(conn)?))
+        self.read(log::vector)
     }
 
     /// The hash of the last applied header of a site; `None` if nothing of it was applied.
@@ -580,6 +591,22 @@ pub enum Frame<'a> {
     },
 }
 
+fn put_frames<'f>(engine: &Engine, frames: impl Iterator<Item = Frame<'f>>) -> Result<u64, StoreError> {
+    let own = engine.own()?;
+    let mut new = 0;
+    let mut frames = frames.peekable();
+    while let Some(frame) = frames.next() {
+        new += u64::from(match frame {
+            Frame::Header(header) => {
+                // Most changesets have one block, which follows: it goes into the log with its header.
+                log::put_header(&engine.conn, &own, header, frames.peek())?
+            }
+            Frame::Block { site, version, index, bytes } => log::put_block(&engine.conn, site, version, index, bytes)?,
+        });
+    }
+    Ok(new)
+}
+
 /// Seals what the transaction changed; gives the tables.
 fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, StoreError> {
     let mut own = engine.own()?;
@@ -588,15 +615,16 @@ fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, Stor
     if !queued && capture.is_empty() {
         return Ok(Vec::new());
     }
-    let sealed = engine.guard.with(Mode::Engine, || {
+    let (sealed, complete) = engine.guard.with(Mode::Engine, || {
         if queued {
-            seal::seal_queue(&engine.conn, &mut own, &engine.tables, now_ms)
+            seal::seal_queue(&engine.conn, &mut own, &engine.tables, now_ms).map(|sealed| (sealed, true))
         } else {
             seal::seal_events(&engine.conn, &mut own, &mut capture, now_ms)
         }
     })?;
     capture.clear();
     engine.own = Some(own);
+    engine.queue_empty &= complete;
     if let Some(sealed) = &sealed {
         tracing::debug!(version = sealed.version, rows = sealed.rows, "sealed");
     }

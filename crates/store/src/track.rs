@@ -37,7 +37,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let (id, body) = migration.encode()?;
     let added = adopt(engine, &definitions)?;
     record(&engine.conn, id, &body)?;
-    own.heads = crate::own::heads(&engine.conn)?;
+    own.heads = crate::own::note_heads(&engine.conn)?;
     let before = own.version;
     let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
@@ -85,7 +85,7 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
     let added = adopt(engine, &definitions)?;
     record(&engine.conn, id, body)?;
     let mut own = engine.own()?;
-    own.heads = crate::own::heads(&engine.conn)?;
+    own.heads = crate::own::note_heads(&engine.conn)?;
     seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
     Ok(id)

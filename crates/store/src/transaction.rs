@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::{MutexGuard, PoisonError};
 
+use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::{Connection, Params, Row};
 
 use crate::StoreError;
@@ -47,7 +48,17 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// As [`Transaction::execute`]; statements before the failed one stand.
     pub fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
-        self.guarded(|conn| conn.execute_batch(sql))
+        // One by one: what a statement makes must count for the next, and each failure undoes its own changes only.
+        let mut batch = rusqlite::Batch::new(&self.engine.conn, sql);
+        loop {
+            let compiled = self.engine.guard.with(Mode::App, || batch.next());
+            let Some(mut statement) = compiled.map_err(|error| self.explain(error))? else { return Ok(()) };
+            self.guarded(|_| {
+                let mut rows = statement.raw_query();
+                while rows.next()?.is_some() {}
+                Ok(())
+            })?;
+        }
     }
 
     /// Compiles a statement, or takes it from the cache, to run it several times.
@@ -129,6 +140,9 @@ impl<'a> Transaction<'a> {
         let result = self.engine.guard.with(Mode::App, || f(&self.engine.conn));
         match result {
             Ok(value) => {
+                if self.engine.guard.take_schema_change() {
+                    self.engine.schema_touched()?;
+                }
                 if self.capture().is_full() {
                     self.spill()?;
                 }

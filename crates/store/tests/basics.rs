@@ -346,3 +346,14 @@ fn outer_conflict_clauses_do_not_lose_entries() {
         ["Integer(1)|Text(\"z\")", "Integer(2)|Text(\"d\")"].map(text_bytes)
     );
 }
+
+#[test]
+fn a_trigger_made_through_isle_fires_at_once() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE copies(id INTEGER PRIMARY KEY, v)";
+    let (a, b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO t VALUES(1, 1)");
+    a.run("CREATE TRIGGER copy AFTER INSERT ON t BEGIN INSERT INTO copies VALUES(NEW.id, NEW.v); END; INSERT INTO t VALUES(2, 2)");
+    a.run("INSERT INTO t VALUES(3, 3)");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT id FROM copies"), ["Integer(2)", "Integer(3)"]);
+}

@@ -17,6 +17,8 @@ use crate::output::{Out, bytes, count, seconds, thousands, time};
 
 /// A sync that takes no longer shows no bar.
 const BAR_AFTER: Duration = Duration::from_secs(1);
+/// How often the bar moves.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// What one round over the remotes gave.
 pub(crate) struct Round {
@@ -79,9 +81,7 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo]) -> anyhow::Result
         let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
         let bar = Arc::new(Bar::new());
         let options = SyncOptions { remote: Some(remote.name.clone()), progress: Some(Bar::callback(&bar)) };
-        let result = replica.sync_with(&options).await;
-        bar.clear();
-        match result {
+        match bar.beside(replica.sync_with(&options)).await {
             Ok(reports) => round.reports.extend(reports),
             Err(error) => round.failed.push((remote.name.clone(), error)),
         }
@@ -203,34 +203,51 @@ fn compare(report: &CheckReport) -> String {
 }
 
 /// A bar on a terminal, once a sync takes long.
-pub(crate) struct Bar {
+struct Bar {
     begun: Instant,
     terminal: bool,
-    bar: Mutex<Option<ProgressBar>>,
+    state: Mutex<Option<Progress>>,
 }
 
 impl Bar {
     fn new() -> Bar {
-        Bar { begun: Instant::now(), terminal: std::io::stderr().is_terminal(), bar: Mutex::default() }
+        Bar { begun: Instant::now(), terminal: std::io::stderr().is_terminal(), state: Mutex::default() }
     }
 
     fn callback(bar: &Arc<Bar>) -> Arc<dyn Fn(Progress) + Send + std::marker::Sync> {
         let bar = Arc::clone(bar);
-        Arc::new(move |progress| bar.update(progress))
+        Arc::new(move |progress| *bar.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress))
     }
 
-    fn update(&self, progress: Progress) {
-        if !self.terminal || self.begun.elapsed() < BAR_AFTER {
-            return;
+    /// Waits for a sync and draws meanwhile: a long step reports once, when it begins.
+    async fn beside<T>(&self, sync: impl Future<Output = T>) -> T {
+        let mut sync = std::pin::pin!(sync);
+        let (mut ticks, mut bar) = (tokio::time::interval(DRAW_EVERY), None);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut sync => {
+                    bar.iter().for_each(ProgressBar::finish_and_clear);
+                    return result;
+                }
+                _ = ticks.tick(), if self.terminal => {
+                    if self.begun.elapsed() >= BAR_AFTER {
+                        self.draw(bar.get_or_insert_with(|| ProgressBar::new(0).with_elapsed(BAR_AFTER)));
+                    }
+                }
+            }
         }
-        let mut slot = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = slot.get_or_insert_with(|| {
-            let bar = ProgressBar::new(0);
-            let template = "{msg:<9} [{bar:30}] {bytes} of {total_bytes}";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar.set_style(style.progress_chars("=> "));
-            bar
-        });
+    }
+
+    fn draw(&self, bar: &ProgressBar) {
+        let Some(progress) = *self.state.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+        // How long a merge takes is not known beforehand.
+        let template = match progress.total_bytes {
+            0 => "{msg:<9} {spinner} {elapsed}",
+            _ => "{msg:<9} [{bar:30}] {bytes} of {total_bytes}",
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("=> "));
         bar.set_message(match progress.phase {
             Phase::Download => "receiving",
             Phase::Merge => "merging",
@@ -238,12 +255,7 @@ impl Bar {
         });
         bar.set_length(progress.total_bytes.max(progress.done_bytes));
         bar.set_position(progress.done_bytes);
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            bar.finish_and_clear();
-        }
+        bar.tick();
     }
 }
 

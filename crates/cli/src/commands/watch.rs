@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use isle::Replica;
 use tokio::time::Instant;
 
 use super::Names;
@@ -17,16 +16,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// The longest wait after failures.
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 
-/// What others have not got yet: the version, and the rows that wait.
-type Unsent = (u64, u64);
+/// How far this file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Point {
+    version: u64,
+    published: u64,
+    /// Rows of other programs that wait.
+    queued: u64,
+}
+
+impl Point {
+    fn is_unsent(self) -> bool {
+        self.version > self.published || self.queued > 0
+    }
+}
 
 pub(crate) async fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
-    let replica = db::open(args)?;
-    if !out.json {
-        out.note(format!("syncing every {}; Ctrl-C ends it", human(sync.interval)))?;
-        out.flush()?;
-    }
-    drop(replica);
+    out.note(format!("syncing every {}; Ctrl-C ends it", human(sync.interval)))?;
+    out.flush()?;
     tokio::select! {
         stopped = stopped() => stopped.map(|()| 0),
         failed = go_on(args, sync, out) => failed.map(|()| 0),
@@ -51,6 +58,7 @@ async fn stopped() -> anyhow::Result<()> {
 async fn go_on(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<()> {
     let (mut failures, mut last_error, mut first) = (0u32, None, true);
     loop {
+        let before = point(args);
         let result = round(args, sync).await;
         let error = match &result {
             Ok(round) => round.failed.first().map(|(_, error)| sync::message(error)),
@@ -66,7 +74,7 @@ async fn go_on(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<()> {
             let _ = writeln!(std::io::stderr(), "error: {error}\ntrying again in {}", human(pause));
         }
         (last_error, first) = (error, false);
-        wait(args, pause, failures == 0).await;
+        wait(args, pause, before.filter(|_| failures == 0)).await;
     }
 }
 
@@ -106,25 +114,22 @@ fn pause(interval: Duration, failures: u32) -> Duration {
     back_off.min(BACK_OFF_MAX).max(interval)
 }
 
-/// Waits; ends early when something was written here since the last sync.
-async fn wait(args: &Args, pause: Duration, early: bool) {
+/// Waits; ends early when something was written here since `before`, the point at which the last sync began.
+async fn wait(args: &Args, pause: Duration, before: Option<Point>) {
     let until = Instant::now() + pause;
-    let before = if early { unsent(args) } else { None };
     while Instant::now() < until {
         tokio::time::sleep(LOOK_EVERY.min(until - Instant::now())).await;
-        // What stays unsent right after a sync is no reason for the next one.
-        if early && unsent(args).is_some_and(|now| now != (0, 0) && Some(now) != before) {
+        // What that sync left as it was, the next one would leave too.
+        if before.is_some() && point(args).is_some_and(|now| now.is_unsent() && Some(now) != before) {
             return;
         }
     }
 }
 
 /// A file that cannot be read now is looked at again with the next sync, which says why.
-fn unsent(args: &Args) -> Option<Unsent> {
-    let replica: Replica = db::open(args).ok()?;
-    let status = replica.status().ok()?;
-    let unpublished = status.version > status.published;
-    Some((if unpublished { status.version } else { 0 }, status.queued))
+fn point(args: &Args) -> Option<Point> {
+    let status = db::open(args).ok()?.status().ok()?;
+    Some(Point { version: status.version, published: status.published, queued: status.queued })
 }
 
 fn human(duration: Duration) -> String {

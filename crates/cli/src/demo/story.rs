@@ -180,7 +180,17 @@ impl<'o> Story<'o> {
             let answer = self.out.style.dim(format!("  → {}", look.answer.join("  ")));
             self.out.note(answer)?;
         }
-        self.out.note("  ISLE_HOME=homes/laptop isle --db laptop.db conflicts")
+        self.out.note(format!("  ISLE_HOME=homes/laptop {} --db laptop.db conflicts", shell_word(&command())))
+    }
+}
+
+/// How the shell finds this program.
+fn command() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join("isle").is_file());
+    match std::env::current_exe() {
+        Ok(file) if !found => file.to_string_lossy().into_owned(),
+        _ => "isle".to_owned(),
     }
 }
 

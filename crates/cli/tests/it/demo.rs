@@ -28,6 +28,10 @@ fn the_story_is_short_and_true() {
         }
     }
     answers.dedup();
+    let last = text.lines().last().expect("a line").trim();
+    let output = Command::new("sh").arg("-c").arg(last).current_dir(&folder).output();
+    let journal = String::from_utf8(output.expect("a shell").stdout).expect("UTF-8");
+    assert!(journal.contains("tracks 42 · price") && journal.contains("notes n7 · body"), "{last}: {journal}");
     if let Some(answer) = answers.first() {
         assert_eq!(answers.len(), 1, "the three answer the same: {answers:?}");
         assert!(answer.lines().all(|line| text.contains(line)), "{answer} is not what the story says: {text}");
@@ -86,7 +90,8 @@ fn the_story_fits_a_hundred_columns() {
     let device = place.bare("here");
     let output = device.command(["demo", "--rows", "100", "--clean"]).output().expect("the binary runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !line.contains("ISLE_HOME=")) {
+        // Where the program is, is not up to it.
         assert!(line.chars().count() <= 100, "{} columns: {line}", line.chars().count());
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use isle_blobs::{Frame, FrameKind, Head, HeadRef, RemoteError, SegmentRef, read_segment};
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::{Migration, MigrationId};
-use isle_store::{Frame as StoreFrame, StoreError, Waiting};
+use isle_store::{Applied, Frame as StoreFrame, StoreError, Waiting};
 
 use super::{Phase, Session, blocking};
 use crate::Error;
@@ -176,10 +176,13 @@ impl Session<'_> {
                 }),
                 FrameKind::Other(_) => None,
             });
-            Ok(inner.store.put_frames(frames)?)
+            Ok(inner.store.receive(frames)?)
         });
         match result.await {
-            Ok(_) => Ok(()),
+            Ok(applied) => {
+                self.note_applied(applied);
+                Ok(())
+            }
             Err(Error::Store(
                 error @ (StoreError::Fork { .. }
                 | StoreError::ForeignGroup { .. }
@@ -194,6 +197,11 @@ impl Session<'_> {
     async fn merge(&mut self) -> Result<(), Error> {
         self.progress(Phase::Merge, 0, 0);
         let applied = blocking(self.inner, |inner| Ok(inner.store.apply()?)).await?;
+        self.note_applied(applied);
+        Ok(())
+    }
+
+    fn note_applied(&mut self, applied: Applied) {
         self.report.pulled_versions += applied.versions;
         self.report.pulled_rows += applied.rows;
         self.report.conflicts += applied.conflicts;
@@ -212,7 +220,6 @@ impl Session<'_> {
                 self.report.refused.push(refusal);
             }
         }
-        Ok(())
     }
 }
 
