@@ -245,6 +245,11 @@ pub(crate) struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
+    /// The values that [`pack`] appended to an empty arena.
+    pub(crate) fn new(arena: &'a [u8]) -> Values<'a> {
+        Values { arena, at: 0 }
+    }
+
     pub(crate) fn take(&mut self) -> ValueRef<'a> {
         let (value, next) = unpack(self.arena, self.at);
         self.at = next;
@@ -252,7 +257,8 @@ impl<'a> Values<'a> {
     }
 }
 
-fn pack(arena: &mut Vec<u8>, value: ValueRef<'_>) {
+/// Appends a value for [`Values`] to read.
+pub(crate) fn pack(arena: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
         ValueRef::Null => arena.push(0),
         ValueRef::Integer(v) => {

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use isle_changeset::{BlockInfo, BodyWriter, Header, Key, RowKind, SealedBlock, Value, ValueRef, canonical_key};
+use isle_changeset::{
+    BlockInfo, BodyWriter, Header, Key, RowKind, SealedBlock, ValueRef, canonical_value, has_forms, pack_key,
+};
 use isle_clock::Hlc;
 use isle_schema::ColumnId;
 use rusqlite::{Connection, params};
 
 use crate::StoreError;
-use crate::capture::{Capture, EventKind};
+use crate::capture::{Capture, EventKind, Values, pack};
 use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
 use crate::error::Doing as _;
 use crate::layout::log_id;
@@ -283,7 +285,7 @@ pub(crate) fn seal_events(
     let complete = strays.is_empty();
     for (tracked, key) in strays {
         // A row without a clock: its insert was never captured. The next seal reads it whole.
-        let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+        let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
         enqueue(conn, &tracked, &[-1], &key, now_ms)?;
     }
     Ok((sealed, complete))
@@ -401,21 +403,17 @@ fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tr
     );
     let mut statement = conn.prepare(&sql).doing("read the queue")?;
     let mut rows = statement.raw_query();
-    let mut pending: Option<QueuedRow> = None;
     let mut clocks = ClockTable::open(conn, tracked);
     sealer.table(tracked);
+    let mut pending = QueuedRow::new(tracked);
     while let Some(row) = rows.next().doing("read the queue")? {
-        let entry = QueuedRow::read(row, tracked)?;
-        match &mut pending {
-            Some(last) if last.key == entry.key => last.mask.iter_mut().zip(&entry.mask).for_each(|(a, b)| *a |= b),
-            _ => {
-                if let Some(done) = pending.replace(entry) {
-                    done.seal(sealer, tracked, &mut clocks)?;
-                }
-            }
+        if !pending.is_same(row, tracked)? {
+            pending.seal(sealer, tracked, &mut clocks)?;
+            pending.read(row, tracked)?;
         }
+        pending.add_mask(row, tracked)?;
     }
-    pending.map_or(Ok(()), |done| done.seal(sealer, tracked, &mut clocks))
+    pending.seal(sealer, tracked, &mut clocks)
 }
 
 fn key_equals(tracked: &Tracked, column: &isle_schema::KeyColumn, n: usize) -> String {
@@ -428,49 +426,98 @@ fn key_equals(tracked: &Tracked, column: &isle_schema::KeyColumn, n: usize) -> S
     }
 }
 
-/// A key from the queue with the row that it has now.
+/// A key from the queue with the row that it has now; its room is used again for the next.
 struct QueuedRow {
-    key: Key,
+    /// The canonical key and then the cells, packed; empty before the first row.
+    packed: Vec<u8>,
     mask: Vec<u64>,
     present: bool,
-    cells: Vec<Value>,
+    /// Whether the row's key has other forms, so that cell 0 means something.
+    forms: bool,
 }
 
 impl QueuedRow {
-    fn read(row: &rusqlite::Row<'_>, tracked: &Tracked) -> Result<QueuedRow, StoreError> {
-        let (words, keys, cells) = (tracked.queue_words(), tracked.table.key.len(), tracked.cells());
-        let value = |at: usize| row.get_ref(at).map(from_sql).doing("read the queue");
-        let mut mask = vec![0u64; cells.div_ceil(64)];
-        for word in 0..words {
-            let bits: i64 = row.get(word).doing("read the queue")?;
-            let width = WORD_BITS.min(cells - word * WORD_BITS);
-            for bit in (0..width).filter(|bit| bits >> bit & 1 == 1) {
-                let cell = word * WORD_BITS + bit;
-                mask[cell / 64] |= 1 << (cell % 64);
+    fn new(tracked: &Tracked) -> QueuedRow {
+        let mask = vec![0; tracked.cells().div_ceil(64)];
+        QueuedRow { packed: Vec::new(), mask, present: false, forms: false }
+    }
+
+    /// Whether an entry is about the row that is held.
+    fn is_same(&self, row: &rusqlite::Row<'_>, tracked: &Tracked) -> Result<bool, StoreError> {
+        if self.packed.is_empty() {
+            return Ok(false);
+        }
+        let words = tracked.queue_words();
+        let mut held = Values::new(&self.packed);
+        for (n, column) in tracked.table.key.iter().enumerate() {
+            let value = from_sql(row.get_ref(words + n).doing("read the queue")?);
+            let same = match canonical_value(value, column) {
+                Some(canonical) => held.take() == canonical.as_ref(),
+                None => held.take() == value,
+            };
+            if !same {
+                return Ok(false);
             }
         }
-        let queued: Vec<_> = (0..keys).map(|n| value(words + n)).collect::<Result<_, _>>()?;
-        let exact: Vec<_> = (0..keys).map(|n| value(words + keys + n)).collect::<Result<_, _>>()?;
-        let present = !exact.iter().any(|value| matches!(value, ValueRef::Null));
-        let key = canonical_key(&queued, &tracked.table.key).0;
-        let packed = present.then(|| canonical_key(&exact, &tracked.table.key).1).flatten();
-        if packed.is_none() || tracked.table.rowid_key {
-            mask[0] &= !1;
+        Ok(true)
+    }
+
+    /// Takes the row of a new key.
+    fn read(&mut self, row: &rusqlite::Row<'_>, tracked: &Tracked) -> Result<(), StoreError> {
+        let (words, keys, cells) = (tracked.queue_words(), tracked.table.key.len(), tracked.cells());
+        let value = |at: usize| row.get_ref(at).map(from_sql).doing("read the queue");
+        self.packed.clear();
+        self.mask.fill(0);
+        (self.present, self.forms) = (true, false);
+        for (n, column) in tracked.table.key.iter().enumerate() {
+            let queued = value(words + n)?;
+            match canonical_value(queued, column) {
+                Some(canonical) => pack(&mut self.packed, canonical.as_ref()),
+                None => pack(&mut self.packed, queued),
+            }
+            let exact = value(words + keys + n)?;
+            self.present &= !matches!(exact, ValueRef::Null);
+            self.forms |= !tracked.table.rowid_key && has_forms(exact, column);
         }
-        let mut values = Vec::with_capacity(cells);
-        values.push(packed.map_or(Value::Null, Value::Blob));
+        self.forms &= self.present;
+        if self.forms {
+            let exact: Vec<_> = (0..keys).map(|n| value(words + keys + n)).collect::<Result<_, _>>()?;
+            pack(&mut self.packed, ValueRef::Blob(&pack_key(&exact)));
+        } else {
+            pack(&mut self.packed, ValueRef::Null);
+        }
         for column in 1..cells {
-            values.push(value(words + 2 * keys + column - 1)?.to_value());
+            pack(&mut self.packed, value(words + 2 * keys + column - 1)?);
         }
-        Ok(QueuedRow { key, mask, present, cells: values })
+        Ok(())
+    }
+
+    fn add_mask(&mut self, row: &rusqlite::Row<'_>, tracked: &Tracked) -> Result<(), StoreError> {
+        let cells = tracked.cells();
+        for word in 0..tracked.queue_words() {
+            let changed: i64 = row.get(word).doing("read the queue")?;
+            let width = WORD_BITS.min(cells - word * WORD_BITS);
+            let changed = changed as u64 & ((1 << width) - 1);
+            // A queue word has 62 bits, a word of the mask 64.
+            let (at, shift) = (word * WORD_BITS / 64, word * WORD_BITS % 64);
+            self.mask[at] |= changed << shift;
+            if let Some(next) = self.mask.get_mut(at + 1).filter(|_| shift > 64 - WORD_BITS) {
+                *next |= changed >> (64 - shift);
+            }
+        }
+        self.mask[0] &= !u64::from(!self.forms);
+        Ok(())
     }
 
     fn seal(&self, sealer: &mut Sealer<'_>, tracked: &Tracked, clocks: &mut ClockTable<'_>) -> Result<(), StoreError> {
-        let key: Vec<_> = self.key.iter().map(Value::as_ref).collect();
-        let cells: Vec<_> = self.cells.iter().map(Value::as_ref).collect();
+        if self.packed.is_empty() {
+            return Ok(());
+        }
+        let mut values = Values::new(&self.packed);
+        let key: Vec<_> = (0..tracked.table.key.len()).map(|_| values.take()).collect();
+        let cells: Vec<_> = (0..tracked.cells()).map(|_| values.take()).collect();
         // Hints of an update need the old clock, those of an insert most often find none.
-        let fresh =
-            self.mask.iter().map(|word| word.count_ones() as usize).sum::<usize>() >= tracked.table.columns.len();
+        let fresh = bits(&self.mask).count() >= tracked.table.columns.len();
         let touch = Touch { key: &key, present: self.present, fresh, mask: &self.mask, cells: &cells, complete: true };
         sealer.touch(tracked, clocks, &touch).map(|_| ())
     }
