@@ -2,7 +2,11 @@
 //!
 //! The command is built by cargo when it is not there yet, so that `cargo test -p isle-tests` alone is enough.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "test support: a missing part must stop the test with its reason")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support: a missing part must stop the test with its reason"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -36,7 +36,9 @@ fn run_and_kill(folder: &Path, first: i64, steps: u64) -> (Option<i64>, Option<i
     }
     worker.kill().unwrap();
     // What it said before it died counts too; a line that was cut off does not.
-    for line in lines.map_while(Result::ok).filter(|line| line.split_once(' ').is_some_and(|(_, n)| n.parse::<i64>().is_ok())) {
+    for line in
+        lines.map_while(Result::ok).filter(|line| line.split_once(' ').is_some_and(|(_, n)| n.parse::<i64>().is_ok()))
+    {
         note(line);
     }
     worker.wait().unwrap();
@@ -61,10 +63,15 @@ fn nothing_acknowledged_is_lost_and_no_transaction_is_halfway() {
         let (wrote, _) = run_and_kill(folder.path(), next, 1 + kill * 2_654_435_761 % 13);
         let a = open(folder.path(), "a");
         let last: i64 = a.read(|q| q.one("SELECT coalesce(max(batch), -1) FROM entries", params![])).unwrap().unwrap();
-        assert!(last >= wrote.unwrap_or(next - 1), "kill {kill}: batch {wrote:?} was acknowledged, the last one here is {last}");
-        let torn: Vec<i64> = a.read(|q| q.all("SELECT batch FROM entries GROUP BY batch HAVING count(*) <> 5", params![])).unwrap();
+        assert!(
+            last >= wrote.unwrap_or(next - 1),
+            "kill {kill}: batch {wrote:?} was acknowledged, the last one here is {last}"
+        );
+        let torn: Vec<i64> =
+            a.read(|q| q.all("SELECT batch FROM entries GROUP BY batch HAVING count(*) <> 5", params![])).unwrap();
         assert!(torn.is_empty(), "kill {kill}: batches {torn:?} are incomplete");
-        let doomed: i64 = a.read(|q| q.one("SELECT count(*) FROM doomed WHERE id <= ?1", params![last])).unwrap().unwrap();
+        let doomed: i64 =
+            a.read(|q| q.one("SELECT count(*) FROM doomed WHERE id <= ?1", params![last])).unwrap().unwrap();
         assert_eq!(doomed, 0, "kill {kill}: a delete of a committed transaction is missing");
         let report = a.check().unwrap();
         assert!(report.findings.is_empty(), "kill {kill}: {:?}", report.findings);

@@ -43,7 +43,10 @@ fn the_tour_works_in_an_empty_folder() {
     let said = describe(&output);
     assert!(output.status.success(), "(sqlite3 is needed: apt-get install sqlite3)\n{said}");
     assert!(said.contains("Solaris"), "the phone shows the laptop's rows\n{said}");
-    let plain = Command::new("sqlite3").arg(folder.path().join("phone/notes.db")).arg("SELECT title FROM notes; .schema").output();
+    let plain = Command::new("sqlite3")
+        .arg(folder.path().join("phone/notes.db"))
+        .arg("SELECT title FROM notes; .schema")
+        .output();
     let plain = String::from_utf8(plain.expect("sqlite3 runs; install it: apt-get install sqlite3").stdout).unwrap();
     assert!(plain.contains("Ubik") && !plain.contains("isle_"), "{plain}");
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use isle::{Replica, RemoteOptions, params};
+use isle::{RemoteOptions, Replica, params};
 use isle_test_s3::{Behaviour, S3Server};
 use isle_tests::tool;
 

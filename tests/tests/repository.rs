@@ -48,20 +48,21 @@ fn no_file_is_longer_than_800_lines() {
 fn no_room_is_a_drawer_for_everything() {
     let drawers = files(&[".rs", "Cargo.toml"]).into_iter().filter(|path| {
         let parts = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        parts.map(|part| part.trim_end_matches(".rs").to_owned()).any(|part| {
-            ["util", "utils", "common", "misc", "helpers", "types"].contains(&part.as_str())
-        })
+        parts
+            .map(|part| part.trim_end_matches(".rs").to_owned())
+            .any(|part| ["util", "utils", "common", "misc", "helpers", "types"].contains(&part.as_str()))
     });
     complain(&drawers.map(|path| path.display().to_string()).collect::<Vec<_>>());
 }
 
 #[test]
 fn every_crate_says_what_it_promises() {
-    let silent = files(&["lib.rs"]).into_iter().filter(|path| path.starts_with(root().join("crates"))).filter_map(|path| {
-        let text = fs::read_to_string(&path).unwrap();
-        let docs = text.lines().take_while(|line| line.starts_with("//!")).count();
-        (docs < 8).then(|| format!("{}: {docs} lines of crate docs", path.display()))
-    });
+    let silent =
+        files(&["lib.rs"]).into_iter().filter(|path| path.starts_with(root().join("crates"))).filter_map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            let docs = text.lines().take_while(|line| line.starts_with("//!")).count();
+            (docs < 8).then(|| format!("{}: {docs} lines of crate docs", path.display()))
+        });
     complain(&silent.collect::<Vec<_>>());
 }
 
@@ -69,7 +70,9 @@ fn every_crate_says_what_it_promises() {
 fn pure_rooms_read_no_clock_and_draw_no_random_numbers() {
     let mut impure = Vec::new();
     for room in ["clock", "schema", "changeset"] {
-        for path in files(&[".rs"]).into_iter().filter(|path| path.starts_with(root().join("crates").join(room).join("src"))) {
+        for path in
+            files(&[".rs"]).into_iter().filter(|path| path.starts_with(root().join("crates").join(room).join("src")))
+        {
             let text = fs::read_to_string(&path).unwrap();
             for word in ["SystemTime", "Instant::now", "getrandom", "thread_rng", "std::fs", "std::net", "new_v4()"] {
                 if text.contains(word) {
@@ -86,13 +89,17 @@ fn libraries_neither_print_nor_panic_on_purpose() {
     let mut findings = Vec::new();
     let in_library = |path: &Path| {
         let crates = root().join("crates");
-        path.starts_with(&crates) && !path.starts_with(crates.join("cli")) && path.components().any(|c| c.as_os_str() == "src")
+        path.starts_with(&crates)
+            && !path.starts_with(crates.join("cli"))
+            && path.components().any(|c| c.as_os_str() == "src")
     };
     for path in files(&[".rs"]).into_iter().filter(|path| in_library(path)) {
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         for (n, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            for word in ["println!", "eprintln!", ".unwrap()", ".expect(\"", "panic!(", "todo!(", "unimplemented!(", "dbg!("] {
+            for word in
+                ["println!", "eprintln!", ".unwrap()", ".expect(\"", "panic!(", "todo!(", "unimplemented!(", "dbg!("]
+            {
                 if line.contains(word) {
                     findings.push(format!("{}:{}: {word}", path.display(), n + 1));
                 }
@@ -154,7 +161,9 @@ fn shared_dependencies_stand_in_the_root() {
                 section = line.to_owned();
             }
             let in_dependencies = section.contains("dependencies");
-            if in_dependencies && line.contains("version =") && line.contains('{') || (in_dependencies && line.contains("= \"")) {
+            if in_dependencies && line.contains("version =") && line.contains('{')
+                || (in_dependencies && line.contains("= \""))
+            {
                 own.push(format!("{}: {line}", path.display()));
             }
         }

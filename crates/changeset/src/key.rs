@@ -21,7 +21,8 @@ pub fn canonical_value(value: ValueRef<'_>, column: &KeyColumn) -> Option<Value>
             Collation::NoCase => {
                 // SQLite's NOCASE stops at the first NUL and then compares lengths.
                 let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-                let folded = text[..end].to_ascii_lowercase().into_iter().chain(std::iter::repeat_n(0, text.len() - end));
+                let folded =
+                    text[..end].to_ascii_lowercase().into_iter().chain(std::iter::repeat_n(0, text.len() - end));
                 let folded: Vec<u8> = folded.collect();
                 (folded != text).then_some(Value::Text(folded))
             }

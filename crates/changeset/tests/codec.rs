@@ -1,5 +1,7 @@
 //! The codec: what goes in comes out, the bytes are pinned, and no input breaks the reader.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use isle_changeset::{
     BLOCK_BYTES, Block, BlockInfo, BodyWriter, Cause, DecodeError, Header, Row, RowKind, SealedBlock, Value, ValueRef,
 };

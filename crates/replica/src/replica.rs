@@ -266,6 +266,7 @@ impl Replica {
     ///
     /// # Errors
     /// SQLite's reason.
+    #[expect(clippy::type_complexity, reason = "two lists that their reader takes apart at once")]
     pub fn track_all(&self) -> Result<(Vec<String>, Vec<(String, Error)>), Error> {
         let names = self.inner.store.untracked()?;
         let all: Vec<&str> = names.iter().map(String::as_str).collect();

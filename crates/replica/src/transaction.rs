@@ -151,7 +151,7 @@ impl<'a> Queries<'a> {
         mut f: impl FnMut(Row) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut statement = self.conn.prepare_cached(sql).map_err(StoreError::from)?;
-        let columns: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(StoreError::from)?;
         while let Some(row) = rows.next().map_err(StoreError::from)? {
             f(Row::read(&columns, row).map_err(StoreError::from)?)?;
@@ -181,7 +181,7 @@ impl<'a> Queries<'a> {
     /// SQLite's reason.
     pub fn columns(&self, sql: &str) -> Result<Vec<String>, Error> {
         let statement = self.conn.prepare_cached(sql).map_err(StoreError::from)?;
-        Ok(statement.column_names().into_iter().map(str::to_owned).collect())
+        Ok(statement.column_names().map(str::to_owned).collect())
     }
 
     /// The escape hatch: the read-only SQLite connection itself.

@@ -190,7 +190,7 @@ async fn faults_of_the_remote_delay_but_never_break() {
         let replicas = [first(&folder, "a"), first(&folder, "b"), device(&folder, "c")];
         let mut injected = Vec::new();
         for (n, replica) in replicas.iter().enumerate() {
-            let (faulty, faults) = clean.with_faults(seed * 10 + n as u64, plan.clone(), None);
+            let (faulty, faults) = clean.with_faults(seed * 10 + n as u64, plan, None);
             replica.add_open_remote("r", faulty).unwrap();
             injected.push(faults);
         }

@@ -565,11 +565,11 @@ impl Merge<'_, '_> {
             return Ok(());
         }
         let Some(current) = self.table.read(self.conn, &row.key)? else { return Ok(()) };
-        for cell in 1..self.table.tracked.cells() {
+        for (cell, value) in current.iter().enumerate().skip(1) {
             let local = clock.cell(cell);
             if !self.had_seen(local) {
                 let winner = Some(self.author.stamp);
-                let loss = Loss { cell, value: current[cell].as_ref(), loser: local, winner, reason: Reason::Deleted };
+                let loss = Loss { cell, value: value.as_ref(), loser: local, winner, reason: Reason::Deleted };
                 self.journal.add(&self.table.tracked, &row.key, loss)?;
             }
         }

@@ -97,9 +97,7 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
     );
     let (clock, data) = (tracked.clock(), quoted(name));
     let first = quoted(&tracked.table.key[0].name);
-    let count = |sql: String| {
-        Ok::<_, StoreError>(conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).doing("compare row clocks")?)
-    };
+    let count = |sql: String| conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).doing("compare row clocks");
     let queued = count(format!("SELECT count(*) FROM isle_queue WHERE t = {}", tracked.no))?;
     report.rows += count(format!("SELECT count(*) FROM {data}"))? as u64;
     if queued > 0 {

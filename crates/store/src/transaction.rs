@@ -307,6 +307,6 @@ impl Prepared<'_> {
 
     /// The names of the result columns.
     pub fn column_names(&self) -> Vec<String> {
-        self.statement.column_names().into_iter().map(str::to_owned).collect()
+        self.statement.column_names().map(str::to_owned).collect()
     }
 }

@@ -21,7 +21,10 @@ async fn main() -> Result<(), Error> {
             for n in 0..ROWS {
                 tx.execute("INSERT INTO entries VALUES(?1, ?2, ?3)", params![batch * ROWS + n, batch, "some text"])?;
             }
-            tx.execute("UPDATE entries SET body = 'changed' WHERE id = ?1", params![(batch * 7919) % (batch * ROWS + 1)])?;
+            tx.execute(
+                "UPDATE entries SET body = 'changed' WHERE id = ?1",
+                params![(batch * 7919) % (batch * ROWS + 1)],
+            )?;
             tx.execute("DELETE FROM doomed WHERE id = ?1", params![batch])?;
             Ok(())
         })?;

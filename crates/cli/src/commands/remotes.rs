@@ -60,6 +60,11 @@ fn address(add: &RemoteAdd) -> anyhow::Result<String> {
             (Some(rest), Ok(home)) => home.join(rest),
             _ => std::path::absolute(&add.url)?,
         };
+        // `..` goes where the file system says; the folder itself need not be there yet.
+        let path = match (path.parent().map(std::path::Path::canonicalize), path.file_name()) {
+            (Some(Ok(parent)), Some(name)) => parent.join(name),
+            _ => path,
+        };
         let text = path.into_os_string().into_string();
         return text.map_err(|_| refuse("the folder's path must be UTF-8, because it is stored in the file"));
     }
@@ -127,6 +132,8 @@ mod tests {
     fn folders_become_absolute() {
         let url = address(&add("bucket")).expect("fits");
         assert!(std::path::Path::new(&url).is_absolute(), "{url}");
+        let above = address(&add("src/../bucket")).expect("fits");
+        assert_eq!(above, url, "`..` is gone");
         assert_eq!(address(&add("file:///x")).expect("fits"), "file:///x");
     }
 }

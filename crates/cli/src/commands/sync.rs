@@ -186,11 +186,12 @@ async fn check(args: &Args, remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Re
 /// How a replica and a remote compare, in a line or two.
 fn compare(report: &CheckReport) -> String {
     let name = &report.remote;
-    let waiting = match report.queued {
-        0 => String::new(),
-        n => format!(" and {} of other programs", count(n, "row")),
+    let rows = format!("{} of other programs", count(report.queued, "row"));
+    let push = match (report.ahead, report.queued) {
+        (ahead, 0) => format!("push {}", count(ahead, "change")),
+        (0, _) => format!("push {rows}"),
+        (ahead, _) => format!("push {} and {rows}", count(ahead, "change")),
     };
-    let push = format!("push {}{waiting}", count(report.ahead, "change"));
     let state = match (report.exists, report.ahead + report.queued, report.behind) {
         (false, ..) => format!("is empty; a sync would {push}"),
         (true, 0, 0) => "has what is here; nothing to do".to_owned(),
