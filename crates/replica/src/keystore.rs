@@ -29,11 +29,51 @@ pub struct Device {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SiteRecord {
     /// Where its file was when it last handed something over.
+    #[serde(with = "path_text")]
     pub(crate) path: PathBuf,
     /// Its last version that others may know.
     pub(crate) published: u64,
     /// The hash of that version's header, in hexadecimal digits.
     pub(crate) chain: String,
+}
+
+/// A path as text: `%` and bytes that are not UTF-8 are written as `%` and two digits.
+mod path_text {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+            text += &chunk.valid().replace('%', "%25");
+            text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02x}")));
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut parts = text.split('%');
+        bytes.extend(parts.next().unwrap_or_default().as_bytes());
+        for part in parts {
+            let byte = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            bytes.push(byte.ok_or_else(|| serde::de::Error::custom("path with a broken escape"))?);
+            bytes.extend(&part.as_bytes()[2..]);
+        }
+        Ok(from_bytes(bytes))
+    }
+
+    #[cfg(unix)]
+    fn from_bytes(bytes: Vec<u8>) -> PathBuf {
+        PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
+    }
+
+    #[cfg(not(unix))]
+    fn from_bytes(bytes: Vec<u8>) -> PathBuf {
+        String::from_utf8_lossy(&bytes).into_owned().into()
+    }
 }
 
 /// The folder, opened.
@@ -156,4 +196,21 @@ fn host_name() -> String {
     let name = from_env.or_else(from_file).unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "device".to_owned() } else { name.chars().take(64).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_path_that_is_no_text_reads_back() {
+        use std::os::unix::ffi::OsStrExt as _;
+        for path in ["/plain/ü.db".as_bytes(), b"/odd/\xff%41\xfe.db"] {
+            let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+            let record = SiteRecord { path, published: 1, chain: String::new() };
+            let text = serde_json::to_string(&record).expect("writes");
+            assert_eq!(serde_json::from_str::<SiteRecord>(&text).expect("reads"), record);
+        }
+    }
 }

@@ -116,8 +116,9 @@ struct Engines {
 pub struct Store {
     options: Options,
     runtime: Arc<dyn Runtime>,
-    engines: Mutex<Engines>,
+    // Closed before the engines: the last connection to close writes the write-ahead log back, and a reader cannot.
     readers: Mutex<Vec<Connection>>,
+    engines: Mutex<Engines>,
     #[expect(clippy::type_complexity, reason = "one callback, named by its field")]
     observer: Mutex<Option<Arc<dyn Fn(Changed) + Send + Sync>>>,
 }
