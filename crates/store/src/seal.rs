@@ -348,7 +348,7 @@ pub(crate) fn enqueue(
     let sql = format!("INSERT INTO isle_queue(t, w, {columns}) VALUES(?1, ?2, {parameters})");
     let mut statement = conn.prepare_cached(&sql).doing("queue a change")?;
     statement.raw_bind_parameter(1, tracked.no).doing("queue a change")?;
-    statement.raw_bind_parameter(2, now_ms as i64).doing("queue a change")?;
+    statement.raw_bind_parameter(2, crate::triggers::julian_day_of_ms(now_ms)).doing("queue a change")?;
     for word in 0..words {
         statement.raw_bind_parameter(3 + word, masks.get(word).unwrap_or(&-1)).doing("queue a change")?;
     }
@@ -369,8 +369,8 @@ pub(crate) fn seal_queue(
     tables: &[Arc<Tracked>],
     now_ms: u64,
 ) -> Result<Option<Sealed>, StoreError> {
-    let noted = crate::clocks::one::<i64>(conn, "SELECT coalesce(max(w), 0) FROM isle_queue", [])?.unwrap_or(0);
-    let noted = u64::try_from(noted).unwrap_or(0).min(now_ms);
+    let noted = crate::clocks::one::<f64>(conn, "SELECT coalesce(CAST(max(w) AS REAL), 0.0) FROM isle_queue", [])?.unwrap_or(0.0);
+    let noted = crate::triggers::ms_of_julian_day(noted).min(now_ms);
     let mut statement = conn.prepare_cached("SELECT DISTINCT t FROM isle_queue").doing("read the queue")?;
     let queued = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
     let queued: Vec<i64> = queued.collect::<Result<_, _>>().doing("read the queue")?;

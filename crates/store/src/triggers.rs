@@ -13,8 +13,19 @@ use isle_schema::Affinity;
 use crate::layout::{literal, quoted};
 use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
 
-/// Milliseconds since 1970, in SQL that is older than `unixepoch('subsec')`.
-const NOW_MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
+/// The wall time as a Julian day number, in SQL that is older than `unixepoch('subsec')`; the seal converts it. Every client
+/// parses these triggers when it opens the file, so they are kept short.
+const NOW: &str = "julianday('now')";
+
+/// Milliseconds since 1970 of a Julian day number.
+pub(crate) fn ms_of_julian_day(day: f64) -> u64 {
+    ((day - 2_440_587.5) * 86_400_000.0).max(0.0) as u64
+}
+
+/// The inverse of [`ms_of_julian_day`].
+pub(crate) fn julian_day_of_ms(ms: u64) -> f64 {
+    ms as f64 / 86_400_000.0 + 2_440_587.5
+}
 
 /// The triggers' names, for dropping them.
 pub(crate) fn names(no: i64) -> [String; 4] {
@@ -29,9 +40,8 @@ pub(crate) fn create_sql(tracked: &Tracked) -> String {
     let inserted = entry(tracked, &all, "NEW", None);
     let removed = entry(tracked, &all, "OLD", None);
     let moved = key_moved(tracked);
-    let masks: Vec<String> = (0..tracked.queue_words())
-        .map(|word| format!("CASE WHEN {moved} THEN -1 ELSE {} END", mask(tracked, word)))
-        .collect();
+    let masks: Vec<String> =
+        (0..tracked.queue_words()).map(|word| format!("-({moved})|{}", mask(tracked, word))).collect();
     let updated = entry(tracked, &masks, "NEW", None);
     let left = entry(tracked, &all, "OLD", Some(&moved));
     let guard = null_guard(tracked);
@@ -51,8 +61,8 @@ fn entry(tracked: &Tracked, masks: &[String], row: &str, condition: Option<&str>
     let key = join(tracked.table.key.iter().map(|column| format!("{row}.{}", quoted(&column.name))), ",");
     let no = tracked.no;
     let values = match condition {
-        None => format!("VALUES({no},{NOW_MS},{masks},{key})"),
-        Some(condition) => format!("SELECT {no},{NOW_MS},{masks},{key} WHERE {condition}"),
+        None => format!("VALUES({no},{NOW},{masks},{key})"),
+        Some(condition) => format!("SELECT {no},{NOW},{masks},{key} WHERE {condition}"),
     };
     format!("INSERT INTO isle_queue(t,w,{mask_columns},{key_columns}) {values};")
 }
@@ -85,11 +95,11 @@ fn mask(tracked: &Tracked, word: usize) -> String {
 /// True when a value changed in its type or in one of its bits.
 fn changed(name: &str, affinity: Affinity) -> String {
     let bytes = format!("OLD.{name} IS NOT NEW.{name} COLLATE BINARY");
-    let kind = format!("typeof(OLD.{name})<>typeof(NEW.{name})");
     match affinity {
-        // Only integers and reals compare equal across types, and such a column holds at most one of the two.
-        Affinity::Text | Affinity::Real => bytes,
-        _ => format!("{bytes} OR {kind}"),
+        // Only integers and reals compare equal across types. A column that converts holds such a number in one type; the one
+        // exception is −2^63, which an INTEGER column keeps as a real if it came as one.
+        Affinity::Text | Affinity::Real | Affinity::Integer | Affinity::Numeric => bytes,
+        Affinity::Blob => format!("{bytes} OR typeof(OLD.{name})<>typeof(NEW.{name})"),
     }
 }
 
