@@ -98,7 +98,11 @@ fn rows_of(changesets: &[Changeset]) -> Result<u64> {
 fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
     let mut changesets = Vec::new();
     for version in since + 1..=store.vector()?.get(site) {
-        let header = store.header(site, version)?.context("a version is not in the log")?;
+        let (header, only) = store.changeset(site, version)?.context("a version is not in the log")?;
+        if let Some(only) = only {
+            changesets.push(Changeset { header, blocks: vec![only] });
+            continue;
+        }
         let count = Header::decode(&header)?.blocks.len();
         let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
         changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()? });
@@ -115,8 +119,7 @@ fn apply(store: &Store, changesets: &[Changeset]) -> Result<(Duration, u64)> {
         frames.push(Frame::Header(header));
         frames.extend(blocks.iter().enumerate().map(|(index, bytes)| Frame::Block { site, version, index, bytes }));
     }
-    store.put_frames(frames.into_iter())?;
-    let applied = store.apply()?;
+    let applied = store.receive(frames.into_iter())?;
     let elapsed = start.elapsed();
     ensure!(applied.waiting.is_empty(), "not applied: {:?}", applied.waiting);
     ensure!(applied.versions == changesets.len() as u64, "{} versions were applied", applied.versions);

@@ -6,7 +6,8 @@
 //!   plain, …), so that noise of the machine hits all of them alike. A ratio is the median of the
 //!   engine over the median of plain; its range is the smallest and largest ratio of one run.
 //! * All engines use the same bundled SQLite, a file database, `journal_mode=WAL` and
-//!   `synchronous=NORMAL`, and nothing else is tuned. The data comes from a fixed seed.
+//!   `synchronous=NORMAL`, and the page cache and checkpoint interval that isle gives its own connections. The
+//!   data comes from a fixed seed.
 //! * Setting up is not timed. A database that a workload starts from is built once, closed, and
 //!   copied for every sample; the copy is synced to disk before the clock starts, so that a checkpoint
 //!   inside the timed part does not pay for it.

@@ -246,12 +246,20 @@ impl Replica {
         self.inner.store.write(|inner| f(&Transaction::new(inner)))
     }
 
-    /// Runs queries, all on one state of the file. Never blocks on a writer.
+    /// Runs queries. Each sees what was committed when it began, and never waits for a writer.
     ///
     /// # Errors
     /// What `f` gives.
     pub fn read<T>(&self, f: impl FnOnce(&Queries<'_>) -> Result<T, Error>) -> Result<T, Error> {
         self.inner.store.read(|conn| f(&Queries::new(conn)))
+    }
+
+    /// As [`Replica::read`], and all queries see one state of the file.
+    ///
+    /// # Errors
+    /// What `f` gives.
+    pub fn snapshot<T>(&self, f: impl FnOnce(&Queries<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        self.inner.store.snapshot(|conn| f(&Queries::new(conn)))
     }
 
     /// Tracks tables: from now on their changes travel. Rows that are there travel too, as a baseline that any real write beats.

@@ -116,7 +116,7 @@ impl Statement<'_> {
     }
 }
 
-/// Queries on one state of the file, from a connection that cannot write.
+/// Queries on a connection that cannot write.
 #[derive(Debug)]
 pub struct Queries<'a> {
     conn: &'a Connection,

@@ -83,6 +83,8 @@ pub(crate) struct TableEvents {
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
     by_no: HashMap<i64, usize>,
+    /// The table of the last event: most statements change one table.
+    last: usize,
     pub(crate) tables: Vec<TableEvents>,
     arena: Vec<u8>,
 }
@@ -146,7 +148,12 @@ impl Capture {
     /// The triggers' entry: the table's number, what happened, and the values as [`trigger_sql`] lists them.
     pub(crate) fn row(&mut self, context: &Context<'_>) -> rusqlite::Result<()> {
         let (no, what): (i64, i64) = (context.get(0)?, context.get(1)?);
-        let Some(&n) = self.by_no.get(&no) else { return Ok(()) };
+        let mut n = self.last;
+        if self.tables.get(n).is_none_or(|table| table.tracked.no != no) {
+            let Some(&found) = self.by_no.get(&no) else { return Ok(()) };
+            self.last = found;
+            n = found;
+        }
         let tracked = Arc::clone(&self.tables[n].tracked);
         let keys = tracked.table.key.len();
         let columns = tracked.table.columns.len();

@@ -1,7 +1,7 @@
 //! What statements on isle's own connections may do, decided when SQLite compiles them.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
@@ -33,14 +33,14 @@ struct Names {
     /// Replicated tables from which a trigger of the app deletes.
     deleted_by_triggers: HashSet<String>,
     refusal: Option<String>,
-    /// A statement of the app that makes or drops a schema object was compiled.
-    schema: bool,
 }
 
 /// The authorizer's state, shared with the connection that it guards.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
     mode: Arc<AtomicU8>,
+    /// A statement of the app that makes or drops a schema object was compiled.
+    schema: Arc<AtomicBool>,
     names: Arc<Mutex<Names>>,
 }
 
@@ -48,7 +48,7 @@ impl Guard {
     /// Installs the authorizer. On a connection that merges, triggers of the app write nothing replicated: their
     /// effects travelled with their author's changeset.
     pub(crate) fn install(conn: &mut Connection, merges: bool) -> Result<Guard, StoreError> {
-        let guard = Guard { mode: Arc::new(AtomicU8::new(0)), names: Arc::default() };
+        let guard = Guard { mode: Arc::default(), schema: Arc::default(), names: Arc::default() };
         let inner = guard.clone();
         let authorizer = move |context: AuthContext<'_>| inner.decide(&context, merges);
         conn.authorizer(Some(authorizer)).doing("guard the connection")?;
@@ -78,7 +78,7 @@ impl Guard {
 
     /// Whether a statement of the app that changes the schema was compiled since the last call.
     pub(crate) fn take_schema_change(&self) -> bool {
-        std::mem::take(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner).schema)
+        self.schema.load(Ordering::Relaxed) && self.schema.swap(false, Ordering::Relaxed)
     }
 
     /// Replicated tables from which triggers of the app delete, as far as compiled statements showed.
@@ -99,7 +99,7 @@ impl Guard {
             return names.decide_trigger(context);
         }
         let refusal = if mode == Mode::App as u8 {
-            names.schema |= matches!(
+            let changes_schema = matches!(
                 context.action,
                 AuthAction::CreateTrigger { .. }
                     | AuthAction::DropTrigger { .. }
@@ -107,6 +107,9 @@ impl Guard {
                     | AuthAction::DropTable { .. }
                     | AuthAction::AlterTable { .. }
             );
+            if changes_schema {
+                self.schema.store(true, Ordering::Relaxed);
+            }
             names.refuse_app(context, own_trigger)
         } else if mode == Mode::Schema as u8 {
             refuse_schema(context)

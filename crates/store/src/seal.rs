@@ -369,7 +369,8 @@ pub(crate) fn seal_queue(
     tables: &[Arc<Tracked>],
     now_ms: u64,
 ) -> Result<Option<Sealed>, StoreError> {
-    let noted = crate::clocks::one::<f64>(conn, "SELECT coalesce(CAST(max(w) AS REAL), 0.0) FROM isle_queue", [])?.unwrap_or(0.0);
+    let noted = crate::clocks::one::<f64>(conn, "SELECT coalesce(CAST(max(w) AS REAL), 0.0) FROM isle_queue", [])?
+        .unwrap_or(0.0);
     let noted = crate::triggers::ms_of_julian_day(noted).min(now_ms);
     let mut statement = conn.prepare_cached("SELECT DISTINCT t FROM isle_queue").doing("read the queue")?;
     let queued = statement.query_map([], |row| row.get(0)).doing("read the queue")?;

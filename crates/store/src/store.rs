@@ -227,7 +227,7 @@ impl Store {
         }
     }
 
-    /// Runs queries on a connection that cannot write, all on one state of the file.
+    /// Runs queries on a connection that cannot write. Each sees what was committed when it began.
     ///
     /// # Errors
     /// What `f` gives, or why no connection could be opened.
@@ -237,14 +237,25 @@ impl Store {
             Some(reader) => reader,
             None => open_reader(&self.options)?,
         };
-        run_cached(&reader, "BEGIN")?;
         let result = f(&reader);
-        run_cached(&reader, "COMMIT")?;
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() < READERS_MAX {
+        if readers.len() < READERS_MAX && reader.is_autocommit() {
             readers.push(reader);
         }
         result
+    }
+
+    /// Runs queries on a connection that cannot write, all on one state of the file.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn snapshot<T, E: From<StoreError>>(&self, f: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, E> {
+        self.read(|conn| {
+            run_cached(conn, "BEGIN")?;
+            let result = f(conn);
+            run_cached(conn, "COMMIT")?;
+            result
+        })
     }
 
     /// Runs isle's own work in a write transaction of the merging connection.
@@ -295,7 +306,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn untracked(&self) -> Result<Vec<String>, StoreError> {
-        self.read(track::untracked)
+        self.snapshot(track::untracked)
     }
 
     /// Seals what foreign clients wrote since the last touch.
@@ -370,7 +381,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn schema_heads(&self) -> Result<Vec<MigrationId>, StoreError> {
-        self.read(own::heads)
+        self.snapshot(own::heads)
     }
 
     /// Merges every changeset in the log that is ready.
@@ -408,7 +419,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn block(&self, site: SiteId, version: u64, blocks: usize, n: usize) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|conn| match log::header(conn, site, version)? {
+        self.snapshot(|conn| match log::header(conn, site, version)? {
             Some((id, _)) => log::block(conn, id, blocks, n),
             None => Ok(None),
         })
@@ -419,7 +430,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn vector(&self) -> Result<VersionVector, StoreError> {
-        self.read(log::vector)
+        self.snapshot(log::vector)
     }
 
     /// The hash of the last applied header of a site; `None` if nothing of it was applied.
@@ -427,7 +438,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn chain(&self, site: SiteId) -> Result<Option<Hash>, StoreError> {
-        self.read(|conn| log::chain(conn, &own::Own::load(conn)?, site))
+        self.snapshot(|conn| log::chain(conn, &own::Own::load(conn)?, site))
     }
 
     /// The newest changesets, newest first.
@@ -435,7 +446,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn log(&self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        self.read(|conn| log::entries(conn, &own::Own::load(conn)?, limit))
+        self.snapshot(|conn| log::entries(conn, &own::Own::load(conn)?, limit))
     }
 
     /// Losing concurrent values, newest first; with `all` also those that somebody has dealt with.
@@ -443,7 +454,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn conflicts(&self, all: bool, limit: usize) -> Result<Vec<Conflict>, StoreError> {
-        self.read(|conn| journal::list(conn, &crate::engine::load_tables(conn)?, all, limit, None))
+        self.snapshot(|conn| journal::list(conn, &crate::engine::load_tables(conn)?, all, limit, None))
     }
 
     /// One entry of the journal.
@@ -451,7 +462,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn conflict(&self, id: i64) -> Result<Option<Conflict>, StoreError> {
-        self.read(|conn| Ok(journal::list(conn, &crate::engine::load_tables(conn)?, true, 1, Some(id))?.pop()))
+        self.snapshot(|conn| Ok(journal::list(conn, &crate::engine::load_tables(conn)?, true, 1, Some(id))?.pop()))
     }
 
     /// Marks a journal entry as dealt with; false if there is no such open entry.
@@ -471,7 +482,7 @@ impl Store {
     /// SQLite's reason.
     pub fn state_hash(&self) -> Result<StateHash, StoreError> {
         self.seal()?;
-        self.read(|conn| hash::state(conn, &crate::engine::load_tables(conn)?))
+        self.snapshot(|conn| hash::state(conn, &crate::engine::load_tables(conn)?))
     }
 
     /// Looks for damage: see [`crate::Report`].
@@ -479,7 +490,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason, where the file cannot even be read.
     pub fn check(&self) -> Result<check::Report, StoreError> {
-        self.read(check::run)
+        self.snapshot(check::run)
     }
 
     /// A summary of the replica. Changes nothing.
@@ -487,7 +498,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn status(&self) -> Result<Status, StoreError> {
-        self.read(|conn| {
+        self.snapshot(|conn| {
             let own = own::Own::load(conn)?;
             let count = |sql: &str| Ok::<_, StoreError>(crate::clocks::one::<i64>(conn, sql, [])?.unwrap_or(0) as u64);
             let mut statement = conn.prepare("SELECT name FROM isle_table ORDER BY name").doing("list the tables")?;

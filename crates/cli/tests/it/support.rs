@@ -145,17 +145,11 @@ impl Gave {
     }
 }
 
-/// Runs the sqlite3 command on a file, which knows nothing of isle; `None` if there is none on this machine.
-pub(crate) fn sqlite3(db: &Path, sql: &str) -> Option<String> {
-    let output = match Command::new("sqlite3").arg("-batch").arg(db).arg(sql).output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: there is no sqlite3 command here");
-            return None;
-        }
-        Err(error) => panic!("sqlite3: {error}"),
-    };
+/// Runs the sqlite3 command on a file, which knows nothing of isle.
+pub(crate) fn sqlite3(db: &Path, sql: &str) -> String {
+    let output = Command::new("sqlite3").arg("-batch").arg(db).arg(sql).output();
+    let output = output.unwrap_or_else(|error| panic!("sqlite3 does not run ({error}): apt-get install sqlite3"));
     let gave = Gave::of(output);
     assert_eq!((gave.code, gave.err.as_str()), (0, ""), "{gave:?}");
-    Some(gave.out)
+    gave.out
 }

@@ -119,12 +119,11 @@ impl Session<'_> {
         let mut done = 0u64;
         for range in ranges {
             for version in range.first..=range.last {
-                let blocks = self.header(range.site, version).await?;
-                let Some((encoded, count)) = blocks else { continue };
-                for n in 0..=count {
+                let Some(mut changeset) = self.changeset(range.site, version).await? else { continue };
+                for n in 0..=changeset.blocks {
                     let frame = match n.checked_sub(1) {
-                        None => Frame::header(range.site, version, encoded.clone()),
-                        Some(index) => self.block(range.site, version, count, index).await?,
+                        None => Frame::header(range.site, version, changeset.header.clone()),
+                        Some(index) => self.block(range.site, version, &mut changeset, index).await?,
                     };
                     if writer.raw_bytes() + frame.payload.len() > SEGMENT_BYTES && !writer.is_empty() {
                         done += self.put_segment(head, std::mem::take(&mut writer)).await?;
@@ -150,15 +149,19 @@ impl Session<'_> {
         Ok(raw_bytes)
     }
 
-    async fn header(&self, site: SiteId, version: u64) -> Result<Option<(Bytes, usize)>, Error> {
-        let encoded = blocking(self.inner, move |inner| Ok(inner.store.header(site, version)?)).await?;
-        let Some(encoded) = encoded else { return Ok(None) };
+    async fn changeset(&self, site: SiteId, version: u64) -> Result<Option<Changeset>, Error> {
+        let found = blocking(self.inner, move |inner| Ok(inner.store.changeset(site, version)?)).await?;
+        let Some((encoded, only)) = found else { return Ok(None) };
         let header = Header::decode(&encoded).map_err(|error| self.refusal("changeset", site, &error))?;
-        Ok(Some((encoded.into(), header.blocks.len())))
+        Ok(Some(Changeset { header: encoded.into(), blocks: header.blocks.len(), only }))
     }
 
-    async fn block(&self, site: SiteId, version: u64, count: usize, index: usize) -> Result<Frame, Error> {
-        let block = blocking(self.inner, move |inner| Ok(inner.store.block(site, version, count, index)?)).await?;
+    async fn block(&self, site: SiteId, version: u64, changeset: &mut Changeset, index: usize) -> Result<Frame, Error> {
+        let count = changeset.blocks;
+        let block = match changeset.only.take() {
+            Some(only) => Some(only),
+            None => blocking(self.inner, move |inner| Ok(inner.store.block(site, version, count, index)?)).await?,
+        };
         let block = block
             .ok_or_else(|| self.refusal("changeset", site, &format!("block {index} of version {version} is gone")))?;
         Ok(Frame::block(site, version, index as u32, block))
@@ -166,13 +169,20 @@ impl Session<'_> {
 
     /// All frames of one version.
     async fn frames(&self, site: SiteId, version: u64) -> Result<Vec<Frame>, Error> {
-        let Some((encoded, count)) = self.header(site, version).await? else { return Ok(Vec::new()) };
-        let mut frames = vec![Frame::header(site, version, encoded)];
-        for index in 0..count {
-            frames.push(self.block(site, version, count, index).await?);
+        let Some(mut changeset) = self.changeset(site, version).await? else { return Ok(Vec::new()) };
+        let mut frames = vec![Frame::header(site, version, changeset.header.clone())];
+        for index in 0..changeset.blocks {
+            frames.push(self.block(site, version, &mut changeset, index).await?);
         }
         Ok(frames)
     }
+}
+
+/// A logged changeset: its header and, if it has just one, its block.
+struct Changeset {
+    header: Bytes,
+    blocks: usize,
+    only: Option<Vec<u8>>,
 }
 
 /// About how many bytes the versions take.
