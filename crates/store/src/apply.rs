@@ -244,8 +244,13 @@ impl<'c> TableApplier<'c> {
         Ok(TableApplier { tracked, clocks, delete: None, select: None, writes: Vec::new(), last: 0, baselines })
     }
 
-    /// The row's cells as they stand in the table, the exact key packed; `None` if the row is not there.
-    fn read(&mut self, conn: &'c Connection, key: &[ValueRef<'_>]) -> Result<Option<Vec<Value>>, StoreError> {
+    /// The wanted cells as they stand in the table, the exact key packed, the others NULL; `None` if the row is not there.
+    fn read(
+        &mut self,
+        conn: &'c Connection,
+        key: &[ValueRef<'_>],
+        wanted: &[u64],
+    ) -> Result<Option<Vec<Value>>, StoreError> {
         let select = match &mut self.select {
             Some(select) => select,
             slot => {
@@ -260,10 +265,12 @@ impl<'c> TableApplier<'c> {
         let mut rows = select.raw_query();
         let Some(row) = rows.next().doing("read a row")? else { return Ok(None) };
         let value = |at: usize| row.get_ref(at).map(from_sql).doing("read a row");
-        let exact: Vec<_> = (0..keys).map(value).collect::<Result<_, _>>()?;
-        let mut cells = vec![Value::Blob(pack_key(&exact))];
-        for column in 0..self.tracked.table.columns.len() {
-            cells.push(value(keys + column)?.to_value());
+        let mut cells = vec![Value::Null; self.tracked.cells()];
+        for cell in bits(wanted) {
+            cells[cell] = match cell.checked_sub(1) {
+                Some(column) => value(keys + column)?.to_value(),
+                None => Value::Blob(pack_key(&(0..keys).map(value).collect::<Result<Vec<_>, _>>()?)),
+            };
         }
         Ok(Some(cells))
     }
@@ -476,7 +483,10 @@ impl Merge<'_, '_> {
             }
         }
         if !unseen.is_empty() || !lost.is_empty() || !tied.is_empty() {
-            let current = self.table.read(self.conn, &row.key)?.unwrap_or_default();
+            let contested = unseen.iter().chain(&lost).map(|(cell, _)| *cell).chain(tied.iter().copied());
+            let mut wanted = vec![0u64; won.len()];
+            contested.for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
+            let current = self.table.read(self.conn, &row.key, &wanted)?.unwrap_or_default();
             for cell in tied {
                 // One stamp, two values: a file was copied, or a table adopted twice. The larger value stands everywhere.
                 let Some(value) = current.get(cell) else { continue };
@@ -564,14 +574,15 @@ impl Merge<'_, '_> {
         if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.had_seen(*stamp)) {
             return Ok(());
         }
-        let Some(current) = self.table.read(self.conn, &row.key)? else { return Ok(()) };
-        for (cell, value) in current.iter().enumerate().skip(1) {
-            let local = clock.cell(cell);
-            if !self.had_seen(local) {
-                let winner = Some(self.author.stamp);
-                let loss = Loss { cell, value: value.as_ref(), loser: local, winner, reason: Reason::Deleted };
-                self.journal.add(&self.table.tracked, &row.key, loss)?;
-            }
+        let cells = self.table.tracked.cells();
+        let mut wanted = vec![0u64; cells.div_ceil(64)];
+        let unseen = (1..cells).filter(|cell| !self.had_seen(clock.cell(*cell)));
+        unseen.for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
+        let Some(current) = self.table.read(self.conn, &row.key, &wanted)? else { return Ok(()) };
+        for cell in bits(&wanted) {
+            let (loser, winner) = (clock.cell(cell), Some(self.author.stamp));
+            let loss = Loss { cell, value: current[cell].as_ref(), loser, winner, reason: Reason::Deleted };
+            self.journal.add(&self.table.tracked, &row.key, loss)?;
         }
         Ok(())
     }
@@ -579,7 +590,7 @@ impl Merge<'_, '_> {
     fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
         if let Some(direct) = self.direct
             && let Some(Some(Value::Blob(exact))) =
-                self.table.read(self.conn, key)?.map(|cells| cells.into_iter().next())
+                self.table.read(self.conn, key, &[1])?.map(|cells| cells.into_iter().next())
         {
             *direct.lock().unwrap_or_else(PoisonError::into_inner) = exact;
         }

@@ -285,7 +285,9 @@ impl Store {
         self.merge(|engine, now_ms| track::track(engine, names, now_ms)).map(|_| ())
     }
 
-    /// Stops tracking a table; its rows stay. Changes of others are kept in the log and come when it is tracked again.
+    /// Stops tracking a table; its rows stay. Changes of others are kept in the log and come when it is tracked again. What was
+    /// edited here in the meantime stands as a baseline then: where it loses it is in the journal, and rows that were deleted
+    /// come back.
     ///
     /// # Errors
     /// [`StoreError::NotTracked`].
