@@ -74,6 +74,14 @@ pub enum Error {
         /// This replica's group.
         group: String,
     },
+    /// The remote was synced with before and holds nothing any more.
+    #[error(
+        "remote {name:?} holds nothing any more: it was emptied, or is not mounted; if it should be filled again, remove it with `isle remote remove {name}` and add it again"
+    )]
+    RemoteEmptied {
+        /// The remote's name.
+        name: String,
+    },
     /// Something in the remote is not what its writer wrote.
     #[error("remote {name:?}: {what} of site {site} is refused: {reason}")]
     Refused {
@@ -140,7 +148,7 @@ impl Error {
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
             | Error::Store(StoreError::OtherGroup { .. } | StoreError::SchemaConflict { .. }) => ErrorKind::Decision,
-            Error::ConflictRowGone { .. } => ErrorKind::Decision,
+            Error::ConflictRowGone { .. } | Error::RemoteEmptied { .. } => ErrorKind::Decision,
             Error::OtherGroup { .. }
             | Error::Store(
                 StoreError::Untrackable { .. } | StoreError::Refused { .. } | StoreError::NewerFormat { .. },

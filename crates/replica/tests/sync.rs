@@ -315,3 +315,40 @@ async fn threads_share_one_handle_and_subscribers_hear_of_tables() {
         matches!(changed, Ok(changed) if changed.tables == ["notes"] && !changed.remote) || changes.try_recv().is_ok()
     );
 }
+
+#[tokio::test]
+async fn an_emptied_remote_asks_and_is_filled_again_when_it_is_added_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = folder.path().join("bucket");
+    let a = first(folder.path(), "a");
+    a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1)", &[])).unwrap();
+    a.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    a.sync().await.unwrap();
+    std::fs::remove_dir_all(&bucket).unwrap();
+    let error = a.sync().await.unwrap_err();
+    assert!(matches!(error, isle::Error::RemoteEmptied { .. } | isle::Error::Remote { .. }), "{error}");
+    a.remove_remote("r").unwrap();
+    a.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    a.sync().await.unwrap();
+    let b = device(folder.path(), "b");
+    b.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    b.sync().await.unwrap();
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap(), "the schema is there again, too");
+}
+
+#[tokio::test]
+async fn a_damaged_own_head_is_put_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a");
+    a.add_open_remote("r", remote.clone()).unwrap();
+    a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1)", &[])).unwrap();
+    a.sync().await.unwrap();
+    remote.plant(&format!("head/{}", a.status().unwrap().site), &b"garbage"[..]).await.unwrap();
+    a.sync().await.unwrap();
+    let b = device(folder.path(), "b");
+    b.add_open_remote("r", remote).unwrap();
+    let report = b.sync().await.unwrap().remove(0);
+    assert_eq!(report.refused, [""; 0]);
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+}

@@ -22,7 +22,7 @@ use crate::journal::{Journal, Loss, Reason};
 use crate::layout::quoted;
 use crate::own::{note_seen, site_no};
 use crate::seal::bits;
-use crate::tracked::{Tracked, join};
+use crate::tracked::{Tracked, collation_name, join};
 
 /// Prepared statements by mask; beyond this many they are prepared again.
 const MASKS_MAX: usize = 64;
@@ -349,14 +349,26 @@ fn exact_key(cell: ValueRef<'_>, keys: usize) -> Option<Key> {
     unpack_key(packed, keys).ok().filter(|key| !key.contains(&Value::Null))
 }
 
+/// A row that is there past isle's knowledge gives way; a clash in any other UNIQUE index is an error, for REPLACE would delete
+/// the other row without a word.
 fn insert_sql(tracked: &Tracked, mask: &[u64]) -> String {
-    let columns =
-        bits(mask).filter(|cell| *cell > 0).map(|cell| format!(", {}", quoted(&tracked.table.columns[cell - 1].name)));
-    let columns: String = columns.collect();
-    let cells = bits(mask).filter(|cell| *cell > 0).count();
-    let parameters = join((1..=tracked.table.key.len() + cells).map(|n| format!("?{n}")), ", ");
+    let columns: Vec<String> =
+        bits(mask).filter(|cell| *cell > 0).map(|cell| quoted(&tracked.table.columns[cell - 1].name)).collect();
+    let parameters = join((1..=tracked.table.key.len() + columns.len()).map(|n| format!("?{n}")), ", ");
     let (table, keys) = (quoted(&tracked.table.name), tracked.key_list(""));
-    format!("INSERT OR REPLACE INTO {table}({keys}{columns}) VALUES({parameters})")
+    let named: String = columns.iter().map(|column| format!(", {column}")).collect();
+    let target = join(
+        tracked
+            .table
+            .key
+            .iter()
+            .map(|column| format!("{} COLLATE {}", quoted(&column.name), collation_name(column.collation))),
+        ", ",
+    );
+    let target = if tracked.table.rowid_key { keys.clone() } else { target };
+    let update = join(columns.iter().map(|column| format!("{column} = excluded.{column}")), ", ");
+    let resolve = if update.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {update}") };
+    format!("INSERT INTO {table}({keys}{named}) VALUES({parameters}) ON CONFLICT({target}) DO {resolve}")
 }
 
 /// Parameters: the key, then the exact key if it is written, then the cells.
@@ -437,6 +449,11 @@ impl Merge<'_, '_> {
         match row.kind {
             RowKind::Delete if alive => self.delete(&row.key),
             RowKind::Delete => Ok(()),
+            _ if alive => {
+                // The columns that the new life does not name begin with their defaults.
+                self.delete(&row.key)?;
+                self.write(true, &row.key, &incoming.mask, &incoming.cells)
+            }
             _ => self.write(true, &row.key, &incoming.mask, &incoming.cells),
         }
     }

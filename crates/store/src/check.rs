@@ -2,13 +2,12 @@
 
 use isle_changeset::{Block, Header};
 use rusqlite::Connection;
-use rusqlite::types::Value;
 
 use crate::StoreError;
-use crate::engine::load_tables;
+use crate::engine::load_each;
 use crate::error::Doing as _;
 use crate::layout::{quoted, site_no_of, version_of};
-use crate::tracked::{Tracked, collation_name, join};
+use crate::tracked::{Tracked, collation_name, join, surplus};
 use crate::triggers;
 
 /// What a check found.
@@ -36,8 +35,11 @@ pub(crate) fn run(conn: &Connection) -> Result<Report, StoreError> {
     let mut report = Report::default();
     integrity(conn, &mut report)?;
     foreign_keys(conn, &mut report)?;
-    for tracked in load_tables(conn)? {
-        table(conn, &tracked, &mut report)?;
+    for (_, loaded) in load_each(conn)? {
+        match loaded {
+            Ok(tracked) => table(conn, &tracked, &mut report)?,
+            Err(error) => report.add("schema", error.to_string()),
+        }
     }
     log(conn, &mut report)?;
     Ok(report)
@@ -63,20 +65,29 @@ fn integrity(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
 
 fn foreign_keys(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
     let mut statement = conn.prepare("PRAGMA foreign_key_check").doing("check foreign keys")?;
-    let orphans = statement
-        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Value>(1)?, row.get::<_, String>(2)?)));
-    for orphan in orphans.doing("check foreign keys")?.take(20) {
-        let (table, rowid, parent) = orphan.doing("check foreign keys")?;
-        report.add(
-            "foreign key",
-            format!("row {rowid:?} of {table} has no parent in {parent}; add the parent or delete the row"),
-        );
+    let orphans = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(2)?)));
+    let mut counts = std::collections::BTreeMap::<(String, String), u64>::new();
+    for orphan in orphans.doing("check foreign keys")? {
+        *counts.entry(orphan.doing("check foreign keys")?).or_default() += 1;
+    }
+    for ((table, parent), rows) in counts {
+        let message = format!("{rows} rows of {table} have no parent in {parent}; add the parents or delete the rows");
+        report.add("foreign key", message);
     }
     Ok(())
 }
 
 fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<(), StoreError> {
     let name = &tracked.table.name;
+    let (extra, unique) = surplus(conn, &tracked.table)?;
+    for column in extra {
+        let how = format!("on every device untrack {name}, add the column, and track it again");
+        report.add("schema", format!("column {column} of {name} does not travel: {how}"));
+    }
+    for index in unique {
+        let what = "rows of other devices that clash are kept out and journaled; make it a plain index";
+        report.add("schema", format!("UNIQUE index {index} of {name}: {what}"));
+    }
     for trigger in &triggers::names(tracked.no)[..3] {
         let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
         if crate::clocks::one::<i64>(conn, sql, [trigger])?.is_none() {
@@ -118,7 +129,7 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
     if missing > 0 {
         report.add(
             "row clocks",
-            format!("{missing} rows of {name} vanished past isle; insert and delete them again to record it"),
+            format!("{missing} rows of {name} are missing: a constraint kept them out (see the conflicts), or they vanished past isle; insert them again, and delete them if they should go"),
         );
     }
     Ok(())

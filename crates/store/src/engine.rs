@@ -145,6 +145,8 @@ impl Engine {
     pub(crate) fn rollback(&mut self) {
         self.own = None;
         self.data_version = -1;
+        // The temporary triggers, if this transaction made them, went with it.
+        self.schema_version = -1;
         self.queue_empty = false;
         self.capture.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if !self.conn.is_autocommit()
@@ -208,6 +210,11 @@ impl Engine {
     fn enable_triggers(&self, enabled: bool) -> Result<(), StoreError> {
         let set = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, enabled);
         set.doing("choose which triggers fire").map(|_| ())
+    }
+
+    /// Whether the schema was changed through this connection since the tables were read.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// The app has made a trigger or a table in the open transaction: it counts at once, and the tables are read again.
@@ -321,8 +328,21 @@ pub(crate) fn check_format(conn: &Connection, options: &Options) -> Result<(), S
     }
 }
 
-/// The tracked tables of the file.
+/// The tracked tables of the file that are as they should be. One that was altered past isle stands still; `check` reports it.
 pub(crate) fn load_tables(conn: &Connection) -> Result<Vec<Arc<Tracked>>, StoreError> {
+    let mut tables = Vec::new();
+    for (_, loaded) in load_each(conn)? {
+        match loaded {
+            Ok(tracked) => tables.push(Arc::new(tracked)),
+            Err(error @ StoreError::Drifted { .. }) => tracing::warn!(%error, "a tracked table stands still"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(tables)
+}
+
+/// Every tracked table by name, or why it cannot be worked with.
+pub(crate) fn load_each(conn: &Connection) -> Result<Vec<(String, Result<Tracked, StoreError>)>, StoreError> {
     let mut statement = conn.prepare("SELECT no, def FROM isle_table ORDER BY no").doing("read the tracked tables")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
     let mut tables = Vec::new();
@@ -330,7 +350,7 @@ pub(crate) fn load_tables(conn: &Connection) -> Result<Vec<Arc<Tracked>>, StoreE
         let (no, definition) = row.doing("read the tracked tables")?;
         let table: Table = serde_json::from_str(&definition)
             .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
-        tables.push(Arc::new(tracked::load(conn, no, table)?));
+        tables.push((table.name.clone(), tracked::load(conn, no, table)));
     }
     Ok(tables)
 }

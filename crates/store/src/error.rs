@@ -87,6 +87,16 @@ pub enum StoreError {
         /// Why, and what to do.
         reason: String,
     },
+    /// A tracked table was altered past isle, and no longer is what its replicas agreed on.
+    #[error(
+        "table {table:?} was changed behind isle's back: {reason}; it stands still until the change is undone, or `isle untrack` and `isle track` take it as it is"
+    )]
+    Drifted {
+        /// The table.
+        table: String,
+        /// What is different.
+        reason: String,
+    },
     /// An app statement touched what only isle may touch.
     #[error("the statement was refused: {reason}")]
     Refused {

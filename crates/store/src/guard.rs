@@ -106,6 +106,7 @@ impl Guard {
                     | AuthAction::CreateTable { .. }
                     | AuthAction::DropTable { .. }
                     | AuthAction::AlterTable { .. }
+                    | AuthAction::CreateIndex { .. }
             );
             if changes_schema {
                 self.schema.store(true, Ordering::Relaxed);

@@ -61,12 +61,21 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
         let table = &definition.table;
         if let Some(local) = engine.by_id.get(&table.id) {
             match table.columns.iter().find(|column| local.cell_of(column.id).is_none()) {
-                Some(column) => return Err(conflict(&table.name, format!("it has no column {:?} here", column.name))),
+                Some(column) => {
+                    return Err(conflict(
+                        &table.name,
+                        format!(
+                            "it has no column {:?} here; untrack it, add the column, sync and track it again",
+                            column.name
+                        ),
+                    ));
+                }
                 None => continue,
             }
         }
         match tracked::introspect(&engine.conn, &app, &table.name) {
             Err(StoreError::NoSuchTable { .. }) => create(engine, definition, id)?,
+            Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(&table.name, reason)),
             Err(error) => return Err(error),
             Ok(local) if local.table.id != table.id => {
                 let reason = format!("its key is {} here", join(local.table.key.iter().map(|c| c.name.clone()), ", "));
@@ -75,7 +84,13 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
             Ok(local) => {
                 let missing = table.columns.iter().find(|c| !local.table.columns.iter().any(|l| l.id == c.id));
                 if let Some(column) = missing {
-                    return Err(conflict(&table.name, format!("it has no column {:?} here", column.name)));
+                    return Err(conflict(
+                        &table.name,
+                        format!(
+                            "it has no column {:?} here; untrack it, add the column, sync and track it again",
+                            column.name
+                        ),
+                    ));
                 }
             }
         }
@@ -222,25 +237,30 @@ fn seal_baseline(
     sealer.finish(own)
 }
 
-/// Takes isle's triggers and clocks off a table; its rows stay.
+/// Takes isle's triggers and clocks off a table; its rows stay. Works on a table that was altered or dropped, too.
 pub(crate) fn untrack(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
-    let found = engine.tables.iter().find(|tracked| tracked.table.name.eq_ignore_ascii_case(name)).cloned();
-    let tracked = found.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
+    let sql = "SELECT no FROM isle_table WHERE name = ?1 COLLATE NOCASE";
+    let no = crate::clocks::one::<i64>(&engine.conn, sql, [name])?;
+    let no = no.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
     let mut sql = String::new();
-    for trigger in triggers::names(tracked.no) {
+    for trigger in triggers::names(no) {
         sql += &format!("DROP TRIGGER IF EXISTS {trigger};");
     }
-    sql += &format!("DROP TABLE {};", tracked.clock());
+    sql += &format!("DROP TABLE IF EXISTS isle_c{no};");
     engine.conn.execute_batch(&sql).doing("untrack the table")?;
-    engine.conn.execute("DELETE FROM isle_table WHERE no = ?1", [tracked.no]).doing("untrack the table")?;
-    engine.conn.execute("DELETE FROM isle_queue WHERE t = ?1", [tracked.no]).doing("untrack the table")?;
+    engine.conn.execute("DELETE FROM isle_table WHERE no = ?1", [no]).doing("untrack the table")?;
+    engine.conn.execute("DELETE FROM isle_queue WHERE t = ?1", [no]).doing("untrack the table")?;
     engine.load_tables()
 }
 
 /// Removes everything of isle's from the file.
 pub(crate) fn detach(engine: &mut Engine) -> Result<(), StoreError> {
-    for tracked in engine.tables.clone() {
-        untrack(engine, &tracked.table.name)?;
+    let mut statement = engine.conn.prepare("SELECT name FROM isle_table").doing("list the tables")?;
+    let names = statement.query_map([], |row| row.get(0)).doing("list the tables")?;
+    let names: Vec<String> = names.collect::<Result<_, _>>().doing("list the tables")?;
+    drop(statement);
+    for name in names {
+        untrack(engine, &name)?;
     }
     for table in layout::own_tables(&engine.conn)? {
         engine.conn.execute_batch(&format!("DROP TABLE {}", quoted(&table))).doing("remove isle's tables")?;

@@ -113,25 +113,39 @@ pub(crate) fn collation_name(collation: Collation) -> &'static str {
 
 /// Loads a tracked table and checks that the file still has what the model says.
 pub(crate) fn load(conn: &Connection, no: i64, table: Table) -> Result<Tracked, StoreError> {
-    let drift = |reason: &str| StoreError::Untrackable {
-        table: table.name.clone(),
-        reason: format!("it was changed behind isle's back ({reason}); undo the change or untrack and track it again"),
-    };
+    let drift = |reason: &str| StoreError::Drifted { table: table.name.clone(), reason: reason.to_owned() };
     let physical = columns(conn, &table.name)?;
+    if physical.is_empty() {
+        return Err(drift("it is gone or renamed"));
+    }
     let position = |name: &str| physical.iter().position(|column| column.name.eq_ignore_ascii_case(name));
     let mut nullable_key = Vec::new();
     for column in &table.key {
-        let at = position(&column.name).ok_or_else(|| drift(&format!("no key column {:?}", column.name)))?;
+        let at = position(&column.name).ok_or_else(|| drift(&format!("it has no key column {:?}", column.name)))?;
         nullable_key.push(!table.rowid_key && !physical[at].not_null);
     }
     let strict = is_strict(conn, &table.name)?;
     let mut affinities = Vec::new();
     for column in &table.columns {
-        let at = position(&column.name).ok_or_else(|| drift(&format!("no column {:?}", column.name)))?;
+        let at = position(&column.name).ok_or_else(|| drift(&format!("it has no column {:?}", column.name)))?;
         affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
     }
     let clock_sql = ClockSql::new(no, table.key.len());
     Ok(Tracked { no, table, affinities, clock_sql, nullable_key })
+}
+
+/// What is in the table and not in the model: columns that do not travel, and UNIQUE indexes, which merges may break.
+pub(crate) fn surplus(conn: &Connection, table: &Table) -> Result<(Vec<String>, Vec<String>), StoreError> {
+    let declared = |name: &str| {
+        let mut names = table.key.iter().map(|key| &key.name).chain(table.columns.iter().map(|column| &column.name));
+        names.any(|known| known.eq_ignore_ascii_case(name))
+    };
+    let physical = columns(conn, &table.name)?.into_iter().filter(|column| column.hidden == 0);
+    let extra = physical.map(|column| column.name).filter(|name| !declared(name)).collect();
+    let sql = "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND origin <> 'pk'";
+    let mut statement = conn.prepare_cached(sql).doing("read the indexes")?;
+    let unique = statement.query_map([&table.name], |row| row.get(0)).doing("read the indexes")?;
+    Ok((extra, unique.collect::<Result<_, _>>().doing("read the indexes")?))
 }
 
 /// Reads a table's definition out of the file, or says why it cannot be replicated.

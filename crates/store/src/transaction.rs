@@ -235,10 +235,28 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
+    /// A UNIQUE index cannot join a tracked table later either: merges would have to break it.
+    fn refuse_unique(&self) -> Result<(), StoreError> {
+        for tracked in &self.engine.tables {
+            let (_, unique) = crate::tracked::surplus(&self.engine.conn, &tracked.table)?;
+            if let Some(index) = unique.first() {
+                let table = &tracked.table.name;
+                let reason = format!(
+                    "UNIQUE index {index} on replicated table {table}: what a merge should do with duplicates cannot be declared yet"
+                );
+                return Err(StoreError::Refused { reason });
+            }
+        }
+        Ok(())
+    }
+
     /// Prepares the seal: whatever cannot be sealed from memory goes to the queue. True if the queue must be sealed.
     pub(crate) fn finish(self) -> Result<bool, StoreError> {
         if self.engine.conn.is_autocommit() {
             return Err(StoreError::RolledBack);
+        }
+        if self.engine.is_stale() {
+            self.refuse_unique()?;
         }
         let needs_queue = self.spilled.get() || self.capture().tables.iter().any(|table| table.hints);
         // One changeset for one transaction: tables without triggers of their own in memory, or all through the queue.

@@ -357,3 +357,55 @@ fn a_trigger_made_through_isle_fires_at_once() {
     settle(&[&a, &b]);
     assert_eq!(b.rows("SELECT id FROM copies"), ["Integer(2)", "Integer(3)"]);
 }
+
+#[test]
+fn a_table_that_was_dropped_or_altered_past_isle_stops_no_other() {
+    let schema =
+        format!("{NOTES}; CREATE TABLE gone(id INTEGER PRIMARY KEY); CREATE TABLE renamed(id INTEGER PRIMARY KEY, c)");
+    let (a, b) = (Device::new(1, &schema), Device::new(2, &schema));
+    a.foreign("DROP TABLE gone; ALTER TABLE renamed RENAME COLUMN c TO d; ALTER TABLE notes ADD COLUMN more");
+    a.run("INSERT INTO notes(id, title) VALUES(1, 'still works')");
+    b.run("INSERT INTO gone VALUES(1); INSERT INTO renamed VALUES(1, 'x'); INSERT INTO notes(id) VALUES(2)");
+    a.pull(&b);
+    b.pull(&a);
+    assert_eq!(a.rows("SELECT count(*) FROM notes"), ["Integer(2)"]);
+    assert_eq!(b.rows("SELECT count(*) FROM notes"), ["Integer(2)"]);
+    let findings = a.store.check().unwrap().findings;
+    for word in ["\"gone\" was changed", "\"renamed\" was changed", "column more of notes does not travel"] {
+        assert!(findings.iter().any(|finding| finding.message.contains(word)), "{word}: {findings:?}");
+    }
+    a.store.untrack("gone").unwrap();
+    a.store.untrack("renamed").unwrap();
+    a.foreign("ALTER TABLE renamed RENAME COLUMN d TO c");
+    a.store.track(&["renamed"]).unwrap();
+    assert_eq!(a.rows("SELECT count(*) FROM renamed"), ["Integer(1)"]);
+    a.store.detach().unwrap();
+}
+
+#[test]
+fn a_unique_index_that_came_later_deletes_no_other_row() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    let index = "CREATE UNIQUE INDEX titles ON notes(title)";
+    assert!(matches!(a.store.write(|tx| tx.execute_batch(index)), Err(StoreError::Refused { .. })));
+    b.run("INSERT INTO notes(id, title) VALUES(1, 'x')");
+    b.foreign(index);
+    a.run("INSERT INTO notes(id, title) VALUES(2, 'x')");
+    b.pull(&a);
+    assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(1)"], "the row that was there stays");
+    let lost = b.store.conflicts(false, 10).unwrap();
+    assert!(lost.iter().any(|conflict| conflict.reason == Reason::Constraint), "{lost:?}");
+    assert!(b.store.check().unwrap().findings.iter().any(|finding| finding.message.contains("UNIQUE index titles")));
+}
+
+#[test]
+fn a_first_transaction_that_is_rolled_back_does_not_take_the_capture_with_it() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    let failed = a.store.write(|tx| {
+        tx.execute("INSERT INTO notes(id) VALUES(1)", [])?;
+        Err::<(), _>(StoreError::RolledBack)
+    });
+    assert!(failed.is_err());
+    a.run("INSERT INTO notes(id) VALUES(2)");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(2)"]);
+}

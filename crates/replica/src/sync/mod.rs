@@ -145,6 +145,8 @@ struct Session<'a> {
     /// Heads of others as they stand, and of this replica if it has one there.
     heads: Vec<Head>,
     own: Option<Head>,
+    /// The own head must be put again whether there is news or not: the one that stands is damaged.
+    repair: bool,
     report: SyncReport,
 }
 
@@ -203,7 +205,7 @@ impl<'a> Session<'a> {
         let state = RemoteState::read(&row);
         let new_site = (before != site).then(|| site.to_string());
         let report = SyncReport { remote: row.name.clone(), new_site, ..SyncReport::default() };
-        Ok(Session { inner, options, row, remote, state, site, heads: Vec::new(), own: None, report })
+        Ok(Session { inner, options, row, remote, state, site, heads: Vec::new(), own: None, repair: false, report })
     }
 
     async fn finish(mut self) -> Result<SyncReport, Error> {
@@ -212,6 +214,10 @@ impl<'a> Session<'a> {
         let refs = self.remote.list_heads().await.map_err(|source| self.failed(source))?;
         let known = self.seen(self.site).await?.is_some();
         let gone = known && refs.iter().all(|head| head.site != self.site);
+        if gone {
+            // What this replica had put there is not there: nothing of it may be taken for granted.
+            self.state.schema.clear();
+        }
         if self.state.group.is_none() || gone {
             self.join_group().await?;
         }
@@ -251,6 +257,7 @@ impl<'a> Session<'a> {
         let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
         let found = match self.remote.group().await.map_err(|source| self.failed(source))? {
             Some(found) => found,
+            None if self.state.group.is_some() => return Err(Error::RemoteEmptied { name: self.row.name.clone() }),
             None => {
                 let group = GroupObject::new(status.group, status.app.clone());
                 self.remote.create_group(&group).await.map_err(|source| self.failed(source))?
@@ -304,9 +311,16 @@ impl<'a> Session<'a> {
             self.own = Some(head);
             return Ok(());
         }
-        let Some((head, etag)) = self.remote.get_head(self.site).await.map_err(|source| self.failed(source))? else {
-            return Ok(());
+        let found = match self.remote.get_head(self.site).await {
+            Err(error @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
+                tracing::warn!(%error, "the own head is damaged and is put again");
+                self.own = self.seen(self.site).await?.map(|(_, head)| head);
+                self.repair = true;
+                return Ok(());
+            }
+            other => other.map_err(|source| self.failed(source))?,
         };
+        let Some((head, etag)) = found else { return Ok(()) };
         let (site, last, chain) = (self.site, head.last_version, head.chain);
         let mine = blocking(self.inner, move |inner| {
             let header = inner.store.header(site, last)?;

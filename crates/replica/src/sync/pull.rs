@@ -33,7 +33,10 @@ impl Session<'_> {
                     Error::Refused { .. }
                     | Error::Store(StoreError::SchemaConflict { .. } | StoreError::Migration(_)) => {
                         tracing::warn!(site = %reference.site, %error, "refused");
-                        self.report.refused.push(error.to_string());
+                        let refusal = error.to_string();
+                        if !self.report.refused.contains(&refusal) {
+                            self.report.refused.push(refusal);
+                        }
                     }
                     other => return Err(other),
                 }

@@ -33,14 +33,13 @@ impl Session<'_> {
             Ok((vector, chain, inner.store.schema_heads()?, inner.device()?.name))
         });
         let (vector, chain, schema_heads, device) = facts.await?;
-        let mut head = match self.own.take() {
-            Some(head) => head,
-            None => Head::new(site, device.clone()),
-        };
-        let fresh = head.last_version == 0 && head.acknowledged.is_empty();
+        let own = self.own.take();
+        let fresh = own.is_none() || self.repair;
+        let mut head = own.unwrap_or_else(|| Head::new(site, device.clone()));
         let missing = self.missing(&head, &vector);
         let schema: Vec<[u8; 16]> = schema_heads.iter().map(|id| *id.as_bytes()).collect();
-        if missing.is_empty() && !fresh && head.schema_heads == schema {
+        let schema_stands = schema_heads.iter().all(|id| self.state.schema.contains(&id.to_string()));
+        if missing.is_empty() && !fresh && head.schema_heads == schema && schema_stands {
             return Ok(());
         }
         let version = vector.get(site);
