@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Run statements in one write transaction
     #[command(
         after_help = "Examples:\n  isle exec \"UPDATE notes SET stars = ?1 WHERE id = ?2\" --param 5 --param 7\n  \
-        sqlite3 old.db .dump | isle exec -"
+        isle exec --file changes.sql"
     )]
     Exec(Exec),
     /// Run a query

@@ -75,6 +75,11 @@ fn is_sqlite(path: &Path) -> bool {
 
 /// The number of rows of a table.
 pub(crate) fn count_rows(replica: &Replica, table: &str) -> anyhow::Result<i64> {
+    // A tracked table may have been dropped by another program; `isle doctor` says so.
+    let exists = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+    if replica.read(|q| q.one::<i64>(exists, isle::params![table]))? == Some(0) {
+        return Ok(0);
+    }
     let sql = format!("SELECT count(*) FROM \"{}\"", table.replace('"', "\"\""));
     Ok(replica.read(|q| q.one::<i64>(&sql, &[]))?.unwrap_or(0))
 }

@@ -31,6 +31,7 @@ pub(crate) fn why(reason: Reason) -> &'static str {
     match reason {
         Reason::Older => "a later write won",
         Reason::Deleted => "the row was deleted",
+        Reason::Constraint => "a constraint of this table refuses the row",
         _ => "the row is unknown here",
     }
 }
@@ -117,6 +118,9 @@ fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
         return out.line("this conflict was dealt with");
     }
     out.note(format!("keep what stands:    isle conflicts resolve {id} --keep"))?;
+    if conflict.current.is_none() && conflict.column.is_some() {
+        return out.note("the row is gone: insert it again first if you want the value back");
+    }
     out.note(format!("put the lost back:   isle conflicts resolve {id} --put-back"))?;
     out.note(format!("write something else: isle conflicts resolve {id} --value V"))
 }

@@ -123,7 +123,7 @@ fn begin(format: &Format, columns: &[String], out: &mut Out) -> anyhow::Result<(
         Format::Csv if !columns.is_empty() => {
             csv_line(out.writer(), columns.iter().map(|name| Some(name.as_str())))?;
         }
-        Format::Json(_) => write!(out.writer(), "[")?,
+        // The bracket comes with the first row: a query that fails before it prints nothing.
         _ => {}
     }
     Ok(())
@@ -137,7 +137,7 @@ fn show(format: &mut Format, names: &[String], row: &Row, out: &mut Out) -> anyh
             Ok(csv_line(out.writer(), texts.iter().map(Option::as_deref))?)
         }
         Format::Json(written) => {
-            write!(out.writer(), "{}", if *written { ",\n " } else { "\n " })?;
+            write!(out.writer(), "{}", if *written { ",\n " } else { "[\n " })?;
             *written = true;
             let object = values::row_to_json(names, row);
             Ok(serde_json::to_writer(out.writer(), &object).map_err(io::Error::from)?)
@@ -148,7 +148,7 @@ fn show(format: &mut Format, names: &[String], row: &Row, out: &mut Out) -> anyh
 fn end(format: Format, columns: &[String], out: &mut Out) -> anyhow::Result<()> {
     match format {
         Format::Table(mut table) if !columns.is_empty() => table.finish(out),
-        Format::Json(written) => Ok(writeln!(out.writer(), "{}", if written { "\n]" } else { "]" })?),
+        Format::Json(written) => Ok(writeln!(out.writer(), "{}", if written { "\n]" } else { "[]" })?),
         _ => Ok(()),
     }
 }

@@ -153,7 +153,7 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
         lines.push(format!("waits: version {version} of {site}, because {reason}; a later sync takes it up"));
     }
     for reason in &report.refused {
-        lines.push(format!("refused: {reason}; everything else was taken, look at that device: `isle doctor`"));
+        lines.push(format!("refused: {reason}; what depends on it waits, the rest was taken"));
     }
     if let Some(site) = &report.new_site {
         let short = site.get(..8).unwrap_or(site);
