@@ -14,6 +14,9 @@ pub(crate) const CODEC_ZSTD: u8 = 1;
 /// The largest window that a compressed block may ask for: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
 
+/// The largest causal length: no row is deleted and made again that often.
+pub(crate) const LENGTH_MAX: u64 = 1 << 48;
+
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -267,5 +270,9 @@ fn read_run(reader: &mut Reader<'_>) -> Result<(RowKind, u64), DecodeError> {
         2 => RowKind::Delete,
         _ => return Err(DecodeError::Tag { what: "row kind", tag: 3 }),
     };
-    Ok((kind, head >> 2))
+    let length = head >> 2;
+    if length > LENGTH_MAX {
+        return Err(DecodeError::Limit { what: "causal length of a row", found: length, limit: LENGTH_MAX });
+    }
+    Ok((kind, length))
 }

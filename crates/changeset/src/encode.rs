@@ -2,7 +2,7 @@
 
 use isle_schema::{ColumnId, TableId};
 
-use crate::block::{CODEC_RAW, CODEC_ZSTD, RowKind};
+use crate::block::{CODEC_RAW, CODEC_ZSTD, LENGTH_MAX, RowKind};
 use crate::header::BlockInfo;
 use crate::stream::StreamWriter;
 use crate::wire::{DecodeError, put_varint};
@@ -87,6 +87,9 @@ impl BodyWriter {
             key.iter().chain(values).map(|value| value.wire_len() + 5).sum::<usize>() + 8 + 8 * mask.len();
         if size > ROW_BYTES_MAX {
             return Err(DecodeError::Limit { what: "size of a row", found: size as u64, limit: ROW_BYTES_MAX as u64 });
+        }
+        if length > LENGTH_MAX {
+            return Err(DecodeError::Limit { what: "causal length of a row", found: length, limit: LENGTH_MAX });
         }
         let Some(columns) = self.section.as_ref().map(|section| section.columns.len()) else {
             return Err(DecodeError::Inconsistent { what: "row outside a table" });

@@ -151,7 +151,9 @@ impl Header {
         reader.end("changeset header")?;
         let rises = heads.is_sorted_by(|a, b| a < b);
         let first = version == 1 && previous != Hash::default();
-        if version == 0 || version > i64::MAX as u64 || first || !rises {
+        // What the author had seen is older than what it wrote.
+        let past = causes.iter().all(|cause| cause.hlc < hlc) && hlc > Hlc::ZERO;
+        if version == 0 || version > i64::MAX as u64 || first || !rises || !past {
             return Err(DecodeError::Inconsistent { what: "changeset header" });
         }
         let baseline = flags & FLAG_BASELINE != 0;

@@ -166,11 +166,12 @@ proptest! {
     }
 }
 
+/// Causes are older than the header.
 fn header() -> impl Strategy<Value = Header> {
     let sites = prop::collection::btree_map(2u8..200, (1u64..1 << 40, 0u64..1 << 62), 0..4);
     let heads = prop::collection::btree_set(any::<[u8; 16]>(), 0..3);
     let blocks = prop::collection::vec((1u32..1 << 20, 1u32..1 << 20, 1u32..1 << 10, any::<[u8; 32]>()), 0..4);
-    (sites.clone(), sites, heads, blocks, 1u64..1 << 40, 0u64..1 << 62, any::<bool>()).prop_map(
+    (sites.clone(), sites, heads, blocks, 1u64..1 << 40, 1u64 << 62..1 << 63, any::<bool>()).prop_map(
         |(causes, floor, heads, blocks, version, hlc, baseline)| Header {
             group: GroupId::from_bytes([9; 16]),
             site: SiteId::from_bytes([1; 16]),

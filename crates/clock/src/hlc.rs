@@ -137,15 +137,21 @@ impl Clock {
         self.last = self.last.max(hlc);
     }
 
+    /// How far beyond the build date a timestamp may be while the wall clock is unset: ten years. Without any bound one
+    /// changeset could take the clock to the end of time.
+    pub const UNSET_DRIFT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
     /// Whether `hlc` may be accepted at `now_ms`. A wall clock before `unset_before_ms` (the build date, say)
-    /// counts as unset, and then no bound applies.
+    /// counts as unset, and then [`Clock::UNSET_DRIFT`] after that date is the bound.
     ///
     /// # Errors
     /// [`ClockError::Drift`] when the timestamp is more than `bound` ahead.
     pub fn check_drift(hlc: Hlc, now_ms: u64, unset_before_ms: u64, bound: Duration) -> Result<(), ClockError> {
+        let unset = now_ms < unset_before_ms;
+        let bound = if unset { Clock::UNSET_DRIFT } else { bound };
         let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
-        let ahead_ms = hlc.ms().saturating_sub(now_ms);
-        if now_ms < unset_before_ms || ahead_ms <= bound_ms {
+        let ahead_ms = hlc.ms().saturating_sub(now_ms.max(unset_before_ms));
+        if ahead_ms <= bound_ms {
             return Ok(());
         }
         Err(ClockError::Drift { hlc, ahead_ms, bound_ms })
@@ -211,6 +217,7 @@ mod tests {
             Err(ClockError::Drift { hlc: at(1_101), ahead_ms: 101, bound_ms: 100 })
         );
         assert_eq!(Clock::check_drift(at(1_101), 1_000, 1_001, bound), Ok(()));
+        assert!(Clock::check_drift(Hlc::MAX, 1_000, 1_001, bound).is_err());
     }
 
     #[test]

@@ -82,6 +82,14 @@ pub enum Error {
         /// The remote's name.
         name: String,
     },
+    /// The remote has heads but no group object.
+    #[error(
+        "remote {name:?} has lost its group object: sync a device that has synced with it before, after `isle remote remove {name}` and adding it again"
+    )]
+    GroupMissing {
+        /// The remote's name.
+        name: String,
+    },
     /// Something in the remote is not what its writer wrote.
     #[error("remote {name:?}: {what} of site {site} is refused: {reason}")]
     Refused {
@@ -148,7 +156,9 @@ impl Error {
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
             | Error::Store(StoreError::OtherGroup { .. } | StoreError::SchemaConflict { .. }) => ErrorKind::Decision,
-            Error::ConflictRowGone { .. } | Error::RemoteEmptied { .. } => ErrorKind::Decision,
+            Error::ConflictRowGone { .. } | Error::RemoteEmptied { .. } | Error::GroupMissing { .. } => {
+                ErrorKind::Decision
+            }
             Error::OtherGroup { .. }
             | Error::Store(
                 StoreError::Untrackable { .. } | StoreError::Refused { .. } | StoreError::NewerFormat { .. },

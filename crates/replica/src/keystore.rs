@@ -127,6 +127,14 @@ impl KeyStore {
         write(&self.site_path(site), record, true)
     }
 
+    /// Waits until no other process syncs as this site; the lock ends with the file that is given back.
+    pub(crate) fn lock(&self, site: SiteId) -> Result<fs::File, Error> {
+        let path = self.home.join("sites").join(format!("{site}.lock"));
+        let locked = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let locked = locked.and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|source| Error::KeyStore { path, source })
+    }
+
     fn site_path(&self, site: SiteId) -> PathBuf {
         self.home.join("sites").join(format!("{site}.json"))
     }

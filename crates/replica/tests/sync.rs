@@ -352,3 +352,78 @@ async fn a_damaged_own_head_is_put_again() {
     assert_eq!(report.refused, [""; 0]);
     assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
 }
+
+#[tokio::test]
+async fn a_strangers_head_neither_silences_nor_stops_a_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b) = (first(folder.path(), "a"), device(folder.path(), "b"));
+    a.add_open_remote("r", remote.clone()).unwrap();
+    b.add_open_remote("r", remote.clone()).unwrap();
+    a.sync().await.unwrap();
+    // A head that claims to have everything of `a`, and names a segment and a schema operation that do not exist.
+    let site = a.status().unwrap().site;
+    let mut evil = isle_blobs::Head::new(isle::SiteId::from_bytes([9; 16]), "evil");
+    evil.last_version = 7;
+    evil.tail = vec![isle_blobs::Frame::header(site, u64::MAX >> 20, vec![1, 2, 3])];
+    evil.schema_heads = vec![[7; 16]];
+    remote.put_head(&evil).await.unwrap();
+    a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1)", &[])).unwrap();
+    let report = a.sync().await.unwrap().remove(0);
+    assert_eq!((report.pushed_versions, report.refused.len()), (1, 1), "{report:?}");
+    b.sync().await.unwrap();
+    assert_eq!(count(&b), 1);
+}
+
+#[tokio::test]
+async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
+    use isle_blobs::Head;
+    let folder = tempfile::tempdir().unwrap();
+    let table = |name: &str| {
+        let key = isle_schema::KeyColumn {
+            name: "id".into(),
+            affinity: isle_schema::Affinity::Integer,
+            collation: isle_schema::Collation::Binary,
+        };
+        isle_schema::Table::new("default", name, vec![key], &["v"], true)
+    };
+    for (n, (create, index)) in [
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE INDEX evil ON isle_log(hlc)"),
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE UNIQUE INDEX evil ON notes(title)"),
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE UNIQUE INDEX evil ON x(v)"),
+        ("CREATE TABLE x AS SELECT 1 AS id, 2 AS v", "CREATE INDEX i ON x(v)"),
+        ("CREATE TABLE y(id INTEGER PRIMARY KEY, v)", "CREATE INDEX i ON y(v)"),
+        ("CREATE TABLE x(id TEXT PRIMARY KEY, v)", "CREATE INDEX i ON x(v)"),
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY)", "SELECT 1"),
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v) -- ; \n syntax error (", "SELECT 1"),
+        ("CREATE TEMP TABLE x(id INTEGER PRIMARY KEY, v)", "SELECT 1"),
+        ("CREATE VIEW x AS SELECT 1 AS id", "SELECT 1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let remote = Remote::in_memory();
+        let a = first(folder.path(), &format!("a{n}"));
+        a.add_open_remote("r", remote.clone()).unwrap();
+        a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1), (2, 'y', 2)", &[])).unwrap();
+        a.sync().await.unwrap();
+        let before = a.read(|q| q.all::<String>("SELECT name FROM sqlite_schema ORDER BY 1", &[])).unwrap();
+        let definition = isle_schema::TableDefinition {
+            table: table("x"),
+            create_sql: create.to_owned(),
+            index_sql: vec![index.to_owned()],
+        };
+        let step = isle_schema::Step::CreateTable(definition);
+        let operation = isle_schema::Migration { app: "default".into(), parents: vec![], steps: vec![step] };
+        let (id, bytes) = operation.encode().unwrap();
+        remote.put_schema(*id.as_bytes(), &bytes.into()).await.unwrap();
+        let mut evil = Head::new(isle::SiteId::from_bytes([9; 16]), "evil");
+        evil.schema_heads = vec![*id.as_bytes()];
+        remote.put_head(&evil).await.unwrap();
+        let report = a.sync().await.unwrap().remove(0);
+        assert_eq!(report.refused.len(), 1, "{create}; {index}: {report:?}");
+        let after = a.read(|q| q.all::<String>("SELECT name FROM sqlite_schema ORDER BY 1", &[])).unwrap();
+        assert_eq!(before, after, "{create}; {index}");
+        a.write(|tx| tx.execute("INSERT INTO notes VALUES(3, 'z', 3)", &[])).unwrap();
+    }
+}

@@ -612,7 +612,7 @@ impl Merge<'_, '_> {
             *direct.lock().unwrap_or_else(PoisonError::into_inner) = exact;
         }
         match self.table.delete(self.conn, key) {
-            Err(error) if error.is_constraint() => self.without_triggers(|merge| merge.table.delete(merge.conn, key)),
+            Err(error) if error.is_refusal() => self.without_triggers(|merge| merge.table.delete(merge.conn, key)),
             other => other,
         }
     }
@@ -625,11 +625,11 @@ impl Merge<'_, '_> {
         cells: &[ValueRef<'_>],
     ) -> Result<(), StoreError> {
         match self.table.write(self.conn, new, key, mask, cells) {
-            Err(error) if error.is_constraint() => {
+            Err(error) if error.is_refusal() => {
                 let again = self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells));
                 match again {
                     // The table has a constraint here that its author's has not. A merge must not stop for that either.
-                    Err(error) if error.is_constraint() => {
+                    Err(error) if error.is_refusal() => {
                         let row = Row { key: key.to_vec(), ..Row::default() };
                         let refused = Incoming { mask: mask.to_vec(), cells: cells.to_vec() };
                         self.journal_incoming(&row, &refused, None, Reason::Constraint)

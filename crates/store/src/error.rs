@@ -205,6 +205,14 @@ impl StoreError {
         }
     }
 
+    /// Whether the table's own triggers, indexes or constraints refuse a row, rather than the disk or a lock.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, StoreError::Sqlite { source, .. } if matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::Unknown | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+        ))
+    }
+
     /// Whether the error is a violated constraint (UNIQUE, CHECK, NOT NULL, foreign key or a trigger's RAISE).
     pub fn is_constraint(&self) -> bool {
         matches!(self, StoreError::Sqlite { source, .. }

@@ -33,6 +33,8 @@ struct Names {
     /// Replicated tables from which a trigger of the app deletes.
     deleted_by_triggers: HashSet<String>,
     refusal: Option<String>,
+    /// The table that a schema operation declares.
+    creating: Option<String>,
 }
 
 /// The authorizer's state, shared with the connection that it guards.
@@ -69,6 +71,14 @@ impl Guard {
         names.replicated = tables.iter().map(|tracked| tracked.table.name.to_ascii_lowercase()).collect();
         let queued = tables.iter().filter(|tracked| !tracked.hookable());
         names.queued = queued.flat_map(|tracked| crate::triggers::names(tracked.no)).collect();
+    }
+
+    /// Runs `f` with statements compiled as those of a schema operation that declares this table.
+    pub(crate) fn creating<T>(&self, table: &str, f: impl FnOnce() -> T) -> T {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).creating = Some(table.to_owned());
+        let result = self.with(Mode::Schema, f);
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).creating = None;
+        result
     }
 
     /// Why the last statement was refused, if it was.
@@ -113,7 +123,7 @@ impl Guard {
             }
             names.refuse_app(context, own_trigger)
         } else if mode == Mode::Schema as u8 {
-            refuse_schema(context)
+            names.refuse_schema(context)
         } else {
             None
         };
@@ -183,18 +193,22 @@ impl Names {
     }
 }
 
-/// What the SQL of a received schema operation may do: create tables and indexes, nothing else.
-fn refuse_schema(context: &AuthContext<'_>) -> Option<String> {
-    match context.action {
-        AuthAction::CreateTable { table_name } if !table_name.to_ascii_lowercase().starts_with("isle_") => None,
-        AuthAction::CreateIndex { .. } | AuthAction::Reindex { .. } | AuthAction::Select | AuthAction::Read { .. } => {
-            None
+impl Names {
+    /// What the SQL of a received schema operation may do: create the table that it declares and indexes on it, nothing else.
+    /// A plain CREATE never compiles a SELECT, so that CREATE TABLE … AS is refused too.
+    fn refuse_schema(&self, context: &AuthContext<'_>) -> Option<String> {
+        let declared = |name: &str| self.creating.as_deref().is_some_and(|table| table.eq_ignore_ascii_case(name));
+        match context.action {
+            AuthAction::CreateTable { table_name } if declared(table_name) => None,
+            AuthAction::CreateIndex { table_name, .. } if declared(table_name) => None,
+            AuthAction::Reindex { .. } | AuthAction::Read { .. } => None,
+            AuthAction::Insert { table_name: "sqlite_master" | "sqlite_schema" } => None,
+            AuthAction::Update { table_name: "sqlite_master" | "sqlite_schema", .. } => None,
+            AuthAction::Function { function_name } if !is_nondeterministic(function_name) => None,
+            other => {
+                Some(format!("it may only create the table that it declares and its indexes, and wants {other:?}"))
+            }
         }
-        AuthAction::Insert { table_name: "sqlite_master" | "sqlite_schema" } => None,
-        AuthAction::Update { table_name: "sqlite_master" | "sqlite_schema", .. } => None,
-        AuthAction::Function { function_name } if !is_nondeterministic(function_name) => None,
-        AuthAction::Recursive => None,
-        other => Some(format!("a schema operation may only create tables and indexes, this one wants {other:?}")),
     }
 }
 

@@ -194,6 +194,9 @@ pub(crate) fn changeset(
     site: SiteId,
     version: u64,
 ) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, StoreError> {
+    if version_of(log_id(0, version)) != version {
+        return Ok(None);
+    }
     let sql =
         "SELECT l.header, l.body FROM isle_site AS s JOIN isle_log AS l ON l.id = (s.no << 44 | ?2) WHERE s.id = ?1";
     let mut statement = conn.prepare_cached(sql).doing("read the log")?;
@@ -205,6 +208,9 @@ pub(crate) fn changeset(
 pub(crate) fn header(conn: &Connection, site: SiteId, version: u64) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
     let Some(no) = known_site_no(conn, site)? else { return Ok(None) };
     let id = log_id(no, version);
+    if version_of(id) != version {
+        return Ok(None);
+    }
     Ok(crate::clocks::one(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])?.map(|header| (id, header)))
 }
 
@@ -263,6 +269,8 @@ struct Next {
     site: SiteId,
     version: u64,
     chain: Hash,
+    /// The time of the version before.
+    hlc: u64,
 }
 
 fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(bool, Applied), StoreError> {
@@ -318,7 +326,7 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
 
 /// Sites of which something waits in the log.
 fn waiting_sites(conn: &Connection, own: i64) -> Result<Vec<Next>, StoreError> {
-    let sql = "SELECT no, id, version, chain FROM isle_site AS s WHERE no <> ?1 AND EXISTS
+    let sql = "SELECT no, id, version, chain, hlc FROM isle_site AS s WHERE no <> ?1 AND EXISTS
                (SELECT 1 FROM isle_log WHERE id > (s.no << 44 | s.version) AND id < (s.no + 1) << 44) ORDER BY id";
     let mut statement = conn.prepare_cached(sql).doing("look for waiting changesets")?;
     let rows = statement.query_map([own], |row| {
@@ -328,6 +336,7 @@ fn waiting_sites(conn: &Connection, own: i64) -> Result<Vec<Next>, StoreError> {
             site: SiteId::from_bytes(row.get(1)?),
             version: row.get::<_, i64>(2)? as u64 + 1,
             chain: chain.unwrap_or_default(),
+            hlc: row.get::<_, i64>(4)? as u64,
         })
     });
     rows.doing("look for waiting changesets")?.collect::<Result<_, _>>().doing("look for waiting changesets")
@@ -363,6 +372,9 @@ fn ready(
     };
     if header.previous != next.chain {
         return refused(DecodeError::Hash { what: "chain of the site's versions" });
+    }
+    if header.hlc.bits() <= next.hlc {
+        return refused(DecodeError::Inconsistent { what: "time of the site's versions, which must rise," });
     }
     for head in &header.heads {
         if !crate::track::is_known(conn, *head)? {
@@ -518,6 +530,7 @@ fn merge_one<'c>(
     let mut statement = conn.prepare_cached(sql).doing("advance the version vector")?;
     let values = params![next.no, next.version as i64, header.hlc.bits() as i64, next.chain];
     statement.execute(values).doing("advance the version vector")?;
+    next.hlc = header.hlc.bits();
     next.version += 1;
     Ok(())
 }
@@ -542,6 +555,11 @@ pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64) -> Resu
         let bad = |source| StoreError::BadChangeset { site, version: version_of(id), source };
         let header = Header::decode(&encoded).map_err(bad)?;
         let count = header.blocks.len();
+        // What came while the table was untracked was not held against it then.
+        if let Err(why) = open_blocks(engine, id, &header)? {
+            tracing::warn!(%site, version = header.version, ?why, "a changeset is passed over");
+            continue;
+        }
         let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
         applier.apply(&engine.by_id, &header, Some(table), None, |n| block(conn, id, count, n)?.ok_or_else(missing))?;
     }

@@ -57,6 +57,9 @@ impl Own {
     }
 }
 
+/// Sites that a file can know: their numbers are the upper bits of log ids.
+const SITES_MAX: i64 = 1 << 18;
+
 /// The id of a site by its local number.
 pub(crate) fn site_id(conn: &Connection, no: i64) -> Result<SiteId, StoreError> {
     let id = crate::clocks::one::<[u8; 16]>(conn, "SELECT id FROM isle_site WHERE no = ?1", [no])?;
@@ -71,7 +74,11 @@ pub(crate) fn site_no(conn: &Connection, site: SiteId) -> Result<i64, StoreError
     }
     conn.execute("INSERT INTO isle_site(id, version, hlc) VALUES(?1, 0, 0)", [site.as_bytes()])
         .doing("record a site")?;
-    Ok(conn.last_insert_rowid())
+    let no = conn.last_insert_rowid();
+    if no > SITES_MAX {
+        return Err(StoreError::Internal { table: "isle_site", detail: format!("more than {SITES_MAX} sites") });
+    }
+    Ok(no)
 }
 
 /// The local number of a site that was heard of.

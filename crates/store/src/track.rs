@@ -9,12 +9,14 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use crate::clocks::{ClockTable, from_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
-use crate::guard::Mode;
 use crate::layout::{self, quoted};
 use crate::own::Own;
 use crate::seal::{Sealed, Sealer, Touch};
 use crate::tracked::{self, Tracked, collation_name, join};
 use crate::{StoreError, triggers};
+
+/// Tables of one schema operation that are taken from another device.
+const TABLES_MAX: usize = 1_000;
 
 /// Tracks tables by name: one schema operation, one baseline version with the rows that are there.
 pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<Option<Sealed>, StoreError> {
@@ -54,11 +56,18 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
         return Ok(id);
     }
     let app: String = layout::require_meta(&engine.conn, "app")?;
+    if migration.steps.len() > TABLES_MAX {
+        let reason = format!("it declares {} tables, at most {TABLES_MAX} are taken at once", migration.steps.len());
+        return Err(StoreError::SchemaConflict { id: id.to_string(), table: String::new(), reason });
+    }
     let conflict =
         |table: &str, reason: String| StoreError::SchemaConflict { id: id.to_string(), table: table.into(), reason };
     let mut definitions = Vec::new();
     for definition in migration.tables() {
         let table = &definition.table;
+        if definitions.iter().any(|other: &TableDefinition| other.table.id == table.id) {
+            return Err(conflict(&table.name, "it is declared twice".to_owned()));
+        }
         if let Some(local) = engine.by_id.get(&table.id) {
             match table.columns.iter().find(|column| local.cell_of(column.id).is_none()) {
                 Some(column) => {
@@ -74,7 +83,7 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
             }
         }
         match tracked::introspect(&engine.conn, &app, &table.name) {
-            Err(StoreError::NoSuchTable { .. }) => create(engine, definition, id)?,
+            Err(StoreError::NoSuchTable { .. }) => create(engine, &app, definition, id)?,
             Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(&table.name, reason)),
             Err(error) => return Err(error),
             Ok(local) if local.table.id != table.id => {
@@ -118,14 +127,29 @@ fn record(conn: &Connection, id: MigrationId, body: &[u8]) -> Result<(), StoreEr
 }
 
 /// Runs the author's CREATE statements under a guard, and checks that they made what the model says.
-fn create(engine: &Engine, definition: &TableDefinition, id: MigrationId) -> Result<(), StoreError> {
-    let table = &definition.table.name;
+fn create(engine: &Engine, app: &str, definition: &TableDefinition, id: MigrationId) -> Result<(), StoreError> {
+    let model = &definition.table;
+    let conflict =
+        |reason: String| StoreError::SchemaConflict { id: id.to_string(), table: model.name.clone(), reason };
     for sql in std::iter::once(&definition.create_sql).chain(&definition.index_sql) {
-        let result = engine.guard.with(Mode::Schema, || engine.conn.execute(sql, []));
+        let result = engine.guard.creating(&model.name, || engine.conn.execute(sql, []));
         if let Some(reason) = engine.guard.take_refusal() {
-            return Err(StoreError::SchemaConflict { id: id.to_string(), table: table.clone(), reason });
+            return Err(conflict(reason));
         }
-        result.doing(&format!("create table {table}"))?;
+        result.map_err(|error| match StoreError::sqlite("create the table", error) {
+            // Broken SQL is the operation's fault; a full disk is not.
+            StoreError::Sqlite { source, .. } => conflict(source.to_string()),
+            other => other,
+        })?;
+    }
+    let made = match tracked::introspect(&engine.conn, app, &model.name) {
+        Ok(made) => made.table,
+        Err(StoreError::NoSuchTable { .. }) => return Err(conflict("its SQL makes another table".to_owned())),
+        Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(reason)),
+        Err(other) => return Err(other),
+    };
+    if made.id != model.id || made.rowid_key != model.rowid_key || made.columns != model.columns {
+        return Err(conflict("its SQL does not make the table that it declares".to_owned()));
     }
     Ok(())
 }

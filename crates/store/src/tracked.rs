@@ -188,7 +188,7 @@ fn find(conn: &Connection, name: &str) -> Result<(String, String, Option<String>
 }
 
 fn is_strict(conn: &Connection, name: &str) -> Result<bool, StoreError> {
-    let sql = "SELECT strict FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
+    let sql = "SELECT strict FROM pragma_table_list(?1) WHERE schema = 'main'";
     Ok(conn.query_row(sql, [name], |row| row.get(0)).optional().doing("read the table's kind")?.unwrap_or(false))
 }
 

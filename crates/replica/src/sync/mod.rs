@@ -145,6 +145,8 @@ struct Session<'a> {
     /// Heads of others as they stand, and of this replica if it has one there.
     heads: Vec<Head>,
     own: Option<Head>,
+    /// Held against other processes on this file: a head has one writer.
+    _lock: std::fs::File,
     /// The own head must be put again whether there is news or not: the one that stands is damaged.
     repair: bool,
     report: SyncReport,
@@ -196,6 +198,8 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
 impl<'a> Session<'a> {
     async fn start(inner: &'a Arc<Inner>, options: &'a SyncOptions, row: RemoteRow) -> Result<Session<'a>, Error> {
         let remote = open(inner, &row)?;
+        let site = inner.store.status()?.site;
+        let lock = blocking(inner, move |inner| inner.key_store()?.lock(site)).await?;
         let site = blocking(inner, |inner| {
             let before = inner.store.status()?.site;
             inner.store.seal()?;
@@ -205,7 +209,19 @@ impl<'a> Session<'a> {
         let state = RemoteState::read(&row);
         let new_site = (before != site).then(|| site.to_string());
         let report = SyncReport { remote: row.name.clone(), new_site, ..SyncReport::default() };
-        Ok(Session { inner, options, row, remote, state, site, heads: Vec::new(), own: None, repair: false, report })
+        Ok(Session {
+            inner,
+            options,
+            row,
+            remote,
+            state,
+            site,
+            heads: Vec::new(),
+            own: None,
+            _lock: lock,
+            repair: false,
+            report,
+        })
     }
 
     async fn finish(mut self) -> Result<SyncReport, Error> {
@@ -219,7 +235,7 @@ impl<'a> Session<'a> {
             self.state.schema.clear();
         }
         if self.state.group.is_none() || gone {
-            self.join_group().await?;
+            self.join_group(refs.is_empty()).await?;
         }
         self.look_at_own_head(&refs).await?;
         self.report.replicas = refs.len() as u64 + u64::from(self.own.is_none());
@@ -253,11 +269,15 @@ impl<'a> Session<'a> {
     }
 
     /// The remote's group becomes this replica's, or this replica's the remote's.
-    async fn join_group(&mut self) -> Result<(), Error> {
+    async fn join_group(&mut self, empty: bool) -> Result<(), Error> {
         let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
         let found = match self.remote.group().await.map_err(|source| self.failed(source))? {
             Some(found) => found,
-            None if self.state.group.is_some() => return Err(Error::RemoteEmptied { name: self.row.name.clone() }),
+            // Others are there, so the group object alone is lost: a member puts it again, a newcomer cannot know it.
+            None if !empty && status.published == 0 => return Err(Error::GroupMissing { name: self.row.name.clone() }),
+            None if empty && self.state.group.is_some() => {
+                return Err(Error::RemoteEmptied { name: self.row.name.clone() });
+            }
             None => {
                 let group = GroupObject::new(status.group, status.app.clone());
                 self.remote.create_group(&group).await.map_err(|source| self.failed(source))?
@@ -327,8 +347,14 @@ impl<'a> Session<'a> {
             Ok(last == 0 || header.is_some_and(|header| isle_changeset::Header::hash(&header) == chain))
         });
         if mine.await? {
-            self.put_seen(&head, etag).await?;
-            self.own = Some(head);
+            let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
+            if push::is_sound(&head, &vector) {
+                self.put_seen(&head, etag).await?;
+                self.own = Some(head);
+            } else {
+                tracing::warn!(site = %self.site, "the own head is not what this replica writes; it is written anew from the log");
+                self.repair = true;
+            }
             return Ok(());
         }
         tracing::warn!(site = %self.site, version = last, "the remote has a version of this site that this file never wrote");
@@ -375,15 +401,28 @@ pub(crate) async fn check(inner: &Arc<Inner>, options: &SyncOptions) -> Result<V
             ..CheckReport::default()
         };
         for head in refs {
-            let Some((head, _)) = remote.get_head(head.site).await.map_err(failed)? else { continue };
+            let head = match remote.get_head(head.site).await {
+                Ok(Some((head, _))) => head,
+                Ok(None) => continue,
+                Err(
+                    error @ (RemoteError::Corrupt { .. }
+                    | RemoteError::TooLarge { .. }
+                    | RemoteError::NewerFormat { .. }),
+                ) => {
+                    tracing::warn!(site = %head.site, %error, "a head cannot be read");
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
             if head.site == status.site {
                 report.remote_version = head.last_version;
             } else {
-                report.behind += head.last_version.saturating_sub(vector.get(head.site));
+                let behind = head.last_version.saturating_sub(vector.get(head.site));
+                report.behind = report.behind.saturating_add(behind);
             }
         }
         report.ahead = status.version.saturating_sub(report.remote_version);
-        report.diverged = report.behind > 0 && report.ahead + report.queued > 0;
+        report.diverged = report.behind > 0 && (report.ahead > 0 || report.queued > 0);
         reports.push(report);
     }
     Ok(reports)

@@ -27,19 +27,17 @@ impl Session<'_> {
                 self.heads.push(head.clone());
                 continue;
             }
-            if let Err(error) = self.pull_site(reference.site, seen.map(|(_, head)| head)).await {
-                match error {
-                    // One site's broken data must not stop the others'.
-                    Error::Refused { .. }
-                    | Error::Store(StoreError::SchemaConflict { .. } | StoreError::Migration(_)) => {
-                        tracing::warn!(site = %reference.site, %error, "refused");
-                        let refusal = error.to_string();
-                        if !self.report.refused.contains(&refusal) {
-                            self.report.refused.push(refusal);
-                        }
+            match self.pull_site(reference.site, seen.map(|(_, head)| head)).await {
+                Err(error) if is_outage(&error) => return Err(error),
+                // One site's broken data must not stop the others'.
+                Err(error) => {
+                    tracing::warn!(site = %reference.site, %error, "refused");
+                    let refusal = error.to_string();
+                    if !self.report.refused.contains(&refusal) {
+                        self.report.refused.push(refusal);
                     }
-                    other => return Err(other),
                 }
+                Ok(()) => {}
             }
         }
         self.merge().await
@@ -57,7 +55,7 @@ impl Session<'_> {
             Err(source) => return Err(self.failed(source)),
         };
         if let Some(last) = last
-            && (head.epoch, head.last_version) < (last.epoch, last.last_version)
+            && head.last_version < last.last_version
         {
             tracing::warn!(site = %site, was = last.last_version, now = head.last_version, "a head went back; it is not followed");
             self.report.stale.push(site.to_string());
@@ -223,6 +221,30 @@ impl Session<'_> {
                 self.report.refused.push(refusal);
             }
         }
+    }
+}
+
+/// Whether an error is about the remote or this file as a whole, rather than about one site's data.
+fn is_outage(error: &Error) -> bool {
+    match error {
+        Error::Remote { source, .. } => !matches!(
+            source,
+            RemoteError::Missing { .. }
+                | RemoteError::Corrupt { .. }
+                | RemoteError::TooLarge { .. }
+                | RemoteError::NewerFormat { .. }
+                | RemoteError::NotARemote { .. }
+        ),
+        Error::Store(error) => matches!(
+            error,
+            StoreError::Busy { .. }
+                | StoreError::DiskFull { .. }
+                | StoreError::ReadOnly { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Internal { .. }
+        ),
+        Error::Refused { .. } => false,
+        _ => true,
     }
 }
 

@@ -46,13 +46,17 @@ impl Session<'_> {
         // Only a write that goes out needs the disk first.
         blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
         self.put_schema(&schema_heads).await?;
-        self.report.pushed_versions += version - head.last_version;
+        self.report.pushed_versions += version.saturating_sub(head.last_version);
         let obsolete = self.put_changesets(&mut head, &missing).await?;
         head.device = device;
         head.last_version = version;
         head.chain = chain;
         head.schema_heads = schema;
         head.acknowledged = vector;
+        if head.encode().is_err() {
+            // Too many sites for one object: what was acknowledged is of use only when garbage is collected.
+            head.acknowledged = VersionVector::new();
+        }
         let etag = self.remote.put_head(&head).await.map_err(|source| self.failed(source))?;
         self.put_seen(&head, etag).await?;
         self.own = Some(head);
@@ -69,12 +73,13 @@ impl Session<'_> {
     fn missing(&self, own: &Head, vector: &VersionVector) -> Vec<Range> {
         let mut covered = VersionVector::new();
         for head in self.heads.iter().chain(std::iter::once(own)) {
-            covered.advance(head.site, head.last_version);
+            covered.advance(head.site, head.last_version.min(vector.get(head.site)));
             let segments = head.segments.iter().flat_map(|segment| &segment.contents);
             let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
             for (site, last) in segments.map(|range| (range.site, range.last)).chain(tail) {
-                if site != head.site {
-                    covered.advance(site, last);
+                // What others say of this site counts for nothing, and of the rest no more than is here.
+                if site != head.site && site != own.site {
+                    covered.advance(site, last.min(vector.get(site)));
                 }
             }
         }
@@ -182,6 +187,20 @@ struct Changeset {
     header: Bytes,
     blocks: usize,
     only: Option<Vec<u8>>,
+}
+
+/// Whether an own head can be built upon: it speaks of versions that are here, and covers all that it claims.
+pub(super) fn is_sound(head: &Head, vector: &VersionVector) -> bool {
+    let ranges = head.segments.iter().flat_map(|segment| &segment.contents).map(|r| (r.site, r.first, r.last));
+    let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
+    let all: Vec<(SiteId, u64, u64)> = ranges.chain(tail).collect();
+    let here = all.iter().all(|(site, first, last)| *first > 0 && first <= last && vector.contains(*site, *last));
+    let mut own: Vec<(u64, u64)> =
+        all.iter().filter(|(site, ..)| *site == head.site).map(|(_, a, b)| (*a, *b)).collect();
+    own.sort_unstable();
+    let covered =
+        own.iter().fold(0, |covered, (first, last)| if *first <= covered + 1 { covered.max(*last) } else { covered });
+    here && covered >= head.last_version && vector.contains(head.site, head.last_version)
 }
 
 /// About how many bytes the versions take.
