@@ -1,5 +1,7 @@
 //! The replicas of the group and their names.
 
+use std::collections::HashMap;
+
 use isle::{Replica, SiteId, Status};
 use serde_json::json;
 
@@ -11,29 +13,30 @@ use crate::output::{Cell, Out, write_time};
 /// What people call the sites of a group.
 #[derive(Debug)]
 pub(crate) struct Names {
-    known: Vec<(SiteId, String)>,
+    known: HashMap<SiteId, String>,
+    /// How many sites have a name.
+    bearers: HashMap<String, usize>,
 }
 
 impl Names {
     pub(crate) fn new(status: &Status) -> Names {
-        let mut known: Vec<(SiteId, String)> = Vec::new();
-        for site in &status.sites {
-            let name = if site.own { Some(&status.device.name) } else { site.name.as_ref() };
-            known.push((site.id, name.cloned().unwrap_or_default()));
+        let mut known = HashMap::from([(status.site, status.device.name.clone())]);
+        for site in status.sites.iter().filter(|site| !site.own) {
+            known.insert(site.id, site.name.clone().unwrap_or_default());
         }
-        if !known.iter().any(|(id, _)| *id == status.site) {
-            known.push((status.site, status.device.name.clone()));
+        let mut bearers = HashMap::new();
+        for name in known.values() {
+            *bearers.entry(name.clone()).or_insert(0) += 1;
         }
-        Names { known }
+        Names { known, bearers }
     }
 
     /// The device's name; with the site's id where that is not enough.
     pub(crate) fn of(&self, site: SiteId) -> String {
-        let name = self.known.iter().find(|(id, _)| *id == site).map_or("", |(_, name)| name.as_str());
-        let same = self.known.iter().filter(|(_, other)| other == name).count();
-        match (name, same) {
+        let name = self.known.get(&site).map_or("", String::as_str);
+        match (name, self.bearers.get(name)) {
             ("", _) => site.short(),
-            (name, 1) => name.to_owned(),
+            (name, Some(1)) => name.to_owned(),
             (name, _) => format!("{name} ({})", site.short()),
         }
     }
