@@ -147,6 +147,7 @@ impl Engine {
         self.data_version = -1;
         // The temporary triggers, if this transaction made them, went with it.
         self.schema_version = -1;
+        self.guarded.clear();
         self.queue_empty = false;
         self.capture.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if !self.conn.is_autocommit()
@@ -260,7 +261,7 @@ impl Engine {
             let keys = join(tracked.table.key.iter().map(|column| format!("OLD.{}", quoted(&column.name))), ", ");
             let (no, on) = (tracked.no, quoted(&tracked.table.name));
             let sql = format!(
-                "CREATE TEMP TRIGGER isle_guard{no} BEFORE DELETE ON main.{on} WHEN NOT isle_direct({keys})
+                "CREATE TEMP TRIGGER IF NOT EXISTS isle_guard{no} BEFORE DELETE ON main.{on} WHEN NOT isle_direct({keys})
                  BEGIN SELECT RAISE(IGNORE); END"
             );
             self.conn.execute_batch(&sql).doing("guard a table")?;

@@ -102,7 +102,7 @@ impl Guard {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let own_trigger = context.accessor.is_some_and(|name| name.starts_with("isle_"));
         if let (AuthAction::Insert { table_name: "isle_queue" }, Some(trigger)) = (context.action, context.accessor) {
-            let stands_aside = merges || (mode == Mode::App as u8 && !names.queued.contains(trigger));
+            let stands_aside = merges || !names.queued.contains(trigger);
             return if stands_aside && own_trigger { Authorization::Ignore } else { Authorization::Allow };
         }
         if merges && context.accessor.is_some() && !own_trigger {

@@ -1,8 +1,8 @@
 //! Capture, seal, log and merge on a SQLite file: the only room that knows SQLite.
 //!
 //! # Promises
-//! * Tracked tables stay ordinary tables. Any client of SQLite 3.38 or later writes to them; plain-SQL triggers note what it
-//!   touched. Nothing of the file's schema needs isle to be opened, read or written.
+//! * Tracked tables stay ordinary tables. Any client writes to them (SQLite 3.40 is tested, nothing newer than 3.23 is used);
+//!   plain-SQL triggers note what it touched. Nothing of the file's schema needs isle to be opened, read or written.
 //! * A transaction becomes one changeset, sealed in the same SQLite transaction when it came through [`Store::write`], at the next
 //!   touch otherwise. What several foreign transactions did until then becomes one changeset: never split, possibly
 //!   joined.

@@ -1,4 +1,4 @@
-//! Capture by plain SQL: triggers that any client from SQLite 3.38 on runs, with no function of isle's.
+//! Capture by plain SQL: triggers that any client from SQLite 3.23 on runs (3.40 is tested), with no function of isle's.
 //!
 //! Each trigger appends to `isle_queue` in the user's own transaction: the table's number, the wall time, a mask of
 //! changed cells (−1 = all) and the key. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would

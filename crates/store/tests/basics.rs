@@ -409,3 +409,20 @@ fn a_first_transaction_that_is_rolled_back_does_not_take_the_capture_with_it() {
     settle(&[&a, &b]);
     assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(2)"]);
 }
+
+#[test]
+fn what_goes_through_the_escape_hatch_is_captured_once() {
+    let schema = format!(
+        "{NOTES}; CREATE TABLE log(id INTEGER PRIMARY KEY); CREATE TRIGGER x AFTER INSERT ON notes BEGIN SELECT 1; END"
+    );
+    let (a, b) = (Device::new(1, &schema), Device::new(2, &schema));
+    a.store
+        .write(|tx| {
+            Ok::<_, StoreError>(tx.rusqlite().execute("INSERT INTO notes(id, title) VALUES(1, 'x')", []).map(|_| ())?)
+        })
+        .unwrap();
+    assert_eq!(a.store.status().unwrap().queued, 0);
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(1)"]);
+    assert_eq!(a.store.status().unwrap().version, 1);
+}
