@@ -35,7 +35,7 @@ pub(crate) fn run(conn: &Connection) -> Result<Report, StoreError> {
     let mut report = Report::default();
     integrity(conn, &mut report)?;
     foreign_keys(conn, &mut report)?;
-    for (_, loaded) in load_each(conn)? {
+    for loaded in load_each(conn)? {
         match loaded {
             Ok(tracked) => table(conn, &tracked, &mut report)?,
             Err(error) => report.add("schema", error.to_string()),

@@ -332,7 +332,7 @@ pub(crate) fn check_format(conn: &Connection, options: &Options) -> Result<(), S
 /// The tracked tables of the file that are as they should be. One that was altered past isle stands still; `check` reports it.
 pub(crate) fn load_tables(conn: &Connection) -> Result<Vec<Arc<Tracked>>, StoreError> {
     let mut tables = Vec::new();
-    for (_, loaded) in load_each(conn)? {
+    for loaded in load_each(conn)? {
         match loaded {
             Ok(tracked) => tables.push(Arc::new(tracked)),
             Err(error @ StoreError::Drifted { .. }) => tracing::warn!(%error, "a tracked table stands still"),
@@ -342,8 +342,8 @@ pub(crate) fn load_tables(conn: &Connection) -> Result<Vec<Arc<Tracked>>, StoreE
     Ok(tables)
 }
 
-/// Every tracked table by name, or why it cannot be worked with.
-pub(crate) fn load_each(conn: &Connection) -> Result<Vec<(String, Result<Tracked, StoreError>)>, StoreError> {
+/// Every tracked table, or why it cannot be worked with.
+pub(crate) fn load_each(conn: &Connection) -> Result<Vec<Result<Tracked, StoreError>>, StoreError> {
     let mut statement = conn.prepare("SELECT no, def FROM isle_table ORDER BY no").doing("read the tracked tables")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
     let mut tables = Vec::new();
@@ -351,7 +351,7 @@ pub(crate) fn load_each(conn: &Connection) -> Result<Vec<(String, Result<Tracked
         let (no, definition) = row.doing("read the tracked tables")?;
         let table: Table = serde_json::from_str(&definition)
             .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
-        tables.push((table.name.clone(), tracked::load(conn, no, table)));
+        tables.push(tracked::load(conn, no, table));
     }
     Ok(tables)
 }
