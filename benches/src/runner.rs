@@ -131,7 +131,10 @@ mod tests {
         let data = Dataset::generate(400);
         let cx = Cx::new(&data, None)?;
         let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Plain)];
-        engines.extend(crate::crsqlite::find_extension().map(|it| Box::new(crate::crsqlite::CrSqlite::new(it)) as _));
+        #[cfg(feature = "cr-sqlite")]
+        engines.push(Box::new(crate::crsqlite::CrSqlite::new(
+            crate::crsqlite::find_extension().expect("run scripts/fetch-cr-sqlite"),
+        )));
         engines.push(Box::new(crate::isle::Isle));
         for workload in workload::ALL {
             for result in measure(workload, &mut engines, &cx, 1)? {

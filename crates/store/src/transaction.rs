@@ -21,6 +21,8 @@ pub struct Transaction<'a> {
     now_ms: u64,
     /// Changes went to the queue table: the rest must follow.
     spilled: Cell<bool>,
+    /// Open savepoints. Within one nothing goes to the queue table: its rollback would undo that for changes from before it.
+    savepoints: Cell<u32>,
 }
 
 impl std::fmt::Debug for Transaction<'_> {
@@ -31,7 +33,7 @@ impl std::fmt::Debug for Transaction<'_> {
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(engine: &'a Engine, now_ms: u64) -> Transaction<'a> {
-        Transaction { engine, now_ms, spilled: Cell::new(false) }
+        Transaction { engine, now_ms, spilled: Cell::new(false), savepoints: Cell::new(0) }
     }
 
     /// Runs one statement; gives the number of rows changed.
@@ -92,25 +94,20 @@ impl<'a> Transaction<'a> {
     /// What `f` gives.
     pub fn savepoint<T, E: From<StoreError>>(&self, f: impl FnOnce(&Transaction<'a>) -> Result<T, E>) -> Result<T, E> {
         let conn = &self.engine.conn;
-        let mark = self.capture().mark();
         let run = |sql: &str| self.engine.guard.with(Mode::Engine, || conn.execute_batch(sql)).doing("use a savepoint");
-        // What went to the queue table is undone with the savepoint, so memory must not hold older changes of it.
-        if self.spilled.get() {
-            self.spill()?;
-        }
-        let mark = if self.spilled.get() { self.capture().mark() } else { mark };
-        let spilled = self.spilled.get();
+        let mark = self.capture().mark();
         run("SAVEPOINT isle_savepoint")?;
-        match f(self) {
+        self.savepoints.set(self.savepoints.get() + 1);
+        let result = f(self);
+        self.savepoints.set(self.savepoints.get() - 1);
+        match result {
             Ok(value) => {
                 run("RELEASE isle_savepoint")?;
                 Ok(value)
             }
             Err(error) => {
                 run("ROLLBACK TO isle_savepoint; RELEASE isle_savepoint")?;
-                if self.spilled.get() == spilled {
-                    self.capture().rewind(mark);
-                }
+                self.capture().rewind(mark);
                 Err(error)
             }
         }
@@ -143,7 +140,7 @@ impl<'a> Transaction<'a> {
                 if self.engine.guard.take_schema_change() {
                     self.engine.schema_touched()?;
                 }
-                if self.capture().is_full() {
+                if self.savepoints.get() == 0 && self.capture().is_full() {
                     self.spill()?;
                 }
                 Ok(value)
