@@ -427,3 +427,37 @@ async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
         a.write(|tx| tx.execute("INSERT INTO notes VALUES(3, 'z', 3)", &[])).unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_a_dead_writers_lost_segment_held_is_published_by_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b) = (first(folder.path(), "a"), device(folder.path(), "b"));
+    a.add_open_remote("r", remote.clone()).unwrap();
+    b.add_open_remote("r", remote.clone()).unwrap();
+    a.write(|tx| {
+        (0..6000).try_for_each(|n| {
+            let text = format!("{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            tx.execute("INSERT INTO notes VALUES(?1, ?2, 1)", params![n, &text]).map(|_| ())
+        })
+    })
+    .unwrap();
+    a.sync().await.unwrap();
+    b.sync().await.unwrap();
+    let site = a.status().unwrap().site;
+    let (head, _) = remote.get_head(site).await.unwrap().unwrap();
+    assert!(!head.segments.is_empty(), "the rows are too many for the head itself");
+    for segment in &head.segments {
+        remote.delete_segment(site, segment).await.unwrap();
+    }
+    // `a` is never seen again; its head changes once more, so that `b` reads it and finds the segments gone.
+    let mut head = head;
+    head.last_version += 1;
+    head.segments[0].contents[0].last += 1;
+    remote.put_head(&head).await.unwrap();
+    assert_eq!(b.sync().await.unwrap().remove(0).refused.len(), 1);
+    let c = device(folder.path(), "c");
+    c.add_open_remote("r", remote).unwrap();
+    c.sync().await.unwrap();
+    assert_eq!(count(&c), 6000);
+}

@@ -426,3 +426,47 @@ fn what_goes_through_the_escape_hatch_is_captured_once() {
     assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(1)"]);
     assert_eq!(a.store.status().unwrap().version, 1);
 }
+
+/// More values than one transaction keeps in memory, 1 MiB each.
+fn insert_much(tx: &isle_store::Transaction<'_>, first: i64) -> Result<(), StoreError> {
+    for id in first..first + 70 {
+        tx.execute("INSERT INTO notes(id, body) VALUES(?1, zeroblob(1048576))", [id])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_transaction_larger_than_memory_allows_is_sealed_through_the_queue() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.store
+        .write(|tx| {
+            insert_much(tx, 1)?;
+            tx.execute("UPDATE notes SET title = 'last' WHERE id = 1", [])?;
+            tx.execute("DELETE FROM notes WHERE id = 2", []).map(|_| ())
+        })
+        .unwrap();
+    assert_eq!(a.store.status().unwrap().version, 1, "one transaction is one changeset");
+    settle(&[&a, &b]);
+    assert_eq!(
+        b.rows("SELECT count(*), sum(length(body)), count(title) FROM notes"),
+        ["Integer(69)|Integer(72351744)|Integer(1)"]
+    );
+}
+
+#[test]
+fn a_large_savepoint_that_is_undone_keeps_what_came_before_it() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.store
+        .write(|tx| {
+            tx.execute("INSERT INTO notes(id) VALUES(1000)", [])?;
+            let undone = tx.savepoint(|tx| {
+                insert_much(tx, 1)?;
+                Err::<(), _>(StoreError::RolledBack)
+            });
+            assert!(undone.is_err());
+            tx.execute("INSERT INTO notes(id) VALUES(1001)", []).map(|_| ())
+        })
+        .unwrap();
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(1000)", "Integer(1001)"]);
+}

@@ -27,11 +27,15 @@ impl Session<'_> {
                 self.heads.push(head.clone());
                 continue;
             }
-            match self.pull_site(reference.site, seen.map(|(_, head)| head)).await {
+            let last = seen.map(|(_, head)| head);
+            match self.pull_site(reference.site, last.clone()).await {
                 Err(error) if is_outage(&error) => return Err(error),
                 // One site's broken data must not stop the others'.
                 Err(error) => {
                     tracing::warn!(site = %reference.site, %error, "refused");
+                    // What its objects still hold need not be published here too; what is lost with them must be.
+                    let lost = matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment", .. });
+                    self.heads.extend(last.filter(|_| !lost));
                     let refusal = error.to_string();
                     if !self.report.refused.contains(&refusal) {
                         self.report.refused.push(refusal);
