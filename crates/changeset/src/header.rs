@@ -56,8 +56,9 @@ pub struct Header {
     pub previous: Hash,
     /// What the author had applied of other sites since its previous version.
     pub causes: Vec<Cause>,
-    /// Up to where every device of the group had everything, as far as the author knew.
-    pub floor: Vec<(SiteId, u64)>,
+    /// Up to where every device of the group has everything, as far as it rose since the author's previous version: whoever
+    /// applies this version collects what is below it first.
+    pub floor: Vec<Cause>,
     /// The author's last schema operations.
     pub heads: Vec<MigrationId>,
     /// The blocks, in order.
@@ -96,27 +97,15 @@ impl Header {
         out.extend(self.version.to_le_bytes());
         out.extend(self.hlc.bits().to_le_bytes());
         out.extend(self.previous);
-        put_varint(&mut out, self.causes.len() as u64);
-        for cause in &self.causes {
-            out.extend(cause.site.as_bytes());
-            put_varint(&mut out, cause.version);
-            out.extend(cause.hlc.bits().to_le_bytes());
-        }
-        put_varint(&mut out, self.floor.len() as u64);
-        for (site, version) in &self.floor {
-            out.extend(site.as_bytes());
-            put_varint(&mut out, *version);
-        }
+        put_causes(&mut out, &self.causes);
+        put_causes(&mut out, &self.floor);
         put_varint(&mut out, self.heads.len() as u64);
         for head in &self.heads {
             out.extend(head.as_bytes());
         }
         put_varint(&mut out, self.blocks.len() as u64);
         for block in &self.blocks {
-            put_varint(&mut out, u64::from(block.stored_bytes));
-            put_varint(&mut out, u64::from(block.raw_bytes));
-            put_varint(&mut out, u64::from(block.rows));
-            out.extend(block.hash);
+            put_block_info(&mut out, block);
         }
         out
     }
@@ -144,15 +133,17 @@ impl Header {
         let version = u64::from_le_bytes(reader.array()?);
         let hlc = read_hlc(&mut reader)?;
         let previous = reader.array()?;
-        let causes = read_causes(&mut reader, site)?;
-        let floor = read_floor(&mut reader)?;
+        let causes = read_causes(&mut reader, "causes")?;
+        let floor = read_causes(&mut reader, "collection floor")?;
         let heads = read_list(&mut reader, "schema heads", 16, |reader| Ok(MigrationId::from_bytes(reader.array()?)))?;
         let blocks = read_list(&mut reader, "blocks", 35, read_block)?;
         reader.end("changeset header")?;
         let rises = heads.is_sorted_by(|a, b| a < b);
         let first = version == 1 && previous != Hash::default();
         // What the author had seen is older than what it wrote.
-        let past = causes.iter().all(|cause| cause.hlc < hlc) && hlc > Hlc::ZERO;
+        let past = causes.iter().chain(&floor).all(|cause| cause.hlc < hlc) && hlc > Hlc::ZERO;
+        let own = causes.iter().any(|cause| cause.site == site);
+        let past = past && !own;
         if version == 0 || version > i64::MAX as u64 || first || !rises || !past {
             return Err(DecodeError::Inconsistent { what: "changeset header" });
         }
@@ -166,11 +157,27 @@ impl Header {
     }
 }
 
+fn put_causes(out: &mut Vec<u8>, causes: &[Cause]) {
+    put_varint(out, causes.len() as u64);
+    for cause in causes {
+        out.extend(cause.site.as_bytes());
+        put_varint(out, cause.version);
+        out.extend(cause.hlc.bits().to_le_bytes());
+    }
+}
+
+pub(crate) fn put_block_info(out: &mut Vec<u8>, block: &BlockInfo) {
+    put_varint(out, u64::from(block.stored_bytes));
+    put_varint(out, u64::from(block.raw_bytes));
+    put_varint(out, u64::from(block.rows));
+    out.extend(block.hash);
+}
+
 fn read_hlc(reader: &mut Reader<'_>) -> Result<Hlc, DecodeError> {
     Hlc::from_bits(u64::from_le_bytes(reader.array()?)).ok_or(DecodeError::Inconsistent { what: "timestamp" })
 }
 
-fn read_list<'a, T>(
+pub(crate) fn read_list<'a, T>(
     reader: &mut Reader<'a>,
     what: &'static str,
     bytes_each_min: usize,
@@ -184,30 +191,19 @@ fn read_list<'a, T>(
     Ok(list)
 }
 
-fn read_causes(reader: &mut Reader<'_>, author: SiteId) -> Result<Vec<Cause>, DecodeError> {
-    let causes = read_list(reader, "causes", 25, |reader| {
+fn read_causes(reader: &mut Reader<'_>, what: &'static str) -> Result<Vec<Cause>, DecodeError> {
+    let causes = read_list(reader, what, 25, |reader| {
         let site = SiteId::from_bytes(reader.array()?);
         Ok(Cause { site, version: reader.varint()?, hlc: read_hlc(reader)? })
     })?;
-    let sound =
-        causes.iter().all(|cause| cause.version > 0 && cause.version <= i64::MAX as u64 && cause.site != author);
+    let sound = causes.iter().all(|cause| cause.version > 0 && cause.version <= i64::MAX as u64);
     if !sound || !causes.is_sorted_by(|a, b| a.site < b.site) {
-        return Err(DecodeError::Inconsistent { what: "causes" });
+        return Err(DecodeError::Inconsistent { what });
     }
     Ok(causes)
 }
 
-fn read_floor(reader: &mut Reader<'_>) -> Result<Vec<(SiteId, u64)>, DecodeError> {
-    let floor = read_list(reader, "collection floor", 17, |reader| {
-        Ok((SiteId::from_bytes(reader.array()?), reader.varint()?))
-    })?;
-    if !floor.is_sorted_by(|a, b| a.0 < b.0) {
-        return Err(DecodeError::Inconsistent { what: "collection floor" });
-    }
-    Ok(floor)
-}
-
-fn read_block(reader: &mut Reader<'_>) -> Result<BlockInfo, DecodeError> {
+pub(crate) fn read_block(reader: &mut Reader<'_>) -> Result<BlockInfo, DecodeError> {
     let stored_bytes = reader.count("stored bytes of a block", RAW_BYTES_MAX)? as u32;
     let raw_bytes = reader.count("raw bytes of a block", RAW_BYTES_MAX)? as u32;
     let rows = reader.count("rows of a block", BLOCK_ROWS_MAX)? as u32;

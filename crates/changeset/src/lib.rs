@@ -24,7 +24,7 @@
 //!  54  32  hash of the site's previous header, zeros for version 1
 //!  86   v  causes: count, then (site 16, version v, hlc 8) each, rising by site: what the author had seen
 //!          since its previous changeset
-//!   …   v  collection floor: count, then (site 16, version v) each, rising by site
+//!   …   v  collection floor: the same, as far as it rose since the author's previous changeset
 //!   …   v  schema heads: count, then 16 bytes each, rising
 //!   …   v  blocks: count, then (stored bytes v, raw bytes v, rows v, BLAKE3 of the stored form 32) each
 //! ```
@@ -58,10 +58,12 @@ mod block;
 mod encode;
 mod header;
 mod key;
+pub mod snapshot;
 mod stream;
 mod value;
 mod wire;
 
+pub(crate) use block::LENGTH_MAX;
 pub use block::{Block, Row, RowKind, Section, Sections};
 pub use encode::{BodyWriter, SealedBlock};
 pub use header::{BlockInfo, Cause, Hash, Header};

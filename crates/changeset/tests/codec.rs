@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use isle_changeset::snapshot::{SnapshotHeader, SnapshotTable};
 use isle_changeset::{
     BLOCK_BYTES, Block, BlockInfo, BodyWriter, Cause, DecodeError, Header, Row, RowKind, SealedBlock, Value, ValueRef,
 };
@@ -179,15 +180,8 @@ fn header() -> impl Strategy<Value = Header> {
             hlc: Hlc::from_bits(hlc).expect("in range"),
             baseline,
             previous: if version == 1 { [0; 32] } else { [3; 32] },
-            causes: causes
-                .into_iter()
-                .map(|(site, (version, hlc))| Cause {
-                    site: SiteId::from_bytes([site; 16]),
-                    version,
-                    hlc: Hlc::from_bits(hlc).expect("in range"),
-                })
-                .collect(),
-            floor: floor.into_iter().map(|(site, (version, _))| (SiteId::from_bytes([site; 16]), version)).collect(),
+            causes: causes.into_iter().map(cause).collect(),
+            floor: floor.into_iter().map(cause).collect(),
             heads: heads.into_iter().map(MigrationId::from_bytes).collect(),
             blocks: blocks
                 .into_iter()
@@ -195,6 +189,71 @@ fn header() -> impl Strategy<Value = Header> {
                 .collect(),
         },
     )
+}
+
+fn cause((site, (version, hlc)): (u8, (u64, u64))) -> Cause {
+    Cause { site: SiteId::from_bytes([site; 16]), version, hlc: Hlc::from_bits(hlc).expect("in range") }
+}
+
+fn snapshot_header() -> impl Strategy<Value = SnapshotHeader> {
+    let baselines = prop::collection::btree_map(0u64..9, 1u64..300, 0..3);
+    let table = (prop::collection::btree_set(any::<[u8; 16]>(), 0..4), baselines);
+    let tables = prop::collection::btree_map(any::<[u8; 16]>(), table, 0..4);
+    let blocks = prop::collection::vec((1u32..1 << 20, 1u32..1 << 20, 1u32..1 << 10, any::<[u8; 32]>()), 0..4);
+    (tables, blocks, prop::collection::btree_set(any::<[u8; 16]>(), 0..3)).prop_map(|(tables, blocks, heads)| {
+        let table = |(id, (columns, baselines)): ([u8; 16], (std::collections::BTreeSet<[u8; 16]>, _))| SnapshotTable {
+            id: TableId::from_bytes(id),
+            columns: columns.into_iter().map(ColumnId::from_bytes).collect(),
+            baselines: std::collections::BTreeMap::into_iter(baselines).collect(),
+        };
+        let block = |(stored_bytes, raw_bytes, rows, hash)| BlockInfo { stored_bytes, raw_bytes, rows, hash };
+        SnapshotHeader {
+            group: GroupId::from_bytes([9; 16]),
+            site: SiteId::from_bytes([1; 16]),
+            heads: heads.into_iter().map(MigrationId::from_bytes).collect(),
+            tables: tables.into_iter().map(table).collect(),
+            blocks: blocks.into_iter().map(block).collect(),
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_snapshot_header_has_one_encoding_and_survives_noise(
+        header in snapshot_header(), at: usize, bit in 0u8..8, noise in prop::collection::vec(any::<u8>(), 0..200)
+    ) {
+        let encoded = header.encode();
+        let decoded = SnapshotHeader::decode(&encoded);
+        prop_assert_eq!(decoded.as_ref(), Ok(&header));
+        let mut hostile = encoded;
+        let at = at % hostile.len();
+        hostile[at] ^= 1 << bit;
+        if let Ok(other) = SnapshotHeader::decode(&hostile) {
+            prop_assert_ne!(&other, &header);
+            prop_assert_eq!(other.encode(), hostile.clone());
+        }
+        hostile.truncate(at);
+        hostile.extend(noise);
+        if let Ok(other) = SnapshotHeader::decode(&hostile) {
+            prop_assert_eq!(other.encode(), hostile);
+        }
+    }
+}
+
+#[test]
+fn snapshot_header_bytes_are_pinned() {
+    let header = SnapshotHeader {
+        group: GroupId::from_bytes([0xaa; 16]),
+        site: SiteId::from_bytes([1; 16]),
+        heads: vec![MigrationId::from_bytes([0xcc; 16])],
+        tables: vec![SnapshotTable {
+            id: TableId::from_bytes([0xee; 16]),
+            columns: vec![ColumnId::from_bytes([0xff; 16])],
+            baselines: vec![(0, 300)],
+        }],
+        blocks: vec![BlockInfo { stored_bytes: 10, raw_bytes: 9, rows: 1, hash: [0xdd; 32] }],
+    };
+    assert_eq!(hex(&header.encode()), GOLDEN_SNAPSHOT);
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -226,7 +285,7 @@ fn header_bytes_are_pinned() {
         baseline: false,
         previous: [0xbb; 32],
         causes: vec![Cause { site: site(2), version: 300, hlc: Hlc::new(1, 0).expect("valid") }],
-        floor: vec![(site(1), 1)],
+        floor: vec![Cause { site: site(1), version: 1, hlc: Hlc::new(2, 0).expect("valid") }],
         heads: vec![MigrationId::from_bytes([0xcc; 16])],
         blocks: vec![BlockInfo { stored_bytes: 10, raw_bytes: 9, rows: 1, hash: [0xdd; 32] }],
     };
@@ -241,8 +300,13 @@ const GOLDEN_BLOCK: &str = concat!(
 const GOLDEN_HEADER: &str = concat!(
     "49534c430100aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0101010101010101010101010101010102000000000000000500",
     "00be22a19a01bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb01020202020202020202",
-    "02020202020202ac02000001000000000001010101010101010101010101010101010101cccccccccccccccccccccccc",
-    "cccccccc010a0901dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd",
+    "02020202020202ac020000010000000000010101010101010101010101010101010101000002000000000001cccccccc",
+    "cccccccccccccccccccccccc010a0901dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd",
+);
+const GOLDEN_SNAPSHOT: &str = concat!(
+    "49534c530100aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0101010101010101010101010101010101cccccccccccccccccc",
+    "cccccccccccccc01eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee01ffffffffffffffffffffffffffffffff0100ac02010a09",
+    "01dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd",
 );
 
 #[test]
