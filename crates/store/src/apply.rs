@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError};
 
 use isle_changeset::{Block, Header, Key, Row, RowKind, Section, Value, ValueRef, pack_key, unpack_key};
@@ -32,7 +33,7 @@ pub(crate) struct Applier<'c> {
     conn: &'c Connection,
     tables: HashMap<TableId, TableApplier<'c>>,
     sites: HashMap<i64, SiteId>,
-    journal: Journal<'c>,
+    pub(crate) journal: Journal<'c>,
     direct: (Direct, Vec<i64>),
     triggers: bool,
     /// Local numbers of the tables that changed.
@@ -46,7 +47,7 @@ struct Seen {
 }
 
 /// What is known of the changeset that is being merged.
-struct Author {
+pub(crate) struct Author {
     no: i64,
     stamp: LocalStamp,
     site: SiteId,
@@ -57,6 +58,11 @@ struct Author {
 }
 
 impl Author {
+    /// Stands for whoever wrote a row that comes with a snapshot.
+    pub(crate) fn of_snapshot(stamp: LocalStamp, site: SiteId) -> Author {
+        Author { no: stamp.site, stamp, site, seen: HashMap::new(), replayed: false }
+    }
+
     /// Whether the author had seen the write that carries this stamp.
     fn had_seen(&self, stamp: LocalStamp, baselines: &HashMap<i64, u64>) -> bool {
         if stamp.site == self.no || stamp == LocalStamp::NEVER {
@@ -121,6 +127,33 @@ impl<'c> Applier<'c> {
         Ok(())
     }
 
+    /// The statements on a table, which counts as changed from now on.
+    pub(crate) fn opened(&mut self, tracked: &Arc<Tracked>) -> Result<&mut TableApplier<'c>, StoreError> {
+        match self.tables.entry(tracked.table.id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(slot) => {
+                self.changed.push(tracked.no);
+                Ok(slot.insert(TableApplier::open(self.conn, Arc::clone(tracked))?))
+            }
+        }
+    }
+
+    /// What one author's rows do to a table.
+    pub(crate) fn merge<'m>(
+        &'m mut self,
+        tracked: &Arc<Tracked>,
+        author: &'m Author,
+    ) -> Result<Merge<'m, 'c>, StoreError> {
+        self.opened(tracked)?;
+        let (conn, triggers) = (self.conn, self.triggers);
+        let direct = self.direct.1.contains(&tracked.no).then_some(&self.direct.0);
+        let (sites, journal) = (&mut self.sites, &mut self.journal);
+        match self.tables.get_mut(&tracked.table.id) {
+            Some(table) => Ok(Merge { table, author, sites, journal, conn, triggers, direct }),
+            None => Err(StoreError::Internal { table: "isle_table", detail: "a table vanished".to_owned() }),
+        }
+    }
+
     fn author(&mut self, header: &Header) -> Result<Author, StoreError> {
         let no = site_no(self.conn, header.site)?;
         for cause in &header.causes {
@@ -151,30 +184,15 @@ impl<'c> Applier<'c> {
         mut section: Section<'_>,
         bad: impl Fn(isle_changeset::DecodeError) -> StoreError,
     ) -> Result<(), StoreError> {
-        let id = tracked.table.id;
         if section.key_columns() != tracked.table.key.len() {
             return Err(bad(isle_changeset::DecodeError::Inconsistent { what: "key of a section" }));
         }
-        if !self.tables.contains_key(&id) {
-            self.tables.insert(id, TableApplier::open(self.conn, Arc::clone(tracked))?);
-            self.changed.push(tracked.no);
-        }
-        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
         let places: Vec<Option<usize>> = section.columns().iter().map(|column| tracked.cell_of(*column)).collect();
         if baseline {
             crate::layout::set_baseline(self.conn, tracked.no, author.no, version)?;
-            table.baselines.insert(author.no, version);
+            self.opened(tracked)?.baselines.insert(author.no, version);
         }
-        let direct = self.direct.1.contains(&tracked.no).then_some(&self.direct.0);
-        let mut merge = Merge {
-            table,
-            author,
-            sites: &mut self.sites,
-            journal: &mut self.journal,
-            conn: self.conn,
-            triggers: self.triggers,
-            direct,
-        };
+        let mut merge = self.merge(tracked, author)?;
         let mut row = Row::default();
         let mut incoming = Incoming::new(tracked.cells());
         while section.next(&mut row).map_err(&bad)? {
@@ -196,17 +214,17 @@ impl Tracked {
 }
 
 /// The cells of an incoming row, in this file's order.
-struct Incoming<'a> {
-    mask: Vec<u64>,
-    cells: Vec<ValueRef<'a>>,
+pub(crate) struct Incoming<'a> {
+    pub(crate) mask: Vec<u64>,
+    pub(crate) cells: Vec<ValueRef<'a>>,
 }
 
 impl<'a> Incoming<'a> {
-    fn new(cells: usize) -> Incoming<'a> {
+    pub(crate) fn new(cells: usize) -> Incoming<'a> {
         Incoming { mask: vec![0; cells.div_ceil(64)], cells: vec![ValueRef::Null; cells] }
     }
 
-    fn take(&mut self, row: &Row<'a>, places: &[Option<usize>]) {
+    pub(crate) fn take(&mut self, row: &Row<'a>, places: &[Option<usize>]) {
         self.mask.fill(0);
         for (column, value) in bits(&row.mask).zip(&row.values) {
             if let Some(Some(cell)) = places.get(column) {
@@ -225,9 +243,9 @@ struct Write<'c> {
 }
 
 /// The statements on one data table and its clocks.
-struct TableApplier<'c> {
+pub(crate) struct TableApplier<'c> {
     tracked: Arc<Tracked>,
-    clocks: ClockTable<'c>,
+    pub(crate) clocks: ClockTable<'c>,
     delete: Option<CachedStatement<'c>>,
     select: Option<CachedStatement<'c>>,
     writes: Vec<Write<'c>>,
@@ -245,7 +263,7 @@ impl<'c> TableApplier<'c> {
     }
 
     /// The wanted cells as they stand in the table, the exact key packed, the others NULL; `None` if the row is not there.
-    fn read(
+    pub(crate) fn read(
         &mut self,
         conn: &'c Connection,
         key: &[ValueRef<'_>],
@@ -389,7 +407,7 @@ fn update_sql(tracked: &Tracked, mask: &[u64]) -> String {
 }
 
 /// One table's rows against one author's changes.
-struct Merge<'m, 'c> {
+pub(crate) struct Merge<'m, 'c> {
     table: &'m mut TableApplier<'c>,
     author: &'m Author,
     sites: &'m mut HashMap<i64, SiteId>,
@@ -604,7 +622,7 @@ impl Merge<'_, '_> {
         Ok(())
     }
 
-    fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+    pub(crate) fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
         if let Some(direct) = self.direct
             && let Some(Some(Value::Blob(exact))) =
                 self.table.read(self.conn, key, &[1])?.map(|cells| cells.into_iter().next())
@@ -617,7 +635,7 @@ impl Merge<'_, '_> {
         }
     }
 
-    fn write(
+    pub(crate) fn write(
         &mut self,
         new: bool,
         key: &[ValueRef<'_>],

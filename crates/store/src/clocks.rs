@@ -73,7 +73,7 @@ impl RowClock {
         Some(out)
     }
 
-    fn unpack(bytes: &[u8]) -> Option<Vec<(usize, LocalStamp)>> {
+    pub(crate) fn unpack(bytes: &[u8]) -> Option<Vec<(usize, LocalStamp)>> {
         let mut exceptions = Vec::with_capacity(bytes.len() / 10);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -159,6 +159,7 @@ pub(crate) struct ClockSql {
     update: String,
     bury: String,
     except: String,
+    forget: String,
 }
 
 impl ClockSql {
@@ -176,6 +177,7 @@ impl ClockSql {
             update: format!("UPDATE isle_c{no} SET l = ?{a}, h = ?{b}, s = ?{c}, x = ?{d} WHERE {matches}"),
             bury: format!("UPDATE isle_c{no} SET l = 2, h = ?{a}, s = ?{b}, x = NULL WHERE {matches} AND l = 1"),
             except: format!("UPDATE isle_c{no} SET x = ?{a} WHERE {matches} AND l = 1 AND x IS NULL"),
+            forget: format!("DELETE FROM isle_c{no} WHERE {matches}"),
         }
     }
 }
@@ -278,6 +280,14 @@ impl<'c> ClockTable<'c> {
         statement.raw_bind_parameter(self.keys + 3, clock.stamp.site).doing("write a row clock")?;
         statement.raw_bind_parameter(self.keys + 4, clock.packed()).doing("write a row clock")?;
         statement.raw_execute().doing("write a row clock")?;
+        Ok(())
+    }
+
+    /// Forgets that there ever was a row of this key.
+    pub(crate) fn forget(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+        let mut statement = self.conn.prepare_cached(&self.tracked.clock_sql.forget).doing("collect a row clock")?;
+        bind(&mut statement, key, 1)?;
+        statement.raw_execute().doing("collect a row clock")?;
         Ok(())
     }
 

@@ -179,6 +179,37 @@ pub enum StoreError {
         /// The difference.
         reason: String,
     },
+    /// A snapshot is not what it should be.
+    #[error("a snapshot is refused: {source}")]
+    BadSnapshot {
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// A snapshot needs a schema operation that is not here.
+    #[error("a snapshot needs schema operation {id}, which is not here: fetch it first")]
+    SnapshotSchema {
+        /// The operation.
+        id: String,
+    },
+    /// No complete snapshot is staged.
+    #[error("no complete snapshot is staged: fetch the rest of it first")]
+    NoSnapshot,
+    /// Tables that were tracked are not: the log keeps what they miss, and a snapshot would lack them.
+    #[error(
+        "{count} tables of the group are untracked or altered here: the log keeps what they miss, so it cannot be compacted, and no snapshot can be made or taken in; `isle track` them again"
+    )]
+    TablesAway {
+        /// How many.
+        count: usize,
+    },
+    /// Rows that were merged could not be written here.
+    #[error(
+        "table {table:?} lacks rows that were merged into it (`isle doctor` lists them): another replica must make the snapshot"
+    )]
+    Incomplete {
+        /// The table.
+        table: String,
+    },
     /// The clock is unusable.
     #[error(transparent)]
     Clock(#[from] ClockError),

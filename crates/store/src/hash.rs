@@ -10,8 +10,7 @@ use rusqlite::Connection;
 use crate::StoreError;
 use crate::clocks::{RowClock, from_sql};
 use crate::error::Doing as _;
-use crate::layout::quoted;
-use crate::tracked::{Tracked, collation_name, join};
+use crate::tracked::Tracked;
 
 /// Two hashes of what a replica holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,31 +56,17 @@ impl Hasher {
         self.merged.update(tracked.table.id.as_bytes());
         self.visible.update(tracked.table.id.as_bytes());
         let keys = tracked.table.key.len();
-        let (clock, table) = (tracked.clock(), quoted(&tracked.table.name));
-        let (key, columns) = (tracked.key_list("d."), tracked.column_list("d."));
-        let on = join(
-            tracked.table.key.iter().enumerate().map(|(n, column)| {
-                let name = quoted(&column.name);
-                if tracked.table.rowid_key {
-                    return format!("d.{name} = c.k{n}");
-                }
-                format!("d.{name} = c.k{n} COLLATE {}", collation_name(column.collation))
-            }),
-            " AND ",
-        );
-        let order = join((0..keys).map(|n| format!("c.k{n}")), ", ");
-        let sql = format!(
-            "SELECT c.l, c.h, c.s, c.x, {key}{columns} FROM {clock} AS c JOIN {table} AS d ON {on}
-             WHERE c.l & 1 ORDER BY {order}"
-        );
+        let (scan, order) = (tracked.clocks_and_rows("JOIN"), tracked.clock_order());
+        let sql = format!("SELECT {scan} WHERE c.l & 1 ORDER BY {order}");
         let mut statement = conn.prepare(&sql).doing("hash the rows")?;
         let mut rows = statement.raw_query();
         let mut by_id: Vec<usize> = (0..tracked.table.columns.len()).collect();
         by_id.sort_by_key(|column| tracked.table.columns[*column].id);
         while let Some(row) = rows.next().doing("hash the rows")? {
             let Some(clock) = RowClock::read(row, 0)? else { continue };
-            let exact: Vec<_> =
-                (0..keys).map(|n| row.get_ref(4 + n).map(from_sql).doing("hash the rows")).collect::<Result<_, _>>()?;
+            let exact: Vec<_> = (0..keys)
+                .map(|n| row.get_ref(4 + keys + n).map(from_sql).doing("hash the rows"))
+                .collect::<Result<_, _>>()?;
             let (canonical, packed) = canonical_key(&exact, &tracked.table.key);
             let canonical: Vec<_> = canonical.iter().map(Value::as_ref).collect();
             self.both(&pack_key(&canonical));
@@ -90,7 +75,7 @@ impl Hasher {
                 self.cell(&clock, 0, ColumnId::KEY, &packed);
             }
             for &column in &by_id {
-                let value = from_sql(row.get_ref(4 + keys + column).doing("hash the rows")?);
+                let value = from_sql(row.get_ref(4 + 2 * keys + column).doing("hash the rows")?);
                 let id = tracked.table.columns[column].id;
                 self.cell(&clock, column + 1, id, &pack_key(&[value]));
             }

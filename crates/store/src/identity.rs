@@ -13,7 +13,7 @@ use crate::StoreError;
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, require_meta, set_meta};
-use crate::own::{Own, note_seen, site_no};
+use crate::own::{Own, note_seen, site_no, state_at};
 use crate::tracked::Tracked;
 
 /// The last version of its own that the site may have handed to somebody.
@@ -57,9 +57,9 @@ pub(crate) fn new_site(engine: &mut Engine, site: SiteId, published_max: u64) ->
     set_meta(conn, "site", no)?;
     set_meta(conn, "published", 0)?;
     set_meta(conn, "hlc", own.clock.last().bits() as i64)?;
-    let last = if kept == 0 { None } else { header_of(conn, old.no, kept)? };
-    let hlc = last.as_ref().map_or(Hlc::ZERO, |(header, _)| header.hlc);
-    let chain = last.as_ref().map(|(_, encoded)| Header::hash(encoded));
+    let last = if kept == 0 { None } else { state_at(conn, old.no, kept)? };
+    let hlc = last.map_or(Hlc::ZERO, |(hlc, _)| hlc);
+    let chain = last.map(|(_, chain)| chain);
     let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
     conn.execute(sql, params![old.no, kept as i64, hlc.bits() as i64, chain]).doing("retire the old site id")?;
     let seen = "INSERT INTO isle_seen(author, site, version, hlc)
@@ -92,10 +92,7 @@ struct Source {
 fn seal_again(conn: &Connection, own: &mut Own, from: u64, first: Option<Cause>) -> Result<(), StoreError> {
     let source = Source { no: own.no, from, to: own.version };
     own.version = from - 1;
-    own.chain = match header_of(conn, own.no, from - 1)? {
-        Some((_, encoded)) => Header::hash(&encoded),
-        None => Default::default(),
-    };
+    own.chain = state_at(conn, own.no, from - 1)?.map_or_else(Default::default, |(_, chain)| chain);
     move_versions(conn, own, &source, first)
 }
 

@@ -34,7 +34,7 @@ impl Reason {
         }
     }
 
-    fn parse(text: &str) -> Reason {
+    pub(crate) fn parse(text: &str) -> Reason {
         match text {
             "deleted" => Reason::Deleted,
             "unknown" => Reason::Unknown,

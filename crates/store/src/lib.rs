@@ -28,6 +28,8 @@
 //! isle_block      blocks of larger changesets
 //! isle_c<n>       row clocks of table n (see `clocks`)
 //! isle_conflict   the journal
+//! isle_floor      the collection floor: what every device has, and so may be collected
+//! isle_snapshot   blocks of a snapshot that is being taken in
 //! isle_remote, isle_remote_head   remotes and the last head seen of each site
 //! ```
 //!
@@ -41,6 +43,7 @@ mod apply;
 mod capture;
 mod check;
 mod clocks;
+mod compact;
 mod engine;
 mod error;
 mod guard;
@@ -51,7 +54,9 @@ mod layout;
 mod log;
 mod own;
 mod remotes;
+mod restate;
 mod seal;
+mod snapshot;
 mod store;
 mod track;
 mod tracked;
@@ -59,10 +64,12 @@ mod transaction;
 mod triggers;
 
 pub use check::{Finding, Report};
+pub use compact::Compacted;
 pub use error::StoreError;
 pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
 pub use log::{Applied, LogEntry, Waiting};
 pub use remotes::{RemoteRow, SeenHead};
+pub use snapshot::{Snapshot, Staged};
 pub use store::{Changed, Frame, Init, Options, Runtime, Site, Status, Store};
 pub use transaction::{Prepared, Transaction};

@@ -40,6 +40,13 @@ pub enum Waiting {
     },
     /// It was written under a schema that is not here.
     Schema(MigrationId),
+    /// Its author had not seen what the group has collected since; it will send its changes anew when it syncs.
+    BelowFloor {
+        /// A site of which it had not seen enough.
+        site: SiteId,
+        /// The version that it should have seen.
+        version: u64,
+    },
     /// It is from the future by this device's clock.
     Future(ClockError),
     /// It does not fit: its chain or its content is broken.
@@ -390,6 +397,9 @@ fn ready(
             return Ok(Err(Some(Waiting::Cause { site: cause.site, version: cause.version })));
         }
     }
+    if let Some(cause) = crate::compact::unseen_floor(conn, &header)? {
+        return Ok(Err(Some(Waiting::BelowFloor { site: cause.site, version: cause.version })));
+    }
     if let Err(drift) = Clock::check_drift(header.hlc, now_ms, options.unset_before_ms, options.drift) {
         return Ok(Err(Some(Waiting::Future(drift))));
     }
@@ -456,7 +466,7 @@ fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), D
 }
 
 /// A key must be canonical and one that the key columns can hold; an exact key must be a form of it.
-fn check_key(
+pub(crate) fn check_key(
     table: &isle_schema::Table,
     row: &isle_changeset::Row<'_>,
     exact: Option<usize>,
@@ -520,6 +530,9 @@ fn merge_one<'c>(
 ) -> Result<(), StoreError> {
     let conn = &engine.conn;
     let header = &ready.header;
+    if !header.floor.is_empty() {
+        crate::compact::collect(engine, &header.floor)?;
+    }
     let count = header.blocks.len();
     let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {}", ready.id) };
     applier.apply(&engine.by_id, header, None, ready.only.as_ref(), |n| {

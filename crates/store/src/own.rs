@@ -25,6 +25,8 @@ pub(crate) struct Own {
     pub(crate) heads: Vec<MigrationId>,
     /// Nothing of other sites was applied since the last own version.
     pub(crate) causes_told: bool,
+    /// The collection floor did not rise since the last own version.
+    pub(crate) floor_told: bool,
 }
 
 impl Own {
@@ -40,7 +42,12 @@ impl Own {
             Ok((version_of(row.get(0)?), row.get::<_, i64>(1)?, Header::hash(&header)))
         });
         let last = last.optional().doing("read the site's last version")?;
-        let (version, own_hlc, chain) = last.unwrap_or((0, 0, Hash::default()));
+        // Pruned: the log begins behind what the row of the site says.
+        let (version, own_hlc, chain) = match last {
+            Some(last) => last,
+            None => base(conn, no)?
+                .map_or_else(Default::default, |(version, hlc, chain)| (version, hlc.bits() as i64, chain)),
+        };
         let seen = crate::clocks::one::<i64>(conn, "SELECT coalesce(max(hlc), 0) FROM isle_site", [])?.unwrap_or(0);
         let floor: i64 = crate::layout::meta(conn, "hlc")?.unwrap_or(0);
         let last = Hlc::from_bits(own_hlc.max(seen).max(floor) as u64).unwrap_or(Hlc::ZERO);
@@ -53,8 +60,30 @@ impl Own {
             clock: Clock::resume(last),
             heads: known_heads(conn)?,
             causes_told: false,
+            floor_told: crate::layout::meta::<i64>(conn, "floor told")?.is_none(),
         })
     }
+}
+
+/// The state that is recorded of a site itself: what was applied of it or, of the own site, up to where the log was pruned.
+pub(crate) fn base(conn: &Connection, no: i64) -> Result<Option<(u64, Hlc, Hash)>, StoreError> {
+    let sql = "SELECT version, hlc, chain FROM isle_site WHERE no = ?1 AND version > 0";
+    let mut statement = conn.prepare_cached(sql).doing("read the state of a site")?;
+    let found = statement.query_row([no], |row| {
+        let hlc = Hlc::from_bits(row.get::<_, i64>(1)? as u64).unwrap_or(Hlc::ZERO);
+        Ok((row.get::<_, i64>(0)? as u64, hlc, row.get::<_, Option<[u8; 32]>>(2)?.unwrap_or_default()))
+    });
+    found.optional().doing("read the state of a site")
+}
+
+/// Time and hash of a version, from the log or from what is recorded of its site.
+pub(crate) fn state_at(conn: &Connection, no: i64, version: u64) -> Result<Option<(Hlc, Hash)>, StoreError> {
+    let sql = "SELECT header FROM isle_log WHERE id = ?1";
+    if let Some(encoded) = crate::clocks::one::<Vec<u8>>(conn, sql, [log_id(no, version)])? {
+        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+        return Ok(Some((header.hlc, Header::hash(&encoded))));
+    }
+    Ok(base(conn, no)?.filter(|base| base.0 == version).map(|(_, hlc, chain)| (hlc, chain)))
 }
 
 /// Sites that a file can know: their numbers are the upper bits of log ids.

@@ -67,6 +67,11 @@ impl<'c> Sealer<'c> {
         })
     }
 
+    /// What the cells of this version carry.
+    pub(crate) fn stamp(&self) -> LocalStamp {
+        self.stamp
+    }
+
     /// Starts the rows of a table.
     pub(crate) fn table(&mut self, tracked: &Tracked) {
         let mut columns = vec![ColumnId::KEY];
@@ -141,7 +146,8 @@ impl<'c> Sealer<'c> {
         self.row(tracked, RowKind::Insert, length, &mask, touch.key, &masked(&mask, touch.cells))
     }
 
-    fn row(
+    /// Adds a row as it stands; its clock is the caller's.
+    pub(crate) fn row(
         &mut self,
         tracked: &Tracked,
         kind: RowKind,
@@ -184,7 +190,7 @@ impl<'c> Sealer<'c> {
             baseline: self.baseline,
             previous: own.chain,
             causes: take_causes(self.conn, own)?,
-            floor: Vec::new(),
+            floor: crate::compact::take_floor(self.conn, own)?,
             heads: own.heads.clone(),
             blocks: self.infos,
         };
@@ -215,7 +221,8 @@ pub(crate) fn put_block(conn: &Connection, id: i64, n: usize, bytes: &[u8]) -> R
     Ok(())
 }
 
-fn all_cells(cells: usize, exact: bool) -> Vec<u64> {
+/// A mask of every cell, with the exact key or without.
+pub(crate) fn all_cells(cells: usize, exact: bool) -> Vec<u64> {
     let mut mask = vec![u64::MAX; cells.div_ceil(64)];
     if let Some(last) = mask.last_mut() {
         *last >>= (64 - cells % 64) % 64;

@@ -14,7 +14,8 @@ use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::transaction::Transaction;
 use crate::{
-    Applied, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal, track,
+    Applied, Compacted, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own,
+    restate, seal, track,
 };
 
 /// Idle read connections that are kept.
@@ -569,6 +570,93 @@ impl Store {
             engine.conn.execute(sql, rusqlite::params![no, name]).doing("name a site")?;
             Ok(())
         })
+    }
+
+    /// Brings isle's tables up to what stands in the user's: whoever reads stamps needs that.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        self.seal()
+    }
+
+    /// Takes changesets of before `before` out of the log that others can have from a snapshot; see [`Compacted`].
+    ///
+    /// # Errors
+    /// [`StoreError::TablesAway`], or SQLite's reason.
+    pub fn prune_log(&self, before: Hlc) -> Result<Compacted, StoreError> {
+        self.merge(|engine, _| crate::compact::prune(engine, before))
+    }
+
+    /// Collects tombstones of deletes that every device has applied, up to `vector`; gives how many. The next own changeset names
+    /// the floor, and others collect when they apply it.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn collect(&self, vector: &VersionVector) -> Result<u64, StoreError> {
+        self.merge(|engine, _| crate::compact::collect_below(engine, vector))
+    }
+
+    /// Up to where this replica knows that everything can be collected.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn floor(&self) -> Result<VersionVector, StoreError> {
+        self.snapshot(|conn| Ok(crate::compact::floor(conn)?.iter().map(|cause| (cause.site, cause.version)).collect()))
+    }
+
+    /// Whether unpublished versions were written in ignorance of what the group has collected since.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn is_below_floor(&self) -> Result<bool, StoreError> {
+        self.snapshot(restate::is_below_floor)
+    }
+
+    /// Replaces the unpublished versions by one that holds what is left of them, written in the knowledge of all that is here.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn restate(&self) -> Result<(), StoreError> {
+        self.merge(restate::restate)
+    }
+
+    /// Whether a version of this site is the one that was written here. True for versions before the first that is still known.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn wrote(&self, version: u64, chain: Hash) -> Result<bool, StoreError> {
+        self.snapshot(|conn| {
+            let no: i64 = layout::require_meta(conn, "site")?;
+            let base = own::base(conn, no)?.map_or(0, |base| base.0);
+            let known = own::state_at(conn, no, version)?;
+            Ok(version == 0 || version < base || known.is_some_and(|(_, known)| known == chain))
+        })
+    }
+
+    /// Runs a reader while no other writer can be at work; what foreign clients queued is sealed first.
+    pub(crate) fn exclusive<T, E: From<StoreError>>(&self, f: impl FnOnce(&Engine) -> Result<T, E>) -> Result<T, E> {
+        let mut result = None;
+        self.merge(|engine, _| {
+            result = Some(f(engine));
+            Ok(())
+        })?;
+        result.unwrap_or_else(|| Err(StoreError::NoSnapshot.into()))
+    }
+
+    /// Milliseconds since 1970 by the runtime's clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.runtime.now_ms()
+    }
+
+    /// Tells the observer of rows that came from others.
+    pub(crate) fn changed(&self, tables: Vec<String>) {
+        self.notify(tables, true);
+    }
+
+    /// Runs isle's own work in a write transaction, for the other files of this room.
+    pub(crate) fn internal_engine<T>(
+        &self,
+        f: impl FnOnce(&mut Engine) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.merge(|engine, _| f(engine))
     }
 
     /// Remotes and what was last seen there; see [`crate::RemoteRow`].

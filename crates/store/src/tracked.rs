@@ -86,6 +86,27 @@ impl Tracked {
         join(terms, " AND ")
     }
 
+    /// `c.l, c.h, c.s, c.x, c.k0 …, d."key" …, d."column" … FROM clocks AS c JOIN rows AS d`: rows beside their clocks.
+    pub(crate) fn clocks_and_rows(&self, join: &str) -> String {
+        let on = self.table.key.iter().enumerate().map(|(n, column)| {
+            let name = quoted(&column.name);
+            if self.table.rowid_key {
+                return format!("d.{name} = c.k{n}");
+            }
+            format!("d.{name} = c.k{n} COLLATE {}", collation_name(column.collation))
+        });
+        let on = self::join(on, " AND ");
+        let keys: String = self.clock_key().iter().map(|key| format!(", c.{key}")).collect();
+        let (exact, columns) = (self.key_list("d."), self.column_list("d."));
+        let (clock, table) = (self.clock(), quoted(&self.table.name));
+        format!("c.l, c.h, c.s, c.x{keys}, {exact}{columns} FROM {clock} AS c {join} {table} AS d ON {on}")
+    }
+
+    /// `c.k0, c.k1`: the order of canonical keys.
+    pub(crate) fn clock_order(&self) -> String {
+        join(self.clock_key().iter().map(|key| format!("c.{key}")), ", ")
+    }
+
     /// Creates the clock table.
     pub(crate) fn create_clock_sql(&self) -> String {
         let name = self.clock();

@@ -1,0 +1,188 @@
+//! What need not be kept: changesets that everybody can have from elsewhere, and tombstones that everybody has seen.
+//!
+//! * **The log** may lose what was handed over: a replica that asks for it later gets a snapshot. The row of the own site in
+//!   `isle_site` then says where the log begins.
+//! * **Tombstones** may go when no changeset can come any more whose author had not seen the delete. The collection floor is
+//!   a version vector below which that holds; the driver finds it out, `isle_floor` records it, and the next own changeset
+//!   names it. Whoever applies that changeset collects first, so that a row that is made again begins with the same causal length
+//!   everywhere. A changeset whose author had not seen what the floor covers is refused.
+
+use std::sync::Arc;
+
+use isle_changeset::{Cause, Header};
+use isle_clock::{Hlc, SiteId, VersionVector};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::log_id;
+use crate::own::{Own, base, known_site_no, state_at};
+use crate::tracked::Tracked;
+use crate::{StoreError, identity, layout};
+
+/// What a compaction took away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Changesets that left the log.
+    pub versions: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Tombstones that were collected.
+    pub tombstones: u64,
+}
+
+/// Refuses when a table that was tracked is not there: the log holds what it misses, and a snapshot would lack it.
+pub(crate) fn refuse_away(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
+    let sql = "SELECT v FROM isle_meta WHERE k > 'table ' AND k < 'table!'";
+    let mut statement = conn.prepare_cached(sql).doing("look for tables that are away")?;
+    let known = statement.query_map([], |row| row.get::<_, i64>(0)).doing("look for tables that are away")?;
+    let mut away = 0;
+    for no in known {
+        let no = no.doing("look for tables that are away")?;
+        away += usize::from(!tables.iter().any(|tracked| tracked.no == no));
+    }
+    if away == 0 { Ok(()) } else { Err(StoreError::TablesAway { count: away }) }
+}
+
+/// Takes changesets out of the log that were made before `before` and are known elsewhere: the own ones that were published and
+/// those of others that are applied. The last `keep` own ones stay in any case.
+pub(crate) fn prune(engine: &Engine, before: Hlc) -> Result<Compacted, StoreError> {
+    let conn = &engine.conn;
+    refuse_away(conn, &engine.tables)?;
+    let own = engine.own()?;
+    let mut statement = conn.prepare("SELECT no, version FROM isle_site").doing("prune the log")?;
+    let sites = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)? as u64)));
+    let sites: Vec<(i64, u64)> = sites.doing("prune the log")?.collect::<Result<_, _>>().doing("prune the log")?;
+    let mut compacted = Compacted::default();
+    for (no, applied) in sites {
+        let last = if no == own.no { identity::published(conn)? } else { applied };
+        let range = params![log_id(no, 0), log_id(no, last), before.bits() as i64];
+        let sql = "SELECT id FROM isle_log WHERE id BETWEEN ?1 AND ?2 AND hlc < ?3 ORDER BY id DESC LIMIT 1";
+        let Some(until) = crate::clocks::one::<i64>(conn, sql, range)? else { continue };
+        if no == own.no {
+            let version = layout::version_of(until);
+            let (hlc, chain) = state_at(conn, no, version)?
+                .ok_or_else(|| StoreError::Internal { table: "isle_log", detail: format!("no version {version}") })?;
+            let sql = "UPDATE isle_site SET version = ?2, hlc = ?3, chain = ?4 WHERE no = ?1";
+            conn.execute(sql, params![no, version as i64, hlc.bits() as i64, chain]).doing("prune the log")?;
+        }
+        let range = params![log_id(no, 0), until];
+        let sizes = "SELECT count(*), coalesce(sum(length(header) + coalesce(length(body), 0)), 0) FROM isle_log
+                     WHERE id BETWEEN ?1 AND ?2";
+        let (versions, bytes): (i64, i64) =
+            conn.query_row(sizes, range, |row| Ok((row.get(0)?, row.get(1)?))).doing("prune the log")?;
+        let blocks = "SELECT sum(length(body)) FROM isle_block WHERE id BETWEEN ?1 AND ?2";
+        let blocks = crate::clocks::one::<Option<i64>>(conn, blocks, range)?.flatten().unwrap_or(0);
+        conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("prune the log")?;
+        conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("prune the log")?;
+        compacted.versions += versions as u64;
+        compacted.bytes += (bytes + blocks) as u64;
+    }
+    Ok(compacted)
+}
+
+/// The collection floor, as far as it is known here.
+pub(crate) fn floor(conn: &Connection) -> Result<Vec<Cause>, StoreError> {
+    let sql = "SELECT s.id, f.version, f.hlc FROM isle_floor AS f JOIN isle_site AS s ON s.no = f.site ORDER BY s.id";
+    let mut statement = conn.prepare_cached(sql).doing("read the collection floor")?;
+    let rows = statement.query_map([], |row| {
+        let hlc = Hlc::from_bits(row.get::<_, i64>(2)? as u64).unwrap_or(Hlc::ZERO);
+        Ok(Cause { site: SiteId::from_bytes(row.get(0)?), version: row.get::<_, i64>(1)? as u64, hlc })
+    });
+    rows.doing("read the collection floor")?.collect::<Result<_, _>>().doing("read the collection floor")
+}
+
+/// Notes that everything of a site up to a version is below the floor.
+pub(crate) fn raise_floor(conn: &Connection, no: i64, version: u64, hlc: u64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO isle_floor(site, version, hlc) VALUES(?1, ?2, ?3) ON CONFLICT DO UPDATE
+               SET version = excluded.version, hlc = excluded.hlc WHERE excluded.version > version";
+    conn.execute(sql, params![no, version as i64, hlc as i64]).doing("raise the collection floor")?;
+    Ok(())
+}
+
+/// Raises the floor to what an author names, and collects what is below it.
+pub(crate) fn collect(engine: &Engine, raised: &[Cause]) -> Result<u64, StoreError> {
+    let conn = &engine.conn;
+    for cause in raised {
+        let no = crate::own::site_no(conn, cause.site)?;
+        raise_floor(conn, no, cause.version, cause.hlc.bits())?;
+    }
+    let mut tombstones = 0;
+    for tracked in &engine.tables {
+        let sql = format!(
+            "DELETE FROM {} WHERE l & 1 = 0 AND h <= (SELECT hlc FROM isle_floor WHERE site = s)",
+            tracked.clock()
+        );
+        tombstones += conn.execute(&sql, []).doing("collect tombstones")? as u64;
+    }
+    tracing::info!(tombstones, "collected below the floor");
+    Ok(tombstones)
+}
+
+/// Raises the floor to a vector that the driver found, collects, and lets the next own changeset name it. Versions of which the time
+/// is not known any more count as the last before them of which it is.
+pub(crate) fn collect_below(engine: &mut Engine, vector: &VersionVector) -> Result<u64, StoreError> {
+    let conn = &engine.conn;
+    let own = engine.own()?;
+    let mut raised = Vec::new();
+    for (site, version) in vector.iter() {
+        let Some(no) = known_site_no(conn, site)? else { continue };
+        let Some((version, hlc)) = time_of(conn, &own, no, version)? else { continue };
+        let sql = "SELECT version FROM isle_floor WHERE site = ?1";
+        let known = crate::clocks::one::<i64>(conn, sql, [no])?.unwrap_or(0) as u64;
+        if version > known {
+            raised.push(Cause { site, version, hlc });
+        }
+    }
+    if raised.is_empty() {
+        return Ok(0);
+    }
+    let tombstones = collect(engine, &raised)?;
+    layout::set_meta(conn, "floor told", 0)?;
+    if let Some(own) = &mut engine.own {
+        own.floor_told = false;
+    }
+    Ok(tombstones)
+}
+
+/// The last version up to this one that is applied here and of which the time is known.
+fn time_of(conn: &Connection, own: &Own, no: i64, version: u64) -> Result<Option<(u64, Hlc)>, StoreError> {
+    let applied = if no == own.no { own.version } else { base(conn, no)?.map_or(0, |base| base.0) };
+    let version = version.min(applied);
+    if let Some((hlc, _)) = state_at(conn, no, version)? {
+        return Ok(Some((version, hlc)));
+    }
+    let sql = "SELECT version, hlc FROM isle_seen WHERE site = ?1 AND version <= ?2 ORDER BY version DESC LIMIT 1";
+    let found = conn.query_row(sql, params![no, version as i64], |row| {
+        Ok((row.get::<_, i64>(0)? as u64, Hlc::from_bits(row.get::<_, i64>(1)? as u64).unwrap_or(Hlc::ZERO)))
+    });
+    found.optional().doing("look for the time of a version")
+}
+
+/// The floor for the header of the next own version, if it rose since the last.
+pub(crate) fn take_floor(conn: &Connection, own: &mut Own) -> Result<Vec<Cause>, StoreError> {
+    if own.floor_told {
+        return Ok(Vec::new());
+    }
+    own.floor_told = true;
+    conn.execute("DELETE FROM isle_meta WHERE k = 'floor told'", []).doing("name the collection floor")?;
+    floor(conn)
+}
+
+/// The part of the floor that the author of a changeset had not seen: it may bring back what was collected.
+pub(crate) fn unseen_floor(conn: &Connection, header: &Header) -> Result<Option<Cause>, StoreError> {
+    let Some(author) = known_site_no(conn, header.site)? else { return Ok(floor(conn)?.into_iter().next()) };
+    for cause in floor(conn)? {
+        let told = header.causes.iter().any(|other| other.site == cause.site && other.version >= cause.version);
+        if told || cause.site == header.site {
+            continue;
+        }
+        let Some(no) = known_site_no(conn, cause.site)? else { continue };
+        let sql = "SELECT version FROM isle_seen WHERE author = ?1 AND site = ?2";
+        let seen = crate::clocks::one::<i64>(conn, sql, params![author, no])?.unwrap_or(0) as u64;
+        if seen < cause.version {
+            return Ok(Some(cause));
+        }
+    }
+    Ok(None)
+}

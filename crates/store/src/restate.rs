@@ -1,0 +1,170 @@
+//! Sealing anew what was not handed over yet.
+//!
+//! Changesets that nobody has may have been written in ignorance of what the group has collected since. Once this file has caught
+//! up, they are replaced by what is left of them: the cells that carry their stamps, as one version of today. Whatever lost to others
+//! is in the journal already.
+
+use std::sync::Arc;
+
+use isle_changeset::{Cause, Header, RowKind, ValueRef, canonical_key};
+use isle_clock::Hlc;
+use rusqlite::{Connection, params};
+
+use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::{self, log_id};
+use crate::own::{Own, known_site_no, state_at};
+use crate::seal::Sealer;
+use crate::tracked::Tracked;
+use crate::{StoreError, identity};
+
+/// Replaces the unpublished versions by what is left of them.
+pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError> {
+    let conn = &engine.conn;
+    let mut own = engine.own()?;
+    let published = identity::published(conn)?.min(own.version);
+    if own.version == published {
+        return Ok(());
+    }
+    let replaced = own.version - published;
+    let (hlc, chain) = match published {
+        0 => (Hlc::ZERO, Default::default()),
+        _ => state_at(conn, own.no, published)?
+            .ok_or_else(|| StoreError::Internal { table: "isle_log", detail: format!("no version {published}") })?,
+    };
+    let range = params![log_id(own.no, published + 1), log_id(own.no + 1, 0) - 1];
+    conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("seal anew")?;
+    conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("seal anew")?;
+    // What the replaced versions had named as seen has to be said again.
+    conn.execute("DELETE FROM isle_seen WHERE author = ?1", [own.no]).doing("seal anew")?;
+    own.version = published;
+    own.chain = chain;
+    own.causes_told = false;
+    let mut order: Vec<Arc<Tracked>> = engine.tables.clone();
+    order.sort_by_key(|tracked| tracked.table.id);
+    let unpublished = |tracked: &Arc<Tracked>| {
+        Ok::<_, StoreError>(layout::baselines(conn, tracked.no)?.get(&own.no).is_some_and(|v| *v > published))
+    };
+    let mut baseline = Vec::new();
+    for tracked in &order {
+        if unpublished(tracked)? {
+            baseline.push(Arc::clone(tracked));
+        }
+    }
+    if !baseline.is_empty() {
+        let from = LocalStamp { hlc: 0, site: own.no };
+        let mut sealer = Sealer::begin(conn, &mut own, now_ms, true)?;
+        for tracked in &baseline {
+            layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
+            table(conn, &mut sealer, tracked, |stamp| stamp == from)?;
+        }
+        sealer.finish(&mut own)?;
+    }
+    let no = own.no;
+    let mut sealer = Sealer::begin(conn, &mut own, now_ms, false)?;
+    for tracked in &order {
+        table(conn, &mut sealer, tracked, |stamp| stamp.site == no && stamp.hlc > hlc.bits())?;
+    }
+    sealer.finish(&mut own)?;
+    tracing::info!(replaced, by = own.version - published, "unpublished versions were sealed anew");
+    engine.own = Some(own);
+    Ok(())
+}
+
+/// Whether the first unpublished version does not know of something below the collection floor. What it may have known from a version
+/// that a later one names again counts as unknown, which costs a needless sealing at worst.
+pub(crate) fn is_below_floor(conn: &Connection) -> Result<bool, StoreError> {
+    let own = Own::load(conn)?;
+    let first = identity::published(conn)? + 1;
+    if first > own.version {
+        return Ok(false);
+    }
+    let sql = "SELECT header FROM isle_log WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
+    let mut statement = conn.prepare(sql).doing("read the log")?;
+    let range = params![log_id(own.no, first), log_id(own.no, own.version)];
+    let headers = statement.query_map(range, |row| row.get::<_, Vec<u8>>(0)).doing("read the log")?;
+    let mut named = Vec::new();
+    for (n, encoded) in headers.enumerate() {
+        let encoded = encoded.doing("read the log")?;
+        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+        named.extend(header.causes.into_iter().map(|cause| (n, cause)));
+    }
+    for below in crate::compact::floor(conn)?.into_iter().filter(|below| below.site != own.site) {
+        let knows = |cause: &Cause| cause.site == below.site && cause.version >= below.version;
+        match named.iter().find(|(_, cause)| knows(cause)) {
+            Some((0, _)) => continue,
+            Some(_) => return Ok(true),
+            None => {}
+        }
+        let Some(no) = known_site_no(conn, below.site)? else { return Ok(true) };
+        let sql = "SELECT version FROM isle_seen WHERE author = ?1 AND site = ?2";
+        if crate::clocks::one::<i64>(conn, sql, params![own.no, no])?.unwrap_or(0) < below.version as i64 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Adds the cells of a table whose stamps are `mine`, and stamps them as of this version.
+fn table(
+    conn: &Connection,
+    sealer: &mut Sealer<'_>,
+    tracked: &Arc<Tracked>,
+    mine: impl Fn(LocalStamp) -> bool,
+) -> Result<(), StoreError> {
+    let (keys, cells) = (tracked.table.key.len(), tracked.cells());
+    sealer.table(tracked);
+    let sql = format!("SELECT {} ORDER BY {}", tracked.clocks_and_rows("LEFT JOIN"), tracked.clock_order());
+    let mut statement = conn.prepare(&sql).doing("seal anew")?;
+    let mut rows = statement.raw_query();
+    let mut restamped = Vec::new();
+    while let Some(row) = rows.next().doing("seal anew")? {
+        let Some(mut clock) = RowClock::read(row, 0)? else { continue };
+        if !mine(clock.stamp) && !clock.exceptions.iter().any(|(_, stamp)| mine(*stamp)) {
+            continue;
+        }
+        let value = |at: usize| row.get_ref(at).map(from_sql).doing("seal anew");
+        let key: Vec<_> = (0..keys).map(|n| value(4 + n)).collect::<Result<_, _>>()?;
+        if !clock.is_alive() {
+            sealer.row(tracked, RowKind::Delete, clock.length, &[], &key, &[])?;
+            clock.stamp = sealer.stamp();
+        } else {
+            let exact: Vec<_> = (0..keys).map(|n| value(4 + keys + n)).collect::<Result<_, _>>()?;
+            if exact.contains(&ValueRef::Null) {
+                continue;
+            }
+            let packed = canonical_key(&exact, &tracked.table.key).1;
+            let mut mask = vec![0u64; cells.div_ceil(64)];
+            let mut values = Vec::new();
+            for cell in (0..cells).filter(|cell| mine(clock.cell(*cell)) && (*cell > 0 || packed.is_some())) {
+                mask[cell / 64] |= 1 << (cell % 64);
+                values.push(match (cell.checked_sub(1), &packed) {
+                    (Some(column), _) => value(4 + 2 * keys + column)?,
+                    (None, Some(packed)) => ValueRef::Blob(packed),
+                    (None, None) => ValueRef::Null,
+                });
+            }
+            // An insert of the same life is a write of its cells where the row is known.
+            sealer.row(tracked, RowKind::Insert, clock.length, &mask, &key, &values)?;
+            clock = restamp(&clock, cells, &mine, sealer.stamp());
+        }
+        restamped.push((key.iter().map(|value| value.to_value()).collect::<Vec<_>>(), clock));
+    }
+    let mut clocks = ClockTable::open(conn, tracked);
+    for (key, clock) in restamped {
+        let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
+        clocks.update(&key, &clock)?;
+    }
+    Ok(())
+}
+
+/// The same clock with other stamps in the place of `mine`.
+fn restamp(clock: &RowClock, cells: usize, mine: &impl Fn(LocalStamp) -> bool, stamp: LocalStamp) -> RowClock {
+    let moved = |old: LocalStamp| if mine(old) { stamp } else { old };
+    let mut new = RowClock { length: clock.length, stamp: moved(clock.stamp), exceptions: Vec::new() };
+    for cell in 0..cells {
+        new.stamp_cell(cell, moved(clock.cell(cell)));
+    }
+    new
+}
