@@ -163,6 +163,7 @@ impl Join<'_> {
         let sql = "SELECT body FROM isle_snapshot WHERE n = ?1";
         let stored = crate::clocks::one::<Vec<u8>>(self.conn, sql, [n as i64])?.ok_or(StoreError::NoSnapshot)?;
         let block = Block::open(&stored, &header.blocks[n]).map_err(undecodable)?;
+        block.check(&header.blocks[n]).map_err(undecodable)?;
         for section in block.sections() {
             let mut section = section.map_err(undecodable)?;
             match section.table() {
