@@ -154,7 +154,7 @@ fn read_table(reader: &mut Reader<'_>) -> Result<SnapshotTable, DecodeError> {
     let sound = known.is_sorted_by(|a, b| a < b) && baselines.is_sorted_by(|a, b| a.0 < b.0);
     if columns.len() > COLUMNS_MAX
         || !sound
-        || baselines.iter().any(|(site, version)| *site >= LENGTH_MAX || *version >= LENGTH_MAX)
+        || baselines.iter().any(|(site, version)| *site >= LENGTH_MAX || *version >= LENGTH_MAX || *version == 0)
     {
         return Err(DecodeError::Inconsistent { what: "table of a snapshot" });
     }
