@@ -61,6 +61,8 @@ pub struct Head {
     pub acknowledged: VersionVector,
     /// What this site holds to be acknowledged by everyone.
     pub floor: VersionVector,
+    /// Sites that this site holds to be retired, with the last version of each that counts.
+    pub retired: Vec<(SiteId, u64)>,
     /// The newest schema operations.
     pub schema_heads: Vec<SchemaId>,
     /// The snapshot in use.
@@ -84,6 +86,7 @@ impl Head {
             chain: [0; 32],
             acknowledged: VersionVector::new(),
             floor: VersionVector::new(),
+            retired: Vec::new(),
             schema_heads: Vec::new(),
             snapshot: None,
             segments: Vec::new(),

@@ -41,6 +41,14 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// No other replica, or more than one, has this id or name.
+    #[error("{found} replicas are called {site:?} beside this one: give the id of one, as `isle devices` lists them")]
+    NoSuchSite {
+        /// What was asked for.
+        site: String,
+        /// How many fit.
+        found: usize,
+    },
     /// No remote at all.
     #[error("this replica has no remote: add one with `isle remote add NAME URL`")]
     NoRemote,
@@ -150,12 +158,15 @@ impl Error {
             Error::NoSuchRemote { .. }
             | Error::NoRemote
             | Error::RemoteExists { .. }
+            | Error::NoSuchSite { .. }
             | Error::NoSuchConflict { .. } => ErrorKind::Invalid,
             Error::Store(
                 StoreError::NoSuchTable { .. } | StoreError::NotTracked { .. } | StoreError::NotReplica { .. },
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
-            | Error::Store(StoreError::OtherGroup { .. } | StoreError::SchemaConflict { .. }) => ErrorKind::Decision,
+            | Error::Store(
+                StoreError::OtherGroup { .. } | StoreError::SchemaConflict { .. } | StoreError::TablesAway { .. },
+            ) => ErrorKind::Decision,
             Error::ConflictRowGone { .. } | Error::RemoteEmptied { .. } | Error::GroupMissing { .. } => {
                 ErrorKind::Decision
             }

@@ -92,6 +92,6 @@ pub use isle_store::{
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Replica, Resolution, Status};
 pub use runtime::SystemRuntime;
-pub use sync::{CheckReport, Phase, Progress, SyncOptions, SyncReport};
+pub use sync::{CheckReport, CompactOptions, CompactReport, Phase, Progress, SyncOptions, SyncReport};
 pub use transaction::{Queries, Statement, Transaction};
 pub use value::{Param, Row, Value};

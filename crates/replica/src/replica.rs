@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use crate::builder::{Builder, real_path};
 use crate::keystore::{Device, KeyStore, SiteRecord};
-use crate::sync::{self, CheckReport, SyncOptions, SyncReport};
+use crate::sync::{self, CheckReport, CompactOptions, CompactReport, SyncOptions, SyncReport};
 use crate::{Error, Queries, Transaction, Value};
 
 /// Notifications that a slow subscriber may fall behind by.
@@ -95,9 +95,8 @@ impl Inner {
             return Ok(Some("the file is older than what was published from it: it was restored or rolled back"));
         }
         if record.published > 0 {
-            let header = self.store.header(site, record.published)?;
-            let chain = header.map(|header| hex(&isle_changeset::Header::hash(&header)));
-            if chain.as_ref() != Some(&record.chain) {
+            let mine = unhex(&record.chain).map(|chain| self.store.wrote(record.published, chain)).transpose()?;
+            if mine != Some(true) {
                 return Ok(Some("what was published from this file is not what stands in it"));
             }
         }
@@ -107,8 +106,8 @@ impl Inner {
     /// Records that versions up to `version` may be known to others from now on: in the file, durably, and then outside it.
     pub(crate) fn record_published(&self, site: SiteId, version: u64) -> Result<(), Error> {
         self.store.mark_published(version)?;
-        let header = if version == 0 { None } else { self.store.header(site, version)? };
-        let chain = header.map_or_else(String::new, |header| hex(&isle_changeset::Header::hash(&header)));
+        let chain = if version == 0 { None } else { self.store.own_chain(version)? };
+        let chain = chain.map_or_else(String::new, |chain| hex(&chain));
         self.key_store()?.put_site(site, &SiteRecord { path: self.path.clone(), published: version, chain })
     }
 }
@@ -120,6 +119,19 @@ fn is_site(path: &Path, site: SiteId) -> bool {
     }
     let store = Store::open(isle_store::Options::new(path), Arc::new(crate::SystemRuntime));
     store.and_then(|store| store.status()).is_ok_and(|status| status.site == site)
+}
+
+/// The inverse of [`hex`] for a hash.
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    let digits = text.as_bytes().as_chunks::<2>();
+    if digits.0.len() != hash.len() || !digits.1.is_empty() {
+        return None;
+    }
+    for (byte, digits) in hash.iter_mut().zip(digits.0) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(hash)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -413,6 +425,34 @@ impl Replica {
     /// As [`Replica::sync`].
     pub async fn check_remotes(&self, options: &SyncOptions) -> Result<Vec<CheckReport>, Error> {
         sync::check(&self.inner, options).await
+    }
+
+    /// Throws away what nobody needs any more: after a sync with every remote, a snapshot takes the place of this replica's
+    /// segments there, old changesets leave the log here, and tombstones go that every replica has seen.
+    ///
+    /// # Errors
+    /// As [`Replica::sync`], and [`isle_store::StoreError::TablesAway`].
+    pub async fn compact(&self, options: &CompactOptions) -> Result<CompactReport, Error> {
+        sync::compact(&self.inner, options).await
+    }
+
+    /// Declares that a replica does not come back: nobody waits any more for what it acknowledges, and what nobody has
+    /// merged of it yet does not count. If it does come back, it goes on under a new site id and sends its unsent changes anew.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSite`] when no replica but this one has this id or name, or more than one has.
+    pub fn retire(&self, site: &str) -> Result<SiteId, Error> {
+        let status = self.inner.store.status()?;
+        let wanted = |known: &&Site| {
+            let id = known.id.to_string();
+            !known.own && (known.name.as_deref() == Some(site) || (site.len() >= 4 && id.starts_with(site)))
+        };
+        let found: Vec<&Site> = status.sites.iter().filter(wanted).collect();
+        let [found] = found[..] else {
+            return Err(Error::NoSuchSite { site: site.to_owned(), found: found.len() });
+        };
+        self.inner.store.retire(&[(found.id, found.version)])?;
+        Ok(found.id)
     }
 
     /// Is told of every committed change of tracked tables in this process. A subscriber that falls more than 256 changes behind

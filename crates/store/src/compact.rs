@@ -159,6 +159,33 @@ fn time_of(conn: &Connection, own: &Own, no: i64, version: u64) -> Result<Option
     found.optional().doing("look for the time of a version")
 }
 
+/// Sites that were retired, with the last version of each that counts.
+pub(crate) fn retired(conn: &Connection) -> Result<Vec<(SiteId, u64)>, StoreError> {
+    let sql = "SELECT s.id, r.version FROM isle_retired AS r JOIN isle_site AS s ON s.no = r.site ORDER BY s.id";
+    let mut statement = conn.prepare_cached(sql).doing("read the retired sites")?;
+    let rows =
+        statement.query_map([], |row| Ok((SiteId::from_bytes(row.get(0)?), row.get::<_, i64>(1)? as u64)));
+    rows.doing("read the retired sites")?.collect::<Result<_, _>>().doing("read the retired sites")
+}
+
+/// Retires sites at a version each, or at what is applied here if that is more: what somebody has merged counts for all.
+pub(crate) fn retire(conn: &Connection, sites: &[(SiteId, u64)]) -> Result<(), StoreError> {
+    for (site, version) in sites {
+        let no = crate::own::site_no(conn, *site)?;
+        let version = base(conn, no)?.map_or(0, |base| base.0).max(*version);
+        let sql = "INSERT INTO isle_retired(site, version) VALUES(?1, ?2) ON CONFLICT DO UPDATE
+                   SET version = max(version, excluded.version)";
+        conn.execute(sql, params![no, version as i64]).doing("retire a site")?;
+    }
+    Ok(())
+}
+
+/// The last version of a site that counts, if it was retired.
+pub(crate) fn retired_at(conn: &Connection, no: i64) -> Result<Option<u64>, StoreError> {
+    let sql = "SELECT version FROM isle_retired WHERE site = ?1";
+    Ok(crate::clocks::one::<i64>(conn, sql, [no])?.map(|version| version as u64))
+}
+
 /// The floor for the header of the next own version, if it rose since the last.
 pub(crate) fn take_floor(conn: &Connection, own: &mut Own) -> Result<Vec<Cause>, StoreError> {
     if own.floor_told {
@@ -167,6 +194,16 @@ pub(crate) fn take_floor(conn: &Connection, own: &mut Own) -> Result<Vec<Cause>,
     own.floor_told = true;
     conn.execute("DELETE FROM isle_meta WHERE k = 'floor told'", []).doing("name the collection floor")?;
     floor(conn)
+}
+
+/// The number of tombstones.
+pub(crate) fn tombstones(conn: &Connection) -> Result<u64, StoreError> {
+    let mut count = 0;
+    for tracked in crate::engine::load_tables(conn)? {
+        let sql = format!("SELECT count(*) FROM {} WHERE l & 1 = 0", tracked.clock());
+        count += crate::clocks::one::<i64>(conn, &sql, [])?.unwrap_or(0) as u64;
+    }
+    Ok(count)
 }
 
 /// The part of the floor that the author of a changeset had not seen: it may bring back what was collected.

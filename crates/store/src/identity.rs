@@ -49,9 +49,16 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>)
 
 /// Takes a new site id: what was published under the old one is now another site's, the rest moves to the new one.
 pub(crate) fn new_site(engine: &mut Engine, site: SiteId, published_max: u64) -> Result<(), StoreError> {
+    let kept = published(&engine.conn)?.max(published_max);
+    new_site_after(engine, site, kept)
+}
+
+/// Takes a new site id: versions up to `kept` are now another site's, the rest moves to the new one, as far as the log has it.
+pub(crate) fn new_site_after(engine: &mut Engine, site: SiteId, kept: u64) -> Result<(), StoreError> {
     let mut own = engine.own()?;
     let conn = &engine.conn;
-    let kept = published(conn)?.max(published_max).min(own.version);
+    let base = crate::own::base(conn, own.no)?.map_or(0, |base| base.0);
+    let kept = kept.max(base).min(own.version);
     let old = own.clone();
     let no = site_no(conn, site)?;
     set_meta(conn, "site", no)?;

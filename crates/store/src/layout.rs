@@ -27,6 +27,7 @@ CREATE TABLE isle_block(id INT, n INT, body BLOB, PRIMARY KEY(id, n)) WITHOUT RO
 CREATE TABLE isle_conflict(id INTEGER PRIMARY KEY, t INT, k BLOB, col INT, value, h INT, s INT, wh INT, ws INT,
   reason TEXT, state TEXT);
 CREATE TABLE isle_floor(site INTEGER PRIMARY KEY, version INT, hlc INT);
+CREATE TABLE isle_retired(site INTEGER PRIMARY KEY, version INT);
 CREATE TABLE isle_snapshot(n INTEGER PRIMARY KEY, body BLOB);
 CREATE TABLE isle_remote(name TEXT PRIMARY KEY, url TEXT, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_remote_head(remote TEXT, site BLOB, etag TEXT, head BLOB, PRIMARY KEY(remote, site)) WITHOUT ROWID;

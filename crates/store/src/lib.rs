@@ -29,6 +29,7 @@
 //! isle_c<n>       row clocks of table n (see `clocks`)
 //! isle_conflict   the journal
 //! isle_floor      the collection floor: what every device has, and so may be collected
+//! isle_retired    sites that nobody waits for any more, and their last versions that count
 //! isle_snapshot   blocks of a snapshot that is being taken in
 //! isle_remote, isle_remote_head   remotes and the last head seen of each site
 //! ```

@@ -47,6 +47,8 @@ pub enum Waiting {
         /// The version that it should have seen.
         version: u64,
     },
+    /// Its author was retired before this version was known to anybody else; it will send it anew under another id.
+    Retired,
     /// It is from the future by this device's clock.
     Future(ClockError),
     /// It does not fit: its chain or its content is broken.
@@ -219,6 +221,17 @@ pub(crate) fn header(conn: &Connection, site: SiteId, version: u64) -> Result<Op
         return Ok(None);
     }
     Ok(crate::clocks::one(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])?.map(|header| (id, header)))
+}
+
+/// The first version from which on the log holds every applied one of a site.
+pub(crate) fn start(conn: &Connection, site: SiteId) -> Result<u64, StoreError> {
+    let Some(no) = known_site_no(conn, site)? else { return Ok(1) };
+    let sql = "SELECT min(id) FROM isle_log WHERE id BETWEEN ?1 AND ?2";
+    let range = params![log_id(no, 0), log_id(no + 1, 0) - 1];
+    let first = crate::clocks::one::<Option<i64>>(conn, sql, range)?.flatten().map(version_of);
+    let applied = applied_version(conn, no)?;
+    // Waiting versions stand behind the applied ones.
+    Ok(first.filter(|first| *first <= applied || applied == 0).unwrap_or(applied + 1))
 }
 
 /// What this replica has applied, its own versions included.
@@ -396,6 +409,9 @@ fn ready(
         if known < cause.version {
             return Ok(Err(Some(Waiting::Cause { site: cause.site, version: cause.version })));
         }
+    }
+    if crate::compact::retired_at(conn, next.no)?.is_some_and(|last| last < next.version) {
+        return Ok(Err(Some(Waiting::Retired)));
     }
     if let Some(cause) = crate::compact::unseen_floor(conn, &header)? {
         return Ok(Err(Some(Waiting::BelowFloor { site: cause.site, version: cause.version })));

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use isle_changeset::{Cause, Header, RowKind, ValueRef, canonical_key};
-use isle_clock::Hlc;
+use isle_clock::{Hlc, VersionVector};
 use rusqlite::{Connection, params};
 
 use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
@@ -74,7 +74,9 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
 
 /// Whether the first unpublished version does not know of something below the collection floor. What it may have known from a version
 /// that a later one names again counts as unknown, which costs a needless sealing at worst.
-pub(crate) fn is_below_floor(conn: &Connection) -> Result<bool, StoreError> {
+///
+/// `others` is a vector that the group may have collected up to, as far as the driver can tell.
+pub(crate) fn is_below_floor(conn: &Connection, others: &VersionVector) -> Result<bool, StoreError> {
     let own = Own::load(conn)?;
     let first = identity::published(conn)? + 1;
     if first > own.version {
@@ -90,16 +92,19 @@ pub(crate) fn is_below_floor(conn: &Connection) -> Result<bool, StoreError> {
         let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
         named.extend(header.causes.into_iter().map(|cause| (n, cause)));
     }
-    for below in crate::compact::floor(conn)?.into_iter().filter(|below| below.site != own.site) {
-        let knows = |cause: &Cause| cause.site == below.site && cause.version >= below.version;
+    let mut floor: VersionVector =
+        crate::compact::floor(conn)?.iter().map(|cause| (cause.site, cause.version)).collect();
+    floor.merge(others);
+    for (site, version) in floor.iter().filter(|(site, _)| *site != own.site) {
+        let knows = |cause: &Cause| cause.site == site && cause.version >= version;
         match named.iter().find(|(_, cause)| knows(cause)) {
             Some((0, _)) => continue,
             Some(_) => return Ok(true),
             None => {}
         }
-        let Some(no) = known_site_no(conn, below.site)? else { return Ok(true) };
+        let Some(no) = known_site_no(conn, site)? else { return Ok(true) };
         let sql = "SELECT version FROM isle_seen WHERE author = ?1 AND site = ?2";
-        if crate::clocks::one::<i64>(conn, sql, params![own.no, no])?.unwrap_or(0) < below.version as i64 {
+        if crate::clocks::one::<i64>(conn, sql, params![own.no, no])?.unwrap_or(0) < version as i64 {
             return Ok(true);
         }
     }

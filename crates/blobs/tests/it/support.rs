@@ -48,6 +48,7 @@ pub(crate) fn full_head(n: u8) -> Head {
         contents: vec![VersionRange { site: site(n), first: 1, last: 299 }],
     }];
     head.tail = vec![Frame::header(site(n), 300, &b"top"[..]), Frame::block(site(n), 300, 0, &b"body"[..])];
+    head.retired = vec![(site(3), 7)];
     head.extra = Bytes::from_static(b"signed");
     head
 }

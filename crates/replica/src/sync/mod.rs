@@ -6,9 +6,27 @@
 //! while that is smaller than twice the new one, so a version is uploaded again at most a logarithmic number of times.
 //!
 //! Order of a session: record foreign writes, confirm the identity, list heads, look at the own head, pull, merge, push.
+//!
+//! # Snapshots
+//! A replica that lacks versions which no head offers any more, or has nothing yet, takes in a snapshot first. One is published when
+//! the log here cannot serve what the remote lacks, when the own segments have grown beyond twice the file, or on request; it
+//! takes the place of the own segments.
+//!
+//! # Collection
+//! Each head says what its site has applied (`acknowledged`) and what it holds to be applied by everyone (`floor`): the meet of
+//! what all heads acknowledge, provided that it has itself applied what their sites wrote until then. What all heads had held so for a
+//! grace period can be collected: no changeset can come any more whose author has not seen it. A newcomer that read the heads before
+//! that has shown its own head by then, for no sync lasts as long as the grace period; one that comes later, or was retired,
+//! seals anew what it wrote in ignorance before it publishes. So neither the order of a LIST nor anyone's wall clock is relied upon, only
+//! that this device's clock measures the grace period and that a listing is not older than it.
 
+mod compact;
 mod pull;
 mod push;
+mod snapshot;
+
+pub(crate) use compact::compact;
+pub use compact::{CompactOptions, CompactReport};
 
 use std::sync::{Arc, PoisonError};
 
@@ -76,6 +94,10 @@ pub struct SyncReport {
     pub replicas: u64,
     /// Requests made.
     pub requests: u64,
+    /// Whether a snapshot was taken in.
+    pub snapshot_joined: bool,
+    /// Whether a snapshot was published.
+    pub snapshot_published: bool,
     /// Bytes sent.
     pub uploaded_bytes: u64,
     /// Bytes received.
@@ -124,6 +146,15 @@ pub(crate) struct RemoteState {
     pub(crate) last_sync_ms: Option<u64>,
     /// Schema operations that are known to stand there.
     schema: Vec<String>,
+    /// What all heads held to be applied by everyone, and since when they did.
+    #[serde(default)]
+    floor: Option<(VersionVector, u64)>,
+    /// When this replica put its head last.
+    #[serde(default)]
+    head_put_ms: u64,
+    /// Snapshots that were taken in or found unfit: none is fetched twice.
+    #[serde(default)]
+    snapshots: Vec<String>,
 }
 
 impl RemoteState {
@@ -149,6 +180,10 @@ struct Session<'a> {
     _lock: std::fs::File,
     /// The own head must be put again whether there is news or not: the one that stands is damaged.
     repair: bool,
+    /// Not every head could be read: nothing can be said of what all have.
+    unread: bool,
+    /// A snapshot takes the place of the own segments, whatever they weigh.
+    compacting: bool,
     report: SyncReport,
 }
 
@@ -220,11 +255,18 @@ impl<'a> Session<'a> {
             own: None,
             _lock: lock,
             repair: false,
+            unread: false,
+            compacting: false,
             report,
         })
     }
 
-    async fn finish(mut self) -> Result<SyncReport, Error> {
+    async fn finish(self) -> Result<SyncReport, Error> {
+        Ok(self.run().await?.report)
+    }
+
+    /// The whole session; gives it back for what is asked of it afterwards.
+    async fn run(mut self) -> Result<Session<'a>, Error> {
         let started = self.inner.runtime.now_ms();
         let traffic = self.remote.traffic();
         let refs = self.remote.list_heads().await.map_err(|source| self.failed(source))?;
@@ -241,6 +283,7 @@ impl<'a> Session<'a> {
         self.report.replicas = refs.len() as u64 + u64::from(self.own.is_none());
         self.pull(refs).await?;
         self.push().await?;
+        self.watch_floor();
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
         self.save_state().await?;
         let now = self.remote.traffic();
@@ -255,7 +298,7 @@ impl<'a> Session<'a> {
             pushed = report.pushed_versions,
             "synced"
         );
-        Ok(self.report)
+        Ok(self)
     }
 
     fn failed(&self, source: RemoteError) -> Error {
@@ -341,12 +384,8 @@ impl<'a> Session<'a> {
             other => other.map_err(|source| self.failed(source))?,
         };
         let Some((head, etag)) = found else { return Ok(()) };
-        let (site, last, chain) = (self.site, head.last_version, head.chain);
-        let mine = blocking(self.inner, move |inner| {
-            let header = inner.store.header(site, last)?;
-            Ok(last == 0 || header.is_some_and(|header| isle_changeset::Header::hash(&header) == chain))
-        });
-        if mine.await? {
+        let (last, chain) = (head.last_version, head.chain);
+        if blocking(self.inner, move |inner| Ok(inner.store.wrote(last, chain)?)).await? {
             let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
             if push::is_sound(&head, &vector) {
                 self.put_seen(&head, etag).await?;
@@ -375,6 +414,11 @@ fn reason(waiting: &Waiting) -> String {
         Waiting::Blocks => "parts of it are missing".to_owned(),
         Waiting::Cause { site, version } => format!("its author had seen version {version} of {}", site.short()),
         Waiting::Schema(id) => format!("schema operation {id} is missing"),
+        Waiting::BelowFloor { site, version } => format!(
+            "its author had not seen version {version} of {}, which the group has collected since; it sends its changes anew when it syncs",
+            site.short()
+        ),
+        Waiting::Retired => "its device was retired; it sends its changes anew when it syncs".to_owned(),
         Waiting::Future(error) => error.to_string(),
         Waiting::Refused(reason) => reason.clone(),
         _ => "it is not ready".to_owned(),

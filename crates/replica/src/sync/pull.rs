@@ -14,12 +14,22 @@ const BATCH_BYTES: usize = 8 << 20;
 /// A chain of schema operations longer than this is not followed.
 const MIGRATIONS_MAX: usize = 10_000;
 
+/// A head that changed since it was last seen.
+struct News {
+    head: Head,
+    etag: Option<String>,
+    /// The head before it.
+    last: Option<Head>,
+}
+
 impl Session<'_> {
     /// Reads the heads that changed, and takes in what they offer.
     pub(super) async fn pull(&mut self, refs: Vec<HeadRef>) -> Result<(), Error> {
+        let mut news = Vec::new();
         let own = self.site;
         for reference in refs.into_iter().filter(|reference| reference.site != own) {
-            let seen = self.seen(reference.site).await?;
+            let site = reference.site;
+            let seen = self.seen(site).await?;
             if let Some((etag, head)) = &seen
                 && etag.is_some()
                 && *etag == reference.etag
@@ -28,29 +38,49 @@ impl Session<'_> {
                 continue;
             }
             let last = seen.map(|(_, head)| head);
-            match self.pull_site(reference.site, last.clone()).await {
-                Err(error) if is_outage(&error) => return Err(error),
-                // One site's broken data must not stop the others'.
-                Err(error) => {
-                    tracing::warn!(site = %reference.site, %error, "refused");
-                    // What its objects still hold need not be published here too; what is lost with them must be.
-                    let lost = matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment", .. });
-                    self.heads.extend(last.filter(|_| !lost));
-                    let refusal = error.to_string();
-                    if !self.report.refused.contains(&refusal) {
-                        self.report.refused.push(refusal);
-                    }
+            match self.read_head(site, last.as_ref()).await {
+                Ok(Some((head, etag))) => news.push(News { head, etag, last }),
+                Ok(None) => {
+                    // Gone, or gone back: what it said before still holds.
+                    self.unread = true;
+                    self.heads.extend(last);
                 }
-                Ok(()) => {}
+                Err(error) => self.refuse(site, error, last)?,
+            }
+        }
+        self.heed_retirements(&news).await?;
+        self.bootstrap(news.iter().map(|news| news.head.clone()).collect()).await?;
+        for News { head, etag, last } in news {
+            let site = head.site;
+            if let Err(error) = self.pull_site(head, etag).await {
+                self.refuse(site, error, last)?;
             }
         }
         self.merge().await
     }
 
-    async fn pull_site(&mut self, site: SiteId, last: Option<Head>) -> Result<(), Error> {
+    /// One site's broken data must not stop the others'; an outage stops all.
+    fn refuse(&mut self, site: SiteId, error: Error, last: Option<Head>) -> Result<(), Error> {
+        if is_outage(&error) {
+            return Err(error);
+        }
+        tracing::warn!(%site, %error, "refused");
+        self.unread = true;
+        // What its objects still hold need not be published here too; what is lost with them must be.
+        let lost = matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment", .. });
+        self.heads.extend(last.filter(|_| !lost));
+        let refusal = error.to_string();
+        if !self.report.refused.contains(&refusal) {
+            self.report.refused.push(refusal);
+        }
+        Ok(())
+    }
+
+    /// A head as it stands; `None` if it is gone or went back.
+    async fn read_head(&mut self, site: SiteId, last: Option<&Head>) -> Result<Option<(Head, Option<String>)>, Error> {
         let (head, etag) = match self.remote.get_head(site).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(None),
             Err(
                 source @ (RemoteError::Corrupt { .. } | RemoteError::NewerFormat { .. } | RemoteError::TooLarge { .. }),
             ) => {
@@ -58,20 +88,48 @@ impl Session<'_> {
             }
             Err(source) => return Err(self.failed(source)),
         };
-        if let Some(last) = last
-            && head.last_version < last.last_version
-        {
+        if let Some(last) = last.filter(|last| head.last_version < last.last_version) {
             tracing::warn!(site = %site, was = last.last_version, now = head.last_version, "a head went back; it is not followed");
             self.report.stale.push(site.to_string());
-            self.heads.push(last);
+            return Ok(None);
+        }
+        Ok(Some((head, etag)))
+    }
+
+    /// Takes over which sites others hold to be retired. If this one is among them, it goes on under a new id.
+    async fn heed_retirements(&mut self, news: &[News]) -> Result<(), Error> {
+        let mut retired: Vec<(SiteId, u64)> = news.iter().flat_map(|news| news.head.retired.clone()).collect();
+        if retired.is_empty() {
             return Ok(());
         }
+        let own = self.site;
+        let mine = retired.iter().filter(|(site, _)| *site == own).map(|(_, last)| *last).max();
+        retired.sort_unstable();
+        self.site = blocking(self.inner, move |inner| {
+            inner.store.retire(&retired)?;
+            Ok(match mine {
+                Some(last) => inner.store.leave_retired_site(last)?,
+                None => own,
+            })
+        })
+        .await?;
+        if self.site != own {
+            tracing::warn!(old = %own, new = %self.site, "this replica was retired; it goes on under a new site id");
+            self.own = None;
+            self.report.new_site = Some(self.site.to_string());
+        }
+        Ok(())
+    }
+
+    async fn pull_site(&mut self, head: Head, etag: Option<String>) -> Result<(), Error> {
+        let site = head.site;
         self.pull_schema(&head).await?;
         match self.pull_changesets(&head).await {
             // Its writer has replaced the segment since the head was read: the new head names another.
             Err(Error::Remote { source: RemoteError::Missing { .. }, .. }) => {
                 let again = self.remote.get_head(site).await.map_err(|source| self.failed(source))?;
                 let Some((head, _)) = again else { return Ok(()) };
+                self.bootstrap(vec![head.clone()]).await?;
                 self.pull_changesets(&head).await?;
             }
             other => other?,
@@ -94,7 +152,7 @@ impl Session<'_> {
     }
 
     /// Schema operations come first, parents before children.
-    async fn pull_schema(&mut self, head: &Head) -> Result<(), Error> {
+    pub(super) async fn pull_schema(&mut self, head: &Head) -> Result<(), Error> {
         let mut wanted: Vec<MigrationId> = head.schema_heads.iter().map(|id| MigrationId::from_bytes(*id)).collect();
         let mut fetched: Vec<(MigrationId, Bytes)> = Vec::new();
         while let Some(id) = wanted.pop() {
@@ -206,7 +264,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn note_applied(&mut self, applied: Applied) {
+    pub(super) fn note_applied(&mut self, applied: Applied) {
         self.report.pulled_versions += applied.versions;
         self.report.pulled_rows += applied.rows;
         self.report.conflicts += applied.conflicts;
@@ -229,7 +287,7 @@ impl Session<'_> {
 }
 
 /// Whether an error is about the remote or this file as a whole, rather than about one site's data.
-fn is_outage(error: &Error) -> bool {
+pub(super) fn is_outage(error: &Error) -> bool {
     match error {
         Error::Remote { source, .. } => !matches!(
             source,

@@ -14,6 +14,12 @@ use crate::replica::Inner;
 const TAIL_BYTES_MAX: usize = 24 << 10;
 /// A segment is closed when its frames take this many bytes.
 const SEGMENT_BYTES: usize = 8 << 20;
+/// The own segments are not replaced by a snapshot before they take this many bytes.
+const SNAPSHOT_LOG_BYTES_MIN: u64 = 16 << 20;
+/// A site without news says what it has applied when it is this many versions behind, …
+const ACKNOWLEDGE_VERSIONS: u64 = 1_000;
+/// … or this long after it said so last.
+const ACKNOWLEDGE_MS: u64 = 3_600_000;
 
 /// Versions `first..=last` of a site.
 #[derive(Debug, Clone, Copy)]
@@ -26,38 +32,39 @@ struct Range {
 impl Session<'_> {
     /// Publishes what the remote lacks: own versions, and what no head covers of what they build upon.
     pub(super) async fn push(&mut self) -> Result<(), Error> {
-        let site = self.site;
-        let facts = blocking(self.inner, move |inner| {
-            let vector = inner.store.vector()?;
-            let chain = inner.store.chain(site)?.unwrap_or_default();
-            Ok((vector, chain, inner.store.schema_heads()?, inner.device()?.name))
-        });
-        let (vector, chain, schema_heads, device) = facts.await?;
+        self.catch_up_first().await?;
+        let mut facts = self.facts().await?;
         let own = self.own.take();
         let fresh = own.is_none() || self.repair;
-        let mut head = own.unwrap_or_else(|| Head::new(site, device.clone()));
-        let missing = self.missing(&head, &vector);
-        let schema: Vec<[u8; 16]> = schema_heads.iter().map(|id| *id.as_bytes()).collect();
-        let schema_stands = schema_heads.iter().all(|id| self.state.schema.contains(&id.to_string()));
-        if missing.is_empty() && !fresh && head.schema_heads == schema && schema_stands {
+        let mut head = own.unwrap_or_else(|| Head::new(self.site, facts.device.clone()));
+        let mut missing = self.missing(&head, &facts.vector);
+        let schema: Vec<[u8; 16]> = facts.schema_heads.iter().map(|id| *id.as_bytes()).collect();
+        let schema_stands = facts.schema_heads.iter().all(|id| self.state.schema.contains(&id.to_string()));
+        let news = !missing.is_empty() || fresh || head.schema_heads != schema || !schema_stands;
+        if !news && !self.compacting && head.retired == facts.retired && !self.acknowledges_late(&head, &facts) {
+            self.own = Some(head);
             return Ok(());
         }
-        let version = vector.get(site);
+        let (site, version) = (self.site, facts.vector.get(self.site));
         // Only a write that goes out needs the disk first.
         blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
-        self.put_schema(&schema_heads).await?;
+        self.put_schema(&facts.schema_heads).await?;
         self.report.pushed_versions += version.saturating_sub(head.last_version);
-        let obsolete = self.put_changesets(&mut head, &missing).await?;
-        head.device = device;
-        head.last_version = version;
-        head.chain = chain;
-        head.schema_heads = schema;
-        head.acknowledged = vector;
-        if head.encode().is_err() {
-            // Too many sites for one object: what was acknowledged is of use only when garbage is collected.
-            head.acknowledged = VersionVector::new();
-        }
+        let mut obsolete = Vec::new();
+        let old = if self.needs_snapshot(&head, &missing).await? {
+            let old = head.snapshot.replace(self.publish_snapshot().await?);
+            obsolete.append(&mut head.segments);
+            head.tail.clear();
+            facts = self.facts().await?;
+            missing = self.missing(&head, &facts.vector);
+            old
+        } else {
+            None
+        };
+        obsolete.extend(self.put_changesets(&mut head, &missing).await?);
+        self.describe(&mut head, facts);
         let etag = self.remote.put_head(&head).await.map_err(|source| self.failed(source))?;
+        self.state.head_put_ms = self.inner.runtime.now_ms();
         self.put_seen(&head, etag).await?;
         self.own = Some(head);
         for segment in obsolete {
@@ -66,7 +73,88 @@ impl Session<'_> {
                 tracing::warn!(%error, segment = segment.name, "an obsolete segment stays");
             }
         }
+        if let Some(old) = old.filter(|old| old.site == site) {
+            self.delete_snapshot(&old).await;
+        }
         Ok(())
+    }
+
+    /// A site that is new here, and so waited for by nobody until now, seals anew what it wrote in ignorance of what the others have
+    /// acknowledged, and so may have collected.
+    async fn catch_up_first(&mut self) -> Result<(), Error> {
+        if self.own.is_some() || self.heads.is_empty() {
+            return Ok(());
+        }
+        let floors = self.heads.iter().map(|head| head.floor.clone());
+        let Some(floor) = floors.reduce(|a, b| a.meet(&b)).filter(|floor| !floor.is_empty()) else { return Ok(()) };
+        blocking(self.inner, move |inner| {
+            if inner.store.is_below_floor(&floor)? {
+                inner.store.restate()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn facts(&self) -> Result<Facts, Error> {
+        let site = self.site;
+        blocking(self.inner, move |inner| {
+            let vector = inner.store.vector()?;
+            Ok(Facts {
+                chain: inner.store.own_chain(vector.get(site))?.unwrap_or_default(),
+                vector,
+                schema_heads: inner.store.schema_heads()?,
+                retired: inner.store.retired()?,
+                device: inner.device()?.name,
+            })
+        })
+        .await
+    }
+
+    /// Whether others wait for this site to say what it has applied.
+    fn acknowledges_late(&self, head: &Head, facts: &Facts) -> bool {
+        let ahead = |new: &VersionVector, old: &VersionVector| -> u64 {
+            new.iter().map(|(site, version)| version.saturating_sub(old.get(site))).fold(0, u64::saturating_add)
+        };
+        let behind = ahead(&facts.vector, &head.acknowledged).max(ahead(&self.held_by_all(facts), &head.floor));
+        let age = self.inner.runtime.now_ms().saturating_sub(self.state.head_put_ms);
+        behind >= ACKNOWLEDGE_VERSIONS || (behind > 0 && age >= ACKNOWLEDGE_MS)
+    }
+
+    /// What the head says of its site.
+    fn describe(&self, head: &mut Head, facts: Facts) {
+        head.floor.merge(&self.held_by_all(&facts));
+        head.device = facts.device;
+        head.last_version = facts.vector.get(self.site);
+        head.chain = facts.chain;
+        head.schema_heads = facts.schema_heads.iter().map(|id| *id.as_bytes()).collect();
+        head.acknowledged = facts.vector;
+        head.retired = facts.retired;
+        if head.encode().is_err() {
+            // Too many sites for one object: what was acknowledged is of use only when garbage is collected.
+            (head.acknowledged, head.floor) = (VersionVector::new(), VersionVector::new());
+        }
+    }
+
+    /// Whether the log here cannot serve what is missing there, or has grown too long there.
+    async fn needs_snapshot(&self, head: &Head, missing: &[Range]) -> Result<bool, Error> {
+        let bytes: u64 = head.segments.iter().map(|segment| segment.bytes).sum();
+        let compacting = self.compacting && !head.segments.is_empty();
+        let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
+        let wanted: Vec<_> = missing.iter().map(|range| (range.site, range.first)).chain(tail).collect();
+        blocking(self.inner, move |inner| {
+            let file = std::fs::metadata(&inner.path).map_or(0, |file| file.len());
+            if compacting || bytes > SNAPSHOT_LOG_BYTES_MIN.max(2 * file) {
+                return Ok(true);
+            }
+            for (site, first) in wanted {
+                if inner.store.log_start(site)? > first {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
     }
 
     /// Versions that are applied here and that no head offers.
@@ -74,9 +162,10 @@ impl Session<'_> {
         let mut covered = VersionVector::new();
         for head in self.heads.iter().chain(std::iter::once(own)) {
             covered.advance(head.site, head.last_version.min(vector.get(head.site)));
+            let snapshot = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
             let segments = head.segments.iter().flat_map(|segment| &segment.contents);
             let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
-            for (site, last) in segments.map(|range| (range.site, range.last)).chain(tail) {
+            for (site, last) in segments.map(|range| (range.site, range.last)).chain(tail).chain(snapshot) {
                 // What others say of this site counts for nothing, and of the rest no more than is here.
                 if site != head.site && site != own.site {
                     covered.advance(site, last.min(vector.get(site)));
@@ -87,7 +176,7 @@ impl Session<'_> {
         own_first.map(|(site, last)| Range { site, first: covered.get(site) + 1, last }).collect()
     }
 
-    async fn put_schema(&mut self, heads: &[MigrationId]) -> Result<(), Error> {
+    pub(super) async fn put_schema(&mut self, heads: &[MigrationId]) -> Result<(), Error> {
         let mut wanted = heads.to_vec();
         while let Some(id) = wanted.pop() {
             let name = id.to_string();
@@ -117,7 +206,8 @@ impl Session<'_> {
             }
             return Ok(Vec::new());
         }
-        let (obsolete, ranges) = regroup(head, missing, new_bytes + tail_bytes as u64);
+        let starts = self.log_starts(head).await?;
+        let (obsolete, ranges) = regroup(head, missing, new_bytes + tail_bytes as u64, &starts);
         let total = new_bytes + tail_bytes as u64 + obsolete.iter().map(|segment| segment.bytes).sum::<u64>();
         let mut writer = SegmentWriter::new();
         let mut done = 0u64;
@@ -142,6 +232,21 @@ impl Session<'_> {
         }
         self.progress(Phase::Upload, total, total);
         Ok(obsolete)
+    }
+
+    /// From where on the log holds each site that the own segments hold.
+    async fn log_starts(&self, head: &Head) -> Result<VersionVector, Error> {
+        let sites: Vec<SiteId> = head.segments.iter().flat_map(|segment| &segment.contents).map(|r| r.site).collect();
+        blocking(self.inner, move |inner| {
+            let mut starts = VersionVector::new();
+            for site in sites {
+                if starts.get(site) == 0 {
+                    starts.advance(site, inner.store.log_start(site)?);
+                }
+            }
+            Ok(starts)
+        })
+        .await
     }
 
     async fn put_segment(&self, head: &mut Head, writer: SegmentWriter) -> Result<u64, Error> {
@@ -182,6 +287,15 @@ impl Session<'_> {
     }
 }
 
+/// What this replica has to say.
+pub(super) struct Facts {
+    pub(super) vector: VersionVector,
+    chain: [u8; 32],
+    schema_heads: Vec<MigrationId>,
+    pub(super) retired: Vec<(SiteId, u64)>,
+    device: String,
+}
+
 /// A logged changeset: its header and, if it has just one, its block.
 struct Changeset {
     header: Bytes,
@@ -194,12 +308,13 @@ pub(super) fn is_sound(head: &Head, vector: &VersionVector) -> bool {
     let ranges = head.segments.iter().flat_map(|segment| &segment.contents).map(|r| (r.site, r.first, r.last));
     let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
     let all: Vec<(SiteId, u64, u64)> = ranges.chain(tail).collect();
-    let here = all.iter().all(|(site, first, last)| *first > 0 && first <= last && vector.contains(*site, *last));
+    let snapshot = head.snapshot.as_ref().map_or_else(VersionVector::new, |snapshot| snapshot.vector.clone());
+    let here = vector.includes(&snapshot) && all.iter().all(|(site, first, last)| *first > 0 && first <= last && vector.contains(*site, *last));
     let mut own: Vec<(u64, u64)> =
         all.iter().filter(|(site, ..)| *site == head.site).map(|(_, a, b)| (*a, *b)).collect();
     own.sort_unstable();
     let covered =
-        own.iter().fold(0, |covered, (first, last)| if *first <= covered + 1 { covered.max(*last) } else { covered });
+        own.iter().fold(snapshot.get(head.site), |covered, (first, last)| if *first <= covered + 1 { covered.max(*last) } else { covered });
     here && covered >= head.last_version && vector.contains(head.site, head.last_version)
 }
 
@@ -218,13 +333,20 @@ fn bytes_of(inner: &Inner, ranges: &[Range]) -> Result<u64, Error> {
 }
 
 /// Takes the tail and the last small segments out of the head; gives the segments and all versions to write, oldest first.
-fn regroup(head: &mut Head, missing: &[Range], new_bytes: u64) -> (Vec<SegmentRef>, Vec<Range>) {
+fn regroup(
+    head: &mut Head,
+    missing: &[Range],
+    new_bytes: u64,
+    log_starts: &VersionVector,
+) -> (Vec<SegmentRef>, Vec<Range>) {
+    let logged = |segment: &SegmentRef| segment.contents.iter().all(|r| log_starts.get(r.site) <= r.first);
     let mut bytes = new_bytes;
     let mut obsolete = Vec::new();
     while let Some(last) = head.segments.last()
         && last.bytes < 2 * bytes
         && last.bytes < SEGMENT_BYTES as u64 / 2
         && last.epoch == head.epoch
+        && logged(last)
     {
         bytes += last.bytes;
         obsolete.extend(head.segments.pop());

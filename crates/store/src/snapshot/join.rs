@@ -8,7 +8,7 @@ use isle_changeset::snapshot::{
     EXCEPTIONS, JOURNAL, LENGTH, SEEN, SITE, SITES, SnapshotHeader, SnapshotTable, TIME, field,
 };
 use isle_changeset::{Block, DecodeError, Hash, Key, Row, RowKind, Section, Value, ValueRef, pack_key, unpack_key};
-use isle_clock::{Clock, Hlc, SiteId};
+use isle_clock::{Clock, Hlc, SiteId, VersionVector};
 use isle_schema::{ColumnId, TableId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -141,7 +141,7 @@ pub(super) fn join(
     let conflicts = (journal()?.unwrap_or(0) - before) as u64;
     engine.own = Some(crate::own::Own::load(conn)?);
     crate::compact::collect(engine, &[])?;
-    if restate::is_below_floor(conn)? {
+    if restate::is_below_floor(conn, &VersionVector::new())? {
         restate::restate(engine, now_ms)?;
     }
     changed.dedup();

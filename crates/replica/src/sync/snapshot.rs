@@ -1,0 +1,271 @@
+//! Publishing snapshots and taking them in.
+//!
+//! A snapshot's objects: parts of about 8 MiB, each some blocks one after the other; the header as one more part; and the manifest,
+//! JSON that names them all, which is put last.
+
+use bytes::{Bytes, BytesMut};
+use isle_blobs::{Head, PartRef, RemoteError, SnapshotName, SnapshotRef};
+use isle_changeset::snapshot::SnapshotHeader;
+use isle_clock::VersionVector;
+use isle_store::{Snapshot, StoreError};
+use serde::{Deserialize, Serialize};
+
+use super::pull::is_outage;
+use super::{Phase, Session, blocking};
+use crate::Error;
+
+/// A part is closed when its blocks take this many bytes.
+const PART_BYTES: usize = 8 << 20;
+/// Parts on their way from the file to the remote.
+const PARTS_AHEAD: usize = 2;
+/// The index of the part that holds the header.
+const HEADER_INDEX: u32 = u32::MAX;
+/// Names of snapshots that are remembered as taken in or unfit.
+const REMEMBERED_MAX: usize = 64;
+const FORMAT: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u16,
+    header: Named,
+    parts: Vec<Named>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Named {
+    #[serde(flatten)]
+    part: PartRef,
+    /// How many blocks it holds.
+    blocks: usize,
+}
+
+impl Session<'_> {
+    /// Puts the state as it stands now.
+    pub(super) async fn publish_snapshot(&mut self) -> Result<SnapshotRef, Error> {
+        let site = self.site;
+        let version = blocking(self.inner, |inner| Ok(inner.store.status()?.version)).await?;
+        let name = SnapshotName::new(version, self.inner.runtime.random());
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Bytes, usize)>(PARTS_AHEAD);
+        let exporting = blocking(self.inner, move |inner| {
+            let (mut part, mut blocks) = (BytesMut::new(), 0);
+            let send = |part: BytesMut, blocks| {
+                // The other end is gone when an upload failed: its error says more.
+                sender.blocking_send((part.freeze(), blocks)).map_err(|_| Error::Cancelled)
+            };
+            let snapshot: Snapshot = inner.store.export_snapshot(|block| {
+                if !part.is_empty() && part.len() + block.bytes.len() > PART_BYTES {
+                    send(std::mem::take(&mut part), std::mem::take(&mut blocks))?;
+                }
+                part.extend_from_slice(&block.bytes);
+                blocks += 1;
+                Ok::<_, Error>(())
+            })?;
+            send(part, blocks)?;
+            Ok(snapshot)
+        });
+        let remote = self.remote.clone();
+        let parts_of = name.clone();
+        let uploading = async {
+            // Dropped at the end, so that the exporter does not wait for a reader that is gone.
+            let receiver = &mut receiver;
+            let mut parts: Vec<Named> = Vec::new();
+            let mut sent = 0;
+            while let Some((bytes, blocks)) = receiver.recv().await {
+                let part = remote.put_part(site, &parts_of, parts.len() as u32, &bytes).await;
+                let part = match part {
+                    Ok(part) => part,
+                    Err(error) => {
+                        receiver.close();
+                        return Err(error);
+                    }
+                };
+                sent += part.bytes;
+                self.progress(Phase::Upload, sent, 0);
+                parts.push(Named { part, blocks });
+            }
+            Ok(parts)
+        };
+        let (snapshot, parts) = tokio::join!(exporting, uploading);
+        let parts = parts.map_err(|source| self.failed(source))?;
+        let Snapshot { header, vector, heads, stored_bytes, rows } = snapshot?;
+        self.put_schema(&heads).await?;
+        let own = vector.get(site);
+        blocking(self.inner, move |inner| inner.record_published(site, own)).await?;
+        let header = Bytes::from(header);
+        let failed = |source| Error::Remote { name: self.row.name.clone(), source };
+        let header = self.remote.put_part(site, &name, HEADER_INDEX, &header).await.map_err(failed)?;
+        let manifest = Manifest { format: FORMAT, header: Named { part: header, blocks: 0 }, parts };
+        let manifest = serde_json::to_vec(&manifest)
+            .map_err(|error| self.refusal("snapshot", site, &error))
+            .map(Bytes::from)?;
+        let manifest = self.remote.put_manifest(site, &name, &manifest).await.map_err(failed)?;
+        tracing::info!(rows, stored_bytes, %name, "published a snapshot");
+        self.remember(&name);
+        self.report.snapshot_published = true;
+        Ok(SnapshotRef { site, name, manifest, vector })
+    }
+
+    fn remember(&mut self, name: &SnapshotName) {
+        self.state.snapshots.push(name.to_string());
+        if self.state.snapshots.len() > REMEMBERED_MAX {
+            self.state.snapshots.remove(0);
+        }
+    }
+
+    /// Takes in the best snapshot that the heads name, if the log alone does not do.
+    pub(super) async fn bootstrap(&mut self, news: Vec<Head>) -> Result<(), Error> {
+        let heads: Vec<Head> = news.into_iter().chain(self.heads.iter().cloned()).collect();
+        let mut offered: Vec<&Head> = heads.iter().filter(|head| head.snapshot.is_some()).collect();
+        let total = |head: &Head| {
+            let vector = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
+            vector.map(|(_, version)| u128::from(version)).sum::<u128>()
+        };
+        offered.sort_by_key(|head| (std::cmp::Reverse(total(head)), head.site));
+        for head in offered {
+            let Some(snapshot) = &head.snapshot else { continue };
+            let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
+            let fresh = vector.iter().all(|(site, _)| site == self.site);
+            let known = self.state.snapshots.contains(&snapshot.name.to_string());
+            if vector.includes(&snapshot.vector) || known || !(fresh || fills_gap(&vector, &heads, &snapshot.vector)) {
+                continue;
+            }
+            self.pull_schema(head).await?;
+            let taken = self.take_in(snapshot).await;
+            match taken {
+                Err(error) if is_outage(&error) => return Err(error),
+                // Its writer has put another since: the next sync finds that one.
+                Err(error) => {
+                    tracing::warn!(site = %head.site, %error, "a snapshot is refused");
+                    let gone = matches!(&error, Error::Remote { source: RemoteError::Missing { .. }, .. });
+                    if !gone {
+                        self.remember(&snapshot.name);
+                    }
+                    self.report.refused.push(error.to_string());
+                }
+                Ok(()) => self.remember(&snapshot.name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches what is not here yet of a snapshot, and joins it.
+    async fn take_in(&mut self, snapshot: &SnapshotRef) -> Result<(), Error> {
+        let get = async |part: &PartRef| match self.remote.get_part(snapshot.site, &snapshot.name, part).await {
+            Err(source @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
+                Err(self.refusal("snapshot", snapshot.site, &source))
+            }
+            other => other.map_err(|source| self.failed(source)),
+        };
+        let refused = |reason: &dyn std::fmt::Display| self.refusal("snapshot", snapshot.site, reason);
+        let manifest: Manifest =
+            serde_json::from_slice(&get(&snapshot.manifest).await?).map_err(|error| refused(&error))?;
+        if manifest.format != FORMAT {
+            return Err(refused(&format!("its format is {}, this isle reads {FORMAT}: update isle", manifest.format)));
+        }
+        let header = get(&manifest.header.part).await?;
+        let decoded = SnapshotHeader::decode(&header).map_err(|error| refused(&error))?;
+        let staging = header.clone();
+        let staged = blocking(self.inner, move |inner| Ok(inner.store.stage_snapshot(&staging)?));
+        let missing = staged.await.map_err(|error| soften(error, &refused))?.missing;
+        let total = decoded.stored_bytes();
+        let (mut first, mut done) = (0, 0);
+        for Named { part, blocks } in &manifest.parts {
+            let range = first..first + blocks;
+            first += blocks;
+            if !missing.iter().any(|n| range.contains(n)) {
+                continue;
+            }
+            self.progress(Phase::Download, done, total);
+            let bytes = get(part).await?;
+            done += bytes.len() as u64;
+            let pieces = cut(&bytes, &decoded, range).ok_or_else(|| refused(&"its parts are not what its header says"))?;
+            let staged = blocking(self.inner, move |inner| {
+                Ok(inner.store.stage_blocks(pieces.iter().map(|(n, bytes)| (*n, bytes.as_ref())))?)
+            });
+            staged.await.map_err(|error| soften(error, &refused))?;
+        }
+        self.progress(Phase::Download, total, total);
+        self.progress(Phase::Merge, 0, 0);
+        let joined = match blocking(self.inner, |inner| Ok(inner.store.join_snapshot()?)).await {
+            Err(Error::Store(StoreError::Fork { .. })) => {
+                // The group knows versions of this site that this file never wrote: it is a copy, or an older state.
+                self.site = blocking(self.inner, |inner| Ok(inner.store.new_site(0)?)).await?;
+                self.own = None;
+                self.report.new_site = Some(self.site.to_string());
+                blocking(self.inner, |inner| Ok(inner.store.join_snapshot()?)).await
+            }
+            other => other,
+        };
+        let refused = |reason: &dyn std::fmt::Display| self.refusal("snapshot", snapshot.site, reason);
+        let joined = match joined.map_err(|error| soften(error, &refused)) {
+            Ok(joined) => joined,
+            Err(error) => {
+                blocking(self.inner, |inner| Ok(inner.store.discard_snapshot()?)).await?;
+                return Err(error);
+            }
+        };
+        self.note_applied(joined);
+        self.report.snapshot_joined = true;
+        Ok(())
+    }
+
+    /// Removes the objects of a snapshot that was replaced. What cannot be deleted costs room, nothing else.
+    pub(super) async fn delete_snapshot(&self, snapshot: &SnapshotRef) {
+        let deleted = async {
+            let manifest = self.remote.get_part(snapshot.site, &snapshot.name, &snapshot.manifest).await?;
+            self.remote.delete_part(snapshot.site, &snapshot.name, &snapshot.manifest).await?;
+            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) {
+                for named in manifest.parts.iter().chain(std::iter::once(&manifest.header)) {
+                    self.remote.delete_part(snapshot.site, &snapshot.name, &named.part).await?;
+                }
+            }
+            Ok::<_, RemoteError>(())
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(%error, name = %snapshot.name, "an obsolete snapshot stays");
+        }
+    }
+}
+
+/// What is wrong with a snapshot is no failure of this replica.
+fn soften(error: Error, refused: &dyn Fn(&dyn std::fmt::Display) -> Error) -> Error {
+    match error {
+        Error::Store(
+            error @ (StoreError::BadSnapshot { .. } | StoreError::SnapshotSchema { .. } | StoreError::Clock(_)),
+        ) => refused(&error),
+        other => other,
+    }
+}
+
+/// The blocks of a part, each with its place.
+fn cut(bytes: &Bytes, header: &SnapshotHeader, range: std::ops::Range<usize>) -> Option<Vec<(usize, Bytes)>> {
+    let mut at = 0;
+    let mut pieces = Vec::new();
+    for n in range {
+        let end = at + header.blocks.get(n)?.stored_bytes as usize;
+        if end > bytes.len() {
+            return None;
+        }
+        pieces.push((n, bytes.slice(at..end)));
+        at = end;
+    }
+    (at == bytes.len()).then_some(pieces)
+}
+
+/// Whether a snapshot has versions that are not here and that no head offers one by one.
+fn fills_gap(vector: &VersionVector, heads: &[Head], snapshot: &VersionVector) -> bool {
+    snapshot.iter().any(|(site, last)| {
+        let segments = heads.iter().flat_map(|head| &head.segments).flat_map(|segment| &segment.contents);
+        let segments = segments.filter(|range| range.site == site).map(|range| (range.first, range.last));
+        let tails = heads.iter().flat_map(|head| &head.tail).filter(|frame| frame.site == site);
+        let mut offered: Vec<(u64, u64)> = segments.chain(tails.map(|frame| (frame.version, frame.version))).collect();
+        offered.sort_unstable();
+        let mut covered = vector.get(site);
+        for (first, to) in offered {
+            if first <= covered.saturating_add(1) {
+                covered = covered.max(to);
+            }
+        }
+        covered < last
+    })
+}
