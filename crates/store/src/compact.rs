@@ -163,8 +163,7 @@ fn time_of(conn: &Connection, own: &Own, no: i64, version: u64) -> Result<Option
 pub(crate) fn retired(conn: &Connection) -> Result<Vec<(SiteId, u64)>, StoreError> {
     let sql = "SELECT s.id, r.version FROM isle_retired AS r JOIN isle_site AS s ON s.no = r.site ORDER BY s.id";
     let mut statement = conn.prepare_cached(sql).doing("read the retired sites")?;
-    let rows =
-        statement.query_map([], |row| Ok((SiteId::from_bytes(row.get(0)?), row.get::<_, i64>(1)? as u64)));
+    let rows = statement.query_map([], |row| Ok((SiteId::from_bytes(row.get(0)?), row.get::<_, i64>(1)? as u64)));
     rows.doing("read the retired sites")?.collect::<Result<_, _>>().doing("read the retired sites")
 }
 

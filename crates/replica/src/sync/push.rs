@@ -309,12 +309,16 @@ pub(super) fn is_sound(head: &Head, vector: &VersionVector) -> bool {
     let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
     let all: Vec<(SiteId, u64, u64)> = ranges.chain(tail).collect();
     let snapshot = head.snapshot.as_ref().map_or_else(VersionVector::new, |snapshot| snapshot.vector.clone());
-    let here = vector.includes(&snapshot) && all.iter().all(|(site, first, last)| *first > 0 && first <= last && vector.contains(*site, *last));
+    let here = vector.includes(&snapshot)
+        && all.iter().all(|(site, first, last)| *first > 0 && first <= last && vector.contains(*site, *last));
     let mut own: Vec<(u64, u64)> =
         all.iter().filter(|(site, ..)| *site == head.site).map(|(_, a, b)| (*a, *b)).collect();
     own.sort_unstable();
     let covered =
-        own.iter().fold(snapshot.get(head.site), |covered, (first, last)| if *first <= covered + 1 { covered.max(*last) } else { covered });
+        own.iter().fold(
+            snapshot.get(head.site),
+            |covered, (first, last)| if *first <= covered + 1 { covered.max(*last) } else { covered },
+        );
     here && covered >= head.last_version && vector.contains(head.site, head.last_version)
 }
 

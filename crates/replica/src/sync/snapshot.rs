@@ -95,9 +95,8 @@ impl Session<'_> {
         let failed = |source| Error::Remote { name: self.row.name.clone(), source };
         let header = self.remote.put_part(site, &name, HEADER_INDEX, &header).await.map_err(failed)?;
         let manifest = Manifest { format: FORMAT, header: Named { part: header, blocks: 0 }, parts };
-        let manifest = serde_json::to_vec(&manifest)
-            .map_err(|error| self.refusal("snapshot", site, &error))
-            .map(Bytes::from)?;
+        let manifest =
+            serde_json::to_vec(&manifest).map_err(|error| self.refusal("snapshot", site, &error)).map(Bytes::from)?;
         let manifest = self.remote.put_manifest(site, &name, &manifest).await.map_err(failed)?;
         tracing::info!(rows, stored_bytes, %name, "published a snapshot");
         self.remember(&name);
@@ -178,7 +177,8 @@ impl Session<'_> {
             self.progress(Phase::Download, done, total);
             let bytes = get(part).await?;
             done += bytes.len() as u64;
-            let pieces = cut(&bytes, &decoded, range).ok_or_else(|| refused(&"its parts are not what its header says"))?;
+            let pieces =
+                cut(&bytes, &decoded, range).ok_or_else(|| refused(&"its parts are not what its header says"))?;
             let staged = blocking(self.inner, move |inner| {
                 Ok(inner.store.stage_blocks(pieces.iter().map(|(n, bytes)| (*n, bytes.as_ref())))?)
             });

@@ -1,0 +1,226 @@
+//! Snapshots, compaction and collection between replicas that meet in a remote.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use isle::{CompactOptions, CompactReport, Error, RemoteOptions, Replica, params};
+use isle_blobs::Remote;
+use isle_blobs::testing::FaultPlan;
+
+const SCHEMA: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT)";
+const NOW: CompactOptions = CompactOptions { keep: Duration::ZERO, grace: Duration::ZERO, vacuum: false };
+
+fn device(folder: &Path, name: &str, remote: &Remote) -> Replica {
+    let home = folder.join(format!("{name}.home"));
+    let replica = Replica::builder(folder.join(format!("{name}.db"))).home(home).init().unwrap();
+    replica.rename_device(name).unwrap();
+    replica.add_open_remote("r", remote.clone()).unwrap();
+    replica
+}
+
+fn first(folder: &Path, name: &str, remote: &Remote) -> Replica {
+    let replica = device(folder, name, remote);
+    replica.write(|tx| tx.execute_batch(SCHEMA)).unwrap();
+    replica.track(&["notes"]).unwrap();
+    replica
+}
+
+/// Text that zstd cannot shrink much.
+fn text(n: i64) -> String {
+    let mut word = n as u64;
+    let mut next = || {
+        word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        char::from(b'a' + ((z ^ z >> 27) % 26) as u8)
+    };
+    (0..60).map(|_| next()).collect()
+}
+
+fn fill(replica: &Replica, rows: std::ops::Range<i64>) {
+    let insert = |tx: &isle::Transaction<'_>| {
+        rows.clone()
+            .try_for_each(|n| tx.execute("INSERT INTO notes VALUES(?1, ?2, ?1)", params![n, &text(n)]).map(drop))
+    };
+    replica.write(insert).unwrap();
+}
+
+async fn sync(replica: &Replica) -> isle::SyncReport {
+    replica.sync().await.unwrap().remove(0)
+}
+
+async fn compact(replica: &Replica) -> CompactReport {
+    replica.compact(&NOW).await.unwrap()
+}
+
+fn count(replica: &Replica) -> i64 {
+    replica.read(|q| q.one("SELECT count(*) FROM notes", params![])).unwrap().unwrap()
+}
+
+fn same(a: &Replica, b: &Replica) {
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    for replica in [a, b] {
+        let report = replica.check().unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_deletes_and_their_history_go_and_a_fresh_device_converges() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b) = (first(folder.path(), "a", &remote), device(folder.path(), "b", &remote));
+    fill(&a, 0..12_000);
+    sync(&a).await;
+    sync(&b).await;
+    b.write(|tx| tx.execute("DELETE FROM notes WHERE id >= 2000", params![])).unwrap();
+    sync(&b).await;
+    let mut tombstones = [0; 2];
+    for _ in 0..3 {
+        for (replica, sum) in [&a, &b].into_iter().zip(&mut tombstones) {
+            *sum += compact(replica).await.tombstones;
+        }
+    }
+    assert_eq!(tombstones, [10_000; 2], "each collects what both have");
+    assert!(!compact(&a).await.waiting);
+    let keys = remote.keys().await.unwrap();
+    assert_eq!(keys.iter().filter(|key| key.contains("log/")).count(), 0, "{keys:?}");
+    assert_eq!(keys.iter().filter(|key| key.contains("manifest")).count(), 2, "{keys:?}");
+    let c = device(folder.path(), "c", &remote);
+    let report = sync(&c).await;
+    assert!(report.snapshot_joined && report.refused.is_empty(), "{report:?}");
+    assert_eq!(count(&c), 2_000);
+    same(&a, &c);
+    same(&b, &c);
+    // Life goes on: also for a row that was deleted and collected.
+    b.write(|tx| tx.execute("INSERT INTO notes VALUES(11999, 'again', 1)", params![])).unwrap();
+    for replica in [&b, &a, &c, &b] {
+        sync(replica).await;
+    }
+    assert_eq!(count(&c), 2_001);
+    same(&a, &c);
+    same(&b, &c);
+}
+
+#[tokio::test]
+async fn a_device_that_was_away_for_long_sends_what_it_wrote_and_takes_the_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b, late) = (
+        first(folder.path(), "a", &remote),
+        device(folder.path(), "b", &remote),
+        device(folder.path(), "late", &remote),
+    );
+    fill(&a, 0..500);
+    for replica in [&a, &b, &late] {
+        sync(replica).await;
+    }
+    late.write(|tx| tx.execute("UPDATE notes SET title = 'edited while away' WHERE id = 7", params![])).unwrap();
+    late.write(|tx| tx.execute("UPDATE notes SET title = 'edited while gone' WHERE id = 400", params![])).unwrap();
+    late.write(|tx| tx.execute("INSERT INTO notes VALUES(1000, 'made while away', 1)", params![])).unwrap();
+    a.write(|tx| tx.execute("DELETE FROM notes WHERE id >= 300", params![])).unwrap();
+    sync(&a).await;
+    a.retire("late").unwrap();
+    for _ in 0..3 {
+        compact(&a).await;
+        compact(&b).await;
+    }
+    assert_eq!(a.compact(&NOW).await.unwrap().tombstones, 0);
+    assert!(!a.compact(&NOW).await.unwrap().waiting, "nobody waits for a retired device");
+    let before = late.status().unwrap().site;
+    let report = sync(&late).await;
+    assert!(report.snapshot_joined, "{report:?}");
+    assert_ne!(late.status().unwrap().site, before, "a retired site id is not used any more");
+    for replica in [&a, &b, &late] {
+        sync(replica).await;
+    }
+    same(&a, &late);
+    same(&b, &late);
+    assert_eq!(count(&a), 301);
+    let title = |id: i64| a.read(|q| q.one::<String>("SELECT title FROM notes WHERE id = ?1", params![id])).unwrap();
+    assert_eq!(title(7).as_deref(), Some("edited while away"));
+    assert_eq!(title(1000).as_deref(), Some("made while away"));
+    assert_eq!(title(400), None);
+    let lost = late.conflicts(false, 10).unwrap();
+    assert!(lost.iter().any(|lost| lost.value == isle::Value::Text("edited while gone".into())), "{lost:?}");
+}
+
+#[tokio::test]
+async fn a_device_with_rows_of_its_own_joins_a_group_that_lives_from_snapshots() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    fill(&a, 0..100);
+    a.write(|tx| tx.execute("DELETE FROM notes WHERE id < 10", params![])).unwrap();
+    for _ in 0..3 {
+        compact(&a).await;
+    }
+    let b = first(folder.path(), "b", &remote);
+    fill(&b, 5..15);
+    b.write(|tx| tx.execute("UPDATE notes SET stars = 77 WHERE id = 12", params![])).unwrap();
+    let report = sync(&b).await;
+    assert!(report.snapshot_joined && report.refused.is_empty(), "{report:?}");
+    sync(&a).await;
+    sync(&b).await;
+    assert_eq!(count(&a), 95, "5 to 9 are new, 10 to 14 are the same rows");
+    same(&a, &b);
+}
+
+#[tokio::test]
+async fn a_remote_whose_log_is_gone_here_gets_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (Remote::in_memory(), Remote::in_memory());
+    let a = first(folder.path(), "a", &one);
+    fill(&a, 0..200);
+    compact(&a).await;
+    assert_eq!(a.log(10).unwrap().len(), 0);
+    a.add_open_remote("r2", two.clone()).unwrap();
+    a.sync().await.unwrap();
+    fill(&a, 200..210);
+    a.sync().await.unwrap();
+    let b = device(folder.path(), "b", &two);
+    let report = sync(&b).await;
+    assert!(report.snapshot_joined, "{report:?}");
+    same(&a, &b);
+}
+
+#[tokio::test]
+async fn cut_transfers_of_a_snapshot_go_on_and_flipped_bytes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    (0..8).for_each(|n| fill(&a, n * 40_000..(n + 1) * 40_000));
+    let mut options = RemoteOptions::default();
+    options.retries = 1;
+    let (putting, put_faults) = remote.with_faults(7, FaultPlan::troubled(120), Some(&options));
+    a.add_open_remote("r", putting).unwrap();
+    through(async || a.compact(&NOW).await.map(drop)).await;
+    put_faults.plan(FaultPlan::NONE);
+    compact(&a).await;
+    assert!(put_faults.count().errors_before > 0, "{:?}", put_faults.count());
+    let parts = remote.keys().await.unwrap().iter().filter(|key| key.contains("snap/")).count();
+    assert!(parts >= 4, "{parts} objects make no test of a cut");
+    let plan = FaultPlan { bit_flip: 150, ..FaultPlan::troubled(150) };
+    let (getting, get_faults) = remote.with_faults(9, plan, Some(&options));
+    let b = device(folder.path(), "b", &getting);
+    through(async || {
+        let report = b.sync().await?.remove(0);
+        if report.snapshot_joined { Ok(()) } else { Err(Error::NoRemote) }
+    })
+    .await;
+    assert!(get_faults.count().bit_flips > 0 && get_faults.count().truncated > 0, "{:?}", get_faults.count());
+    get_faults.plan(FaultPlan::NONE);
+    b.sync().await.unwrap();
+    same(&a, &b);
+}
+
+/// Tries again until it works.
+async fn through(mut f: impl AsyncFnMut() -> Result<(), Error>) {
+    for _ in 0..100 {
+        if f().await.is_ok() {
+            return;
+        }
+    }
+    panic!("never through");
+}
