@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ::isle::{Param, Replica, SiteId, SystemRuntime, Transaction, params};
 use anyhow::{Context, Result, ensure};
 use isle_changeset::Header;
+use isle_clock::Hlc;
 use isle_store::{Frame, Init, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
@@ -447,7 +448,15 @@ impl Engine for Isle {
         let scratch = cx.scratch()?;
         let path = Self::copy_full(cx, &scratch, Keys::Int, Side::Source)?;
         let with_log = sql::truncated_size(&sql::open(&path)?, &path)?;
-        Ok(Some(FileSize { with_log, compacted: None }))
+        let store = open_store(&path)?;
+        store.mark_published(store.status()?.version)?;
+        let all = Hlc::new(1 << 46, 0).context("a time far ahead")?;
+        let pruned = store.prune_log(all)?;
+        ensure!(pruned.versions > 0, "nothing was pruned");
+        store.vacuum()?;
+        store.close()?;
+        let compacted = sql::truncated_size(&sql::open(&path)?, &path)?;
+        Ok(Some(FileSize { with_log, compacted: Some(compacted) }))
     }
 
     /// Export since the version vector before the write.

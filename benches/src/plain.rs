@@ -119,8 +119,11 @@ impl Engine for Plain {
     fn file_size(&mut self, cx: &Cx<'_>) -> Result<Option<FileSize>> {
         let scratch = cx.scratch()?;
         let path = Self::full(cx, &scratch, Keys::Int)?;
-        let with_log = sql::truncated_size(&sql::open(&path)?, &path)?;
-        Ok(Some(FileSize { with_log, compacted: None }))
+        let conn = sql::open(&path)?;
+        let with_log = sql::truncated_size(&conn, &path)?;
+        conn.execute_batch("VACUUM")?;
+        let compacted = sql::truncated_size(&conn, &path)?;
+        Ok(Some(FileSize { with_log, compacted: Some(compacted) }))
     }
 
     fn one_row(&mut self, cx: &Cx<'_>) -> Result<Option<OneRow>> {

@@ -73,6 +73,13 @@ pub(crate) enum Command {
     /// Exchange changes with the remotes
     #[command(after_help = "Examples:\n  isle sync\n  isle sync --watch --interval 30s")]
     Sync(Sync),
+    /// Throw away history and tombstones that no replica needs
+    #[command(
+        after_help = "Syncs first. Where this replica's log in a remote is long, a snapshot takes its place; changes older than\n\
+        --keep leave the log here; tombstones of deletes go once every replica has seen them. Run it on each device.\n\n\
+        Examples:\n  isle compact\n  isle compact --keep 0s --vacuum"
+    )]
+    Compact(Compact),
     /// What this replica is, and how it stands
     #[command(after_help = "Example:\n  isle status --json")]
     Status,
@@ -89,7 +96,7 @@ pub(crate) enum Command {
     )]
     Conflicts(Conflicts),
     /// The replicas of the group, and this device's name
-    #[command(after_help = "Examples:\n  isle devices\n  isle devices rename laptop")]
+    #[command(after_help = "Examples:\n  isle devices\n  isle devices rename laptop\n  isle devices retire old-phone")]
     Devices {
         #[command(subcommand)]
         action: Option<DevicesAction>,
@@ -200,6 +207,19 @@ pub(crate) struct Sync {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Compact {
+    /// Keep changes younger than this in the log (as 12h, 30d)
+    #[arg(long, default_value = "30d", value_name = "TIME", value_parser = span)]
+    pub(crate) keep: Duration,
+    /// Wait this long after every replica has seen a delete; longer than any sync lasts
+    #[arg(long, default_value = "1d", value_name = "TIME", value_parser = span)]
+    pub(crate) grace: Duration,
+    /// Give free room in the file back; rows of tables without INTEGER PRIMARY KEY get new rowids
+    #[arg(long)]
+    pub(crate) vacuum: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Conflicts {
     #[command(subcommand)]
     pub(crate) action: Option<ConflictsAction>,
@@ -251,6 +271,15 @@ pub(crate) enum DevicesAction {
         /// The name
         name: String,
     },
+    /// Say that a replica does not come back: nobody waits for it any more
+    #[command(
+        after_help = "If it does come back, it goes on under a new site id and sends its unsent changes anew.\n\n\
+        Example:\n  isle devices retire old-phone"
+    )]
+    Retire {
+        /// Its name, or the beginning of its site id
+        site: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -267,6 +296,16 @@ pub(crate) struct Demo {
     /// Remove the folder afterwards
     #[arg(long)]
     pub(crate) clean: bool,
+}
+
+/// A length of time with days of 24 hours.
+fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a time such as 0s, 12h or 30d".to_owned();
+    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
+        return Ok(Duration::from_secs(u64::from(days) * 24 * 60 * 60));
+    }
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(parsed).map_err(|_| wrong())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -296,6 +335,13 @@ mod tests {
             command.get_subcommands().for_each(look);
         }
         Args::command().get_subcommands().for_each(look);
+    }
+
+    #[test]
+    fn spans_are_read() {
+        assert_eq!(span("30d"), Ok(Duration::from_secs(2_592_000)));
+        assert_eq!((span("0s"), span("12h")), (Ok(Duration::ZERO), Ok(Duration::from_secs(43_200))));
+        assert!(span("5").is_err() && span("-1d").is_err() && span("d").is_err());
     }
 
     #[test]

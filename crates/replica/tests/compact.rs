@@ -5,12 +5,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use isle::{CompactOptions, CompactReport, Error, RemoteOptions, Replica, params};
+use isle::{CompactOptions, CompactReport, Error, RemoteOptions, Replica, SyncOptions, params};
 use isle_blobs::Remote;
 use isle_blobs::testing::FaultPlan;
 
 const SCHEMA: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT)";
-const NOW: CompactOptions = CompactOptions { keep: Duration::ZERO, grace: Duration::ZERO, vacuum: false };
+const NOW: CompactOptions = CompactOptions {
+    keep: Duration::ZERO,
+    grace: Duration::ZERO,
+    vacuum: false,
+    sync: SyncOptions { remote: None, progress: None },
+};
 
 fn device(folder: &Path, name: &str, remote: &Remote) -> Replica {
     let home = folder.join(format!("{name}.home"));

@@ -80,6 +80,8 @@ pub struct Site {
     pub name: Option<String>,
     /// Whether it is this replica.
     pub own: bool,
+    /// Whether it was retired: nobody waits for it.
+    pub retired: bool,
 }
 
 /// A summary of a replica.
@@ -806,8 +808,9 @@ fn names_of(engine: &Engine, numbers: &[i64]) -> Vec<String> {
 }
 
 fn sites(conn: &Connection, own: &own::Own) -> Result<Vec<Site>, StoreError> {
-    let mut statement =
-        conn.prepare("SELECT id, version, hlc, name, no FROM isle_site ORDER BY no").doing("list sites")?;
+    let mut statement = conn
+        .prepare("SELECT id, version, hlc, name, no, no IN (SELECT site FROM isle_retired) FROM isle_site ORDER BY no")
+        .doing("list sites")?;
     let rows = statement.query_map([], |row| {
         let mine = row.get::<_, i64>(4)? == own.no;
         let hlc = Hlc::from_bits(row.get::<_, i64>(2)? as u64).unwrap_or(Hlc::ZERO);
@@ -817,6 +820,7 @@ fn sites(conn: &Connection, own: &own::Own) -> Result<Vec<Site>, StoreError> {
             hlc: if mine { own.clock.last() } else { hlc },
             name: row.get(3)?,
             own: mine,
+            retired: row.get(5)?,
         })
     });
     rows.doing("list sites")?.collect::<Result<_, _>>().doing("list sites")

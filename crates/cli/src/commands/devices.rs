@@ -52,6 +52,7 @@ pub(crate) fn run(args: &Args, action: Option<&DevicesAction>, out: &mut Out) ->
     match action {
         None => list(&replica.status()?, out)?,
         Some(DevicesAction::Rename { name }) => rename(&replica, name, out)?,
+        Some(DevicesAction::Retire { site }) => retire(&replica, site, out)?,
     }
     Ok(0)
 }
@@ -69,6 +70,16 @@ fn rename(replica: &Replica, name: &str, out: &mut Out) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn retire(replica: &Replica, site: &str, out: &mut Out) -> anyhow::Result<()> {
+    let id = replica.retire(site)?;
+    if !out.json(&json!({ "site": id.to_string(), "retired": true }))? {
+        let mark = out.style.green("✓");
+        let name = Names::new(&replica.status()?).of(id);
+        out.note(format!("{mark} {name} is retired: nobody waits for it; others learn of it with the next sync"))?;
+    }
+    Ok(())
+}
+
 /// The sites as objects.
 pub(crate) fn to_json(status: &Status) -> Vec<serde_json::Value> {
     let names = Names::new(status);
@@ -79,6 +90,7 @@ pub(crate) fn to_json(status: &Status) -> Vec<serde_json::Value> {
             "version": site.version,
             "last_write": write_time(site.hlc),
             "this": site.own,
+            "retired": site.retired,
         })
     };
     status.sites.iter().map(object).collect()
@@ -92,7 +104,11 @@ pub(crate) fn list(status: &Status, out: &mut Out) -> anyhow::Result<()> {
     let names = Names::new(status);
     let row = |site: &isle::Site| {
         let name = names.of(site.id);
-        let name = if site.own { format!("{name} (this one)") } else { name };
+        let name = match (site.own, site.retired) {
+            (true, _) => format!("{name} (this one)"),
+            (_, true) => format!("{name} (retired)"),
+            _ => name,
+        };
         let last = write_time(site.hlc).map_or_else(|| Cell::dim("-"), Cell::text);
         vec![Cell::text(name), Cell::text(site.id.short()), Cell::number(site.version), last]
     };

@@ -1,5 +1,6 @@
 //! The commands, by what they are about.
 
+mod compact;
 pub(crate) mod conflicts;
 mod devices;
 mod files;
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Query(query) => sql::query(args, query, out),
         Command::Remote(remote) => remotes::run(args, remote, out),
         Command::Sync(sync) => sync::run(args, sync, out),
+        Command::Compact(compact) => compact::run(args, compact, out),
         Command::Status => look::status(args, out),
         Command::Log { limit } => look::log(args, *limit, out),
         Command::Conflicts(conflicts) => conflicts::run(args, conflicts, out),

@@ -144,6 +144,12 @@ pub(crate) fn summary(report: &SyncReport) -> String {
 /// What a person should know or do.
 pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     let mut lines = Vec::new();
+    if report.snapshot_joined {
+        lines.push("took in a snapshot: the changes before it are not kept one by one any more".to_owned());
+    }
+    if report.snapshot_published {
+        lines.push("put a snapshot in the place of this replica's old changes".to_owned());
+    }
     if report.conflicts > 0 {
         let lost = count(report.conflicts, "value");
         lines.push(format!("{lost} lost against concurrent writes and wait in the journal: `isle conflicts`"));
@@ -204,24 +210,24 @@ fn compare(report: &CheckReport) -> String {
 }
 
 /// A bar on a terminal, once a sync takes long.
-struct Bar {
+pub(super) struct Bar {
     begun: Instant,
     terminal: bool,
     state: Mutex<Option<Progress>>,
 }
 
 impl Bar {
-    fn new() -> Bar {
+    pub(super) fn new() -> Bar {
         Bar { begun: Instant::now(), terminal: std::io::stderr().is_terminal(), state: Mutex::default() }
     }
 
-    fn callback(bar: &Arc<Bar>) -> Arc<dyn Fn(Progress) + Send + std::marker::Sync> {
+    pub(super) fn callback(bar: &Arc<Bar>) -> Arc<dyn Fn(Progress) + Send + std::marker::Sync> {
         let bar = Arc::clone(bar);
         Arc::new(move |progress| *bar.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress))
     }
 
     /// Waits for a sync and draws meanwhile: a long step reports once, when it begins.
-    async fn beside<T>(&self, sync: impl Future<Output = T>) -> T {
+    pub(super) async fn beside<T>(&self, sync: impl Future<Output = T>) -> T {
         let mut sync = std::pin::pin!(sync);
         let (mut ticks, mut bar) = (tokio::time::interval(DRAW_EVERY), None);
         loop {

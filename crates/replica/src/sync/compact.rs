@@ -23,12 +23,14 @@ pub struct CompactOptions {
     /// Gives the room back to the file system. It takes as much again while it runs, and renumbers the rowids of tables
     /// without an INTEGER PRIMARY KEY.
     pub vacuum: bool,
+    /// The sync that comes first. With a single remote chosen no tombstone goes: the others have their say, too.
+    pub sync: SyncOptions,
 }
 
 impl Default for CompactOptions {
     fn default() -> CompactOptions {
         let day = Duration::from_secs(24 * 60 * 60);
-        CompactOptions { keep: 30 * day, grace: day, vacuum: false }
+        CompactOptions { keep: 30 * day, grace: day, vacuum: false, sync: SyncOptions::default() }
     }
 }
 
@@ -54,20 +56,25 @@ pub struct CompactReport {
 /// Syncs with every remote, puts snapshots in the place of long logs, and forgets here what others can have from there.
 pub(crate) async fn compact(inner: &Arc<Inner>, options: &CompactOptions) -> Result<CompactReport, Error> {
     let _one_at_a_time = inner.syncing.lock().await;
-    let sync = SyncOptions::default();
-    let rows = blocking(inner, |inner| Ok(inner.store.remotes()?)).await?;
+    let all = options.sync.remote.is_none();
+    let choosing = options.sync.clone();
+    let rows = blocking(inner, move |inner| match selected(inner, &choosing) {
+        // Without a remote there is still a log to prune of what others had handed over.
+        Err(Error::NoRemote) => Ok(Vec::new()),
+        other => other,
+    });
     let mut report = CompactReport { file_bytes_before: file_bytes(inner), ..CompactReport::default() };
     let grace = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
     let mut floor: Option<VersionVector> = None;
-    if !rows.is_empty() {
-        for row in blocking(inner, |inner| selected(inner, &SyncOptions::default())).await? {
-            let mut session = Session::start(inner, &sync, row).await?;
-            session.compacting = true;
-            let mut session = session.run().await?;
+    for row in rows.await? {
+        let mut session = Session::start(inner, &options.sync, row).await?;
+        session.compacting = true;
+        let mut session = session.run().await?;
+        if all {
             let stable = session.take_stable(grace).await?;
             floor = Some(floor.map_or(stable.clone(), |floor| floor.meet(&stable)));
-            report.remotes.push(session.report);
         }
+        report.remotes.push(session.report);
     }
     let now = inner.runtime.now_ms();
     let keep = u64::try_from(options.keep.as_millis()).unwrap_or(u64::MAX);
