@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use isle_changeset::{Cause, Header};
+use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Hlc, SiteId, VersionVector};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -18,7 +18,7 @@ use crate::error::Doing as _;
 use crate::layout::log_id;
 use crate::own::{Own, base, known_site_no, state_at};
 use crate::tracked::Tracked;
-use crate::{StoreError, identity, layout};
+use crate::{Store, StoreError, identity, layout};
 
 /// What a compaction took away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +29,132 @@ pub struct Compacted {
     pub bytes: u64,
     /// Tombstones that were collected.
     pub tombstones: u64,
+}
+
+impl Store {
+    /// Takes changesets of before `before` out of the log that others can have from a snapshot; see [`Compacted`].
+    ///
+    /// # Errors
+    /// [`StoreError::TablesAway`], or SQLite's reason.
+    pub fn prune_log(&self, before: Hlc) -> Result<Compacted, StoreError> {
+        self.internal_engine(|engine| prune(engine, before))
+    }
+
+    /// Collects tombstones of deletes that every device has applied, up to `vector`; gives how many. The next own changeset names
+    /// the floor, and others collect when they apply it.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn collect(&self, vector: &VersionVector) -> Result<u64, StoreError> {
+        self.internal_engine(|engine| collect_below(engine, vector))
+    }
+
+    /// Up to where this replica knows that everything can be collected.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn floor(&self) -> Result<VersionVector, StoreError> {
+        self.snapshot(|conn| Ok(floor(conn)?.iter().map(|cause| (cause.site, cause.version)).collect()))
+    }
+
+    /// Retires sites: nobody waits for what they acknowledge any more, and nothing of them counts beyond the given version or what is
+    /// applied here.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn retire(&self, sites: &[(SiteId, u64)]) -> Result<(), StoreError> {
+        self.internal(|conn| retire(conn, sites))
+    }
+
+    /// Retired sites with the last version of each that counts, rising by site.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn retired(&self) -> Result<Vec<(SiteId, u64)>, StoreError> {
+        self.snapshot(retired)
+    }
+
+    /// Takes a new site id, because the old one was retired at version `last`: what nobody else had of it moves to the new one.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn leave_retired_site(&self, last: u64) -> Result<SiteId, StoreError> {
+        let site = self.draw_site();
+        self.internal_engine(|engine| identity::new_site_after(engine, site, last))?;
+        Ok(site)
+    }
+
+    /// The hash of an own version; `None` for those before the log's first, except the last of them.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn own_chain(&self, version: u64) -> Result<Option<Hash>, StoreError> {
+        self.snapshot(|conn| {
+            let no: i64 = layout::require_meta(conn, "site")?;
+            Ok(state_at(conn, no, version)?.map(|(_, chain)| chain))
+        })
+    }
+
+    /// The first version of a site from which on the log holds every one that is applied; one beyond those if it holds none.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn log_start(&self, site: SiteId) -> Result<u64, StoreError> {
+        self.snapshot(|conn| crate::log::start(conn, site))
+    }
+
+    /// Whether unpublished versions were written in ignorance of what the group has collected since, or may have collected: `others` is
+    /// a vector that the rest of the group has acknowledged.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn is_below_floor(&self, others: &VersionVector) -> Result<bool, StoreError> {
+        self.snapshot(|conn| crate::restate::is_below_floor(conn, others))
+    }
+
+    /// Replaces the unpublished versions by one that holds what is left of them, written in the knowledge of all that is here.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn restate(&self) -> Result<(), StoreError> {
+        {
+            let now_ms = self.now_ms();
+            self.internal_engine(|engine| crate::restate::restate(engine, now_ms))
+        }
+    }
+
+    /// How many tombstones there are.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn tombstones(&self) -> Result<u64, StoreError> {
+        self.snapshot(tombstones)
+    }
+
+    /// Gives free pages back to the file system. Takes as much room again while it runs, and gives new rowids to rows of tables
+    /// without an INTEGER PRIMARY KEY.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn vacuum(&self) -> Result<(), StoreError> {
+        self.without_transaction(|engine| {
+            engine.conn.execute_batch("VACUUM").doing("vacuum the file")?;
+            engine.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).doing("write back the log")
+        })
+    }
+
+    /// Whether a version of this site is the one that was written here. True for versions before the first that is still known.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn wrote(&self, version: u64, chain: Hash) -> Result<bool, StoreError> {
+        self.snapshot(|conn| {
+            let no: i64 = layout::require_meta(conn, "site")?;
+            let base = base(conn, no)?.map_or(0, |base| base.0);
+            let known = state_at(conn, no, version)?;
+            Ok(version == 0 || version < base || known.is_some_and(|(_, known)| known == chain))
+        })
+    }
 }
 
 /// Refuses when a table that was tracked is not there: the log holds what it misses, and a snapshot would lack it.

@@ -14,8 +14,7 @@ use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::transaction::Transaction;
 use crate::{
-    Applied, Compacted, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own,
-    restate, seal, track,
+    Applied, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal, track,
 };
 
 /// Idle read connections that are kept.
@@ -538,7 +537,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn new_site(&self, published: u64) -> Result<SiteId, StoreError> {
-        let site = SiteId::from_random(self.runtime.random());
+        let site = self.draw_site();
         self.merge(|engine, _| identity::new_site(engine, site, published))?;
         Ok(site)
     }
@@ -579,127 +578,6 @@ impl Store {
         self.seal()
     }
 
-    /// Takes changesets of before `before` out of the log that others can have from a snapshot; see [`Compacted`].
-    ///
-    /// # Errors
-    /// [`StoreError::TablesAway`], or SQLite's reason.
-    pub fn prune_log(&self, before: Hlc) -> Result<Compacted, StoreError> {
-        self.merge(|engine, _| crate::compact::prune(engine, before))
-    }
-
-    /// Collects tombstones of deletes that every device has applied, up to `vector`; gives how many. The next own changeset names
-    /// the floor, and others collect when they apply it.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn collect(&self, vector: &VersionVector) -> Result<u64, StoreError> {
-        self.merge(|engine, _| crate::compact::collect_below(engine, vector))
-    }
-
-    /// Up to where this replica knows that everything can be collected.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn floor(&self) -> Result<VersionVector, StoreError> {
-        self.snapshot(|conn| Ok(crate::compact::floor(conn)?.iter().map(|cause| (cause.site, cause.version)).collect()))
-    }
-
-    /// Retires sites: nobody waits for what they acknowledge any more, and nothing of them counts beyond the given version or what is
-    /// applied here.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn retire(&self, sites: &[(SiteId, u64)]) -> Result<(), StoreError> {
-        self.internal(|conn| crate::compact::retire(conn, sites))
-    }
-
-    /// Retired sites with the last version of each that counts, rising by site.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn retired(&self) -> Result<Vec<(SiteId, u64)>, StoreError> {
-        self.snapshot(crate::compact::retired)
-    }
-
-    /// Takes a new site id, because the old one was retired at version `last`: what nobody else had of it moves to the new one.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn leave_retired_site(&self, last: u64) -> Result<SiteId, StoreError> {
-        let site = SiteId::from_random(self.runtime.random());
-        self.merge(|engine, _| identity::new_site_after(engine, site, last))?;
-        Ok(site)
-    }
-
-    /// The hash of an own version; `None` for those before the log's first, except the last of them.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn own_chain(&self, version: u64) -> Result<Option<Hash>, StoreError> {
-        self.snapshot(|conn| {
-            let no: i64 = layout::require_meta(conn, "site")?;
-            Ok(own::state_at(conn, no, version)?.map(|(_, chain)| chain))
-        })
-    }
-
-    /// The first version of a site from which on the log holds every one that is applied; one beyond those if it holds none.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn log_start(&self, site: SiteId) -> Result<u64, StoreError> {
-        self.snapshot(|conn| log::start(conn, site))
-    }
-
-    /// Whether unpublished versions were written in ignorance of what the group has collected since, or may have collected: `others` is
-    /// a vector that the rest of the group has acknowledged.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn is_below_floor(&self, others: &VersionVector) -> Result<bool, StoreError> {
-        self.snapshot(|conn| restate::is_below_floor(conn, others))
-    }
-
-    /// Replaces the unpublished versions by one that holds what is left of them, written in the knowledge of all that is here.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn restate(&self) -> Result<(), StoreError> {
-        self.merge(restate::restate)
-    }
-
-    /// How many tombstones there are.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn tombstones(&self) -> Result<u64, StoreError> {
-        self.snapshot(crate::compact::tombstones)
-    }
-
-    /// Gives free pages back to the file system. Takes as much room again while it runs, and gives new rowids to rows of tables
-    /// without an INTEGER PRIMARY KEY.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn vacuum(&self) -> Result<(), StoreError> {
-        self.with_merge_engine(|engine| {
-            engine.conn.execute_batch("VACUUM").doing("vacuum the file")?;
-            engine.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).doing("write back the log")
-        })
-    }
-
-    /// Whether a version of this site is the one that was written here. True for versions before the first that is still known.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn wrote(&self, version: u64, chain: Hash) -> Result<bool, StoreError> {
-        self.snapshot(|conn| {
-            let no: i64 = layout::require_meta(conn, "site")?;
-            let base = own::base(conn, no)?.map_or(0, |base| base.0);
-            let known = own::state_at(conn, no, version)?;
-            Ok(version == 0 || version < base || known.is_some_and(|(_, known)| known == chain))
-        })
-    }
-
     /// Runs a reader while no other writer can be at work; what foreign clients queued is sealed first.
     pub(crate) fn exclusive<T, E: From<StoreError>>(&self, f: impl FnOnce(&Engine) -> Result<T, E>) -> Result<T, E> {
         let mut result = None;
@@ -708,6 +586,19 @@ impl Store {
             Ok(())
         })?;
         result.unwrap_or_else(|| Err(StoreError::NoSnapshot.into()))
+    }
+
+    /// Runs what SQLite allows outside transactions only.
+    pub(crate) fn without_transaction<T>(
+        &self,
+        f: impl FnOnce(&mut Engine) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with_merge_engine(f)
+    }
+
+    /// A site id that nobody has.
+    pub(crate) fn draw_site(&self) -> SiteId {
+        SiteId::from_random(self.runtime.random())
     }
 
     /// Milliseconds since 1970 by the runtime's clock.
