@@ -74,7 +74,7 @@ pub enum StoreError {
         table: String,
     },
     /// The table is not tracked.
-    #[error("table {table:?} is not tracked: nothing to untrack")]
+    #[error("table {table:?} is not tracked: `isle status` lists those that are")]
     NotTracked {
         /// The name asked for.
         table: String,
@@ -153,6 +153,19 @@ pub enum StoreError {
         site: SiteId,
         /// The version that exists twice.
         version: u64,
+    },
+    /// More of a site would wait than a file may hold back.
+    #[error(
+        "changeset {version} of site {site} is refused: {applied} is the last one that could be merged, and no more than {limit} may wait for what is missing; sync again once that is there",
+        limit = crate::log::WAITING_MAX
+    )]
+    TooFarAhead {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// The author's last version that is merged.
+        applied: u64,
     },
     /// The replica already belongs to another group and has handed over changesets there.
     #[error(
