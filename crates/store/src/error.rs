@@ -25,6 +25,14 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
+    /// The file is not there and cannot be made, or this user may not open it.
+    #[error("cannot {doing}: check that its folder is there, and that you may read and write in it")]
+    CannotOpen {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
     /// The disk is full.
     #[error("cannot {doing}: the disk is full, nothing was changed; free some space and try again")]
     DiskFull {
@@ -50,6 +58,12 @@ pub enum StoreError {
         doing: String,
         /// SQLite's answer.
         source: rusqlite::Error,
+    },
+    /// A text that is not one statement, or not with these parameters.
+    #[error("{reason}")]
+    Statement {
+        /// What is wrong with it.
+        reason: String,
     },
     /// A SQLite database without isle's tables.
     #[error("{path} is not an isle replica: run `isle init` on it first")]
@@ -211,11 +225,27 @@ impl StoreError {
         let doing = doing.into();
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { doing, source },
+            Some(ErrorCode::CannotOpen) => StoreError::CannotOpen { doing, source },
             Some(ErrorCode::DiskFull) => StoreError::DiskFull { doing, source },
             Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { doing, source },
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Damaged { doing, source },
             _ => StoreError::Sqlite { doing, source },
         }
+    }
+
+    /// What SQLite and its driver say of a statement that somebody wrote.
+    pub fn of_statement(doing: &str, source: rusqlite::Error) -> StoreError {
+        let reason = match &source {
+            rusqlite::Error::InvalidParameterCount(given, wanted) => {
+                format!("the statement takes {wanted} parameters, {given} were given")
+            }
+            rusqlite::Error::MultipleStatement => "there are several statements where one is expected".to_owned(),
+            rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::ApiMisuse => {
+                "there is no statement in the text".to_owned()
+            }
+            _ => return StoreError::sqlite(doing, source),
+        };
+        StoreError::Statement { reason }
     }
 
     /// Whether the table's own triggers, indexes or constraints refuse a row, rather than the disk or a lock.
