@@ -15,7 +15,7 @@ use crate::profile::{self, Profile, Surroundings};
 use crate::request::{Counters, Secrets};
 
 /// What the key of an error is when it is about the whole folder.
-const FOLDER: &str = "the folder itself";
+const FOLDER: &str = "its folder";
 const REGION_DEFAULT: &str = "us-east-1";
 /// Ways to credentials that `object_store` follows on its own.
 const AMBIENT: [&str; 6] = [
@@ -254,6 +254,13 @@ pub(crate) fn create_folder(path: &Path) -> Result<PathBuf, RemoteError> {
         }
     };
     let path = std::path::absolute(path).map_err(failed)?;
+    if let Some(file) = path.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
+        let problem = match file == path {
+            true => "it is a file; name a folder".to_owned(),
+            false => format!("{} is a file; name a folder", file.display()),
+        };
+        return Err(RemoteError::Address { url: place, problem });
+    }
     let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     std::fs::create_dir_all(&path).map_err(failed)?;
     for folder in missing {

@@ -93,14 +93,14 @@ async fn the_layout_is_the_documented_one() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_file_in_the_way_is_a_storage_error_with_the_path() {
+async fn a_file_in_the_way_is_named() {
     let root = tempfile::tempdir().expect("temporary folder");
     let path = root.path().join("file");
     std::fs::write(&path, "x").expect("written");
     let error =
         Remote::create(path.join("below").to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("refused");
-    assert!(matches!(error, RemoteError::Storage { .. }), "{error:?}");
-    assert!(error.to_string().contains("below"), "{error}");
+    assert!(matches!(error, RemoteError::Address { .. }), "{error:?}");
+    assert!(error.to_string().contains("file is a file; name a folder"), "{error}");
     let error = Remote::open(path.to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("refused");
     assert!(error.to_string().contains("is a file, not a folder"), "{error}");
 }
