@@ -14,6 +14,8 @@ use crate::options::{Credentials, RemoteOptions};
 use crate::profile::{self, Profile, Surroundings};
 use crate::request::{Counters, Secrets};
 
+/// What the key of an error is when it is about the whole folder.
+const FOLDER: &str = "its folder";
 const REGION_DEFAULT: &str = "us-east-1";
 /// Ways to credentials that `object_store` follows on its own.
 const AMBIENT: [&str; 6] = [
@@ -226,17 +228,39 @@ fn credentials(
     Err(RemoteError::NoCredentials { place: place.to_owned(), looked })
 }
 
+/// The folder, which must be there.
+pub(crate) fn find_folder(path: &Path) -> Result<PathBuf, RemoteError> {
+    let place = path.display().to_string();
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => {}
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(RemoteError::Denied { place, key: FOLDER.to_owned(), source: Cause(error.to_string()) });
+        }
+        Ok(_) => return Err(RemoteError::NoFolder { place, problem: "is a file, not a folder" }),
+        Err(_) => return Err(RemoteError::NoFolder { place, problem: "is not there" }),
+    }
+    let failed = |error: std::io::Error| RemoteError::Config { place, problem: error.to_string() };
+    std::path::absolute(path).map_err(failed)
+}
+
 /// Makes the folder, durably: a new directory is nothing before its parent is on disk.
 pub(crate) fn create_folder(path: &Path) -> Result<PathBuf, RemoteError> {
     let place = path.display().to_string();
     let failed = |error: std::io::Error| {
-        let (key, source) = ("the folder itself".to_owned(), Cause(error.to_string()));
+        let (key, source) = (FOLDER.to_owned(), Cause(error.to_string()));
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => RemoteError::Denied { place: place.clone(), key, source },
             _ => RemoteError::Storage { place: place.clone(), key, source },
         }
     };
     let path = std::path::absolute(path).map_err(failed)?;
+    if let Some(file) = path.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
+        let problem = match file == path {
+            true => "it is a file; name a folder".to_owned(),
+            false => format!("{} is a file; name a folder", file.display()),
+        };
+        return Err(RemoteError::Address { url: place, problem });
+    }
     let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     std::fs::create_dir_all(&path).map_err(failed)?;
     for folder in missing {

@@ -97,8 +97,18 @@ pub enum RemoteError {
         #[source]
         source: Cause,
     },
-    /// The bucket, or the folder, is gone or never was.
-    #[error("remote {place} does not exist: create the bucket, mount the folder, or correct the address")]
+    /// The folder is gone or never was. Nothing is made in its place: a disk that is not mounted must not be written to.
+    #[error(
+        "folder {place} {problem}: mount the disk that it is on, or forget the remote with `isle remote remove` and add it where it is now"
+    )]
+    NoFolder {
+        /// The folder.
+        place: String,
+        /// What stands there instead.
+        problem: &'static str,
+    },
+    /// The bucket is gone or never was.
+    #[error("remote {place} does not exist: create the bucket, or correct the address")]
     NoBucket {
         /// The remote.
         place: String,
@@ -221,6 +231,7 @@ impl RemoteError {
             | Self::Config { .. }
             | Self::InsecureHttp { .. }
             | Self::NoCredentials { .. }
+            | Self::NoFolder { .. }
             | Self::NoBucket { .. } => None,
         }
     }

@@ -84,13 +84,13 @@ pub enum HeadRead {
 }
 
 impl Remote {
-    /// Opens a remote: a folder (a path or `file://`, created if missing), `s3://bucket/prefix` (with `?endpoint=` and
-    /// `?region=` if need be), or `memory:`, which begins empty. Nothing is sent yet.
+    /// Opens a remote: a folder (a path or `file://`), `s3://bucket/prefix` (with `?endpoint=` and `?region=` if need be), or
+    /// `memory:`, which begins empty. Nothing is sent and nothing is made: a folder that is not there may be a disk that is
+    /// not mounted, and what went into its mount point would be lost to everybody.
     ///
     /// # Errors
     /// [`RemoteError::Address`], [`RemoteError::Config`], [`RemoteError::InsecureHttp`] and
-    /// [`RemoteError::NoCredentials`] for what cannot be used; [`RemoteError::Denied`] and [`RemoteError::Storage`] for
-    /// a folder that cannot be made.
+    /// [`RemoteError::NoCredentials`] for what cannot be used; [`RemoteError::NoFolder`] for a folder that is not there.
     pub fn open(url: &str, options: &RemoteOptions) -> Result<Remote, RemoteError> {
         match Address::parse(url)? {
             Address::Memory => Ok(Remote::in_memory()),
@@ -108,6 +108,17 @@ impl Remote {
         }
     }
 
+    /// As [`Remote::open`], and makes the folder, durably, if it is not there.
+    ///
+    /// # Errors
+    /// As [`Remote::open`]; [`RemoteError::Denied`] and [`RemoteError::Storage`] for a folder that cannot be made.
+    pub fn create(url: &str, options: &RemoteOptions) -> Result<Remote, RemoteError> {
+        if let Address::Folder(path) = Address::parse(url)? {
+            address::create_folder(&path)?;
+        }
+        Remote::open(url, options)
+    }
+
     /// An empty remote that lives as long as its clones.
     pub fn in_memory() -> Remote {
         let store = Arc::new(InMemory::new());
@@ -115,7 +126,7 @@ impl Remote {
     }
 
     fn folder(path: &std::path::Path, options: &RemoteOptions) -> Result<Remote, RemoteError> {
-        let path = address::create_folder(path)?;
+        let path = address::find_folder(path)?;
         let place = path.display().to_string();
         let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| RemoteError::Config {
             place: place.clone(),
@@ -212,7 +223,7 @@ impl Remote {
     /// All heads, in the order of their sites: one LIST and its further pages. Strangers below `head/` are skipped.
     ///
     /// # Errors
-    /// [`RemoteError::NoBucket`] also for a folder that is gone, and those of any request.
+    /// [`RemoteError::NoFolder`] for a folder that is gone, and those of any request.
     pub async fn list_heads(&self) -> Result<Vec<HeadRef>, RemoteError> {
         let folder = self.inner.prefix.heads();
         let listed = self.inner.requests.list(&folder, HEADS_MAX).await;
@@ -280,6 +291,7 @@ impl Remote {
     pub async fn put_head(&self, head: &Head) -> Result<Option<String>, RemoteError> {
         let key = self.inner.prefix.head(head.site);
         let bytes = head.encode().map_err(|source| self.unwritable(&key, source))?;
+        self.check_folder()?;
         let put = match self.inner.requests.medium {
             Medium::Folder => self.put_with_fresh_time(&key, &bytes).await,
             Medium::Memory | Medium::Bucket => self.inner.requests.put(&key, &bytes).await,
@@ -356,6 +368,7 @@ impl Remote {
     pub async fn put_schema(&self, id: SchemaId, bytes: &Bytes) -> Result<Bytes, RemoteError> {
         let key = self.inner.prefix.schema(id);
         self.check_size(&key, bytes.len(), SCHEMA_BYTES_MAX)?;
+        self.check_folder()?;
         let wrapped = codec::wrap(SCHEMA_KIND, 0, &[bytes]);
         let placed = self.inner.requests.put_new(&key, &wrapped, false).await;
         match placed.map_err(|failure| self.failed(failure, &key))? {
@@ -437,6 +450,7 @@ impl Remote {
     /// Puts bytes under a name that holds their hash. Something else that stands there is damaged and is replaced.
     async fn put_named(&self, key: &Path, bytes: &Bytes, max: usize) -> Result<(), RemoteError> {
         self.check_size(key, bytes.len(), max)?;
+        self.check_folder()?;
         let requests = &self.inner.requests;
         let placed = requests.put_new(key, bytes, false).await.map_err(|failure| self.failed(failure, key))?;
         if placed == Placed::Ours {
@@ -523,14 +537,11 @@ impl Remote {
         if keys::is_name(snapshot.as_str()) && keys::is_name(&part.name) { Ok(key) } else { Err(self.misnamed(&key)) }
     }
 
-    /// A listing of a folder that is not there looks like an empty one.
+    /// A listing of a folder that is not there looks like an empty one, and a put would make it again.
     fn check_folder(&self) -> Result<(), RemoteError> {
         match &self.inner.folder {
-            Some(folder) if !folder.is_dir() => {
-                let source = crate::error::Cause("the folder is not there".to_owned());
-                Err(RemoteError::NoBucket { place: self.place().to_owned(), source })
-            }
-            _ => Ok(()),
+            Some(folder) => address::find_folder(folder).map(|_| ()),
+            None => Ok(()),
         }
     }
 

@@ -87,12 +87,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  isle log -n 5")]
     Log {
         /// How many
-        #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N")]
+        #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
         limit: usize,
     },
     /// Values that lost against a concurrent write, and what to do with them
     #[command(
-        after_help = "Examples:\n  isle conflicts\n  isle conflicts show 3\n  isle conflicts resolve 3 --put-back"
+        after_help = "Examples:\n  isle conflicts\n  isle conflicts show 3\n  isle conflicts resolve 3 --put-back\n  \
+        isle conflicts resolve --all"
     )]
     Conflicts(Conflicts),
     /// The replicas of the group, and this device's name
@@ -223,35 +224,54 @@ pub(crate) struct Compact {
 pub(crate) struct Conflicts {
     #[command(subcommand)]
     pub(crate) action: Option<ConflictsAction>,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+/// Which conflicts are listed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Listing {
     /// Also those that were dealt with
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) all: bool,
-    /// At most this many
-    #[arg(short = 'n', long = "limit", global = true, default_value_t = 100, value_name = "N")]
-    pub(crate) limit: usize,
+    /// At most this many [default: 100]
+    #[arg(short = 'n', long, value_name = "N", value_parser = limit)]
+    pub(crate) limit: Option<usize>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConflictsAction {
     /// List them, newest first
     #[command(after_help = "Example:\n  isle conflicts list --all")]
-    List,
+    List(Listing),
     /// Show one in full
     #[command(after_help = "Example:\n  isle conflicts show 3")]
     Show {
         /// Its number
         id: i64,
     },
-    /// Deal with one
-    #[command(after_help = "Examples:\n  isle conflicts resolve 3 --keep\n  isle conflicts resolve 3 --value 'Dune'")]
+    /// Deal with one, or keep what stands for all of them
+    #[command(
+        after_help = "Examples:\n  isle conflicts resolve 3 --keep\n  isle conflicts resolve 3 --value 'Dune'\n  \
+        isle conflicts resolve --all --table notes"
+    )]
     Resolve(Resolve),
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(group = ArgGroup::new("how").required(true))]
+#[command(group = ArgGroup::new("which").required(true), group = ArgGroup::new("how"))]
+#[command(override_usage = "isle conflicts resolve [OPTIONS] <ID> <--keep|--put-back|--value <V>>\n       \
+    isle conflicts resolve [OPTIONS] --all [--table <TABLE>]")]
 pub(crate) struct Resolve {
     /// Its number
-    pub(crate) id: i64,
+    #[arg(group = "which", requires = "how")]
+    pub(crate) id: Option<i64>,
+    /// All open ones: the values stay as they stand now
+    #[arg(long, group = "which", conflicts_with_all = ["put_back", "value"])]
+    pub(crate) all: bool,
+    /// With --all: only those of this table
+    #[arg(long, conflicts_with = "id", value_name = "TABLE")]
+    pub(crate) table: Option<String>,
     /// Leave the value that won
     #[arg(long, group = "how")]
     pub(crate) keep: bool,
@@ -306,6 +326,11 @@ fn span(text: &str) -> Result<Duration, String> {
     }
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
     Duration::try_from(parsed).map_err(|_| wrong())
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    let number: Option<usize> = text.parse().ok();
+    number.filter(|number| *number > 0).ok_or_else(|| "expected a number from 1 on".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -10,6 +10,8 @@ use isle::{Replica, StoreError};
 use crate::args::Args;
 use crate::failure::{Failure, Kind};
 
+/// How every SQLite file begins.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const ENDINGS: [&str; 3] = ["db", "sqlite", "sqlite3"];
 
 /// Opens the replica that a command is about.
@@ -27,14 +29,36 @@ pub(crate) fn path(args: &Args) -> anyhow::Result<PathBuf> {
 
 fn must_exist(path: &Path) -> anyhow::Result<()> {
     if path.is_file() {
-        return Ok(());
+        return must_be_sqlite(path);
     }
     let shown = path.display();
-    let message = match path.exists() {
-        true => format!("{shown} is a folder, not a database"),
-        false => format!("there is no file {shown}"),
-    };
-    Err(Failure::new(Kind::Invalid, message).hint(format!("`isle init {shown}` makes a replica there")).into())
+    Err(match path.exists() {
+        true => is_folder(path),
+        false => Failure::new(Kind::Invalid, format!("there is no file {shown}"))
+            .hint(format!("`isle init {shown}` makes a replica there")),
+    }
+    .into())
+}
+
+/// What to say when a folder stands where a file is meant.
+pub(crate) fn is_folder(path: &Path) -> Failure {
+    let shown = path.display();
+    Failure::new(Kind::Invalid, format!("{shown} is a folder, not a database"))
+        .hint(format!("name a file in it, such as {}", path.join("notes.db").display()))
+}
+
+/// Refuses a file of another program; one that cannot be read says why when it is opened. An empty file may become a database.
+pub(crate) fn must_be_sqlite(path: &Path) -> anyhow::Result<()> {
+    let (mut start, mut file) = ([0; 16], File::open(path).ok());
+    let read = file.as_mut().and_then(|file| file.read(&mut start).ok());
+    match read {
+        None | Some(0) => Ok(()),
+        Some(_) if start == *MAGIC => Ok(()),
+        Some(_) => {
+            let message = format!("{} is not a SQLite database", path.display());
+            Err(Failure::new(Kind::Invalid, message).hint("name a database file, or one that is not there yet").into())
+        }
+    }
 }
 
 fn find(folder: &Path) -> anyhow::Result<PathBuf> {
@@ -70,7 +94,7 @@ fn find(folder: &Path) -> anyhow::Result<PathBuf> {
 
 fn is_sqlite(path: &Path) -> bool {
     let mut magic = [0; 16];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"SQLite format 3\0"
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
 }
 
 /// The number of rows of a table.

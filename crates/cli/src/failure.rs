@@ -108,20 +108,26 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return failure.hint.clone();
         }
-        let hint = match cause.downcast_ref::<isle::Error>() {
-            Some(isle::Error::Remote { source: RemoteError::InsecureHttp { .. }, .. }) => {
-                "if the network between is trusted: `isle remote add --insecure-http …`"
-            }
-            Some(isle::Error::Store(StoreError::Untrackable { .. })) => {
-                "`isle status` lists what is tracked; the other tables stay on this device and keep working"
-            }
-            Some(isle::Error::Store(StoreError::NoSuchTable { .. })) => "`isle status` lists the tables of the file",
-            Some(isle::Error::Store(StoreError::Internal { .. })) => "`isle doctor` looks for damage",
-            _ => continue,
-        };
-        return Some(hint.to_owned());
+        if let Some(error) = cause.downcast_ref::<isle::Error>() {
+            return hint_of_isle(error).map(str::to_owned);
+        }
     }
     None
+}
+
+/// What to do about an error of the library, where its message does not say it.
+pub(crate) fn hint_of_isle(error: &isle::Error) -> Option<&'static str> {
+    match error {
+        isle::Error::Remote { source: RemoteError::InsecureHttp { .. }, .. } => {
+            Some("if the network between is trusted: `isle remote add --insecure-http …`")
+        }
+        isle::Error::Store(StoreError::Untrackable { .. }) => {
+            Some("`isle status` lists what is tracked; the other tables stay on this device and keep working")
+        }
+        isle::Error::Store(StoreError::NoSuchTable { .. }) => Some("`isle status` lists the tables of the file"),
+        isle::Error::Store(StoreError::Internal { .. }) => Some("`isle doctor` looks for damage"),
+        _ => None,
+    }
 }
 
 /// Shows an error and gives its exit code.
@@ -155,7 +161,9 @@ pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if json && error.use_stderr() {
         let text = error.render().to_string();
-        let message = text.trim().trim_start_matches("error: ");
+        // How it is used, and where help is, is for people.
+        let message = text.trim().trim_start_matches("error: ").split("\n\nUsage:").next().unwrap_or_default();
+        let message = message.split("\n\nFor more").next().unwrap_or_default().trim();
         let object = serde_json::json!({ "error": { "kind": Kind::Invalid.as_str(), "message": message } });
         let _ = writeln!(io::stderr(), "{object}");
     } else {

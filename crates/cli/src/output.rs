@@ -141,7 +141,7 @@ impl Cell {
 }
 
 /// Control characters would move the cursor, or worse.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }
@@ -242,6 +242,13 @@ pub(crate) fn time(ms: u64) -> String {
         Some(stamp) => stamp.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
         None => format!("{ms} ms"),
     }
+}
+
+/// A length of time for people, in its largest unit.
+pub(crate) fn span(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1_000, "second")];
+    let (unit, name) = UNITS.into_iter().find(|(unit, _)| ms >= 2 * unit).unwrap_or((1_000, "second"));
+    count(ms / unit, name)
 }
 
 /// The time of a write; rows that were there before have none.

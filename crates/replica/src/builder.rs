@@ -94,8 +94,9 @@ impl Builder {
     /// Makes a replica of a new or an existing SQLite file, or opens one that is a replica already. No table is tracked yet.
     ///
     /// # Errors
-    /// When the file is no SQLite database or cannot be written.
+    /// When the file is no SQLite database or cannot be written; [`Error::InvalidName`] for the app's name.
     pub fn init(self) -> Result<Replica, Error> {
+        crate::names::check("an app's name", &self.app)?;
         let replica = self.shared(|builder| {
             let init = Init { app: builder.app.clone() };
             let fresh = Store::open(builder.options(), Arc::clone(&builder.runtime)).is_err();

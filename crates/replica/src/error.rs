@@ -6,6 +6,8 @@ use isle_blobs::RemoteError;
 use isle_clock::SiteId;
 use isle_store::StoreError;
 
+use crate::SyncReport;
+
 /// What went wrong, in terms of what a caller can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,7 +38,7 @@ pub enum Error {
         source: RemoteError,
     },
     /// No remote of that name.
-    #[error("there is no remote {name:?}: add it with `isle remote add`")]
+    #[error("there is no remote {name:?}: `isle remote list` shows those there are")]
     NoSuchRemote {
         /// The name asked for.
         name: String,
@@ -59,6 +61,22 @@ pub enum Error {
         name: String,
         /// Where it is.
         url: String,
+    },
+    /// A name that somebody gave cannot be used.
+    #[error("{what} {reason}")]
+    InvalidName {
+        /// What it is the name of.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Some of several remotes failed, or all of them.
+    #[error("sync failed with {} of {} remotes: {}", failed.len(), failed.len() + reports.len(), listed(failed))]
+    Remotes {
+        /// What the others did.
+        reports: Vec<SyncReport>,
+        /// The remotes that failed, and why.
+        failed: Vec<(String, Error)>,
     },
     /// The remote holds data of another app.
     #[error("remote {name:?} holds data of app {found:?}, this replica is of app {app:?}: choose another remote")]
@@ -151,6 +169,10 @@ pub enum Error {
     Cancelled,
 }
 
+fn listed(failed: &[(String, Error)]) -> String {
+    failed.iter().map(|(_, error)| error.to_string()).collect::<Vec<_>>().join("; ")
+}
+
 impl Error {
     /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
@@ -159,9 +181,18 @@ impl Error {
             | Error::NoRemote
             | Error::RemoteExists { .. }
             | Error::NoSuchSite { .. }
+            | Error::InvalidName { .. }
+            | Error::Remote { source: RemoteError::Address { .. }, .. }
             | Error::NoSuchConflict { .. } => ErrorKind::Invalid,
+            Error::Remotes { failed, .. } => {
+                let first = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
+                if failed.iter().all(|(_, error)| error.kind() == first) { first } else { ErrorKind::Failed }
+            }
             Error::Store(
-                StoreError::NoSuchTable { .. } | StoreError::NotTracked { .. } | StoreError::NotReplica { .. },
+                StoreError::NoSuchTable { .. }
+                | StoreError::NotTracked { .. }
+                | StoreError::NotReplica { .. }
+                | StoreError::Statement { .. },
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
             | Error::Store(

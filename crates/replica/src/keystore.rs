@@ -202,8 +202,8 @@ fn host_name() -> String {
     let from_env = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| std::env::var(name).ok());
     let from_file = || fs::read_to_string("/etc/hostname").ok();
     let name = from_env.or_else(from_file).unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "device".to_owned() } else { name.chars().take(64).collect() }
+    let name = crate::names::tame(&name);
+    if name.is_empty() { "device".to_owned() } else { name }
 }
 
 #[cfg(test)]

@@ -76,6 +76,7 @@
 mod builder;
 mod error;
 mod keystore;
+mod names;
 mod replica;
 mod runtime;
 mod sync;
@@ -92,6 +93,6 @@ pub use isle_store::{
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Replica, Resolution, Status};
 pub use runtime::SystemRuntime;
-pub use sync::{CheckReport, CompactOptions, CompactReport, Phase, Progress, SyncOptions, SyncReport};
+pub use sync::{CheckReport, CompactOptions, CompactReport, Outcome, Phase, Progress, SyncOptions, SyncReport};
 pub use transaction::{Queries, Statement, Transaction};
 pub use value::{Param, Row, Value};

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use crate::builder::{Builder, real_path};
 use crate::keystore::{Device, KeyStore, SiteRecord};
-use crate::sync::{self, CheckReport, CompactOptions, CompactReport, SyncOptions, SyncReport};
+use crate::sync::{self, CheckReport, CompactOptions, CompactReport, Outcome, SyncOptions, SyncReport};
 use crate::{Error, Queries, Transaction, Value};
 
 /// Notifications that a slow subscriber may fall behind by.
@@ -173,6 +173,9 @@ pub struct Status {
     pub queued: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
+    /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
+    /// the drift bound. Beyond it other replicas hold back what is written here until that time comes: set the clock right.
+    pub clock_ahead_ms: u64,
     /// The replicas of the group, as far as known.
     pub sites: Vec<Site>,
     /// The remotes.
@@ -342,6 +345,7 @@ impl Replica {
             untracked: status.untracked,
             queued: status.queued,
             conflicts: status.conflicts,
+            clock_ahead_ms: status.clock_ahead_ms,
             sites: status.sites,
             remotes: self.remotes()?,
         })
@@ -350,20 +354,23 @@ impl Replica {
     /// Gives the device another name, for people.
     ///
     /// # Errors
-    /// The key store's reason.
+    /// [`Error::InvalidName`], or the key store's reason.
     pub fn rename_device(&self, name: &str) -> Result<Device, Error> {
+        crate::names::check("a device's name", name)?;
         self.inner.key_store()?.rename_device(&self.inner.device()?, name)
     }
 
-    /// Adds a remote: a folder, or `s3://bucket/prefix`. Checks the address, not whether it can be reached.
+    /// Adds a remote: a folder, or `s3://bucket/prefix`. Checks the address, not whether it can be reached. A folder that is not
+    /// there is made, and only here: when it is gone later, a sync says so and makes nothing.
     ///
     /// # Errors
-    /// [`Error::RemoteExists`], or why the address is refused.
+    /// [`Error::RemoteExists`], [`Error::InvalidName`], or why the address is refused.
     pub fn add_remote(&self, name: &str, url: &str) -> Result<(), Error> {
+        crate::names::check("a remote's name", name)?;
         if let Some(known) = self.inner.store.remotes()?.into_iter().find(|remote| remote.name == name) {
             return Err(Error::RemoteExists { name: name.to_owned(), url: known.url });
         }
-        Remote::open(url, &self.inner.remote_options)
+        Remote::create(url, &self.inner.remote_options)
             .map_err(|source| Error::Remote { name: name.to_owned(), source })?;
         Ok(self.inner.store.put_remote(&RemoteRow { name: name.to_owned(), url: url.to_owned(), state: None })?)
     }
@@ -403,10 +410,12 @@ impl Replica {
         Ok(remotes.collect())
     }
 
-    /// Exchanges changes with every remote; gives a report for each.
+    /// Exchanges changes with every remote, one after the other; gives a report for each. One that fails does not keep the others
+    /// from it.
     ///
     /// # Errors
-    /// [`Error::NoRemote`], or the first remote's failure; what arrived stays.
+    /// [`Error::NoRemote`]; the failure of the only remote; [`Error::Remotes`] with what each did if one of several failed. What
+    /// arrived stays.
     pub async fn sync(&self) -> Result<Vec<SyncReport>, Error> {
         self.sync_with(&SyncOptions::default()).await
     }
@@ -416,6 +425,25 @@ impl Replica {
     /// # Errors
     /// As [`Replica::sync`].
     pub async fn sync_with(&self, options: &SyncOptions) -> Result<Vec<SyncReport>, Error> {
+        let mut outcomes = self.sync_each(options).await?;
+        if outcomes.len() == 1 {
+            return outcomes.remove(0).result.map(|report| vec![report]);
+        }
+        let (mut reports, mut failed) = (Vec::new(), Vec::new());
+        for outcome in outcomes {
+            match outcome.result {
+                Ok(report) => reports.push(report),
+                Err(error) => failed.push((outcome.remote, error)),
+            }
+        }
+        if failed.is_empty() { Ok(reports) } else { Err(Error::Remotes { reports, failed }) }
+    }
+
+    /// As [`Replica::sync_with`]; tells for each remote what came of it.
+    ///
+    /// # Errors
+    /// [`Error::NoRemote`], [`Error::NoSuchRemote`].
+    pub async fn sync_each(&self, options: &SyncOptions) -> Result<Vec<Outcome>, Error> {
         sync::run(&self.inner, options).await
     }
 
@@ -491,6 +519,22 @@ impl Replica {
     /// SQLite's reason.
     pub fn conflicts(&self, all: bool, limit: usize) -> Result<Vec<Conflict>, Error> {
         Ok(self.inner.store.conflicts(all, limit)?.into_iter().map(conflict).collect())
+    }
+
+    /// How many entries [`Replica::conflicts`] would give without a limit.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn count_conflicts(&self, all: bool) -> Result<u64, Error> {
+        Ok(self.inner.store.count_conflicts(all)?)
+    }
+
+    /// Deals with every open conflict, or those of one table: the values stay as they stand now. Gives how many there were.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::NotTracked`] for a table that is not tracked.
+    pub fn resolve_conflicts(&self, table: Option<&str>) -> Result<u64, Error> {
+        Ok(self.inner.store.resolve_conflicts(table)?)
     }
 
     /// One entry of the conflict journal.

@@ -116,6 +116,11 @@ impl Statement<'_> {
     }
 }
 
+/// What SQLite said of a query.
+fn failed(error: rusqlite::Error) -> Error {
+    StoreError::of_statement("run the query", error).into()
+}
+
 /// Queries on a connection that cannot write.
 #[derive(Debug)]
 pub struct Queries<'a> {
@@ -150,11 +155,11 @@ impl<'a> Queries<'a> {
         params: &[Param<'_>],
         mut f: impl FnMut(Row) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut statement = self.conn.prepare_cached(sql).map_err(StoreError::from)?;
+        let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
         let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
-        let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(StoreError::from)?;
-        while let Some(row) = rows.next().map_err(StoreError::from)? {
-            f(Row::read(&columns, row).map_err(StoreError::from)?)?;
+        let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            f(Row::read(&columns, row).map_err(failed)?)?;
         }
         Ok(())
     }
@@ -180,7 +185,7 @@ impl<'a> Queries<'a> {
     /// # Errors
     /// SQLite's reason.
     pub fn columns(&self, sql: &str) -> Result<Vec<String>, Error> {
-        let statement = self.conn.prepare_cached(sql).map_err(StoreError::from)?;
+        let statement = self.conn.prepare_cached(sql).map_err(failed)?;
         Ok(statement.column_names().map(str::to_owned).collect())
     }
 

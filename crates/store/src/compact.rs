@@ -63,7 +63,10 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn retire(&self, sites: &[(SiteId, u64)]) -> Result<(), StoreError> {
-        self.internal(|conn| retire(conn, sites))
+        self.internal_engine(|engine| {
+            engine.plan = None;
+            retire(&engine.conn, sites)
+        })
     }
 
     /// Retired sites with the last version of each that counts, rising by site.

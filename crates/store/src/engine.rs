@@ -14,6 +14,7 @@ use crate::error::Doing as _;
 use crate::guard::{Guard, Mode};
 use crate::layout::{FORMAT, quoted};
 use crate::own::Own;
+use crate::plan::Plan;
 use crate::tracked::{self, Tracked, join};
 use crate::{Options, StoreError, layout};
 
@@ -40,6 +41,10 @@ pub(crate) struct Engine {
     /// Nothing was written by other connections while this stays the same.
     data_version: i64,
     schema_version: i64,
+    /// Rises whenever something was, or may have been, written past the plan.
+    pub(crate) epoch: u64,
+    /// What waits to be merged, and what for.
+    pub(crate) plan: Option<Plan>,
     /// The queue was empty when this connection looked last, and nobody else has written since.
     pub(crate) queue_empty: bool,
     /// Whether triggers in the file have anything to do on this connection.
@@ -111,6 +116,8 @@ impl Engine {
             capture,
             data_version: -1,
             schema_version: -1,
+            epoch: 0,
+            plan: None,
             queue_empty: false,
             triggers_needed: true,
             stale: AtomicBool::new(false),
@@ -164,6 +171,7 @@ impl Engine {
             return Ok(());
         }
         self.queue_empty = false;
+        self.epoch += 1;
         let schema = self.pragma("PRAGMA main.schema_version")?;
         if schema != self.schema_version {
             self.load_tables()?;

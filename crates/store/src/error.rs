@@ -25,6 +25,14 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
+    /// The file is not there and cannot be made, or this user may not open it.
+    #[error("cannot {doing}: check that its folder is there, and that you may read and write in it")]
+    CannotOpen {
+        /// What was tried.
+        doing: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
     /// The disk is full.
     #[error("cannot {doing}: the disk is full, nothing was changed; free some space and try again")]
     DiskFull {
@@ -51,6 +59,12 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
+    /// A text that is not one statement, or not with these parameters.
+    #[error("{reason}")]
+    Statement {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A SQLite database without isle's tables.
     #[error("{path} is not an isle replica: run `isle init` on it first")]
     NotReplica {
@@ -74,7 +88,7 @@ pub enum StoreError {
         table: String,
     },
     /// The table is not tracked.
-    #[error("table {table:?} is not tracked: nothing to untrack")]
+    #[error("table {table:?} is not tracked: `isle status` lists those that are")]
     NotTracked {
         /// The name asked for.
         table: String,
@@ -154,6 +168,19 @@ pub enum StoreError {
         /// The version that exists twice.
         version: u64,
     },
+    /// More of a site would wait than a file may hold back.
+    #[error(
+        "changeset {version} of site {site} is refused: {applied} is the last one that could be merged, and no more than {limit} may wait for what is missing; sync again once that is there",
+        limit = crate::log::WAITING_MAX
+    )]
+    TooFarAhead {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// The author's last version that is merged.
+        applied: u64,
+    },
     /// The replica already belongs to another group and has handed over changesets there.
     #[error(
         "this replica belongs to group {group} and has published there: it cannot join {other}; start a new file for that"
@@ -229,11 +256,27 @@ impl StoreError {
         let doing = doing.into();
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { doing, source },
+            Some(ErrorCode::CannotOpen) => StoreError::CannotOpen { doing, source },
             Some(ErrorCode::DiskFull) => StoreError::DiskFull { doing, source },
             Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { doing, source },
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Damaged { doing, source },
             _ => StoreError::Sqlite { doing, source },
         }
+    }
+
+    /// What SQLite and its driver say of a statement that somebody wrote.
+    pub fn of_statement(doing: &str, source: rusqlite::Error) -> StoreError {
+        let reason = match &source {
+            rusqlite::Error::InvalidParameterCount(given, wanted) => {
+                format!("the statement takes {wanted} parameters, {given} were given")
+            }
+            rusqlite::Error::MultipleStatement => "there are several statements where one is expected".to_owned(),
+            rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::ApiMisuse => {
+                "there is no statement in the text".to_owned()
+            }
+            _ => return StoreError::sqlite(doing, source),
+        };
+        StoreError::Statement { reason }
     }
 
     /// Whether the table's own triggers, indexes or constraints refuse a row, rather than the disk or a lock.

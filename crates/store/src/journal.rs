@@ -125,7 +125,8 @@ pub(crate) fn list(
 ) -> Result<Vec<Conflict>, StoreError> {
     let sql = "SELECT c.id, c.t, c.k, c.col, c.value, c.h, s.id, c.wh, w.id, c.reason, c.state
                FROM isle_conflict AS c LEFT JOIN isle_site AS s ON s.no = c.s LEFT JOIN isle_site AS w ON w.no = c.ws
-               WHERE (?1 OR c.state = 'open') AND (?3 IS NULL OR c.id = ?3) ORDER BY c.id DESC LIMIT ?2";
+               WHERE (?1 OR c.state = 'open') AND (?3 IS NULL OR c.id = ?3) AND c.t IN (SELECT no FROM isle_table)
+               ORDER BY c.id DESC LIMIT ?2";
     let mut statement = conn.prepare(sql).doing("read the journal")?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = statement.query(params![all, limit, only]).doing("read the journal")?;
@@ -134,6 +135,27 @@ pub(crate) fn list(
         conflicts.extend(read(conn, tables, row)?);
     }
     Ok(conflicts)
+}
+
+/// How many entries [`list`] would show without a limit.
+pub(crate) fn count(conn: &Connection, all: bool) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM isle_conflict
+               WHERE (?1 OR state = 'open') AND t IN (SELECT no FROM isle_table)";
+    Ok(crate::clocks::one::<i64>(conn, sql, [all])?.unwrap_or(0) as u64)
+}
+
+/// Marks open entries as dealt with, of one table or of all; gives how many there were.
+pub(crate) fn resolve(conn: &Connection, table: Option<&str>) -> Result<u64, StoreError> {
+    let changed = match table {
+        None => conn.execute("UPDATE isle_conflict SET state = 'resolved' WHERE state = 'open'", []),
+        Some(name) => {
+            let no = "SELECT no FROM isle_table WHERE name = ?1 COLLATE NOCASE";
+            let no = crate::clocks::one::<i64>(conn, no, [name])?;
+            let no = no.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
+            conn.execute("UPDATE isle_conflict SET state = 'resolved' WHERE state = 'open' AND t = ?1", [no])
+        }
+    };
+    Ok(changed.doing("resolve conflicts")? as u64)
 }
 
 fn read(

@@ -38,6 +38,7 @@
 //! UNIQUE beside the key, AUTOINCREMENT, NULL in keys and custom collations in keys are refused when a table is tracked.
 //! Foreign keys and CHECKs bind local writes; a merge does not enforce them, and does not repair what concurrent writes break
 //! ([`Store::check`] lists it). SQLite's incremental blob writes fire no triggers and are not captured. A row may have 32 MiB.
+//! Of a site at most 1,048,576 versions wait for what is missing; one further ahead is refused ([`StoreError::TooFarAhead`]).
 //! Memory: 64 MiB of values of an open transaction, then the queue table; otherwise a few blocks of 1 MiB.
 
 mod apply;
@@ -54,6 +55,7 @@ mod journal;
 mod layout;
 mod log;
 mod own;
+mod plan;
 mod remotes;
 mod restate;
 mod seal;
@@ -69,7 +71,7 @@ pub use compact::Compacted;
 pub use error::StoreError;
 pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
-pub use log::{Applied, LogEntry, Waiting};
+pub use log::{Applied, LogEntry, Merging, Waiting};
 pub use remotes::{RemoteRow, SeenHead};
 pub use snapshot::{Snapshot, Staged};
 pub use store::{Changed, Frame, Init, Options, Runtime, Site, Status, Store};

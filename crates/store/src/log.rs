@@ -13,10 +13,13 @@ use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, site_no_of, version_of};
 use crate::own::{Own, known_site_no, site_id, site_no};
+use crate::plan::{Next, Plan};
 use crate::{Frame, Options, StoreError};
 
 /// Versions merged in one SQLite transaction, at most.
 const BATCH_VERSIONS: usize = 1_000;
+/// Versions of a site that may wait: one further ahead of what is merged is refused.
+pub(crate) const WAITING_MAX: u64 = 1 << 20;
 /// Bytes of stored blocks merged in one SQLite transaction before it is committed.
 const BATCH_BYTES: u64 = 64 << 20;
 
@@ -68,15 +71,18 @@ pub struct Applied {
     pub tables: Vec<String>,
     /// What still waits, by site: its next version and the reason.
     pub waiting: Vec<(SiteId, u64, Waiting)>,
+    /// How often a version was looked at, whether it was ready or not.
+    pub looks: u64,
 }
 
-/// Takes a header into the log, and with it the frame that follows if that is its only block; false if it is there already.
+/// Takes a header into the log, and with it the frame that follows if that is its only block; gives the local number of its
+/// site, or `None` if it is there already.
 pub(crate) fn put_header(
     conn: &Connection,
     own: &Own,
     bytes: &[u8],
     follows: Option<&Frame<'_>>,
-) -> Result<bool, StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let header = Header::decode(bytes).map_err(|source| StoreError::BadHeader { source })?;
     let Header { site, version, .. } = header;
     if header.group != own.group {
@@ -96,7 +102,7 @@ pub(crate) fn put_header(
     }
     if let Some(known) = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])? {
         if known == bytes {
-            return Ok(false);
+            return Ok(None);
         }
         // One that was taken before its predecessor was here, and does not follow it, gives way.
         let wanted = previous(conn, no, version)?;
@@ -112,8 +118,12 @@ pub(crate) fn put_header(
         // A version of our own that we never wrote: this file is a copy, or an older state.
         return Err(StoreError::Fork { site, version });
     }
-    if version <= applied_version(conn, no)? {
-        return Ok(false);
+    let applied = applied_version(conn, no)?;
+    if version <= applied {
+        return Ok(None);
+    }
+    if version - applied > WAITING_MAX {
+        return Err(StoreError::TooFarAhead { site, version, applied });
     }
     if previous(conn, no, version)?.is_some_and(|hash| hash != header.previous) {
         let source = DecodeError::Hash { what: "chain of the site's versions" };
@@ -131,7 +141,7 @@ pub(crate) fn put_header(
     let sql = "INSERT INTO isle_log(id, hlc, header, body) VALUES(?1, ?2, ?3, ?4)";
     let mut statement = conn.prepare_cached(sql).doing("store a changeset")?;
     statement.execute(params![id, header.hlc.bits() as i64, bytes, only]).doing("store a changeset")?;
-    Ok(true)
+    Ok(Some(no))
 }
 
 /// The hash that a version must name, if the version before it is known: applied, or in the log.
@@ -148,21 +158,21 @@ fn previous(conn: &Connection, no: i64, version: u64) -> Result<Option<Hash>, St
     Ok(before.map(|encoded| Header::hash(&encoded)))
 }
 
-/// Takes a block whose header is in the log; false if nothing needs it.
+/// Takes a block whose header is in the log; gives the local number of its site, or `None` if nothing needs the block.
 pub(crate) fn put_block(
     conn: &Connection,
     site: SiteId,
     version: u64,
     n: usize,
     bytes: &[u8],
-) -> Result<bool, StoreError> {
-    let Some(no) = known_site_no(conn, site)? else { return Ok(false) };
+) -> Result<Option<i64>, StoreError> {
+    let Some(no) = known_site_no(conn, site)? else { return Ok(None) };
     let id = log_id(no, version);
     if version <= applied_version(conn, no)? {
-        return Ok(false);
+        return Ok(None);
     }
     let Some(encoded) = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])? else {
-        return Ok(false);
+        return Ok(None);
     };
     let bad = |source| StoreError::BadChangeset { site, version, source };
     let header = Header::decode(&encoded).map_err(bad)?;
@@ -171,7 +181,7 @@ pub(crate) fn put_block(
         return Err(bad(DecodeError::Hash { what: "block" }));
     }
     if block(conn, id, header.blocks.len(), n)?.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     if header.blocks.len() == 1 {
         let sql = "UPDATE isle_log SET body = ?2 WHERE id = ?1";
@@ -179,7 +189,7 @@ pub(crate) fn put_block(
     } else {
         crate::seal::put_block(conn, id, n, bytes)?;
     }
-    Ok(true)
+    Ok(Some(no))
 }
 
 fn applied_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
@@ -251,31 +261,77 @@ pub(crate) fn vector(conn: &Connection) -> Result<VersionVector, StoreError> {
     Ok(vector)
 }
 
+/// How far a merge is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merging {
+    /// Stored bytes merged.
+    pub done_bytes: u64,
+    /// Stored bytes that wait in the log and may be ready, those merged included.
+    pub total_bytes: u64,
+}
+
+/// Who is told how far a merge is.
+pub(crate) struct Meter<'a> {
+    tell: Option<&'a mut dyn FnMut(Merging)>,
+    at: Merging,
+}
+
+impl<'a> Meter<'a> {
+    pub(crate) fn new(tell: Option<&'a mut dyn FnMut(Merging)>) -> Meter<'a> {
+        Meter { tell, at: Merging { done_bytes: 0, total_bytes: 0 } }
+    }
+
+    /// Looks once how much there is to do, if anybody wants to know.
+    fn measure(&mut self, conn: &Connection, plan: &Plan) -> Result<(), StoreError> {
+        if self.tell.is_some() && self.at.total_bytes == 0 {
+            self.at.total_bytes = plan.bytes(conn)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.at.done_bytes += bytes;
+        // Sites that waited for what was merged were not counted at first.
+        self.at.total_bytes = self.at.total_bytes.max(self.at.done_bytes);
+        if let Some(tell) = &mut self.tell {
+            tell(self.at);
+        }
+    }
+}
+
 /// Merges everything that is ready, in as many transactions as the bounds ask for; `first` runs at the start of the first.
 pub(crate) fn apply_ready(
     engine: &mut Engine,
     options: &Options,
     now_ms: u64,
+    mut meter: Meter<'_>,
     first: impl FnOnce(&mut Engine) -> Result<(), StoreError>,
 ) -> Result<Applied, StoreError> {
     let mut total = Applied::default();
     let mut changed = Vec::new();
     let mut first = Some(first);
+    let mut plan = None;
     loop {
-        let (more, batch) = engine.transaction(now_ms, |engine| {
+        let (left, batch) = engine.transaction(now_ms, |engine| {
             if let Some(first) = first.take() {
                 first(engine)?;
             }
-            apply_batch(engine, options, now_ms)
+            let mut plan = Plan::of(engine, plan.take(), options, now_ms)?;
+            meter.measure(&engine.conn, &plan)?;
+            let batch = apply_batch(engine, options, now_ms, &mut plan, &mut meter)?;
+            Ok((plan, batch))
         })?;
         total.versions += batch.versions;
         total.rows += batch.rows;
         total.conflicts += batch.conflicts;
+        total.looks += batch.looks;
         changed.extend(batch.tables);
-        total.waiting = batch.waiting;
-        if !more {
+        if left.is_done() {
+            total.waiting = left.waiting();
+            engine.plan = Some(left);
             break;
         }
+        plan = Some(left);
     }
     changed.sort_unstable();
     changed.dedup();
@@ -283,50 +339,42 @@ pub(crate) fn apply_ready(
     Ok(total)
 }
 
-/// The next waiting version of a site.
-struct Next {
-    no: i64,
-    site: SiteId,
-    version: u64,
-    chain: Hash,
-    /// The time of the version before.
-    hlc: u64,
-}
-
-fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(bool, Applied), StoreError> {
+fn apply_batch(
+    engine: &mut Engine,
+    options: &Options,
+    now_ms: u64,
+    plan: &mut Plan,
+    meter: &mut Meter<'_>,
+) -> Result<Applied, StoreError> {
     let mut applied = Applied::default();
     let mut bytes = 0;
     let mut newest = Hlc::ZERO;
     let conn = &engine.conn;
     let mut applier = Applier::new(engine)?;
-    let mut sites = waiting_sites(conn, engine.own()?.no)?;
     let last_conflict = || crate::clocks::one::<i64>(conn, "SELECT coalesce(max(id), 0) FROM isle_conflict", []);
     let before = last_conflict()?.unwrap_or(0);
-    let mut progress = true;
     let mut full = false;
-    while progress && !full {
-        progress = false;
-        applied.waiting.clear();
-        for next in &mut sites {
-            loop {
-                full = applied.versions as usize >= BATCH_VERSIONS || bytes >= BATCH_BYTES;
-                if full {
+    while !full && let Some(mut next) = plan.next(conn)? {
+        loop {
+            full = applied.versions as usize >= BATCH_VERSIONS || bytes >= BATCH_BYTES;
+            if full {
+                plan.again(&next);
+                break;
+            }
+            applied.looks += 1;
+            match ready(engine, &mut next, options, now_ms)? {
+                Err(None) => break,
+                Err(Some(waiting)) => {
+                    plan.hold(&next, waiting);
                     break;
                 }
-                match ready(engine, next, options, now_ms)? {
-                    Err(None) => break,
-                    Err(Some(waiting)) => {
-                        applied.waiting.push((next.site, next.version, waiting));
-                        break;
-                    }
-                    Ok(ready) => {
-                        merge_one(engine, &mut applier, next, &ready)?;
-                        newest = newest.max(ready.header.hlc);
-                        applied.versions += 1;
-                        applied.rows += ready.header.rows();
-                        bytes += ready.header.stored_bytes();
-                        progress = true;
-                    }
+                Ok(ready) => {
+                    merge_one(engine, &mut applier, &mut next, &ready, meter)?;
+                    plan.advanced(next.site, ready.header.version);
+                    newest = newest.max(ready.header.hlc);
+                    applied.versions += 1;
+                    applied.rows += ready.header.rows();
+                    bytes += ready.header.stored_bytes();
                 }
             }
         }
@@ -341,25 +389,7 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
         own.clock.observe(newest);
         own.causes_told = false;
     }
-    Ok((full, applied))
-}
-
-/// Sites of which something waits in the log.
-fn waiting_sites(conn: &Connection, own: i64) -> Result<Vec<Next>, StoreError> {
-    let sql = "SELECT no, id, version, chain, hlc FROM isle_site AS s WHERE no <> ?1 AND EXISTS
-               (SELECT 1 FROM isle_log WHERE id > (s.no << 44 | s.version) AND id < (s.no + 1) << 44) ORDER BY id";
-    let mut statement = conn.prepare_cached(sql).doing("look for waiting changesets")?;
-    let rows = statement.query_map([own], |row| {
-        let chain: Option<[u8; 32]> = row.get(3)?;
-        Ok(Next {
-            no: row.get(0)?,
-            site: SiteId::from_bytes(row.get(1)?),
-            version: row.get::<_, i64>(2)? as u64 + 1,
-            chain: chain.unwrap_or_default(),
-            hlc: row.get::<_, i64>(4)? as u64,
-        })
-    });
-    rows.doing("look for waiting changesets")?.collect::<Result<_, _>>().doing("look for waiting changesets")
+    Ok(applied)
 }
 
 /// A changeset that can be merged.
@@ -374,7 +404,7 @@ struct Ready {
 /// The next version of a site if it can be merged, else why not; `Err(None)` when nothing more of the site is here.
 fn ready(
     engine: &Engine,
-    next: &Next,
+    next: &mut Next,
     options: &Options,
     now_ms: u64,
 ) -> Result<Result<Ready, Option<Waiting>>, StoreError> {
@@ -401,12 +431,15 @@ fn ready(
             return Ok(Err(Some(Waiting::Schema(*head))));
         }
     }
-    for cause in &header.causes {
+    // What has been met before comes last: a version with many causes is not held up by each of them anew.
+    let (met, open) = header.causes.split_at(next.met.min(header.causes.len()));
+    for (n, cause) in open.iter().chain(met).enumerate() {
         let known = match known_site_no(conn, cause.site)? {
             Some(no) => applied_version(conn, no)?.max(own_version(engine, no)),
             None => 0,
         };
         if known < cause.version {
+            next.met = (next.met + n) % header.causes.len();
             return Ok(Err(Some(Waiting::Cause { site: cause.site, version: cause.version })));
         }
     }
@@ -543,6 +576,7 @@ fn merge_one<'c>(
     applier: &mut Applier<'c>,
     next: &mut Next,
     ready: &Ready,
+    meter: &mut Meter<'_>,
 ) -> Result<(), StoreError> {
     let conn = &engine.conn;
     let header = &ready.header;
@@ -552,8 +586,13 @@ fn merge_one<'c>(
     let count = header.blocks.len();
     let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {}", ready.id) };
     applier.apply(&engine.by_id, header, None, ready.only.as_ref(), |n| {
-        block(conn, ready.id, count, n)?.ok_or_else(missing)
+        let stored = block(conn, ready.id, count, n)?.ok_or_else(missing)?;
+        meter.add(stored.len() as u64);
+        Ok(stored)
     })?;
+    if ready.only.is_some() {
+        meter.add(header.stored_bytes());
+    }
     next.chain = Header::hash(&ready.encoded);
     let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
     let mut statement = conn.prepare_cached(sql).doing("advance the version vector")?;
@@ -561,6 +600,7 @@ fn merge_one<'c>(
     statement.execute(values).doing("advance the version vector")?;
     next.hlc = header.hlc.bits();
     next.version += 1;
+    next.met = 0;
     Ok(())
 }
 

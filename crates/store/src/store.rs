@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isle_changeset::Hash;
-use isle_clock::{Clock, GroupId, Hlc, SiteId, VersionVector};
+use isle_clock::{Clock, ClockError, GroupId, Hlc, SiteId, VersionVector};
 use isle_schema::MigrationId;
 use rusqlite::{Connection, OpenFlags};
 
@@ -14,7 +14,8 @@ use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::transaction::Transaction;
 use crate::{
-    Applied, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal, track,
+    Applied, Conflict, LogEntry, Merging, StateHash, StoreError, check, hash, identity, journal, layout, log, own,
+    seal, track,
 };
 
 /// Idle read connections that are kept.
@@ -104,6 +105,9 @@ pub struct Status {
     pub queued: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
+    /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
+    /// the drift bound. Beyond it other replicas hold back what is written here until that time comes.
+    pub clock_ahead_ms: u64,
     /// The sites that were heard of.
     pub sites: Vec<Site>,
 }
@@ -263,7 +267,11 @@ impl Store {
     /// Runs isle's own work in a write transaction of the merging connection.
     fn merge<T>(&self, f: impl FnOnce(&mut Engine, u64) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let now_ms = self.runtime.now_ms();
-        self.with_merge_engine(|engine| engine.transaction(now_ms, |engine| f(engine, now_ms)))
+        self.with_merge_engine(|engine| {
+            // Whatever it does, a merge looks at everything that waits again.
+            engine.epoch += 1;
+            engine.transaction(now_ms, |engine| f(engine, now_ms))
+        })
     }
 
     fn with_merge_engine<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -329,9 +337,9 @@ impl Store {
     /// Takes an encoded header into the log, to be merged by [`Store::apply`]; false if it was known.
     ///
     /// # Errors
-    /// [`StoreError::ForeignGroup`], [`StoreError::Fork`], [`StoreError::BadHeader`].
+    /// [`StoreError::ForeignGroup`], [`StoreError::Fork`], [`StoreError::BadHeader`], [`StoreError::TooFarAhead`].
     pub fn put_header(&self, bytes: &[u8]) -> Result<bool, StoreError> {
-        self.merge(|engine, _| log::put_header(&engine.conn, &engine.own()?, bytes, None))
+        self.merge(|engine, _| Ok(log::put_header(&engine.conn, &engine.own()?, bytes, None)?.is_some()))
     }
 
     /// Takes headers and blocks into the log in one transaction; gives how many were new. A frame without index is a header.
@@ -347,13 +355,19 @@ impl Store {
     /// # Errors
     /// As [`Store::put_frames`] and [`Store::apply`].
     pub fn receive<'f>(&self, frames: impl Iterator<Item = Frame<'f>>) -> Result<Applied, StoreError> {
-        let now_ms = self.runtime.now_ms();
-        let options = &self.options;
-        let applied = self.with_merge_engine(|engine| {
-            log::apply_ready(engine, options, now_ms, |engine| put_frames(engine, frames).map(|_| ()))
-        })?;
-        self.notify(applied.tables.clone(), true);
-        Ok(applied)
+        self.apply_after(None, |engine| put_frames(engine, frames).map(|_| ()))
+    }
+
+    /// As [`Store::receive`]; `tell` is told how far the merge is, on this thread and within its transactions.
+    ///
+    /// # Errors
+    /// As [`Store::receive`].
+    pub fn receive_with<'f>(
+        &self,
+        frames: impl Iterator<Item = Frame<'f>>,
+        tell: &mut dyn FnMut(Merging),
+    ) -> Result<Applied, StoreError> {
+        self.apply_after(Some(tell), |engine| put_frames(engine, frames).map(|_| ()))
     }
 
     /// Applies a schema operation of another device; known ones are passed over.
@@ -394,9 +408,25 @@ impl Store {
     /// SQLite's reason; what was merged before it stays merged. A broken changeset is no error of the call: it is listed
     /// as waiting.
     pub fn apply(&self) -> Result<Applied, StoreError> {
+        self.apply_after(None, |_| Ok(()))
+    }
+
+    /// As [`Store::apply`]; `tell` is told how far the merge is, on this thread and within its transactions.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn apply_with(&self, tell: &mut dyn FnMut(Merging)) -> Result<Applied, StoreError> {
+        self.apply_after(Some(tell), |_| Ok(()))
+    }
+
+    fn apply_after(
+        &self,
+        tell: Option<&mut dyn FnMut(Merging)>,
+        first: impl FnOnce(&mut Engine) -> Result<(), StoreError>,
+    ) -> Result<Applied, StoreError> {
         let now_ms = self.runtime.now_ms();
-        let options = &self.options;
-        let applied = self.with_merge_engine(|engine| log::apply_ready(engine, options, now_ms, |_| Ok(())))?;
+        let meter = log::Meter::new(tell);
+        let applied = self.with_merge_engine(|engine| log::apply_ready(engine, &self.options, now_ms, meter, first))?;
         self.notify(applied.tables.clone(), true);
         Ok(applied)
     }
@@ -469,6 +499,22 @@ impl Store {
         self.snapshot(|conn| Ok(journal::list(conn, &crate::engine::load_tables(conn)?, true, 1, Some(id))?.pop()))
     }
 
+    /// How many entries [`Store::conflicts`] would give without a limit.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn count_conflicts(&self, all: bool) -> Result<u64, StoreError> {
+        self.read(|conn| journal::count(conn, all))
+    }
+
+    /// Marks every open journal entry, or those of one table, as dealt with; gives how many there were.
+    ///
+    /// # Errors
+    /// [`StoreError::NotTracked`] for a table that is not tracked.
+    pub fn resolve_conflicts(&self, table: Option<&str>) -> Result<u64, StoreError> {
+        self.note(|engine| journal::resolve(&engine.conn, table))
+    }
+
     /// Marks a journal entry as dealt with; false if there is no such open entry.
     ///
     /// # Errors
@@ -502,6 +548,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn status(&self) -> Result<Status, StoreError> {
+        let now_ms = self.runtime.now_ms();
         self.snapshot(|conn| {
             let own = own::Own::load(conn)?;
             let count = |sql: &str| Ok::<_, StoreError>(crate::clocks::one::<i64>(conn, sql, [])?.unwrap_or(0) as u64);
@@ -517,6 +564,7 @@ impl Store {
                 untracked: track::untracked(conn)?,
                 queued: count("SELECT count(*) FROM isle_queue")?,
                 conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
+                clock_ahead_ms: clock_ahead_ms(own.clock.last(), now_ms, &self.options),
                 sites: sites(conn, &own)?,
             })
         })
@@ -565,7 +613,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn name_site(&self, site: SiteId, name: &str) -> Result<(), StoreError> {
-        self.merge(|engine, _| {
+        self.note(|engine| {
             let no = own::site_no(&engine.conn, site)?;
             let sql = "UPDATE isle_site SET name = ?2 WHERE no = ?1 AND name IS NOT ?2";
             engine.conn.execute(sql, rusqlite::params![no, name]).doing("name a site")?;
@@ -621,7 +669,13 @@ impl Store {
 
     /// Remotes and what was last seen there; see [`crate::RemoteRow`].
     pub(crate) fn internal<T>(&self, f: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.merge(|engine, _| f(&engine.conn))
+        self.note(|engine| f(&engine.conn))
+    }
+
+    /// As `merge`, for what no changeset waits for.
+    fn note<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let now_ms = self.runtime.now_ms();
+        self.with_merge_engine(|engine| engine.transaction(now_ms, f))
     }
 
     /// Writes back the write-ahead log and closes every connection.
@@ -653,18 +707,24 @@ pub enum Frame<'a> {
     },
 }
 
-fn put_frames<'f>(engine: &Engine, frames: impl Iterator<Item = Frame<'f>>) -> Result<u64, StoreError> {
+fn put_frames<'f>(engine: &mut Engine, frames: impl Iterator<Item = Frame<'f>>) -> Result<u64, StoreError> {
     let own = engine.own()?;
     let mut new = 0;
     let mut frames = frames.peekable();
     while let Some(frame) = frames.next() {
-        new += u64::from(match frame {
+        let put = match frame {
             Frame::Header(header) => {
                 // Most changesets have one block, which follows: it goes into the log with its header.
                 log::put_header(&engine.conn, &own, header, frames.peek())?
             }
             Frame::Block { site, version, index, bytes } => log::put_block(&engine.conn, site, version, index, bytes)?,
-        });
+        };
+        if let Some(no) = put {
+            new += 1;
+            if let Some(plan) = &mut engine.plan {
+                plan.look_at(no);
+            }
+        }
     }
     Ok(new)
 }
@@ -696,6 +756,13 @@ fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, Stor
 fn names_of(engine: &Engine, numbers: &[i64]) -> Vec<String> {
     let changed = engine.tables.iter().filter(|tracked| numbers.contains(&tracked.no));
     changed.map(|tracked| tracked.table.name.clone()).collect()
+}
+
+fn clock_ahead_ms(last: Hlc, now_ms: u64, options: &Options) -> u64 {
+    match Clock::check_drift(last, now_ms, options.unset_before_ms, options.drift) {
+        Err(ClockError::Drift { ahead_ms, .. }) => ahead_ms,
+        _ => 0,
+    }
 }
 
 fn sites(conn: &Connection, own: &own::Own) -> Result<Vec<Site>, StoreError> {

@@ -156,7 +156,7 @@ impl<'a> Transaction<'a> {
     fn explain(&self, error: rusqlite::Error) -> StoreError {
         match self.engine.guard.take_refusal() {
             Some(reason) => StoreError::Refused { reason },
-            None => StoreError::sqlite("run the statement", error),
+            None => StoreError::of_statement("run the statement", error),
         }
     }
 

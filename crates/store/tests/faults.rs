@@ -99,7 +99,8 @@ fn flipped_bits_in_a_header_never_merge_the_block_and_never_stop_others() {
                 StoreError::ForeignGroup { .. }
                 | StoreError::Fork { .. }
                 | StoreError::BadChangeset { .. }
-                | StoreError::BadHeader { .. },
+                | StoreError::BadHeader { .. }
+                | StoreError::TooFarAhead { .. },
             ) => {}
             Err(error) => panic!("bit {bit}: {error}"),
             Ok(_) => drop(waiting(&b)),

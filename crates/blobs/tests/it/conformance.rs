@@ -190,7 +190,7 @@ async fn folder() {
         let path = root.path().join(format!("deep er/{}", count.get()));
         let text = path.to_str().expect("UTF-8").to_owned();
         let url = if count.get() % 2 == 0 { format!("file://{}", text.replace(' ', "%20")) } else { text };
-        Remote::open(&url, &RemoteOptions::default()).expect("a remote")
+        Remote::create(&url, &RemoteOptions::default()).expect("a remote")
     })
     .await;
 }

@@ -14,7 +14,7 @@ fn folder() -> (tempfile::TempDir, Remote) {
 }
 
 fn open(path: &std::path::Path) -> Remote {
-    Remote::open(path.to_str().expect("UTF-8"), &RemoteOptions::default()).expect("a remote")
+    Remote::create(path.to_str().expect("UTF-8"), &RemoteOptions::default()).expect("a remote")
 }
 
 #[tokio::test]
@@ -49,14 +49,21 @@ async fn a_folder_that_went_away_is_not_an_empty_remote() {
     let (root, remote) = folder();
     remote.create_group(&group(1)).await.expect("created");
     std::fs::remove_dir_all(root.path().join("remote")).expect("removed");
+    let path = root.path().join("remote");
     for error in [
         remote.list_heads().await.expect_err("gone"),
         remote.get_head(site(1)).await.expect_err("gone"),
         remote.group().await.expect_err("gone"),
+        remote.create_group(&group(1)).await.expect_err("gone"),
+        remote.put_head(&Head::new(site(1), "")).await.expect_err("gone"),
+        remote.put_schema([3; 16], &bytes::Bytes::new()).await.expect_err("gone"),
+        remote.put_segment(site(2), 255, 16, &segment(&[])).await.expect_err("gone"),
+        Remote::open(path.to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("gone"),
     ] {
-        assert!(matches!(error, RemoteError::NoBucket { .. }), "{error:?}");
-        assert!(error.to_string().contains("mount the folder"), "{error}");
+        assert!(matches!(error, RemoteError::NoFolder { .. }), "{error:?}");
+        assert!(error.to_string().contains("is not there: mount the disk"), "{error}");
     }
+    assert!(!path.exists(), "nobody makes it again");
 }
 
 #[tokio::test]
@@ -86,14 +93,16 @@ async fn the_layout_is_the_documented_one() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_file_in_the_way_is_a_storage_error_with_the_path() {
+async fn a_file_in_the_way_is_named() {
     let root = tempfile::tempdir().expect("temporary folder");
     let path = root.path().join("file");
     std::fs::write(&path, "x").expect("written");
     let error =
-        Remote::open(path.join("below").to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("refused");
-    assert!(matches!(error, RemoteError::Storage { .. }), "{error:?}");
-    assert!(error.to_string().contains("below"), "{error}");
+        Remote::create(path.join("below").to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("refused");
+    assert!(matches!(error, RemoteError::Address { .. }), "{error:?}");
+    assert!(error.to_string().contains("file is a file; name a folder"), "{error}");
+    let error = Remote::open(path.to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("refused");
+    assert!(error.to_string().contains("is a file, not a folder"), "{error}");
 }
 
 #[tokio::test]

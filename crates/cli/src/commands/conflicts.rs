@@ -4,15 +4,23 @@ use isle::{Conflict, Reason, Replica, Resolution, SiteId};
 use serde_json::{Map, json};
 
 use super::Names;
-use crate::args::{Args, Conflicts, ConflictsAction};
+use crate::args::{Args, Conflicts, ConflictsAction, Listing};
 use crate::db;
-use crate::output::{Cell, Out, write_time};
+use crate::output::{Cell, Out, count, thousands, write_time};
 use crate::values;
+
+/// How many are listed if nobody says.
+const LIMIT: usize = 100;
 
 pub(crate) fn run(args: &Args, conflicts: &Conflicts, out: &mut Out) -> anyhow::Result<u8> {
     let replica = db::open(args)?;
     match &conflicts.action {
-        None | Some(ConflictsAction::List) => list(&replica, conflicts, out)?,
+        None => list(&replica, &conflicts.listing, out)?,
+        Some(ConflictsAction::List(listing)) => {
+            // What stands before the word counts as well: `isle conflicts --all list`.
+            let (outer, limit) = (&conflicts.listing, listing.limit.or(conflicts.listing.limit));
+            list(&replica, &Listing { all: listing.all || outer.all, limit }, out)?;
+        }
         Some(ConflictsAction::Show { id }) => show(&replica, *id, out)?,
         Some(ConflictsAction::Resolve(resolve)) => {
             let resolution = match (&resolve.value, resolve.put_back) {
@@ -20,7 +28,10 @@ pub(crate) fn run(args: &Args, conflicts: &Conflicts, out: &mut Out) -> anyhow::
                 (None, true) => Resolution::PutBack,
                 (None, false) => Resolution::Keep,
             };
-            apply(&replica, resolve.id, &resolution, out)?;
+            match resolve.id {
+                Some(id) => apply(&replica, id, &resolution, out)?,
+                None => keep_all(&replica, resolve.table.as_deref(), out)?,
+            }
         }
     }
     Ok(0)
@@ -67,14 +78,15 @@ pub(crate) fn to_json(conflict: &Conflict, names: &Names) -> serde_json::Value {
     })
 }
 
-fn list(replica: &Replica, args: &Conflicts, out: &mut Out) -> anyhow::Result<()> {
+fn list(replica: &Replica, listing: &Listing, out: &mut Out) -> anyhow::Result<()> {
     let names = Names::new(&replica.status()?);
-    let conflicts = replica.conflicts(args.all, args.limit)?;
+    let conflicts = replica.conflicts(listing.all, listing.limit.unwrap_or(LIMIT))?;
+    let more = replica.count_conflicts(listing.all)?.saturating_sub(conflicts.len() as u64);
     let objects: Vec<_> = conflicts.iter().map(|conflict| to_json(conflict, &names)).collect();
-    if out.json(&objects)? {
+    if out.json(&json!({ "conflicts": objects, "more": more }))? {
         return Ok(());
     }
-    if conflicts.is_empty() {
+    if conflicts.is_empty() && more == 0 {
         return out.note("no value waits in the journal");
     }
     let row = |conflict: &Conflict| {
@@ -90,7 +102,29 @@ fn list(replica: &Replica, args: &Conflicts, out: &mut Out) -> anyhow::Result<()
         ]
     };
     out.table(&["ID", "WHERE", "LOST", "NOW", "LOST BY", "WHY"], conflicts.iter().map(row).collect())?;
-    out.note("more: `isle conflicts show ID`; settle: `isle conflicts resolve ID --keep | --put-back | --value V`")
+    if more > 0 {
+        let all = out.style.yellow(format!("and {} more, older: `isle conflicts list -n N`", thousands(more)));
+        out.line(all)?;
+    }
+    out.note(
+        "in full: `isle conflicts show ID`; settle: `isle conflicts resolve ID --keep | --put-back | --value V`,",
+    )?;
+    out.note("or keep what stands everywhere: `isle conflicts resolve --all [--table TABLE]`")
+}
+
+fn keep_all(replica: &Replica, table: Option<&str>, out: &mut Out) -> anyhow::Result<()> {
+    let resolved = replica.resolve_conflicts(table)?;
+    if !out.json(&json!({ "resolved": resolved, "table": table }))? {
+        let of = table.map_or_else(String::new, |table| format!(" of table {table}"));
+        match resolved {
+            0 => out.note(format!("no open conflict{of}"))?,
+            n => {
+                let mark = out.style.green("✓");
+                out.note(format!("{mark} {}{of} dealt with; the values stay as they stand now", count(n, "conflict")))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {

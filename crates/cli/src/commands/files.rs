@@ -21,11 +21,19 @@ struct Outcome {
 pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8> {
     let path = init.file.as_ref().or(args.db.as_ref());
     let path = path.ok_or_else(|| Failure::new(Kind::Invalid, "which file? `isle init FILE`"))?;
+    if path.is_dir() {
+        return Err(db::is_folder(path).into());
+    }
     let existed = path.is_file();
+    if existed {
+        db::must_be_sqlite(path)?;
+    }
     let known = existed && Replica::open(path).is_ok();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Failure::new(Kind::Invalid, format!("there is no folder {}", folder.display())).into());
+        return Err(Failure::new(Kind::Invalid, format!("there is no folder {}", folder.display()))
+            .hint("make it first, or name another file")
+            .into());
     }
     let builder = Replica::builder(path);
     let builder = match &init.app {
@@ -108,10 +116,15 @@ fn show_init(
 
 pub(crate) fn track(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Result<u8> {
     let replica = db::open(args)?;
-    let names: Vec<&str> = tables.iter().map(String::as_str).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for table in tables {
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(table)) {
+            names.push(table);
+        }
+    }
     replica.track(&names)?;
     let mut rows = Vec::new();
-    for table in tables {
+    for table in names {
         rows.push((table, db::count_rows(&replica, table)?));
     }
     let tracked: Vec<_> = rows.iter().map(|(table, rows)| json!({ "table": table, "rows": rows })).collect();

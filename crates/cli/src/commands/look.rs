@@ -1,12 +1,12 @@
 //! Looking at a replica: status, log, hash and doctor.
 
-use isle::{LogEntry, Status};
+use isle::{Finding, LogEntry, Status};
 use serde_json::json;
 
 use super::{Names, devices, files, remotes};
 use crate::args::Args;
 use crate::db;
-use crate::output::{Cell, Out, bytes, count, thousands, time, write_time};
+use crate::output::{Cell, Out, bytes, count, span, thousands, time, write_time};
 use crate::values::hex;
 
 pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
@@ -24,6 +24,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "untracked": status.untracked,
         "queued": status.queued,
         "conflicts": status.conflicts,
+        "clock_ahead_ms": status.clock_ahead_ms,
         "remotes": status.remotes.iter().map(remotes::to_json).collect::<Vec<_>>(),
         "devices": devices::to_json(&status),
     }))?;
@@ -66,6 +67,9 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
             out.line(format!("conflicts  {}", style.yellow(format!("{}: `isle conflicts`", count(n, "open value")))))?
         }
     }
+    if let Some(warning) = clock_warning(status) {
+        out.line(format!("clock      {}", style.yellow(warning)))?;
+    }
     if status.remotes.is_empty() {
         return out.line("remotes    none: `isle remote add NAME URL`");
     }
@@ -75,6 +79,20 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
         out.line(format!("{label:<10} {} {} {}", remote.name, remote.url, style.dim(last)))?;
     }
     Ok(())
+}
+
+/// What to know and to do when this replica's time is far ahead of the device's clock.
+pub(crate) fn clock_warning(status: &Status) -> Option<String> {
+    let ahead = status.clock_ahead_ms;
+    let now = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+    (ahead > 0).then(|| {
+        format!(
+            "the newest change here is {} ahead of this device's clock ({} by it): if the clock is right, other devices hold back what \
+             is written here until about then; if it is wrong, set it right",
+            span(ahead),
+            time(now.saturating_add(ahead))
+        )
+    })
 }
 
 pub(crate) fn log(args: &Args, limit: usize, out: &mut Out) -> anyhow::Result<u8> {
@@ -136,7 +154,9 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     let sqlite = replica.read(|q| q.one::<String>("SELECT sqlite_version()", &[]))?.unwrap_or_default();
     let mode = replica.read(|q| q.one::<String>("PRAGMA journal_mode", &[]))?.unwrap_or_default();
     let home = home();
-    let report = replica.check()?;
+    let mut report = replica.check()?;
+    let clock = clock_warning(&status).map(|message| Finding { check: "clock", message });
+    report.findings.extend(clock);
     let findings: Vec<_> =
         report.findings.iter().map(|found| json!({ "check": found.check, "message": found.message })).collect();
     let code = u8::from(!report.findings.is_empty());
@@ -149,6 +169,7 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "isle": env!("CARGO_PKG_VERSION"),
         "rows": report.rows,
         "changesets": report.changesets,
+        "clock_ahead_ms": status.clock_ahead_ms,
         "findings": findings,
     }))?;
     if done {

@@ -17,6 +17,9 @@ pub(crate) fn exec(args: &Args, exec: &Exec, out: &mut Out) -> anyhow::Result<u8
     let script = read_script(exec)?;
     let statements: Vec<&str> =
         script::statements(&script).into_iter().filter(|text| !script::is_transaction_frame(text)).collect();
+    if statements.is_empty() && exec.sql.as_ref().is_some_and(|sql| sql != "-") {
+        return Err(Failure::new(Kind::Invalid, "there is no statement in the text").into());
+    }
     if statements.len() > 1 && !exec.params.is_empty() {
         return Err(Failure::new(Kind::Invalid, "--param fits a single statement, there are several").into());
     }
@@ -70,6 +73,9 @@ fn read_script(exec: &Exec) -> anyhow::Result<String> {
         }
         (Some(sql), _) => Ok(sql.clone()),
         (None, Some(path)) => {
+            if !path.exists() {
+                return Err(Failure::new(Kind::Invalid, format!("there is no file {}", path.display())).into());
+            }
             std::fs::read_to_string(path).with_context(|| format!("cannot read the script {}", path.display()))
         }
         (None, None) => Err(Failure::new(Kind::Invalid, "what? `isle exec SQL`").into()),

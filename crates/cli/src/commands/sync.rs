@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use isle::{CheckReport, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
 use serde_json::json;
 
-use super::{Names, remotes, watch};
+use super::{Names, look, remotes, watch};
 use crate::args::{Args, Sync};
 use crate::db;
 use crate::failure::{self, Kind};
@@ -38,16 +38,11 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
             return watch::run(args, sync, out).await;
         }
         let round = round(args, &remotes).await?;
-        if out.json {
-            out.json(&to_json(&round))?;
-        } else {
+        if !out.json(&to_json(&round))? {
             show(args, &round, remotes.len() > 1, out)?;
         }
         let refused = round.reports.iter().any(|report| !report.refused.is_empty());
-        match round.failed.into_iter().next() {
-            Some((_, error)) => Err(error.into()),
-            None => Ok(u8::from(refused)),
-        }
+        ended(round.failed, remotes.len(), u8::from(refused), out)
     });
     // A merge that Ctrl-C left behind is a transaction: SQLite undoes it.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -89,11 +84,38 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo]) -> anyhow::Result
     Ok(round)
 }
 
+/// The exit code. What failed goes to standard error: the only remote's error is the command's own, of several each is named.
+fn ended(failed: Vec<(String, isle::Error)>, remotes: usize, code: u8, out: &mut Out) -> anyhow::Result<u8> {
+    let several = remotes > 1;
+    let mut failed = failed.into_iter().map(|(_, error)| anyhow::Error::new(error));
+    if !several {
+        return failed.next().map_or(Ok(code), Err);
+    }
+    out.flush()?;
+    let mut code = code;
+    for error in failed {
+        // With --json standard output has them all, with their kinds.
+        if !out.json {
+            failure::report(&error, false);
+        }
+        code = Kind::Failed.code();
+    }
+    Ok(code)
+}
+
 pub(crate) fn to_json(round: &Round) -> serde_json::Value {
-    let failed = round.failed.iter().map(
-        |(name, error)| json!({ "remote": name, "kind": Kind::of_isle(error).as_str(), "message": message(error) }),
-    );
-    json!({ "remotes": round.reports, "failed": failed.collect::<Vec<_>>() })
+    json!({ "remotes": round.reports, "failed": failed_json(&round.failed) })
+}
+
+fn failed_json(failed: &[(String, isle::Error)]) -> Vec<serde_json::Value> {
+    let object = |(name, error): &(String, isle::Error)| {
+        let mut object = json!({ "remote": name, "kind": Kind::of_isle(error).as_str(), "message": message(error) });
+        if let (Some(hint), Some(fields)) = (failure::hint_of_isle(error), object.as_object_mut()) {
+            fields.insert("hint".to_owned(), hint.into());
+        }
+        object
+    };
+    failed.iter().map(object).collect()
 }
 
 /// An error and its causes on one line.
@@ -102,9 +124,10 @@ pub(crate) fn message(error: &isle::Error) -> String {
     failure::messages(chain).join(": ")
 }
 
-/// The summaries, for people. Of several failures the last word is the first one's; the others are shown here.
+/// The summaries, for people.
 pub(crate) fn show(args: &Args, round: &Round, named: bool, out: &mut Out) -> anyhow::Result<()> {
-    let names = Names::new(&db::open(args)?.status()?);
+    let status = db::open(args)?.status()?;
+    let names = Names::new(&status);
     for report in &round.reports {
         let prefix = if named { format!("{}: ", report.remote) } else { String::new() };
         out.note(format!("{prefix}{}", summary(report)))?;
@@ -113,8 +136,8 @@ pub(crate) fn show(args: &Args, round: &Round, named: bool, out: &mut Out) -> an
             out.note(format!("  {line}"))?;
         }
     }
-    for (_, error) in round.failed.iter().skip(1) {
-        out.note(format!("failed: {}", message(error)))?;
+    if let Some(warning) = look::clock_warning(&status).map(|warning| out.style.yellow(warning)) {
+        out.note(format!("  {warning}"))?;
     }
     Ok(())
 }
@@ -175,18 +198,21 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
 }
 
 async fn check(args: &Args, remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<u8> {
-    let mut reports = Vec::new();
+    let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for remote in remotes {
         let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
         let options = SyncOptions { remote: Some(remote.name.clone()), progress: None };
-        reports.extend(replica.check_remotes(&options).await?);
+        match replica.check_remotes(&options).await {
+            Ok(checked) => reports.extend(checked),
+            Err(error) => failed.push((remote.name.clone(), error)),
+        }
     }
-    if !out.json(&json!({ "remotes": reports }))? {
+    if !out.json(&json!({ "remotes": reports, "failed": failed_json(&failed) }))? {
         for report in &reports {
             out.line(compare(report))?;
         }
     }
-    Ok(0)
+    ended(failed, remotes.len(), 0, out)
 }
 
 /// How a replica and a remote compare, in a line or two.
@@ -199,6 +225,9 @@ fn compare(report: &CheckReport) -> String {
         (ahead, _) => format!("push {} and {rows}", count(ahead, "change")),
     };
     let state = match (report.exists, report.ahead + report.queued, report.behind) {
+        (false, ..) if report.last_sync_ms.is_some() => {
+            "holds nothing any more: it was emptied, or is not mounted; a sync would push nothing".to_owned()
+        }
         (false, ..) => format!("is empty; a sync would {push}"),
         (true, 0, 0) => "has what is here; nothing to do".to_owned(),
         (true, _, 0) => format!("lacks something; a sync would {push}"),
@@ -226,7 +255,7 @@ impl Bar {
         Arc::new(move |progress| *bar.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress))
     }
 
-    /// Waits for a sync and draws meanwhile: a long step reports once, when it begins.
+    /// Waits for a sync and draws meanwhile.
     pub(super) async fn beside<T>(&self, sync: impl Future<Output = T>) -> T {
         let mut sync = std::pin::pin!(sync);
         let (mut ticks, mut bar) = (tokio::time::interval(DRAW_EVERY), None);
@@ -248,7 +277,7 @@ impl Bar {
 
     fn draw(&self, bar: &ProgressBar) {
         let Some(progress) = *self.state.lock().unwrap_or_else(PoisonError::into_inner) else { return };
-        // How long a merge takes is not known beforehand.
+        // A merge that has just begun does not know yet how much there is to do.
         let template = match progress.total_bytes {
             0 => "{msg:<9} {spinner} {elapsed}",
             _ => "{msg:<9} [{bar:30}] {bytes} of {total_bytes}",

@@ -61,7 +61,11 @@ async fn go_on(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<()> {
         let before = point(args);
         let result = round(args, sync).await;
         let error = match &result {
-            Ok(round) => round.failed.first().map(|(_, error)| sync::message(error)),
+            Ok(round) if round.failed.is_empty() => None,
+            Ok(round) => {
+                let failed: Vec<String> = round.failed.iter().map(|(_, error)| sync::message(error)).collect();
+                Some(failed.join("\nerror: "))
+            }
             Err(error) => Some(format!("{error:#}")),
         };
         failures = if error.is_some() { failures + 1 } else { 0 };

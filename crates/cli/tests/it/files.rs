@@ -98,7 +98,9 @@ fn wrong_files_are_explained() {
         "no database, but long enough to look like something else".repeat(99),
     )
     .expect("written");
-    assert!(device.fails(1, ["init", "text.db"]).contains("not a SQLite database"));
+    assert!(device.fails(2, ["init", "text.db"]).contains("text.db is not a SQLite database"));
+    assert!(device.fails(2, ["status", "--db", "text.db"]).contains("text.db is not a SQLite database"));
+    assert!(device.fails(2, ["init", "."]).contains("is a folder, not a database"));
     assert!(device.fails(2, ["init", "no/such/folder/x.db"]).contains("there is no folder no/such/folder"));
     let error: serde_json::Value =
         serde_json::from_str(&device.fails(2, ["status", "--db", "nope.db", "--json"])).expect("JSON");

@@ -75,7 +75,7 @@ fn conflicts_are_listed_shown_and_kept() {
     let text = laptop.ok(["conflicts"]);
     assert!(text.contains("notes 1 · title") && text.contains("\"Dune I\"") && text.contains("\"Dune II\""), "{text}");
     assert!(laptop.ok(["status"]).contains("1 open value"));
-    let list = laptop.json(["conflicts", "list"]);
+    let list = laptop.json(["conflicts", "list"])["conflicts"].clone();
     let id = list[0]["id"].to_string();
     assert_eq!(
         (&list[0]["lost"], &list[0]["current"], &list[0]["lost_device"], &list[0]["won_device"]),
@@ -85,11 +85,93 @@ fn conflicts_are_listed_shown_and_kept() {
     let shown = laptop.ok(["conflicts", "show", &id]);
     assert!(shown.contains("notes where id = 1") && shown.contains(&format!("resolve {id} --put-back")), "{shown}");
     laptop.ok(["conflicts", "resolve", &id, "--keep"]);
-    assert_eq!(laptop.json(["conflicts"]), json!([]));
-    assert_eq!(laptop.json(["conflicts", "--all"])[0]["resolved"], json!(true));
+    assert_eq!(laptop.json(["conflicts"]), json!({ "conflicts": [], "more": 0 }));
+    assert_eq!(laptop.json(["conflicts", "--all"])["conflicts"][0]["resolved"], json!(true));
     assert!(laptop.fails(2, ["conflicts", "resolve", &id, "--keep"]).contains("no open conflict"));
     assert!(laptop.fails(2, ["conflicts", "show", "999"]).contains("999"));
     laptop.fails(2, ["conflicts", "resolve", &id]);
+}
+
+#[test]
+fn many_conflicts_are_counted_and_kept_at_once() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "CREATE TABLE tags(id INTEGER PRIMARY KEY, tag TEXT)"]);
+    laptop.ok(["exec", "INSERT INTO tags VALUES(1, 'sand')"]);
+    laptop.ok(["track", "tags"]);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    for (device, mark) in [(&laptop, "a"), (&phone, "b")] {
+        let values = format!("UPDATE notes SET title = '{mark}', stars = '{mark}'; UPDATE tags SET tag = '{mark}'");
+        device.ok(["exec", &values]);
+    }
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    laptop.ok(["sync"]);
+    // Two titles, two numbers of stars, one tag.
+    assert_eq!(laptop.json(["status"])["conflicts"], json!(5));
+    let text = laptop.ok(["conflicts", "list", "-n", "2"]);
+    assert!(text.contains("and 3 more, older") && text.contains("resolve --all"), "{text}");
+    let list = laptop.json(["conflicts", "-n", "2"]);
+    assert_eq!((list["conflicts"].as_array().map(Vec::len), &list["more"]), (Some(2), &json!(3)));
+    assert!(!laptop.ok(["conflicts"]).contains("more, older"));
+    let before = laptop.ok(["hash"]);
+    let text = laptop.ok(["conflicts", "resolve", "--all", "--table", "TAGS"]);
+    assert!(text.contains("1 conflict of table TAGS dealt with"), "{text}");
+    assert_eq!(laptop.json(["conflicts", "resolve", "--all"]), json!({ "resolved": 4, "table": null }));
+    assert_eq!(laptop.ok(["conflicts", "resolve", "--all", "--keep"]), "no open conflict\n");
+    assert_eq!(laptop.ok(["hash"]), before, "values stay as they stand");
+    assert_eq!(laptop.json(["status"])["conflicts"], json!(0));
+    assert_eq!(laptop.json(["conflicts", "--all"])["conflicts"].as_array().map(Vec::len), Some(5));
+    assert!(laptop.fails(2, ["conflicts", "resolve", "--all", "--table", "nope"]).contains("\"nope\" is not tracked"));
+    laptop.fails(2, ["conflicts", "resolve", "--all", "--put-back"]);
+    laptop.fails(2, ["conflicts", "resolve", "1", "--all"]);
+    laptop.fails(2, ["conflicts", "resolve", "1", "--keep", "--table", "notes"]);
+    laptop.fails(2, ["conflicts", "resolve", "--table", "notes"]);
+    laptop.fails(2, ["conflicts", "-n", "0"]);
+}
+
+#[test]
+fn a_clock_far_ahead_is_pointed_out() {
+    let place = Place::new();
+    let device = place.laptop();
+    assert_eq!(device.json(["status"])["clock_ahead_ms"], json!(0));
+    assert!(!device.ok(["status"]).contains("clock"));
+    // As if the clock had been three hours fast for a while.
+    let ahead = "INSERT OR REPLACE INTO isle_meta(k, v) VALUES('hlc', (strftime('%s', 'now') * 1000 + 10800000) << 16)";
+    sqlite3(&device.db(), ahead);
+    let text = device.ok(["status"]);
+    assert!(text.contains("ahead of this device's clock") && text.contains("other devices hold back"), "{text}");
+    assert!(text.contains("set it right"), "{text}");
+    let ms = device.json(["status"])["clock_ahead_ms"].as_u64().expect("a number");
+    assert!((10_000_000..=10_800_000).contains(&ms), "{ms}");
+    let gave = device.run(["doctor"]);
+    assert!(gave.code == 1 && gave.out.contains("! clock: the newest change here is 2 hours ahead"), "{gave:?}");
+    let gave = device.run(["doctor", "--json"]);
+    let parsed: serde_json::Value = serde_json::from_str(&gave.out).expect("JSON");
+    assert_eq!((gave.code, &parsed["findings"][0]["check"]), (1, &json!("clock")));
+    assert!(device.ok(["sync"]).contains("ahead of this device's clock"));
+}
+
+#[test]
+fn names_are_one_short_line() {
+    let place = Place::new();
+    let device = place.device("laptop");
+    let long = "x".repeat(65);
+    for bad in ["", " ", "a\nb", "\u{1b}[31mred", long.as_str(), " a"] {
+        for (args, what) in [
+            (["devices", "rename", bad, "-q"], "a device's name"),
+            (["init", "other.db", "--app", bad], "an app's name"),
+            (["remote", "add", bad, "folder"], "a remote's name"),
+        ] {
+            let text = device.fails(2, args);
+            assert!(text.starts_with(&format!("error: {what} ")), "{bad:?}: {text}");
+        }
+    }
+    assert!(!device.folder.join("other.db").exists() && !device.folder.join("folder").exists());
+    let fits = "é".repeat(64);
+    device.ok(["devices", "rename", &fits]);
+    assert_eq!(device.json(["status"])["device"]["name"], json!(fits));
 }
 
 #[test]
@@ -97,7 +179,7 @@ fn a_lost_value_can_be_put_back_or_replaced_everywhere() {
     for (how, stands) in [(&["--put-back"][..], "Dune I"), (&["--value", "Dune III"], "Dune III")] {
         let place = Place::new();
         let (laptop, phone) = contested(&place);
-        let id = laptop.json(["conflicts"])[0]["id"].to_string();
+        let id = laptop.json(["conflicts"])["conflicts"][0]["id"].to_string();
         let args = ["conflicts", "resolve", &id].into_iter().chain(how.iter().copied());
         assert!(laptop.ok(args).contains(&format!("is \"{stands}\"; it travels")));
         laptop.ok(["sync"]);
@@ -116,7 +198,7 @@ fn a_value_whose_row_is_gone_needs_a_decision() {
     laptop.ok(["sync"]);
     phone.ok(["sync"]);
     laptop.ok(["sync"]);
-    let list = laptop.json(["conflicts"]);
+    let list = laptop.json(["conflicts"])["conflicts"].clone();
     let gone = list.as_array().expect("a list").iter().find(|entry| entry["row_exists"] == json!(false));
     let gone = gone.unwrap_or_else(|| panic!("the delete won: {list}"));
     assert_eq!((&gone["lost"], &gone["reason"]), (&json!("Emma!"), &json!("deleted")));
@@ -181,7 +263,7 @@ fn help_shows_an_example_for_every_command() {
         assert!(own.contains("Example") && own.contains("isle "), "{own}");
     }
     let wrong: serde_json::Value = serde_json::from_str(&device.fails(2, ["frob", "--json"])).expect("JSON");
-    assert_eq!(wrong["error"]["kind"], json!("invalid"));
+    assert_eq!(wrong["error"], json!({ "kind": "invalid", "message": "unrecognized subcommand 'frob'" }));
     device.fails(2, ["sync", "--frob"]);
     assert!(device.ok(["--version"]).starts_with("isle 0."));
 }

@@ -85,6 +85,7 @@ fn watching_goes_on_after_errors() {
     let first = parse(lines.next().expect("a line").expect("UTF-8"));
     assert_eq!(first["failed"][0]["remote"], json!("hub"));
     std::fs::remove_file(place.path("hub")).expect("removed");
+    std::fs::create_dir(place.path("hub")).expect("mounted");
     let second = parse(lines.next().expect("a line").expect("UTF-8"));
     assert_eq!((&second["failed"], &second["remotes"][0]["remote"]), (&json!([]), &json!("hub")));
     watch.kill().expect("it runs");

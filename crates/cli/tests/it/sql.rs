@@ -30,7 +30,7 @@ fn scripts_come_from_files_and_pipes_dumps_included() {
     std::fs::write(device.folder.join("more.sql"), "INSERT INTO t VALUES(3, 'x'), (4, 'y')").expect("written");
     assert_eq!(device.ok(["exec", "--file", "more.sql"]), "2 rows changed\n");
     assert_eq!(device.rows("SELECT id, v FROM t"), ["1,it's; fine", "2,", "3,0", "4,0"]);
-    assert!(device.fails(1, ["exec", "--file", "none.sql"]).contains("none.sql"));
+    assert!(device.fails(2, ["exec", "--file", "none.sql"]).contains("there is no file none.sql"));
     device.fails(2, ["exec"]);
 }
 
@@ -47,6 +47,22 @@ fn a_script_that_fails_changes_nothing() {
     let text = device.fails(4, ["exec", "--json", "DROP TABLE notes"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["error"]["kind"], json!("blocked"));
     device.fails(2, ["exec", "SELECT 1; SELECT ?1", "--param", "1"]);
+}
+
+#[test]
+fn a_text_that_is_not_one_statement_is_a_wrong_request() {
+    let place = Place::new();
+    let device = place.laptop();
+    for (args, why) in [
+        (&["exec", " "][..], "there is no statement in the text"),
+        (&["query", ""], "there is no statement in the text"),
+        (&["query", "SELECT 1; SELECT 2"], "several statements where one is expected"),
+        (&["query", "SELECT ?1, ?2", "--param", "1"], "takes 2 parameters, 1 were given"),
+        (&["exec", "UPDATE notes SET stars = ?1"], "takes 1 parameters, 0 were given"),
+    ] {
+        assert!(device.fails(2, args).contains(why), "{args:?}");
+    }
+    assert!(device.fails(1, ["query", "SELECT * FROM nope"]).starts_with("error: cannot run the query: no such table"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn remotes_are_added_listed_and_removed() {
     assert!(device.ok(["remote", "remove", "hub"]).contains("is forgotten"));
     assert!(device.fails(2, ["remote", "remove", "hub"]).contains("there is no remote \"hub\""));
     device.fails(2, ["remote", "add", "hub", "folder", "--region", "x"]);
-    assert!(device.fails(1, ["remote", "add", "hub", "ftp://host/x"]).contains("s3://"));
+    assert!(device.fails(2, ["remote", "add", "hub", "ftp://host/x"]).contains("s3://"));
 }
 
 #[test]
@@ -108,9 +108,55 @@ fn one_remote_that_fails_does_not_keep_the_others() {
     let gave = laptop.run(["sync"]);
     assert_eq!(gave.code, 1, "{gave:?}");
     assert!(gave.out.contains("hub: pushed 1 change"), "{gave:?}");
-    assert!(gave.err.starts_with("error: remote \"a-usb\""), "{gave:?}");
+    assert!(
+        gave.err.starts_with("error: remote \"a-usb\"") && gave.err.contains("is a file, not a folder"),
+        "{gave:?}"
+    );
+    laptop.ok(["remote", "add", "z-usb", &place.text("z")]);
+    std::fs::remove_dir_all(place.path("z")).expect("removed");
+    let gave = laptop.run(["sync"]);
+    assert_eq!((gave.code, gave.err.lines().filter(|line| line.starts_with("error: remote")).count()), (1, 2));
+    for args in [&["sync", "--json"][..], &["sync", "--check", "--json"]] {
+        let gave = laptop.run(args);
+        let json: serde_json::Value = serde_json::from_str(&gave.out).expect("JSON");
+        assert_eq!((gave.code, &json["remotes"][0]["remote"]), (1, &json!("hub")), "{gave:?}");
+        let failed: Vec<_> =
+            json["failed"].as_array().expect("a list").iter().map(|one| one["remote"].clone()).collect();
+        assert_eq!(failed, [json!("a-usb"), json!("z-usb")]);
+        assert!(
+            json["failed"][1]["message"].as_str().is_some_and(|text| text.contains("is not there: mount")),
+            "{json}"
+        );
+    }
     phone.ok(["sync"]);
     assert_eq!(phone.rows("SELECT DISTINCT stars FROM notes"), ["7"]);
+}
+
+#[test]
+fn a_folder_that_is_gone_is_never_made_again() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET stars = 7"]);
+    std::fs::rename(place.path("hub"), place.path("unmounted")).expect("moved");
+    laptop.ok(["status"]);
+    laptop.ok(["doctor"]);
+    laptop.ok(["remote", "list"]);
+    for args in [&["sync", "--check"][..], &["sync"]] {
+        let text = laptop.fails(1, args);
+        assert!(text.contains("is not there: mount the disk") && text.contains("`isle remote remove`"), "{text}");
+    }
+    assert!(!place.path("hub").exists(), "what goes into an empty mount point is lost");
+    std::fs::rename(place.path("unmounted"), place.path("hub")).expect("moved back");
+    assert!(laptop.ok(["sync"]).starts_with("pushed 1 change"));
+    phone.ok(["sync"]);
+    assert_eq!(laptop.ok(["hash"]), phone.ok(["hash"]));
+    // The mount point is there, the disk is not.
+    for entry in std::fs::read_dir(place.path("hub")).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("removed");
+    }
+    assert!(laptop.ok(["sync", "--check"]).contains("holds nothing any more"));
+    laptop.fails(3, ["sync"]);
 }
 
 #[test]

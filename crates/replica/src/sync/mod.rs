@@ -75,6 +75,15 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
+/// What came of a sync with one remote.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The remote's name.
+    pub remote: String,
+    /// What was done, or why it failed; what arrived before it failed stays.
+    pub result: Result<SyncReport, Error>,
+}
+
 /// What a sync with one remote did.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SyncReport {
@@ -184,6 +193,8 @@ struct Session<'a> {
     unread: bool,
     /// A snapshot takes the place of the own segments, whatever they weigh.
     compacting: bool,
+    /// What the last merge left, by site.
+    waiting: Vec<(SiteId, u64, Waiting)>,
     report: SyncReport,
 }
 
@@ -219,15 +230,23 @@ fn open(inner: &Inner, row: &RemoteRow) -> Result<Remote, Error> {
     Remote::open(&row.url, &inner.remote_options).map_err(|source| Error::Remote { name: row.name.clone(), source })
 }
 
-/// Syncs with the selected remotes, one after the other.
-pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec<SyncReport>, Error> {
+/// Syncs with the selected remotes, one after the other, whatever becomes of each.
+pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec<Outcome>, Error> {
     let _one_at_a_time = inner.syncing.lock().await;
-    let mut reports = Vec::new();
+    let mut outcomes = Vec::new();
     let selecting = options.clone();
     for row in blocking(inner, move |inner| selected(inner, &selecting)).await? {
-        reports.push(Session::start(inner, options, row).await?.finish().await?);
+        let remote = row.name.clone();
+        let result = match Session::start(inner, options, row).await {
+            Ok(session) => session.finish().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(remote, %error, "the sync failed");
+        }
+        outcomes.push(Outcome { remote, result });
     }
-    Ok(reports)
+    Ok(outcomes)
 }
 
 impl<'a> Session<'a> {
@@ -257,6 +276,7 @@ impl<'a> Session<'a> {
             repair: false,
             unread: false,
             compacting: false,
+            waiting: Vec::new(),
             report,
         })
     }
@@ -286,6 +306,7 @@ impl<'a> Session<'a> {
         self.watch_floor();
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
         self.save_state().await?;
+        self.report_waiting();
         let now = self.remote.traffic();
         self.report.requests = now.requests - traffic.requests;
         self.report.uploaded_bytes = now.uploaded_bytes - traffic.uploaded_bytes;
@@ -402,9 +423,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn note_waiting(&mut self, waiting: &[(SiteId, u64, Waiting)]) {
-        self.report.waiting =
-            waiting.iter().map(|(site, version, why)| (site.to_string(), *version, reason(why))).collect();
+    /// What the last merge left goes into the report.
+    fn report_waiting(&mut self) {
+        for (site, version, why) in &self.waiting {
+            self.report.waiting.push((site.to_string(), *version, reason(why)));
+            if let Waiting::Refused(reason) = why {
+                self.report.refused.push(format!("changeset {version} of site {site}: {reason}"));
+            }
+        }
     }
 }
 

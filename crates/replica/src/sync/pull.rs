@@ -4,9 +4,9 @@ use bytes::Bytes;
 use isle_blobs::{Frame, FrameKind, Head, HeadRef, RemoteError, SegmentRef, read_segment};
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::{Migration, MigrationId};
-use isle_store::{Applied, Frame as StoreFrame, StoreError, Waiting};
+use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
 
-use super::{Phase, Session, blocking};
+use super::{Phase, Progress, Session, blocking};
 use crate::Error;
 
 /// Frames given to the store in one transaction take at most this many bytes.
@@ -142,8 +142,8 @@ impl Session<'_> {
         let complete = blocking(self.inner, move |inner| {
             Ok(inner.store.vector()?.get(site) >= last_version || inner.store.header(site, last_version)?.is_some())
         });
-        let broken = |why: &str| why.contains("missing");
-        let gaps = self.report.waiting.iter().any(|(of, _, why)| *of == site.to_string() && broken(why));
+        let broken = |why: &Waiting| matches!(why, Waiting::Version { .. } | Waiting::Blocks | Waiting::Schema(_));
+        let gaps = self.waiting.iter().any(|(of, _, why)| *of == site && broken(why));
         if complete.await? && !gaps {
             self.put_seen(&head, etag).await?;
         }
@@ -228,6 +228,7 @@ impl Session<'_> {
     }
 
     async fn put_frames(&mut self, owner: SiteId, frames: Vec<Frame>) -> Result<(), Error> {
+        let mut tell = self.meter();
         let result = blocking(self.inner, move |inner| {
             let frames = frames.iter().filter_map(|frame| match frame.kind {
                 FrameKind::Header => Some(StoreFrame::Header(&frame.payload)),
@@ -239,7 +240,10 @@ impl Session<'_> {
                 }),
                 FrameKind::Other(_) => None,
             });
-            Ok(inner.store.receive(frames)?)
+            match &mut tell {
+                Some(tell) => Ok(inner.store.receive_with(frames, tell)?),
+                None => Ok(inner.store.receive(frames)?),
+            }
         });
         match result.await {
             Ok(applied) => {
@@ -250,7 +254,8 @@ impl Session<'_> {
                 error @ (StoreError::Fork { .. }
                 | StoreError::ForeignGroup { .. }
                 | StoreError::BadHeader { .. }
-                | StoreError::BadChangeset { .. }),
+                | StoreError::BadChangeset { .. }
+                | StoreError::TooFarAhead { .. }),
             )) => Err(self.refusal("changeset", owner, &error)),
             Err(other) => Err(other),
         }
@@ -259,7 +264,12 @@ impl Session<'_> {
     /// Merges what is ready.
     async fn merge(&mut self) -> Result<(), Error> {
         self.progress(Phase::Merge, 0, 0);
-        let applied = blocking(self.inner, |inner| Ok(inner.store.apply()?)).await?;
+        let mut tell = self.meter();
+        let applied = blocking(self.inner, move |inner| match &mut tell {
+            Some(tell) => Ok(inner.store.apply_with(tell)?),
+            None => Ok(inner.store.apply()?),
+        });
+        let applied = applied.await?;
         self.note_applied(applied);
         Ok(())
     }
@@ -273,16 +283,16 @@ impl Session<'_> {
                 self.report.tables.push(table);
             }
         }
-        self.note_waiting(&applied.waiting);
-        let refused = applied.waiting.iter().filter_map(|(site, version, why)| match why {
-            Waiting::Refused(reason) => Some(format!("changeset {version} of site {site}: {reason}")),
-            _ => None,
-        });
-        for refusal in refused {
-            if !self.report.refused.contains(&refusal) {
-                self.report.refused.push(refusal);
-            }
-        }
+        self.waiting = applied.waiting;
+    }
+
+    /// What tells the caller how far a merge is, if the caller wants to know.
+    fn meter(&self) -> Option<impl FnMut(Merging) + Send + 'static> {
+        let progress = self.options.progress.clone()?;
+        Some(move |merging: Merging| {
+            let Merging { done_bytes, total_bytes } = merging;
+            progress(Progress { phase: Phase::Merge, done_bytes, total_bytes });
+        })
     }
 }
 

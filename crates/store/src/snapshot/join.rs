@@ -148,7 +148,7 @@ pub(super) fn join(
     let name = |no: &i64| engine.tables.iter().find(|t| t.no == *no).map(|t| t.table.name.clone());
     let tables = changed.iter().filter_map(name).collect();
     tracing::info!(rows, versions, "joined a snapshot");
-    Ok(Applied { versions, rows, conflicts, tables, waiting: Vec::new() })
+    Ok(Applied { versions, rows, conflicts, tables, ..Applied::default() })
 }
 
 impl Join<'_> {

@@ -74,6 +74,8 @@ impl Store {
             fits(engine, &header)?;
             let joined = join::join(engine, &header, options, now_ms)?;
             discard(&engine.conn)?;
+            // Whoever waited for what came with it has to be looked at.
+            engine.plan = None;
             Ok(joined)
         })?;
         self.changed(joined.tables.clone());
