@@ -450,7 +450,7 @@ impl Replica {
     /// What a sync would do, without changing anything here or there.
     ///
     /// # Errors
-    /// As [`Replica::sync`].
+    /// [`Error::NoRemote`], [`Error::NoSuchRemote`], or the first failure of a remote; ask for one at a time to hear of each.
     pub async fn check_remotes(&self, options: &SyncOptions) -> Result<Vec<CheckReport>, Error> {
         sync::check(&self.inner, options).await
     }

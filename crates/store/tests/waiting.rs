@@ -91,8 +91,8 @@ fn many_causes_of_one_version_are_met_one_by_one() {
     let last = forged(&device, &notes, 0, &many);
     let applied = device.store.receive(frames(&[last])).unwrap();
     assert_eq!(applied.waiting.len(), 1);
-    // Those that it waits for come in the opposite order, and twice over in between.
-    let causes: Vec<Sealed> = many.iter().rev().map(|n| forged(&device, &notes, *n, &[])).collect();
+    // Each that comes is the one that it waits for, and shows the next.
+    let causes: Vec<Sealed> = many.iter().map(|n| forged(&device, &notes, *n, &[])).collect();
     let mut looks = 0;
     for one in &causes {
         looks += device.store.receive(frames(std::slice::from_ref(one))).unwrap().looks;

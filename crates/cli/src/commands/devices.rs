@@ -10,7 +10,7 @@ use crate::db;
 use crate::output::{Cell, Out, printable, write_time};
 
 /// What people call the sites of a group.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Names {
     known: HashMap<SiteId, String>,
     /// How many sites have a name.

@@ -17,6 +17,8 @@ use crate::output::{Out, bytes, count, seconds, thousands, time};
 
 /// A sync that takes no longer shows no bar.
 const BAR_AFTER: Duration = Duration::from_secs(1);
+/// Changesets that wait or were refused that are shown to people, of each kind.
+const DETAILS_MAX: usize = 10;
 /// How often the bar moves.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
@@ -177,12 +179,18 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
         let lost = count(report.conflicts, "value");
         lines.push(format!("{lost} lost against concurrent writes and wait in the journal: `isle conflicts`"));
     }
-    for (site, version, reason) in &report.waiting {
+    for (site, version, reason) in report.waiting.iter().take(DETAILS_MAX) {
         let site = names.of_text(site);
         lines.push(format!("waits: version {version} of {site}, because {reason}; a later sync takes it up"));
     }
-    for reason in &report.refused {
+    if let more @ 1.. = report.waiting.len().saturating_sub(DETAILS_MAX) {
+        lines.push(format!("{} more wait; `isle sync --json` lists them", thousands(more as u64)));
+    }
+    for reason in report.refused.iter().take(DETAILS_MAX) {
         lines.push(format!("refused: {reason}; what depends on it waits, the rest was taken"));
+    }
+    if let more @ 1.. = report.refused.len().saturating_sub(DETAILS_MAX) {
+        lines.push(format!("{} more refused; `isle sync --json` lists them", thousands(more as u64)));
     }
     if let Some(site) = &report.new_site {
         let short = site.get(..8).unwrap_or(site);
@@ -298,6 +306,19 @@ impl Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remote_full_of_strangers_does_not_fill_the_screen() {
+        let names = Names::default();
+        let report = SyncReport {
+            waiting: (1..=2_012).map(|n| (format!("{n:032x}"), 1, "its author had seen more".to_owned())).collect(),
+            refused: (1..=12).map(|n| format!("changeset {n}")).collect(),
+            ..SyncReport::default()
+        };
+        let lines = details(&report, &names);
+        assert_eq!(lines.len(), 22);
+        assert!(lines[10].starts_with("2,002 more wait") && lines[21].starts_with("2 more refused"), "{lines:?}");
+    }
 
     #[test]
     fn a_summary_is_one_line() {
