@@ -5,7 +5,8 @@
 //! * **Tombstones** may go when no changeset can come any more whose author had not seen the delete. The collection floor is
 //!   a version vector below which that holds; the driver finds it out, `isle_floor` records it, and the next own changeset
 //!   names it. Whoever applies that changeset collects first, so that a row that is made again begins with the same causal length
-//!   everywhere. A changeset whose author had not seen what the floor covers is refused.
+//!   everywhere. (A replica that has not collected yet may make it again with a larger one: of concurrent lives another wins then than
+//!   without the collection, but the same everywhere.) A changeset whose author had not seen what the floor covers is refused.
 
 use std::sync::Arc;
 

@@ -269,28 +269,24 @@ proptest! {
     #![proptest_config(config(100))]
 
     #[test]
-    fn without_late_devices_nothing_shows_what_was_thrown_away(
+    fn nothing_shows_which_logs_were_pruned_and_skipped(
         count in 2usize..4, steps in steps(Style::All, 1..40)
     ) {
         let (mut lean, mut full) = (Group::new(count), Group::new(count));
-        for step in steps.iter().filter(|step| !matches!(step, Step::Retire(_) | Step::Return(_))) {
+        // Once a key's tombstone was collected its lives are counted anew, and of concurrent ones another may win.
+        let plain = |step: &&Step| !matches!(step, Step::Retire(_) | Step::Return(_) | Step::Collect(_));
+        for step in steps.iter().filter(plain) {
             lean.run(step);
             match step {
                 // Pruning seals what foreign clients wrote, and so sets its time.
                 Step::Prune(n) => full.devices[n % count].store.seal().unwrap(),
-                // Collecting and sending a snapshot publish, too.
-                Step::Collect(n) => full.publish(n % count),
+                // Sending a snapshot publishes, too.
                 Step::Snapshot { from, to } => full.pull(from % count, to % count),
                 other => full.run(other),
             }
         }
         lean.finish();
         full.finish();
-        for g in [&lean, &full] { for d in &g.devices {
-            eprintln!("{:?} {:?}", d.site(), d.rows("select * from isle_c1"));
-            eprintln!("{:?}", d.rows("select id,hlc from isle_log"));
-            eprintln!("{:?}", d.rows("select no,hex(id),version,hlc from isle_site"));
-        } }
         assert_eq!(lean.devices[0].hash().1, full.devices[0].hash().1);
     }
 }
