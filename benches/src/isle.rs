@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::isle::{Param, Replica, SiteId, SystemRuntime, Transaction, params};
+use ::isle::{Builder, Param, Replica, SiteId, SystemRuntime, Transaction, params};
 use anyhow::{Context, Result, ensure};
 use isle_changeset::Header;
 use isle_store::{Frame, Init, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
 use crate::engine::{Conflict, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
-use crate::sql;
+use crate::sql::{self, Tuning};
 use crate::wire::{Reader, Writer};
 
 const NAME: &str = "isle";
@@ -126,8 +126,19 @@ fn apply(store: &Store, changesets: &[Changeset]) -> Result<(Duration, u64)> {
     Ok((elapsed, applied.conflicts))
 }
 
+/// The settings that all engines share.
+fn options(path: &Path) -> Options {
+    let Tuning { page_cache_bytes, checkpoint_pages } = sql::tuning();
+    Options { page_cache_bytes, checkpoint_pages, ..Options::new(path) }
+}
+
+fn builder(path: &Path) -> Builder {
+    let Tuning { page_cache_bytes, checkpoint_pages } = sql::tuning();
+    Replica::builder(path).page_cache_bytes(page_cache_bytes).checkpoint_pages(checkpoint_pages)
+}
+
 fn open_store(path: &Path) -> Result<Store> {
-    let store = Store::open(Options::new(path), Arc::new(SystemRuntime))?;
+    let store = Store::open(options(path), Arc::new(SystemRuntime))?;
     Ok(store)
 }
 
@@ -139,7 +150,7 @@ fn open_merging(path: &Path) -> Result<Store> {
 }
 
 fn open_replica(path: &Path) -> Result<Replica> {
-    Ok(Replica::builder(path).open()?)
+    Ok(builder(path).open()?)
 }
 
 /// A replica whose connection for writing is open.
@@ -151,7 +162,7 @@ fn open_writing(path: &Path) -> Result<Replica> {
 
 /// A new replica; its home is beside its file.
 fn init(path: &Path) -> Result<Replica> {
-    Ok(Replica::builder(path).home(path.with_extension("home")).app(APP).init()?)
+    Ok(builder(path).home(path.with_extension("home")).app(APP).init()?)
 }
 
 /// A new replica with the empty table, tracked.
@@ -265,7 +276,7 @@ impl Isle {
 
     /// A second replica that has the schema and no rows.
     fn empty_peer(template: &Path, path: &Path) -> Result<Store> {
-        let store = Store::init(Options::new(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned() })?;
+        let store = Store::init(options(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned() })?;
         let group: [u8; 16] = fs::read(template.join(GROUP))?.as_slice().try_into()?;
         store.join_group(::isle::GroupId::from_bytes(group), None)?;
         store.put_migration(&fs::read(template.join(MIGRATION))?)?;

@@ -39,6 +39,12 @@ pub struct Options {
     pub drift: Duration,
     /// A wall clock before this counts as unset, and no drift bound applies. Milliseconds since 1970.
     pub unset_before_ms: u64,
+    /// The page cache of each connection that writes; there are two at most. Default: 16 MiB, where SQLite's own is 2 MB.
+    /// What a large transaction changes at random keys should fit: pages that do not are written and read again.
+    pub page_cache_bytes: u64,
+    /// Pages of the write-ahead log after which a commit writes it back into the file; 0 = never. Default: 4,000, where
+    /// SQLite's own is 1,000: row clocks and the log double the pages that a small transaction touches.
+    pub checkpoint_pages: u32,
 }
 
 impl Options {
@@ -46,7 +52,14 @@ impl Options {
     pub fn new(path: impl Into<PathBuf>) -> Options {
         // 2026-01-01: no isle was built before.
         let unset_before_ms = 1_767_225_600_000;
-        Options { path: path.into(), busy_timeout: Duration::from_secs(30), drift: Clock::DRIFT, unset_before_ms }
+        Options {
+            path: path.into(),
+            busy_timeout: Duration::from_secs(30),
+            drift: Clock::DRIFT,
+            unset_before_ms,
+            page_cache_bytes: 16 << 20,
+            checkpoint_pages: 4_000,
+        }
     }
 }
 
