@@ -40,6 +40,8 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>)
     if published(&engine.conn)? > 0 || others > 0 {
         return Err(StoreError::OtherGroup { group: own.group, other: group });
     }
+    engine.settle()?;
+    own.unsettled.set(None);
     set_meta(&engine.conn, "group", group.as_bytes())?;
     own.group = group;
     seal_again(&engine.conn, &mut own, 1, None)?;
@@ -49,6 +51,8 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>)
 
 /// Takes a new site id: what was published under the old one is now another site's, the rest moves to the new one.
 pub(crate) fn new_site(engine: &mut Engine, site: SiteId, published_max: u64) -> Result<(), StoreError> {
+    // Stamps that are owed would be looked for under the old number.
+    engine.settle()?;
     let mut own = engine.own()?;
     let conn = &engine.conn;
     let kept = published(conn)?.max(published_max).min(own.version);

@@ -13,6 +13,9 @@
 //! # Invariants
 //! * Every live row of a tracked table has one clock row, and a dead or unknown one has no data row ([`Store::check`] looks).
 //! * `isle_log` has the site's own versions without a gap, each naming the hash of the one before.
+//! * The causal length of a clock is always true. The stamps of the site's own updates stand in the log alone until something reads or
+//!   merges stamps, which takes a proof that they were settled (see `settle`). Nothing may leave the log, and no own version may
+//!   change its number or its site, before that.
 //! * A row clock names sites by their local number in `isle_site`; such numbers never leave the file.
 //! * Connections lock in one order: this process's engine lock, then SQLite's write lock.
 //!
@@ -52,6 +55,7 @@ mod log;
 mod own;
 mod remotes;
 mod seal;
+mod settle;
 mod store;
 mod track;
 mod tracked;

@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, site_no_of, version_of};
 use crate::own::{Own, known_site_no, site_id, site_no};
+use crate::settle::Settled;
 use crate::{Frame, Options, StoreError};
 
 /// Versions merged in one SQLite transaction, at most.
@@ -278,7 +279,7 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
     let mut bytes = 0;
     let mut newest = Hlc::ZERO;
     let conn = &engine.conn;
-    let mut applier = Applier::new(engine)?;
+    let mut applier: Option<Applier<'_>> = None;
     let mut sites = waiting_sites(conn, engine.own()?.no)?;
     let last_conflict = || crate::clocks::one::<i64>(conn, "SELECT coalesce(max(id), 0) FROM isle_conflict", []);
     let before = last_conflict()?.unwrap_or(0);
@@ -300,7 +301,12 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
                         break;
                     }
                     Ok(ready) => {
-                        merge_one(engine, &mut applier, next, &ready)?;
+                        let applier = match &mut applier {
+                            Some(applier) => applier,
+                            // Only now: a sync that finds nothing to merge leaves the stamps in the log.
+                            slot => slot.insert(Applier::new(engine, &engine.settle()?)?),
+                        };
+                        merge_one(engine, applier, next, &ready)?;
                         newest = newest.max(ready.header.hlc);
                         applied.versions += 1;
                         applied.rows += ready.header.rows();
@@ -312,8 +318,7 @@ fn apply_batch(engine: &mut Engine, options: &Options, now_ms: u64) -> Result<(b
         }
     }
     applied.conflicts = (last_conflict()?.unwrap_or(0) - before) as u64;
-    let changed = std::mem::take(&mut applier.changed);
-    drop(applier);
+    let changed = applier.map(|applier| applier.changed).unwrap_or_default();
     let name =
         |no: &i64| engine.tables.iter().find(|tracked| tracked.no == *no).map(|tracked| tracked.table.name.clone());
     applied.tables = changed.iter().filter_map(name).collect();
@@ -538,12 +543,12 @@ fn merge_one<'c>(
 /// Merges the changesets of the log again for one table only, which was untracked for a while: those of others that are
 /// applied, and the own ones up to `own_last`, which was written before the return. The order of their times is one in which
 /// causes come first. What was edited in the meantime stands as a baseline; where it loses it is journaled.
-pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64) -> Result<(), StoreError> {
+pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64, settled: &Settled) -> Result<(), StoreError> {
     let conn = &engine.conn;
     let own = engine.own()?;
     let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY hlc, id").doing("read the log")?;
     let mut rows = statement.query([]).doing("read the log")?;
-    let mut applier = Applier::new(engine)?;
+    let mut applier = Applier::new(engine, settled)?;
     while let Some(row) = rows.next().doing("read the log")? {
         let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("read the log")?, row.get(1).doing("read the log")?);
         let no = site_no_of(id);

@@ -1,5 +1,7 @@
 //! What a site must know of itself to write its next version.
 
+use std::cell::Cell;
+
 use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Clock, GroupId, Hlc, SiteId};
 use isle_schema::{Migration, MigrationId};
@@ -25,6 +27,8 @@ pub(crate) struct Own {
     pub(crate) heads: Vec<MigrationId>,
     /// Nothing of other sites was applied since the last own version.
     pub(crate) causes_told: bool,
+    /// The first own version with updates that the row clocks do not show yet (see `settle`).
+    pub(crate) unsettled: Cell<Option<u64>>,
 }
 
 impl Own {
@@ -53,6 +57,7 @@ impl Own {
             clock: Clock::resume(last),
             heads: known_heads(conn)?,
             causes_told: false,
+            unsettled: Cell::new(crate::settle::unsettled(conn)?),
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Both ways of capture end in [`Sealer::touch`], which alone decides what a touched row means: it looks whether the row is there
 //! now and what its clock says. Rows come in canonical key order, tables in id order, so the same changes give the same body.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use isle_changeset::{
@@ -32,6 +33,8 @@ pub(crate) struct Sealer<'c> {
     /// The first block stays in memory: most changesets have no other and keep it beside the header.
     first: Option<Vec<u8>>,
     tables: Vec<i64>,
+    /// There are updates that the row clocks do not show.
+    owes: bool,
 }
 
 /// A row that was touched.
@@ -64,6 +67,7 @@ impl<'c> Sealer<'c> {
             infos: Vec::new(),
             first: None,
             tables: Vec::new(),
+            owes: false,
         })
     }
 
@@ -92,37 +96,28 @@ impl<'c> Sealer<'c> {
             self.row(tracked, RowKind::Delete, 2, &[], key, &[])?;
             return Ok(true);
         }
-        let whole = covers_all_columns(tracked, mask);
-        let some = mask.iter().any(|word| *word != 0);
-        if present && some && !whole && clocks.except_untouched(key, mask, self.stamp)? {
-            self.row(tracked, RowKind::Update, 1, mask, key, &masked(mask, touch.cells))?;
-            return Ok(true);
-        }
-        let clock = clocks.get(key)?;
-        let known = clock.is_some();
-        match clock {
-            Some(mut clock) if clock.is_alive() && present => {
-                if !some {
-                    return Ok(true);
+        let length = clocks.length(key)?;
+        let next = RowClock { length: length + 1, stamp: self.stamp, exceptions: Vec::new() };
+        match (length % 2 == 1, present) {
+            (true, true) => {
+                if mask.iter().any(|word| *word != 0) {
+                    // The clock stays as it is: the log has the stamps until somebody needs them.
+                    self.owes = true;
+                    self.row(tracked, RowKind::Update, length, mask, key, &masked(mask, touch.cells))?;
                 }
-                stamp_cells(tracked, &mut clock, mask, whole, self.stamp);
-                clocks.update(key, &clock)?;
-                self.row(tracked, RowKind::Update, clock.length, mask, key, &masked(mask, touch.cells))?;
             }
-            Some(clock) if clock.is_alive() => {
-                let length = clock.length + 1;
-                clocks.update(key, &RowClock { length, stamp: self.stamp, exceptions: Vec::new() })?;
-                self.row(tracked, RowKind::Delete, length, &[], key, &[])?;
+            (true, false) => {
+                clocks.update(key, &next)?;
+                self.row(tracked, RowKind::Delete, next.length, &[], key, &[])?;
             }
-            clock if present => {
+            (false, true) => {
                 if !touch.complete {
                     return Ok(false);
                 }
-                let length = clock.map_or(0, |clock| clock.length) + 1;
-                clocks.put(key, known, &RowClock { length, stamp: self.stamp, exceptions: Vec::new() })?;
-                self.insert_row(tracked, length, touch)?;
+                clocks.put(key, length > 0, &next)?;
+                self.insert_row(tracked, next.length, touch)?;
             }
-            _ => {}
+            (false, false) => {}
         }
         Ok(true)
     }
@@ -193,6 +188,9 @@ impl<'c> Sealer<'c> {
         let mut statement = self.conn.prepare_cached(sql).doing("append to the log")?;
         statement.execute(params![self.id, self.hlc.bits() as i64, encoded, self.first]).doing("append to the log")?;
         own.version += 1;
+        if self.owes {
+            crate::settle::owe(self.conn, &own.unsettled, own.version)?;
+        }
         own.chain = Header::hash(&encoded);
         Ok(Some(Sealed { version: header.version, rows: header.rows(), tables: self.tables }))
     }
@@ -224,13 +222,14 @@ fn all_cells(cells: usize, exact: bool) -> Vec<u64> {
     mask
 }
 
-fn covers_all_columns(tracked: &Tracked, mask: &[u64]) -> bool {
+/// Whether a mask has every column, with or without the exact key.
+pub(crate) fn covers_all_columns(tracked: &Tracked, mask: &[u64]) -> bool {
     mask.iter().map(|word| word.count_ones() as usize).sum::<usize>() - (mask.first().map_or(0, |m| m & 1) as usize)
         == tracked.table.columns.len()
 }
 
 /// Stamps the masked cells; if those are all columns, the row itself, and the exact key keeps its stamp.
-fn stamp_cells(tracked: &Tracked, clock: &mut RowClock, mask: &[u64], whole: bool, stamp: LocalStamp) {
+pub(crate) fn stamp_cells(tracked: &Tracked, clock: &mut RowClock, mask: &[u64], whole: bool, stamp: LocalStamp) {
     if whole {
         let key = if mask[0] & 1 == 1 { stamp } else { clock.cell(0) };
         *clock = RowClock { length: clock.length, stamp, exceptions: Vec::new() };
@@ -258,8 +257,15 @@ pub(crate) fn bits(mask: &[u64]) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-fn masked<'a>(mask: &[u64], cells: &[ValueRef<'a>]) -> Vec<ValueRef<'a>> {
-    bits(mask).map(|cell| cells[cell]).collect()
+/// The masked cells; mostly they are one, or stand side by side, and need no copy.
+fn masked<'t, 'a>(mask: &[u64], cells: &'t [ValueRef<'a>]) -> Cow<'t, [ValueRef<'a>]> {
+    if let [word] = *mask {
+        let (first, count) = (word.trailing_zeros(), word.count_ones());
+        if count > 0 && (word >> first).trailing_ones() == count {
+            return Cow::Borrowed(&cells[first as usize..(first + count) as usize]);
+        }
+    }
+    Cow::Owned(bits(mask).map(|cell| cells[cell]).collect())
 }
 
 /// Seals what was captured in passing; false beside it if some of it went to the queue, for the next touch. Tables that need the

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::engine::{Engine, Role, connect};
 use crate::error::Doing as _;
 use crate::guard::Mode;
+use crate::settle::Settled;
 use crate::transaction::Transaction;
 use crate::{
     Applied, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal, track,
@@ -497,7 +498,14 @@ impl Store {
     /// SQLite's reason.
     pub fn state_hash(&self) -> Result<StateHash, StoreError> {
         self.seal()?;
-        self.snapshot(|conn| hash::state(conn, &crate::engine::load_tables(conn)?))
+        let hash = self.snapshot(|conn| match Settled::look(conn)? {
+            Some(settled) => hash::state(conn, &crate::engine::load_tables(conn)?, &settled).map(Some),
+            None => Ok::<_, StoreError>(None),
+        })?;
+        match hash {
+            Some(hash) => Ok(hash),
+            None => self.merge(|engine, _| hash::state(&engine.conn, &engine.tables, &engine.settle()?)),
+        }
     }
 
     /// Looks for damage: see [`crate::Report`].

@@ -33,6 +33,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
         return Ok(None);
     }
     definitions.sort_by_key(|definition| definition.table.id);
+    let settled = engine.settle()?;
     let mut own = engine.own()?;
     let steps = definitions.iter().cloned().map(Step::CreateTable).collect();
     let migration = Migration { app, parents: own.heads.clone(), steps };
@@ -44,7 +45,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
     for tracked in &added {
-        crate::log::replay(engine, tracked.table.id, before)?;
+        crate::log::replay(engine, tracked.table.id, before, &settled)?;
     }
     Ok(sealed)
 }
@@ -266,6 +267,8 @@ pub(crate) fn untrack(engine: &mut Engine, name: &str) -> Result<(), StoreError>
     let sql = "SELECT no FROM isle_table WHERE name = ?1 COLLATE NOCASE";
     let no = crate::clocks::one::<i64>(&engine.conn, sql, [name])?;
     let no = no.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
+    // Stamps that are owed go with the clocks; those that a replay will write must not be stamped again.
+    engine.settle()?;
     let mut sql = String::new();
     for trigger in triggers::names(no) {
         sql += &format!("DROP TRIGGER IF EXISTS {trigger};");
