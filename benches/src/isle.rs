@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use ::isle::{Builder, Param, Replica, SiteId, SystemRuntime, Transaction, params};
 use anyhow::{Context, Result, ensure};
 use isle_changeset::Header;
-use isle_store::{Frame, Init, Options, Store};
+use isle_store::{Frame, Init, Logged, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
 use crate::engine::{Conflict, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
@@ -30,6 +30,8 @@ const CHANGESETS: &str = "changesets";
 const MIGRATION: &str = "migration";
 const GROUP: &str = "group";
 const APP: &str = "bench";
+/// Read from the log at once.
+const EXPORT_BYTES: usize = 1 << 20;
 /// Between writes of two devices whose order matters: their times must differ.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -97,15 +99,20 @@ fn rows_of(changesets: &[Changeset]) -> Result<u64> {
 /// The site's own sealed changesets after a version of it.
 fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
     let mut changesets = Vec::new();
-    for version in since + 1..=store.vector()?.get(site) {
-        let (header, only) = store.changeset(site, version)?.context("a version is not in the log")?;
-        if let Some(only) = only {
-            changesets.push(Changeset { header, blocks: vec![only] });
-            continue;
+    let (mut since, mut more) = (since, true);
+    while more {
+        let found;
+        (found, more) = store.changesets(site, since, EXPORT_BYTES)?;
+        for Logged { version, header, only } in found {
+            since = version;
+            if let Some(only) = only {
+                changesets.push(Changeset { header, blocks: vec![only] });
+                continue;
+            }
+            let count = Header::decode(&header)?.blocks.len();
+            let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
+            changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()? });
         }
-        let count = Header::decode(&header)?.blocks.len();
-        let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
-        changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()? });
     }
     Ok(changesets)
 }

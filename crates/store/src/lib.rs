@@ -66,7 +66,7 @@ pub use check::{Finding, Report};
 pub use error::StoreError;
 pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
-pub use log::{Applied, LogEntry, Waiting};
+pub use log::{Applied, LogEntry, Logged, Waiting};
 pub use remotes::{RemoteRow, SeenHead};
 pub use store::{Changed, Frame, Init, Options, Runtime, Site, Status, Store};
 pub use transaction::{Prepared, Transaction};

@@ -15,7 +15,8 @@ use crate::guard::Mode;
 use crate::settle::Settled;
 use crate::transaction::Transaction;
 use crate::{
-    Applied, Conflict, LogEntry, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal, track,
+    Applied, Conflict, LogEntry, Logged, StateHash, StoreError, check, hash, identity, journal, layout, log, own, seal,
+    track,
 };
 
 /// Idle read connections that are kept.
@@ -430,6 +431,15 @@ impl Store {
         self.read(|conn| log::changeset(conn, site, version))
     }
 
+    /// Logged versions of a site after one, in order and in one read: as many as it takes to hold `bytes`, and at least one.
+    /// True beside them if there are more.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn changesets(&self, site: SiteId, after: u64, bytes: usize) -> Result<(Vec<Logged>, bool), StoreError> {
+        self.read(|conn| log::changesets(conn, site, after, bytes))
+    }
+
     /// A stored block of a logged version that has `blocks` of them.
     ///
     /// # Errors
@@ -446,7 +456,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn vector(&self) -> Result<VersionVector, StoreError> {
-        self.snapshot(log::vector)
+        self.read(log::vector)
     }
 
     /// The hash of the last applied header of a site; `None` if nothing of it was applied.
