@@ -26,7 +26,7 @@
 //! isle_seen       per author and site: up to where the author had seen it
 //! isle_migration  schema operations
 //! isle_table      tracked tables: local number, id, name, model as JSON
-//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key
+//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key, key before
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
 //! isle_block      blocks of larger changesets
 //! isle_c<n>       row clocks of table n (see `clocks`)

@@ -4,6 +4,7 @@
 //! now and what its clock says. Rows come in canonical key order, tables in id order, so the same changes give the same body.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use isle_changeset::{
@@ -378,14 +379,15 @@ pub(crate) fn seal_queue(
     let noted = crate::clocks::one::<f64>(conn, "SELECT coalesce(CAST(max(w) AS REAL), 0.0) FROM isle_queue", [])?
         .unwrap_or(0.0);
     let noted = crate::triggers::ms_of_julian_day(noted).min(now_ms);
-    let mut statement = conn.prepare_cached("SELECT DISTINCT t FROM isle_queue").doing("read the queue")?;
-    let queued = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
-    let queued: Vec<i64> = queued.collect::<Result<_, _>>().doing("read the queue")?;
-    let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains(&tracked.no)).collect();
+    let sql = "SELECT t, count(o0) > 0 FROM isle_queue GROUP BY t";
+    let mut statement = conn.prepare_cached(sql).doing("read the queue")?;
+    let queued = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).doing("read the queue")?;
+    let queued: HashMap<i64, bool> = queued.collect::<Result<_, _>>().doing("read the queue")?;
+    let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains_key(&tracked.no)).collect();
     order.sort_by_key(|tracked| tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, noted, false)?;
     for tracked in order {
-        seal_table_queue(&mut sealer, conn, tracked)?;
+        seal_table_queue(&mut sealer, conn, tracked, queued.get(&tracked.no).is_some_and(|updates| *updates))?;
     }
     let sealed = sealer.finish(own)?;
     let listed = crate::clocks::one::<i64>(conn, "SELECT count(*) FROM isle_table", [])?.unwrap_or(0);
@@ -399,7 +401,12 @@ pub(crate) fn seal_queue(
     Ok(sealed)
 }
 
-fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tracked>) -> Result<(), StoreError> {
+fn seal_table_queue(
+    sealer: &mut Sealer<'_>,
+    conn: &Connection,
+    tracked: &Arc<Tracked>,
+    updates: bool,
+) -> Result<(), StoreError> {
     let (words, keys) = (tracked.queue_words(), tracked.table.key.len());
     let masks = join((0..words).map(|n| format!("q.m{n}")), ", ");
     let queue_key = join((0..keys).map(|n| format!("q.k{n}")), ", ");
@@ -412,8 +419,8 @@ fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tr
     // LIMIT keeps SQLite from merging the two levels: keys are sorted alone, then rows are read in key order.
     let sql = format!(
         "SELECT {masks}, {queue_key}, {row_key}{columns}
-         FROM (SELECT * FROM isle_queue WHERE t = {} ORDER BY {order} LIMIT -1) AS q LEFT JOIN {table} AS d ON {on}",
-        tracked.no
+         FROM ({} ORDER BY {order} LIMIT -1) AS q LEFT JOIN {table} AS d ON {on}",
+        entries_sql(tracked, updates)
     );
     let mut statement = conn.prepare(&sql).doing("read the queue")?;
     let mut rows = statement.raw_query();
@@ -428,6 +435,23 @@ fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tr
         pending.add_mask(row, tracked)?;
     }
     pending.seal(sealer, tracked, &mut clocks)
+}
+
+/// Masks and keys of a table's entries; where an update has moved a row to another key, both keys.
+fn entries_sql(tracked: &Tracked, updates: bool) -> String {
+    let (words, keys, no) = (tracked.queue_words(), tracked.table.key.len(), tracked.no);
+    let key = join((0..keys).map(|n| format!("k{n}")), ", ");
+    if !updates {
+        let masks = join((0..words).map(|n| format!("m{n}")), ", ");
+        return format!("SELECT {masks}, {key} FROM isle_queue WHERE t = {no}");
+    }
+    let moved = crate::triggers::moved(tracked);
+    let masks = join((0..words).map(|n| format!("CASE WHEN {moved} THEN -1 ELSE m{n} END AS m{n}")), ", ");
+    let (all, left) = (join((0..words).map(|_| "-1".to_owned()), ", "), join((0..keys).map(|n| format!("o{n}")), ", "));
+    format!(
+        "SELECT {masks}, {key} FROM isle_queue WHERE t = {no}
+         UNION ALL SELECT {all}, {left} FROM isle_queue WHERE t = {no} AND {moved}"
+    )
 }
 
 fn key_equals(tracked: &Tracked, column: &isle_schema::KeyColumn, n: usize) -> String {

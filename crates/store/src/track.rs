@@ -212,7 +212,8 @@ fn widen_queue(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
     let names = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
     let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the queue")?;
     let words = (0..tracked.queue_words()).map(|n| format!("m{n}"));
-    for column in words.chain(tracked.clock_key()).filter(|column| !names.contains(column)) {
+    let old = (0..tracked.table.key.len()).map(|n| format!("o{n}"));
+    for column in words.chain(tracked.clock_key()).chain(old).filter(|column| !names.contains(column)) {
         conn.execute_batch(&format!("ALTER TABLE isle_queue ADD COLUMN {column}")).doing("widen the queue")?;
     }
     Ok(())
