@@ -183,7 +183,8 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
         let tracked = tracked::load(conn, no, table.clone())?;
         refuse_null_keys(conn, &tracked)?;
         widen_queue(conn, &tracked)?;
-        let sql = format!("{};{}", tracked.create_clock_sql(), triggers::create_sql(&tracked));
+        let plain = !tracked::contains_word(&definition.create_sql, "COLLATE");
+        let sql = format!("{};{}", tracked.create_clock_sql(), triggers::create_sql(&tracked, plain));
         conn.execute_batch(&sql).doing(&format!("track table {}", table.name))?;
         numbers.push(no);
     }

@@ -270,7 +270,7 @@ fn key_of(
 }
 
 /// Whether SQL text has the word outside quotes and comments. This is no parser: it only skips what cannot be a keyword.
-fn contains_word(sql: &str, word: &str) -> bool {
+pub(crate) fn contains_word(sql: &str, word: &str) -> bool {
     let bytes = sql.as_bytes();
     let mut at = 0;
     while at < bytes.len() {

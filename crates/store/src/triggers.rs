@@ -32,14 +32,15 @@ pub(crate) fn names(no: i64) -> [String; 4] {
     [format!("isle_i{no}"), format!("isle_u{no}"), format!("isle_d{no}"), format!("isle_z{no}")]
 }
 
-/// The statements that create the triggers of a table.
-pub(crate) fn create_sql(tracked: &Tracked) -> String {
+/// The statements that create the triggers of a table. `plain` says that none of its columns names a collation, so that text is
+/// compared byte by byte without more words.
+pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
     let [insert, update, delete, zero] = names(tracked.no);
     let on = quoted(&tracked.table.name);
     let all = vec!["-1".to_owned(); tracked.queue_words()];
     let inserted = entry(tracked, &all, "NEW", false);
     let removed = entry(tracked, &all, "OLD", false);
-    let masks: Vec<String> = (0..tracked.queue_words()).map(|word| mask(tracked, word)).collect();
+    let masks: Vec<String> = (0..tracked.queue_words()).map(|word| mask(tracked, word, plain)).collect();
     let updated = entry(tracked, &masks, "NEW", true);
     let guard = null_guard(tracked);
     let zeros = zero_sign(tracked, &zero);
@@ -71,25 +72,30 @@ pub(crate) fn moved(tracked: &Tracked) -> String {
     format!("o0 IS NOT NULL AND ({})", join(differs, " OR "))
 }
 
-/// The cells of one queue word that an update changed.
-fn mask(tracked: &Tracked, word: usize) -> String {
+/// The cells of one queue word that an update changed, the last first: SQLite gives << and | one precedence, so that
+/// `(a)<<1|(b)<<1|(c)` is `((a<<1|b)<<1)|c`.
+fn mask(tracked: &Tracked, word: usize, plain: bool) -> String {
     let from = word * WORD_BITS;
     let to = tracked.cells().min(from + WORD_BITS);
-    let terms = (from..to).filter_map(|cell| {
+    let mut mask = String::new();
+    for cell in (from..to).rev() {
         let changed = match cell.checked_sub(1) {
-            None => exact_key_changed(tracked)?,
-            Some(column) => changed(&quoted(&tracked.table.columns[column].name), tracked.affinities[column]),
+            None => exact_key_changed(tracked, plain),
+            Some(column) => {
+                Some(changed(&quoted(&tracked.table.columns[column].name), tracked.affinities[column], plain))
+            }
         };
-        // SQLite gives << and | one precedence.
-        Some(format!("(({changed})<<{})", cell - from))
-    });
-    let mask = join(terms, "|");
+        mask += if mask.is_empty() { "" } else { "<<1" };
+        if let Some(changed) = changed {
+            mask += &format!("{}({changed})", if mask.is_empty() { "" } else { "|" });
+        }
+    }
     if mask.is_empty() { "0".to_owned() } else { mask }
 }
 
 /// True when a value changed in its type or in one of its bits.
-fn changed(name: &str, affinity: Affinity) -> String {
-    let bytes = format!("OLD.{name} IS NOT NEW.{name} COLLATE BINARY");
+fn changed(name: &str, affinity: Affinity, plain: bool) -> String {
+    let bytes = format!("OLD.{name} IS NOT NEW.{name}{}", if plain { "" } else { " COLLATE BINARY" });
     match affinity {
         // Only integers and reals compare equal across types. A column that converts holds such a number in one type; the one
         // exception is −2^63, which an INTEGER column keeps as a real if it came as one.
@@ -145,11 +151,11 @@ fn balanced_or(terms: &[String]) -> String {
 }
 
 /// True when the exact bytes of a key changed within its canonical form; `None` where they cannot.
-fn exact_key_changed(tracked: &Tracked) -> Option<String> {
+fn exact_key_changed(tracked: &Tracked, plain: bool) -> Option<String> {
     if tracked.table.rowid_key {
         return None;
     }
-    let terms = tracked.table.key.iter().map(|column| changed(&quoted(&column.name), column.affinity));
+    let terms = tracked.table.key.iter().map(|column| changed(&quoted(&column.name), column.affinity, plain));
     Some(join(terms, " OR "))
 }
 
