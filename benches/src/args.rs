@@ -29,6 +29,11 @@ pub struct Args {
     #[arg(long)]
     pub without_cr_sqlite: bool,
 
+    /// Page cache of every connection of every engine, in MiB, and a checkpoint interval that goes with it
+    /// [default: SQLite's stock settings]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub page_cache_mib: Option<u32>,
+
     /// Where the databases go; a temporary directory inside it is used and removed
     #[arg(long, value_name = "PATH")]
     pub dir: Option<PathBuf>,

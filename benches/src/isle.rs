@@ -14,15 +14,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::isle::{Param, Replica, SiteId, SystemRuntime, Transaction, params};
+use ::isle::{Builder, Param, Replica, SiteId, SystemRuntime, Transaction, params};
 use anyhow::{Context, Result, ensure};
 use isle_changeset::Header;
 use isle_clock::Hlc;
-use isle_store::{Frame, Init, Options, Store};
+use isle_store::{Frame, Init, Logged, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
 use crate::engine::{Conflict, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
-use crate::sql;
+use crate::sql::{self, Tuning};
 use crate::wire::{Reader, Writer};
 
 const NAME: &str = "isle";
@@ -31,6 +31,8 @@ const CHANGESETS: &str = "changesets";
 const MIGRATION: &str = "migration";
 const GROUP: &str = "group";
 const APP: &str = "bench";
+/// Read from the log at once.
+const EXPORT_BYTES: usize = 1 << 20;
 /// Between writes of two devices whose order matters: their times must differ.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -98,15 +100,20 @@ fn rows_of(changesets: &[Changeset]) -> Result<u64> {
 /// The site's own sealed changesets after a version of it.
 fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
     let mut changesets = Vec::new();
-    for version in since + 1..=store.vector()?.get(site) {
-        let (header, only) = store.changeset(site, version)?.context("a version is not in the log")?;
-        if let Some(only) = only {
-            changesets.push(Changeset { header, blocks: vec![only] });
-            continue;
+    let (mut since, mut more) = (since, true);
+    while more {
+        let found;
+        (found, more) = store.changesets(site, since, EXPORT_BYTES)?;
+        for Logged { version, header, only } in found {
+            since = version;
+            if let Some(only) = only {
+                changesets.push(Changeset { header, blocks: vec![only] });
+                continue;
+            }
+            let count = Header::decode(&header)?.blocks.len();
+            let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
+            changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()? });
         }
-        let count = Header::decode(&header)?.blocks.len();
-        let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
-        changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()? });
     }
     Ok(changesets)
 }
@@ -127,8 +134,19 @@ fn apply(store: &Store, changesets: &[Changeset]) -> Result<(Duration, u64)> {
     Ok((elapsed, applied.conflicts))
 }
 
+/// The settings that all engines share.
+fn options(path: &Path) -> Options {
+    let Tuning { page_cache_bytes, checkpoint_pages } = sql::tuning();
+    Options { page_cache_bytes, checkpoint_pages, ..Options::new(path) }
+}
+
+fn builder(path: &Path) -> Builder {
+    let Tuning { page_cache_bytes, checkpoint_pages } = sql::tuning();
+    Replica::builder(path).page_cache_bytes(page_cache_bytes).checkpoint_pages(checkpoint_pages)
+}
+
 fn open_store(path: &Path) -> Result<Store> {
-    let store = Store::open(Options::new(path), Arc::new(SystemRuntime))?;
+    let store = Store::open(options(path), Arc::new(SystemRuntime))?;
     Ok(store)
 }
 
@@ -140,7 +158,7 @@ fn open_merging(path: &Path) -> Result<Store> {
 }
 
 fn open_replica(path: &Path) -> Result<Replica> {
-    Ok(Replica::builder(path).open()?)
+    Ok(builder(path).open()?)
 }
 
 /// A replica whose connection for writing is open.
@@ -152,7 +170,7 @@ fn open_writing(path: &Path) -> Result<Replica> {
 
 /// A new replica; its home is beside its file.
 fn init(path: &Path) -> Result<Replica> {
-    Ok(Replica::builder(path).home(path.with_extension("home")).app(APP).init()?)
+    Ok(builder(path).home(path.with_extension("home")).app(APP).init()?)
 }
 
 /// A new replica with the empty table, tracked.
@@ -266,7 +284,7 @@ impl Isle {
 
     /// A second replica that has the schema and no rows.
     fn empty_peer(template: &Path, path: &Path) -> Result<Store> {
-        let store = Store::init(Options::new(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned() })?;
+        let store = Store::init(options(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned() })?;
         let group: [u8; 16] = fs::read(template.join(GROUP))?.as_slice().try_into()?;
         store.join_group(::isle::GroupId::from_bytes(group), None)?;
         store.put_migration(&fs::read(template.join(MIGRATION))?)?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::args::Args;
 use crate::engine::Engine;
+use crate::sql::{Tuning, tuning};
 
 /// Facts that a figure means nothing without.
 #[derive(Debug, Serialize)]
@@ -20,6 +21,8 @@ pub struct Facts {
     pub system: String,
     /// Version of the bundled SQLite.
     pub sqlite: &'static str,
+    /// Settings of every connection of every engine.
+    pub settings: String,
     /// Version of the compiler.
     pub rustc: String,
     /// Where the databases were.
@@ -37,7 +40,14 @@ pub struct Facts {
 /// # Errors
 /// When an engine cannot be loaded.
 pub fn facts(args: &Args, engines: &[Box<dyn Engine>]) -> Result<Facts> {
+    let Tuning { page_cache_bytes, checkpoint_pages } = tuning();
+    let stock = if args.page_cache_mib.is_none() { " (stock)" } else { "" };
+    let kib = page_cache_bytes / 1_024;
+    let settings = format!(
+        "WAL, synchronous NORMAL, page cache {kib} KiB, checkpoint at {checkpoint_pages} pages{stock}, for all"
+    );
     Ok(Facts {
+        settings,
         cpu: cpu_model().unwrap_or_else(|| "unknown".to_owned()),
         cores: std::thread::available_parallelism()?.get(),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),

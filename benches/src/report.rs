@@ -12,6 +12,7 @@ pub fn print_facts(facts: &Facts) {
     println!("cpu      {}, {} cores", facts.cpu, facts.cores);
     println!("system   {}, databases in {}", facts.system, facts.directory.display());
     println!("sqlite   {}", facts.sqlite);
+    println!("settings {}", facts.settings);
     println!("rustc    {}", facts.rustc);
     println!("engines  {}", facts.engines.join(", "));
     println!("rows     {}, median of {} runs", facts.rows, facts.runs);

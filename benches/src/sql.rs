@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -26,6 +27,40 @@ pub const MANY_TABLES: Range<usize> = 0..20;
 /// Openings in one sample of the `open` workload.
 pub const OPENINGS: usize = 20;
 const MANY_TABLES_ROWS: i64 = 5;
+
+/// What every engine sets on its connections: none is better off.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Page cache of a connection.
+    pub page_cache_bytes: u64,
+    /// Pages in the write-ahead log that start a checkpoint.
+    pub checkpoint_pages: u32,
+}
+
+/// SQLite's own values, written out.
+const STOCK: Tuning = Tuning { page_cache_bytes: 2_000 * 1_024, checkpoint_pages: 1_000 };
+
+/// One process measures under one tuning.
+static TUNING: OnceLock<Tuning> = OnceLock::new();
+
+/// Chooses the tuning; nothing keeps SQLite's stock values.
+///
+/// # Errors
+/// When it was chosen before.
+pub fn tune(page_cache_mib: Option<u32>) -> Result<()> {
+    let tuned = page_cache_mib.map_or(STOCK, |mib| Tuning {
+        page_cache_bytes: u64::from(mib) << 20,
+        checkpoint_pages: STOCK.checkpoint_pages.max(mib * 250),
+    });
+    ensure!(TUNING.set(tuned).is_ok(), "the tuning was chosen before");
+    Ok(())
+}
+
+/// The tuning of this process.
+#[must_use]
+pub fn tuning() -> Tuning {
+    TUNING.get().copied().unwrap_or(STOCK)
+}
 
 impl ToSql for Key {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -59,8 +94,11 @@ pub fn open(path: &Path) -> Result<Connection> {
     let conn = Connection::open(path)?;
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     ensure!(mode == "wal", "journal mode is {mode}, not wal");
-    // The page cache and the checkpoint interval that isle gives its own connections: no engine is better off.
-    conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4000")?;
+    let Tuning { page_cache_bytes, checkpoint_pages } = tuning();
+    conn.execute_batch(&format!(
+        "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{}; PRAGMA wal_autocheckpoint = {checkpoint_pages}",
+        page_cache_bytes / 1_024
+    ))?;
     Ok(conn)
 }
 

@@ -23,6 +23,8 @@ pub struct Builder {
     home: Option<PathBuf>,
     busy_timeout: Duration,
     drift: Option<Duration>,
+    page_cache_bytes: Option<u64>,
+    checkpoint_pages: Option<u32>,
     remote_options: RemoteOptions,
     runtime: Arc<dyn Runtime>,
 }
@@ -35,6 +37,8 @@ impl Builder {
             home: None,
             busy_timeout: Duration::from_secs(30),
             drift: None,
+            page_cache_bytes: None,
+            checkpoint_pages: None,
             remote_options: RemoteOptions::default(),
             runtime: Arc::new(SystemRuntime),
         }
@@ -66,6 +70,20 @@ impl Builder {
     #[must_use]
     pub fn drift(mut self, bound: Duration) -> Builder {
         self.drift = Some(bound);
+        self
+    }
+
+    /// The page cache of each connection that writes; there are two at most. Default: 16 MiB.
+    #[must_use]
+    pub fn page_cache_bytes(mut self, bytes: u64) -> Builder {
+        self.page_cache_bytes = Some(bytes);
+        self
+    }
+
+    /// Pages of the write-ahead log after which a commit writes it back into the file; 0 = never. Default: 4,000.
+    #[must_use]
+    pub fn checkpoint_pages(mut self, pages: u32) -> Builder {
+        self.checkpoint_pages = Some(pages);
         self
     }
 
@@ -115,6 +133,8 @@ impl Builder {
         let mut options = Options::new(&self.path);
         options.busy_timeout = self.busy_timeout;
         options.drift = self.drift.unwrap_or(options.drift);
+        options.page_cache_bytes = self.page_cache_bytes.unwrap_or(options.page_cache_bytes);
+        options.checkpoint_pages = self.checkpoint_pages.unwrap_or(options.checkpoint_pages);
         options
     }
 

@@ -23,6 +23,7 @@ use crate::journal::{Journal, Loss, Reason};
 use crate::layout::quoted;
 use crate::own::{note_seen, site_no};
 use crate::seal::bits;
+use crate::settle::Settled;
 use crate::tracked::{Tracked, collation_name, join};
 
 /// Prepared statements by mask; beyond this many they are prepared again.
@@ -79,7 +80,8 @@ impl Author {
 }
 
 impl<'c> Applier<'c> {
-    pub(crate) fn new(engine: &'c Engine) -> Result<Applier<'c>, StoreError> {
+    /// The proof says that the stamps are true against which rows will be merged.
+    pub(crate) fn new(engine: &'c Engine, _: &Settled) -> Result<Applier<'c>, StoreError> {
         let conn = &engine.conn;
         let (journal, direct, triggers) = (Journal::open(conn)?, engine.direct(), engine.triggers_needed);
         Ok(Applier {

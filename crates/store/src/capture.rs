@@ -154,74 +154,8 @@ impl Capture {
             self.last = found;
             n = found;
         }
-        let tracked = Arc::clone(&self.tables[n].tracked);
-        let keys = tracked.table.key.len();
-        let columns = tracked.table.columns.len();
-        let all = u64::MAX >> (64 - tracked.cells()) & !1;
-        let value = |at: usize| from_sql(context.get_raw(at));
-        match what {
-            INSERT => self.push(n, &tracked, EventKind::Insert, all, |at| value(2 + at)),
-            DELETE => self.push(n, &tracked, EventKind::Delete, 0, |at| value(2 + at)),
-            _ => {
-                let old = |at: usize| value(2 + 2 * at);
-                let new = |at: usize| value(3 + 2 * at);
-                let mut mask = 0;
-                for column in (0..columns).filter(|column| old(keys + column) != new(keys + column)) {
-                    mask |= 2 << column;
-                }
-                for (at, column) in tracked.table.key.iter().enumerate().filter(|(at, _)| old(*at) != new(*at)) {
-                    let canonical = |value| canonical_value(value, column).unwrap_or_else(|| value.to_value());
-                    if canonical(old(at)) != canonical(new(at)) {
-                        self.push(n, &tracked, EventKind::Delete, 0, old);
-                        self.push(n, &tracked, EventKind::Insert, all, new);
-                        return Ok(());
-                    }
-                    mask |= 1;
-                }
-                if mask != 0 {
-                    self.push(n, &tracked, EventKind::Update, mask, new);
-                }
-            }
-        }
+        self.tables[n].take(&mut self.arena, what, context);
         Ok(())
-    }
-
-    /// Notes an event; `value` gives the key's values and then the columns'.
-    fn push<'v>(
-        &mut self,
-        n: usize,
-        tracked: &Tracked,
-        kind: EventKind,
-        mask: u64,
-        value: impl Fn(usize) -> ValueRef<'v>,
-    ) {
-        let at = self.arena.len();
-        let mut event = Event { sort: 0, kind, mask, at };
-        for (position, column) in tracked.table.key.iter().enumerate() {
-            let key = value(position);
-            if !tracked.table.rowid_key && has_forms(key, column) {
-                event.kind = EventKind::Hint;
-            }
-            if position == 0 {
-                event.sort = sort_key(key);
-            }
-            pack(&mut self.arena, key);
-        }
-        // Bit 0: the exact bytes of the key changed, which the queue's path packs.
-        if self.arena.len() > BYTES_MAX || mask & 1 == 1 {
-            event.kind = EventKind::Hint;
-        }
-        if event.kind == EventKind::Hint {
-            if kind != EventKind::Update {
-                event.mask = u64::MAX;
-            }
-            self.tables[n].hints = true;
-        } else {
-            for cell in crate::seal::bits(&[mask]) {
-                pack(&mut self.arena, value(tracked.table.key.len() + cell - 1));
-            }
-        }
-        self.tables[n].events.push(event);
     }
 
     /// Sorts the events of a table by key, and those of one key by age.
@@ -241,6 +175,71 @@ impl Capture {
         key.clear();
         key.extend((0..keys).map(|_| values.take()));
         values
+    }
+}
+
+impl TableEvents {
+    /// Notes what a trigger reports of one row.
+    fn take(&mut self, arena: &mut Vec<u8>, what: i64, context: &Context<'_>) {
+        let keys = self.tracked.table.key.len();
+        let columns = self.tracked.table.columns.len();
+        let all = u64::MAX >> (64 - self.tracked.cells()) & !1;
+        let value = |at: usize| from_sql(context.get_raw(at));
+        match what {
+            INSERT => self.push(arena, EventKind::Insert, all, |at| value(2 + at)),
+            DELETE => self.push(arena, EventKind::Delete, 0, |at| value(2 + at)),
+            _ => {
+                let old = |at: usize| value(2 + 2 * at);
+                let new = |at: usize| value(3 + 2 * at);
+                let mut mask = 0;
+                for column in (0..columns).filter(|column| old(keys + column) != new(keys + column)) {
+                    mask |= 2 << column;
+                }
+                for (at, column) in self.tracked.table.key.iter().enumerate().filter(|(at, _)| old(*at) != new(*at)) {
+                    let canonical = |value| canonical_value(value, column).unwrap_or_else(|| value.to_value());
+                    if canonical(old(at)) != canonical(new(at)) {
+                        self.push(arena, EventKind::Delete, 0, old);
+                        self.push(arena, EventKind::Insert, all, new);
+                        return;
+                    }
+                    mask |= 1;
+                }
+                if mask != 0 {
+                    self.push(arena, EventKind::Update, mask, new);
+                }
+            }
+        }
+    }
+
+    /// Notes an event; `value` gives the key's values and then the columns'.
+    fn push<'v>(&mut self, arena: &mut Vec<u8>, kind: EventKind, mask: u64, value: impl Fn(usize) -> ValueRef<'v>) {
+        let model = &self.tracked.table;
+        let mut event = Event { sort: 0, kind, mask, at: arena.len() };
+        for (position, column) in model.key.iter().enumerate() {
+            let key = value(position);
+            if !model.rowid_key && has_forms(key, column) {
+                event.kind = EventKind::Hint;
+            }
+            if position == 0 {
+                event.sort = sort_key(key);
+            }
+            pack(arena, key);
+        }
+        // Bit 0: the exact bytes of the key changed, which the queue's path packs.
+        if arena.len() > BYTES_MAX || mask & 1 == 1 {
+            event.kind = EventKind::Hint;
+        }
+        if event.kind == EventKind::Hint {
+            if kind != EventKind::Update {
+                event.mask = u64::MAX;
+            }
+            self.hints = true;
+        } else {
+            for cell in crate::seal::bits(&[mask]) {
+                pack(arena, value(model.key.len() + cell - 1));
+            }
+        }
+        self.events.push(event);
     }
 }
 

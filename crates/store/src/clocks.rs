@@ -5,6 +5,8 @@
 //! ```text
 //! v cell   v site's local number + 1   8 time, big-endian
 //! ```
+//!
+//! The length is always true. Stamps of the site's own updates may still be owed: whoever reads stamps settles first (see `settle`).
 
 use isle_changeset::ValueRef;
 use rusqlite::types::{ToSqlOutput, ValueRef as SqlRef};
@@ -155,6 +157,7 @@ pub(crate) fn from_sql(value: SqlRef<'_>) -> ValueRef<'_> {
 #[derive(Debug)]
 pub(crate) struct ClockSql {
     select: String,
+    length: String,
     insert: String,
     update: String,
     bury: String,
@@ -171,6 +174,7 @@ impl ClockSql {
         let (a, b, c, d) = (keys + 1, keys + 2, keys + 3, keys + 4);
         ClockSql {
             select: format!("SELECT l, h, s, x FROM isle_c{no} WHERE {matches}"),
+            length: format!("SELECT l FROM isle_c{no} WHERE {matches}"),
             insert: format!(
                 "INSERT INTO isle_c{no}({key}, l, h, s) VALUES({parameters}, ?{a}, ?{b}, ?{c}) ON CONFLICT DO NOTHING"
             ),
@@ -188,12 +192,15 @@ pub(crate) struct ClockTable<'c> {
     tracked: std::sync::Arc<Tracked>,
     keys: usize,
     select: Option<CachedStatement<'c>>,
+    length: Option<CachedStatement<'c>>,
     insert: Option<CachedStatement<'c>>,
     update: Option<CachedStatement<'c>>,
     bury: Option<CachedStatement<'c>>,
     except: Option<CachedStatement<'c>>,
     /// What the insert statement has bound behind the key: a bulk insert binds it once.
     inserting: Option<(u64, LocalStamp)>,
+    /// The same of the statement that stamps cells.
+    excepting: Option<(Vec<u64>, LocalStamp)>,
 }
 
 /// The statement of a slot, prepared now if it is not yet.
@@ -215,11 +222,13 @@ impl<'c> ClockTable<'c> {
             tracked: std::sync::Arc::clone(tracked),
             keys: tracked.table.key.len(),
             select: None,
+            length: None,
             insert: None,
             update: None,
             bury: None,
             except: None,
             inserting: None,
+            excepting: None,
         }
     }
 
@@ -231,6 +240,18 @@ impl<'c> ClockTable<'c> {
         match rows.next().doing("read a row clock")? {
             None => Ok(None),
             Some(row) => RowClock::read(row, 0),
+        }
+    }
+
+    /// The causal length of a key; 0 if it was never heard of. True even while stamps are owed (see `settle`).
+    pub(crate) fn length(&mut self, key: &[ValueRef<'_>]) -> Result<u64, StoreError> {
+        let statement = prepared(&mut self.length, self.conn, &self.tracked.clock_sql.length)?;
+        bind(statement, key, 1)?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next().doing("read a row clock")? else { return Ok(0) };
+        match row.get_ref(0).doing("read a row clock")? {
+            SqlRef::Integer(length) if length > 0 => Ok(length as u64),
+            _ => Err(StoreError::Internal { table: "isle_c", detail: "causal length".to_owned() }),
         }
     }
 
@@ -263,11 +284,14 @@ impl<'c> ClockTable<'c> {
         mask: &[u64],
         stamp: LocalStamp,
     ) -> Result<bool, StoreError> {
-        let exceptions = crate::seal::bits(mask).map(|cell| (cell, stamp)).collect();
-        let clock = RowClock { length: 1, stamp, exceptions };
         let statement = prepared(&mut self.except, self.conn, &self.tracked.clock_sql.except)?;
         bind(statement, key, 1)?;
-        statement.raw_bind_parameter(self.keys + 1, clock.packed()).doing("write a row clock")?;
+        if !matches!(&self.excepting, Some((bound, at)) if bound == mask && *at == stamp) {
+            let exceptions = crate::seal::bits(mask).map(|cell| (cell, stamp)).collect();
+            let clock = RowClock { length: 1, stamp, exceptions };
+            statement.raw_bind_parameter(self.keys + 1, clock.packed()).doing("write a row clock")?;
+            self.excepting = Some((mask.to_vec(), stamp));
+        }
         Ok(statement.raw_execute().doing("write a row clock")? == 1)
     }
 

@@ -179,6 +179,8 @@ pub(crate) fn refuse_away(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<
 pub(crate) fn prune(engine: &Engine, before: Hlc) -> Result<Compacted, StoreError> {
     let conn = &engine.conn;
     refuse_away(conn, &engine.tables)?;
+    // The log is the clock of what is owed.
+    engine.settle()?;
     let own = engine.own()?;
     let mut statement = conn.prepare("SELECT no, version FROM isle_site").doing("prune the log")?;
     let sites = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)? as u64)));

@@ -68,10 +68,11 @@ pub(crate) fn connect(options: &Options, flags: OpenFlags) -> Result<Connection,
 impl Engine {
     pub(crate) fn open(options: &Options, role: Role) -> Result<Engine, StoreError> {
         let mut conn = connect(options, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        // Row clocks and the log double the pages that a small transaction touches, hence the larger checkpoint interval.
-        conn.execute_batch(
-            "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4000;",
-        )
+        // A negative size is in KiB, and takes 32 bits.
+        let (cache_kib, checkpoint) = (options.page_cache_bytes.div_ceil(1024).min(1 << 30), options.checkpoint_pages);
+        conn.execute_batch(&format!(
+            "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{cache_kib}; PRAGMA wal_autocheckpoint = {checkpoint};"
+        ))
         .doing("open the database")?;
         // Without it SQLite looks at bound values when it plans, and then compiles a cached statement anew at each use.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("open the database")?;

@@ -59,9 +59,11 @@ impl Guard {
 
     /// Runs `f` with statements compiled as `mode` says.
     pub(crate) fn with<T>(&self, mode: Mode, f: impl FnOnce() -> T) -> T {
-        let before = self.mode.swap(mode as u8, Ordering::SeqCst);
+        // The authorizer reads it on this thread: the connection is used by one at a time.
+        let before = self.mode.load(Ordering::Relaxed);
+        self.mode.store(mode as u8, Ordering::Relaxed);
         let result = f();
-        self.mode.store(before, Ordering::SeqCst);
+        self.mode.store(before, Ordering::Relaxed);
         result
     }
 
@@ -98,7 +100,7 @@ impl Guard {
     }
 
     fn decide(&self, context: &AuthContext<'_>, merges: bool) -> Authorization {
-        let mode = self.mode.load(Ordering::SeqCst);
+        let mode = self.mode.load(Ordering::Relaxed);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let own_trigger = context.accessor.is_some_and(|name| name.starts_with("isle_"));
         if let (AuthAction::Insert { table_name: "isle_queue" }, Some(trigger)) = (context.action, context.accessor) {

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use crate::StoreError;
 use crate::clocks::{RowClock, from_sql};
 use crate::error::Doing as _;
+use crate::settle::Settled;
 use crate::tracked::Tracked;
 
 /// Two hashes of what a replica holds.
@@ -24,7 +25,7 @@ pub struct StateHash {
 }
 
 /// Hashes every live row of the tracked tables, by table id and canonical key.
-pub(crate) fn state(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<StateHash, StoreError> {
+pub(crate) fn state(conn: &Connection, tables: &[Arc<Tracked>], _: &Settled) -> Result<StateHash, StoreError> {
     let mut sites: Vec<Option<SiteId>> = Vec::new();
     let mut statement = conn.prepare("SELECT no, id FROM isle_site ORDER BY no").doing("read the sites")?;
     let mut rows = statement.query([]).doing("read the sites")?;

@@ -40,6 +40,8 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>)
     if published(&engine.conn)? > 0 || others > 0 {
         return Err(StoreError::OtherGroup { group: own.group, other: group });
     }
+    engine.settle()?;
+    own.unsettled.set(None);
     set_meta(&engine.conn, "group", group.as_bytes())?;
     own.group = group;
     seal_again(&engine.conn, &mut own, 1, None)?;
@@ -55,6 +57,8 @@ pub(crate) fn new_site(engine: &mut Engine, site: SiteId, published_max: u64) ->
 
 /// Takes a new site id: versions up to `kept` are now another site's, the rest moves to the new one, as far as the log has it.
 pub(crate) fn new_site_after(engine: &mut Engine, site: SiteId, kept: u64) -> Result<(), StoreError> {
+    // Stamps that are owed would be looked for under the old number.
+    engine.settle()?;
     let mut own = engine.own()?;
     let conn = &engine.conn;
     let base = crate::own::base(conn, own.no)?.map_or(0, |base| base.0);

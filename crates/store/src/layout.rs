@@ -21,7 +21,7 @@ CREATE TABLE isle_site(no INTEGER PRIMARY KEY, id BLOB UNIQUE, version INT, hlc 
 CREATE TABLE isle_seen(author INT, site INT, version INT, hlc INT, PRIMARY KEY(author, site)) WITHOUT ROWID;
 CREATE TABLE isle_migration(id BLOB PRIMARY KEY, body BLOB, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_table(no INTEGER PRIMARY KEY, id BLOB UNIQUE, name TEXT, def TEXT);
-CREATE TABLE isle_queue(t, w, m0, k0);
+CREATE TABLE isle_queue(t, w, m0, k0, o0);
 CREATE TABLE isle_log(id INTEGER PRIMARY KEY, hlc INT, header BLOB, body BLOB);
 CREATE TABLE isle_block(id INT, n INT, body BLOB, PRIMARY KEY(id, n)) WITHOUT ROWID;
 CREATE TABLE isle_conflict(id INTEGER PRIMARY KEY, t INT, k BLOB, col INT, value, h INT, s INT, wh INT, ws INT,

@@ -13,6 +13,9 @@
 //! # Invariants
 //! * Every live row of a tracked table has one clock row, and a dead or unknown one has no data row ([`Store::check`] looks).
 //! * `isle_log` has the site's own versions without a gap, each naming the hash of the one before.
+//! * The causal length of a clock is always true. The stamps of the site's own updates stand in the log alone until something reads or
+//!   merges stamps, which takes a proof that they were settled (see `settle`). Nothing may leave the log, and no own version may
+//!   change its number or its site, before that.
 //! * A row clock names sites by their local number in `isle_site`; such numbers never leave the file.
 //! * Connections lock in one order: this process's engine lock, then SQLite's write lock.
 //!
@@ -23,7 +26,7 @@
 //! isle_seen       per author and site: up to where the author had seen it
 //! isle_migration  schema operations
 //! isle_table      tracked tables: local number, id, name, model as JSON
-//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key
+//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key, key before
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
 //! isle_block      blocks of larger changesets
 //! isle_c<n>       row clocks of table n (see `clocks`)
@@ -59,6 +62,7 @@ mod plan;
 mod remotes;
 mod restate;
 mod seal;
+mod settle;
 mod snapshot;
 mod store;
 mod track;
@@ -71,7 +75,7 @@ pub use compact::Compacted;
 pub use error::StoreError;
 pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
-pub use log::{Applied, LogEntry, Merging, Waiting};
+pub use log::{Applied, LogEntry, Logged, Merging, Waiting};
 pub use remotes::{RemoteRow, SeenHead};
 pub use snapshot::{Snapshot, Staged};
 pub use store::{Changed, Frame, Init, Options, Runtime, Site, Status, Store};

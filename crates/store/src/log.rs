@@ -14,6 +14,7 @@ use crate::error::Doing as _;
 use crate::layout::{log_id, site_no_of, version_of};
 use crate::own::{Own, known_site_no, site_id, site_no};
 use crate::plan::{Next, Plan};
+use crate::settle::Settled;
 use crate::{Frame, Options, StoreError};
 
 /// Versions merged in one SQLite transaction, at most.
@@ -216,11 +217,51 @@ pub(crate) fn changeset(
     if version_of(log_id(0, version)) != version {
         return Ok(None);
     }
-    let sql =
-        "SELECT l.header, l.body FROM isle_site AS s JOIN isle_log AS l ON l.id = (s.no << 44 | ?2) WHERE s.id = ?1";
+    let sql = "SELECT header, body FROM isle_log WHERE id = (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2";
     let mut statement = conn.prepare_cached(sql).doing("read the log")?;
     let found = statement.query_row(params![site.as_bytes(), version as i64], |row| Ok((row.get(0)?, row.get(1)?)));
     found.optional().doing("read the log")
+}
+
+/// A version as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// The author's version.
+    pub version: u64,
+    /// The encoded header.
+    pub header: Vec<u8>,
+    /// The stored block, if there is just one; those of a larger changeset are read one by one.
+    pub only: Option<Vec<u8>>,
+}
+
+/// Logged versions of a site after one, in order, until they hold `bytes`; true beside them if there are more.
+pub(crate) fn changesets(
+    conn: &Connection,
+    site: SiteId,
+    after: u64,
+    bytes: usize,
+) -> Result<(Vec<Logged>, bool), StoreError> {
+    let mut found = Vec::new();
+    if version_of(log_id(0, after)) != after {
+        return Ok((found, false));
+    }
+    // No join with the sites: SQLite would look at ?1 when it plans, and plan anew at each call.
+    let sql = "SELECT id, header, body FROM isle_log WHERE id > (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2
+               AND id < (SELECT no + 1 FROM isle_site WHERE id = ?1) << 44 ORDER BY id";
+    let mut statement = conn.prepare_cached(sql).doing("read the log")?;
+    let mut rows = statement.query(params![site.as_bytes(), after as i64]).doing("read the log")?;
+    let mut held = 0;
+    while let Some(row) = rows.next().doing("read the log")? {
+        if held >= bytes && !found.is_empty() {
+            return Ok((found, true));
+        }
+        let version = version_of(row.get(0).doing("read the log")?);
+        let header: Vec<u8> = row.get(1).doing("read the log")?;
+        let only: Option<Vec<u8>> = row.get(2).doing("read the log")?;
+        held += header.len() + only.as_ref().map_or(0, Vec::len);
+        found.push(Logged { version, header, only });
+    }
+    Ok((found, false))
 }
 
 /// A logged header; `None` if the version is not in the log.
@@ -244,20 +285,20 @@ pub(crate) fn start(conn: &Connection, site: SiteId) -> Result<u64, StoreError> 
     Ok(first.filter(|first| *first <= applied || applied == 0).unwrap_or(applied + 1))
 }
 
-/// What this replica has applied, its own versions included.
+/// What this replica has applied, its own versions included. One statement, and so one state of the file.
 pub(crate) fn vector(conn: &Connection) -> Result<VersionVector, StoreError> {
-    let own: i64 = crate::layout::require_meta(conn, "site")?;
-    let last =
-        format!("SELECT max(id) FROM isle_log WHERE id BETWEEN {} AND {}", log_id(own, 0), log_id(own + 1, 0) - 1);
-    let last = crate::clocks::one::<Option<i64>>(conn, &last, [])?.flatten().map_or(0, version_of);
-    let mut statement = conn.prepare_cached("SELECT id, version FROM isle_site").doing("read the version vector")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)? as u64)));
+    let sql = "SELECT s.id, s.version, (SELECT l.id FROM isle_log AS l
+               WHERE s.no = m.v AND l.id >= s.no << 44 AND l.id < (s.no + 1) << 44 ORDER BY l.id DESC LIMIT 1)
+               FROM isle_site AS s, isle_meta AS m WHERE m.k = 'site'";
+    let mut statement = conn.prepare_cached(sql).doing("read the version vector")?;
+    let mut rows = statement.query([]).doing("read the version vector")?;
     let mut vector = VersionVector::new();
-    for row in rows.doing("read the version vector")? {
-        let (site, version) = row.doing("read the version vector")?;
-        vector.advance(SiteId::from_bytes(site), version);
+    while let Some(row) = rows.next().doing("read the version vector")? {
+        let value = |at: usize| row.get::<_, Option<i64>>(at).doing("read the version vector");
+        let site = SiteId::from_bytes(row.get(0).doing("read the version vector")?);
+        vector.advance(site, value(1)?.unwrap_or(0) as u64);
+        vector.advance(site, value(2)?.map_or(0, version_of));
     }
-    vector.advance(site_id(conn, own)?, last);
     Ok(vector)
 }
 
@@ -350,7 +391,7 @@ fn apply_batch(
     let mut bytes = 0;
     let mut newest = Hlc::ZERO;
     let conn = &engine.conn;
-    let mut applier = Applier::new(engine)?;
+    let mut applier: Option<Applier<'_>> = None;
     let last_conflict = || crate::clocks::one::<i64>(conn, "SELECT coalesce(max(id), 0) FROM isle_conflict", []);
     let before = last_conflict()?.unwrap_or(0);
     let mut full = false;
@@ -369,7 +410,12 @@ fn apply_batch(
                     break;
                 }
                 Ok(ready) => {
-                    merge_one(engine, &mut applier, &mut next, &ready, meter)?;
+                    let applier = match &mut applier {
+                        Some(applier) => applier,
+                        // Only now: a sync that finds nothing to merge leaves the stamps in the log.
+                        slot => slot.insert(Applier::new(engine, &engine.settle()?)?),
+                    };
+                    merge_one(engine, applier, &mut next, &ready, meter)?;
                     plan.advanced(next.site, ready.header.version);
                     newest = newest.max(ready.header.hlc);
                     applied.versions += 1;
@@ -380,8 +426,7 @@ fn apply_batch(
         }
     }
     applied.conflicts = (last_conflict()?.unwrap_or(0) - before) as u64;
-    let changed = std::mem::take(&mut applier.changed);
-    drop(applier);
+    let changed = applier.map(|applier| applier.changed).unwrap_or_default();
     let name =
         |no: &i64| engine.tables.iter().find(|tracked| tracked.no == *no).map(|tracked| tracked.table.name.clone());
     applied.tables = changed.iter().filter_map(name).collect();
@@ -607,12 +652,12 @@ fn merge_one<'c>(
 /// Merges the changesets of the log again for one table only, which was untracked for a while: those of others that are
 /// applied, and the own ones up to `own_last`, which was written before the return. The order of their times is one in which
 /// causes come first. What was edited in the meantime stands as a baseline; where it loses it is journaled.
-pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64) -> Result<(), StoreError> {
+pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64, settled: &Settled) -> Result<(), StoreError> {
     let conn = &engine.conn;
     let own = engine.own()?;
     let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY hlc, id").doing("read the log")?;
     let mut rows = statement.query([]).doing("read the log")?;
-    let mut applier = Applier::new(engine)?;
+    let mut applier = Applier::new(engine, settled)?;
     while let Some(row) = rows.next().doing("read the log")? {
         let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("read the log")?, row.get(1).doing("read the log")?);
         let no = site_no_of(id);

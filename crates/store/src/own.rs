@@ -1,5 +1,7 @@
 //! What a site must know of itself to write its next version.
 
+use std::cell::Cell;
+
 use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Clock, GroupId, Hlc, SiteId};
 use isle_schema::{Migration, MigrationId};
@@ -27,6 +29,8 @@ pub(crate) struct Own {
     pub(crate) causes_told: bool,
     /// The collection floor did not rise since the last own version.
     pub(crate) floor_told: bool,
+    /// The first own version with updates that the row clocks do not show yet (see `settle`).
+    pub(crate) unsettled: Cell<Option<u64>>,
 }
 
 impl Own {
@@ -61,6 +65,7 @@ impl Own {
             heads: known_heads(conn)?,
             causes_told: false,
             floor_told: crate::layout::meta::<i64>(conn, "floor told")?.is_none(),
+            unsettled: Cell::new(crate::settle::unsettled(conn)?),
         })
     }
 }

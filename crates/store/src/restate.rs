@@ -21,6 +21,7 @@ use crate::{StoreError, identity};
 
 /// Replaces the unpublished versions by what is left of them.
 pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError> {
+    engine.settle()?;
     let conn = &engine.conn;
     let mut own = engine.own()?;
     let published = identity::published(conn)?.min(own.version);

@@ -3,6 +3,8 @@
 //! Both ways of capture end in [`Sealer::touch`], which alone decides what a touched row means: it looks whether the row is there
 //! now and what its clock says. Rows come in canonical key order, tables in id order, so the same changes give the same body.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use isle_changeset::{
@@ -32,6 +34,8 @@ pub(crate) struct Sealer<'c> {
     /// The first block stays in memory: most changesets have no other and keep it beside the header.
     first: Option<Vec<u8>>,
     tables: Vec<i64>,
+    /// There are updates that the row clocks do not show.
+    owes: bool,
 }
 
 /// A row that was touched.
@@ -64,6 +68,7 @@ impl<'c> Sealer<'c> {
             infos: Vec::new(),
             first: None,
             tables: Vec::new(),
+            owes: false,
         })
     }
 
@@ -97,37 +102,28 @@ impl<'c> Sealer<'c> {
             self.row(tracked, RowKind::Delete, 2, &[], key, &[])?;
             return Ok(true);
         }
-        let whole = covers_all_columns(tracked, mask);
-        let some = mask.iter().any(|word| *word != 0);
-        if present && some && !whole && clocks.except_untouched(key, mask, self.stamp)? {
-            self.row(tracked, RowKind::Update, 1, mask, key, &masked(mask, touch.cells))?;
-            return Ok(true);
-        }
-        let clock = clocks.get(key)?;
-        let known = clock.is_some();
-        match clock {
-            Some(mut clock) if clock.is_alive() && present => {
-                if !some {
-                    return Ok(true);
+        let length = clocks.length(key)?;
+        let next = RowClock { length: length + 1, stamp: self.stamp, exceptions: Vec::new() };
+        match (length % 2 == 1, present) {
+            (true, true) => {
+                if mask.iter().any(|word| *word != 0) {
+                    // The clock stays as it is: the log has the stamps until somebody needs them.
+                    self.owes = true;
+                    self.row(tracked, RowKind::Update, length, mask, key, &masked(mask, touch.cells))?;
                 }
-                stamp_cells(tracked, &mut clock, mask, whole, self.stamp);
-                clocks.update(key, &clock)?;
-                self.row(tracked, RowKind::Update, clock.length, mask, key, &masked(mask, touch.cells))?;
             }
-            Some(clock) if clock.is_alive() => {
-                let length = clock.length + 1;
-                clocks.update(key, &RowClock { length, stamp: self.stamp, exceptions: Vec::new() })?;
-                self.row(tracked, RowKind::Delete, length, &[], key, &[])?;
+            (true, false) => {
+                clocks.update(key, &next)?;
+                self.row(tracked, RowKind::Delete, next.length, &[], key, &[])?;
             }
-            clock if present => {
+            (false, true) => {
                 if !touch.complete {
                     return Ok(false);
                 }
-                let length = clock.map_or(0, |clock| clock.length) + 1;
-                clocks.put(key, known, &RowClock { length, stamp: self.stamp, exceptions: Vec::new() })?;
-                self.insert_row(tracked, length, touch)?;
+                clocks.put(key, length > 0, &next)?;
+                self.insert_row(tracked, next.length, touch)?;
             }
-            _ => {}
+            (false, false) => {}
         }
         Ok(true)
     }
@@ -199,6 +195,9 @@ impl<'c> Sealer<'c> {
         let mut statement = self.conn.prepare_cached(sql).doing("append to the log")?;
         statement.execute(params![self.id, self.hlc.bits() as i64, encoded, self.first]).doing("append to the log")?;
         own.version += 1;
+        if self.owes {
+            crate::settle::owe(self.conn, &own.unsettled, own.version)?;
+        }
         own.chain = Header::hash(&encoded);
         Ok(Some(Sealed { version: header.version, rows: header.rows(), tables: self.tables }))
     }
@@ -231,13 +230,14 @@ pub(crate) fn all_cells(cells: usize, exact: bool) -> Vec<u64> {
     mask
 }
 
-fn covers_all_columns(tracked: &Tracked, mask: &[u64]) -> bool {
+/// Whether a mask has every column, with or without the exact key.
+pub(crate) fn covers_all_columns(tracked: &Tracked, mask: &[u64]) -> bool {
     mask.iter().map(|word| word.count_ones() as usize).sum::<usize>() - (mask.first().map_or(0, |m| m & 1) as usize)
         == tracked.table.columns.len()
 }
 
 /// Stamps the masked cells; if those are all columns, the row itself, and the exact key keeps its stamp.
-fn stamp_cells(tracked: &Tracked, clock: &mut RowClock, mask: &[u64], whole: bool, stamp: LocalStamp) {
+pub(crate) fn stamp_cells(tracked: &Tracked, clock: &mut RowClock, mask: &[u64], whole: bool, stamp: LocalStamp) {
     if whole {
         let key = if mask[0] & 1 == 1 { stamp } else { clock.cell(0) };
         *clock = RowClock { length: clock.length, stamp, exceptions: Vec::new() };
@@ -265,8 +265,15 @@ pub(crate) fn bits(mask: &[u64]) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-fn masked<'a>(mask: &[u64], cells: &[ValueRef<'a>]) -> Vec<ValueRef<'a>> {
-    bits(mask).map(|cell| cells[cell]).collect()
+/// The masked cells; mostly they are one, or stand side by side, and need no copy.
+fn masked<'t, 'a>(mask: &[u64], cells: &'t [ValueRef<'a>]) -> Cow<'t, [ValueRef<'a>]> {
+    if let [word] = *mask {
+        let (first, count) = (word.trailing_zeros(), word.count_ones());
+        if count > 0 && (word >> first).trailing_ones() == count {
+            return Cow::Borrowed(&cells[first as usize..(first + count) as usize]);
+        }
+    }
+    Cow::Owned(bits(mask).map(|cell| cells[cell]).collect())
 }
 
 /// Seals what was captured in passing; false beside it if some of it went to the queue, for the next touch. Tables that need the
@@ -379,14 +386,15 @@ pub(crate) fn seal_queue(
     let noted = crate::clocks::one::<f64>(conn, "SELECT coalesce(CAST(max(w) AS REAL), 0.0) FROM isle_queue", [])?
         .unwrap_or(0.0);
     let noted = crate::triggers::ms_of_julian_day(noted).min(now_ms);
-    let mut statement = conn.prepare_cached("SELECT DISTINCT t FROM isle_queue").doing("read the queue")?;
-    let queued = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
-    let queued: Vec<i64> = queued.collect::<Result<_, _>>().doing("read the queue")?;
-    let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains(&tracked.no)).collect();
+    let sql = "SELECT t, count(o0) > 0 FROM isle_queue GROUP BY t";
+    let mut statement = conn.prepare_cached(sql).doing("read the queue")?;
+    let queued = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).doing("read the queue")?;
+    let queued: HashMap<i64, bool> = queued.collect::<Result<_, _>>().doing("read the queue")?;
+    let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains_key(&tracked.no)).collect();
     order.sort_by_key(|tracked| tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, noted, false)?;
     for tracked in order {
-        seal_table_queue(&mut sealer, conn, tracked)?;
+        seal_table_queue(&mut sealer, conn, tracked, queued.get(&tracked.no).is_some_and(|updates| *updates))?;
     }
     let sealed = sealer.finish(own)?;
     let listed = crate::clocks::one::<i64>(conn, "SELECT count(*) FROM isle_table", [])?.unwrap_or(0);
@@ -400,7 +408,12 @@ pub(crate) fn seal_queue(
     Ok(sealed)
 }
 
-fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tracked>) -> Result<(), StoreError> {
+fn seal_table_queue(
+    sealer: &mut Sealer<'_>,
+    conn: &Connection,
+    tracked: &Arc<Tracked>,
+    updates: bool,
+) -> Result<(), StoreError> {
     let (words, keys) = (tracked.queue_words(), tracked.table.key.len());
     let masks = join((0..words).map(|n| format!("q.m{n}")), ", ");
     let queue_key = join((0..keys).map(|n| format!("q.k{n}")), ", ");
@@ -413,8 +426,8 @@ fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tr
     // LIMIT keeps SQLite from merging the two levels: keys are sorted alone, then rows are read in key order.
     let sql = format!(
         "SELECT {masks}, {queue_key}, {row_key}{columns}
-         FROM (SELECT * FROM isle_queue WHERE t = {} ORDER BY {order} LIMIT -1) AS q LEFT JOIN {table} AS d ON {on}",
-        tracked.no
+         FROM ({} ORDER BY {order} LIMIT -1) AS q LEFT JOIN {table} AS d ON {on}",
+        entries_sql(tracked, updates)
     );
     let mut statement = conn.prepare(&sql).doing("read the queue")?;
     let mut rows = statement.raw_query();
@@ -429,6 +442,23 @@ fn seal_table_queue(sealer: &mut Sealer<'_>, conn: &Connection, tracked: &Arc<Tr
         pending.add_mask(row, tracked)?;
     }
     pending.seal(sealer, tracked, &mut clocks)
+}
+
+/// Masks and keys of a table's entries; where an update has moved a row to another key, both keys.
+fn entries_sql(tracked: &Tracked, updates: bool) -> String {
+    let (words, keys, no) = (tracked.queue_words(), tracked.table.key.len(), tracked.no);
+    let key = join((0..keys).map(|n| format!("k{n}")), ", ");
+    if !updates {
+        let masks = join((0..words).map(|n| format!("m{n}")), ", ");
+        return format!("SELECT {masks}, {key} FROM isle_queue WHERE t = {no}");
+    }
+    let moved = crate::triggers::moved(tracked);
+    let masks = join((0..words).map(|n| format!("CASE WHEN {moved} THEN -1 ELSE m{n} END AS m{n}")), ", ");
+    let (all, left) = (join((0..words).map(|_| "-1".to_owned()), ", "), join((0..keys).map(|n| format!("o{n}")), ", "));
+    format!(
+        "SELECT {masks}, {key} FROM isle_queue WHERE t = {no}
+         UNION ALL SELECT {all}, {left} FROM isle_queue WHERE t = {no} AND {moved}"
+    )
 }
 
 fn key_equals(tracked: &Tracked, column: &isle_schema::KeyColumn, n: usize) -> String {

@@ -12,10 +12,11 @@ use rusqlite::{Connection, OpenFlags};
 use crate::engine::{Engine, Role, connect};
 use crate::error::Doing as _;
 use crate::guard::Mode;
+use crate::settle::Settled;
 use crate::transaction::Transaction;
 use crate::{
-    Applied, Conflict, LogEntry, Merging, StateHash, StoreError, check, hash, identity, journal, layout, log, own,
-    seal, track,
+    Applied, Conflict, LogEntry, Logged, Merging, StateHash, StoreError, check, hash, identity, journal, layout, log,
+    own, seal, track,
 };
 
 /// Idle read connections that are kept.
@@ -40,6 +41,12 @@ pub struct Options {
     pub drift: Duration,
     /// A wall clock before this counts as unset, and no drift bound applies. Milliseconds since 1970.
     pub unset_before_ms: u64,
+    /// The page cache of each connection that writes; there are two at most. Default: 16 MiB, where SQLite's own is 2 MB.
+    /// What a large transaction changes at random keys should fit: pages that do not are written and read again.
+    pub page_cache_bytes: u64,
+    /// Pages of the write-ahead log after which a commit writes it back into the file; 0 = never. Default: 4,000, where
+    /// SQLite's own is 1,000: row clocks and the log double the pages that a small transaction touches.
+    pub checkpoint_pages: u32,
 }
 
 impl Options {
@@ -47,7 +54,14 @@ impl Options {
     pub fn new(path: impl Into<PathBuf>) -> Options {
         // 2026-01-01: no isle was built before.
         let unset_before_ms = 1_767_225_600_000;
-        Options { path: path.into(), busy_timeout: Duration::from_secs(30), drift: Clock::DRIFT, unset_before_ms }
+        Options {
+            path: path.into(),
+            busy_timeout: Duration::from_secs(30),
+            drift: Clock::DRIFT,
+            unset_before_ms,
+            page_cache_bytes: 16 << 20,
+            checkpoint_pages: 4_000,
+        }
     }
 }
 
@@ -448,6 +462,15 @@ impl Store {
         self.read(|conn| log::changeset(conn, site, version))
     }
 
+    /// Logged versions of a site after one, in order and in one read: as many as it takes to hold `bytes`, and at least one.
+    /// True beside them if there are more.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn changesets(&self, site: SiteId, after: u64, bytes: usize) -> Result<(Vec<Logged>, bool), StoreError> {
+        self.read(|conn| log::changesets(conn, site, after, bytes))
+    }
+
     /// A stored block of a logged version that has `blocks` of them.
     ///
     /// # Errors
@@ -464,7 +487,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn vector(&self) -> Result<VersionVector, StoreError> {
-        self.snapshot(log::vector)
+        self.read(log::vector)
     }
 
     /// The hash of the last applied header of a site; `None` if nothing of it was applied.
@@ -532,7 +555,14 @@ impl Store {
     /// SQLite's reason.
     pub fn state_hash(&self) -> Result<StateHash, StoreError> {
         self.seal()?;
-        self.snapshot(|conn| hash::state(conn, &crate::engine::load_tables(conn)?))
+        let hash = self.snapshot(|conn| match Settled::look(conn)? {
+            Some(settled) => hash::state(conn, &crate::engine::load_tables(conn)?, &settled).map(Some),
+            None => Ok::<_, StoreError>(None),
+        })?;
+        match hash {
+            Some(hash) => Ok(hash),
+            None => self.merge(|engine, _| hash::state(&engine.conn, &engine.tables, &engine.settle()?)),
+        }
     }
 
     /// Looks for damage: see [`crate::Report`].
@@ -623,7 +653,11 @@ impl Store {
 
     /// Brings isle's tables up to what stands in the user's: whoever reads stamps needs that.
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        self.seal()
+        self.seal()?;
+        match self.read(Settled::look)? {
+            Some(_) => Ok(()),
+            None => self.merge(|engine, _| engine.settle().map(|_| ())),
+        }
     }
 
     /// Runs a reader while no other writer can be at work; what foreign clients queued is sealed first.

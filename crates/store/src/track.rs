@@ -33,6 +33,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
         return Ok(None);
     }
     definitions.sort_by_key(|definition| definition.table.id);
+    let settled = engine.settle()?;
     let mut own = engine.own()?;
     let steps = definitions.iter().cloned().map(Step::CreateTable).collect();
     let migration = Migration { app, parents: own.heads.clone(), steps };
@@ -44,7 +45,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
     for tracked in &added {
-        crate::log::replay(engine, tracked.table.id, before)?;
+        crate::log::replay(engine, tracked.table.id, before, &settled)?;
     }
     Ok(sealed)
 }
@@ -182,7 +183,8 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
         let tracked = tracked::load(conn, no, table.clone())?;
         refuse_null_keys(conn, &tracked)?;
         widen_queue(conn, &tracked)?;
-        let sql = format!("{};{}", tracked.create_clock_sql(), triggers::create_sql(&tracked));
+        let plain = !tracked::contains_word(&definition.create_sql, "COLLATE");
+        let sql = format!("{};{}", tracked.create_clock_sql(), triggers::create_sql(&tracked, plain));
         conn.execute_batch(&sql).doing(&format!("track table {}", table.name))?;
         numbers.push(no);
     }
@@ -211,7 +213,8 @@ fn widen_queue(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
     let names = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
     let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the queue")?;
     let words = (0..tracked.queue_words()).map(|n| format!("m{n}"));
-    for column in words.chain(tracked.clock_key()).filter(|column| !names.contains(column)) {
+    let old = (0..tracked.table.key.len()).map(|n| format!("o{n}"));
+    for column in words.chain(tracked.clock_key()).chain(old).filter(|column| !names.contains(column)) {
         conn.execute_batch(&format!("ALTER TABLE isle_queue ADD COLUMN {column}")).doing("widen the queue")?;
     }
     Ok(())
@@ -266,6 +269,8 @@ pub(crate) fn untrack(engine: &mut Engine, name: &str) -> Result<(), StoreError>
     let sql = "SELECT no FROM isle_table WHERE name = ?1 COLLATE NOCASE";
     let no = crate::clocks::one::<i64>(&engine.conn, sql, [name])?;
     let no = no.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
+    // Stamps that are owed go with the clocks; those that a replay will write must not be stamped again.
+    engine.settle()?;
     let mut sql = String::new();
     for trigger in triggers::names(no) {
         sql += &format!("DROP TRIGGER IF EXISTS {trigger};");

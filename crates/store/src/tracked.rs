@@ -36,6 +36,12 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
+    /// What the model alone says, without a look at the table: enough for its clocks.
+    pub(crate) fn of_model(no: i64, table: Table) -> Tracked {
+        let clock_sql = ClockSql::new(no, table.key.len());
+        Tracked { no, table, affinities: Vec::new(), clock_sql, nullable_key: Vec::new() }
+    }
+
     /// The number of cells: the exact key and the columns.
     pub(crate) fn cells(&self) -> usize {
         self.table.columns.len() + 1
@@ -151,8 +157,7 @@ pub(crate) fn load(conn: &Connection, no: i64, table: Table) -> Result<Tracked, 
         let at = position(&column.name).ok_or_else(|| drift(&format!("it has no column {:?}", column.name)))?;
         affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
     }
-    let clock_sql = ClockSql::new(no, table.key.len());
-    Ok(Tracked { no, table, affinities, clock_sql, nullable_key })
+    Ok(Tracked { affinities, nullable_key, ..Tracked::of_model(no, table) })
 }
 
 /// What is in the table and not in the model: columns that do not travel, and UNIQUE indexes, which merges may break.
@@ -286,7 +291,7 @@ fn key_of(
 }
 
 /// Whether SQL text has the word outside quotes and comments. This is no parser: it only skips what cannot be a keyword.
-fn contains_word(sql: &str, word: &str) -> bool {
+pub(crate) fn contains_word(sql: &str, word: &str) -> bool {
     let bytes = sql.as_bytes();
     let mut at = 0;
     while at < bytes.len() {

@@ -23,6 +23,8 @@ pub struct Transaction<'a> {
     spilled: Cell<bool>,
     /// Open savepoints. Within one nothing goes to the queue table: its rollback would undo that for changes from before it.
     savepoints: Cell<u32>,
+    /// Where the capture stood after the last statement.
+    settled: Cell<Mark>,
 }
 
 impl std::fmt::Debug for Transaction<'_> {
@@ -33,7 +35,13 @@ impl std::fmt::Debug for Transaction<'_> {
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(engine: &'a Engine, now_ms: u64) -> Transaction<'a> {
-        Transaction { engine, now_ms, spilled: Cell::new(false), savepoints: Cell::new(0) }
+        Transaction {
+            engine,
+            now_ms,
+            spilled: Cell::new(false),
+            savepoints: Cell::new(0),
+            settled: Cell::new(Mark::default()),
+        }
     }
 
     /// Runs one statement; gives the number of rows changed.
@@ -108,6 +116,7 @@ impl<'a> Transaction<'a> {
             Err(error) => {
                 run("ROLLBACK TO isle_savepoint; RELEASE isle_savepoint")?;
                 self.capture().rewind(mark);
+                self.settled.set(mark);
                 Err(error)
             }
         }
@@ -133,24 +142,29 @@ impl<'a> Transaction<'a> {
         if self.engine.conn.is_autocommit() {
             return Err(StoreError::RolledBack);
         }
-        let mark = self.capture().mark();
         let result = self.engine.guard.with(Mode::App, || f(&self.engine.conn));
-        match result {
+        let settled = match result {
             Ok(value) => {
                 if self.engine.guard.take_schema_change() {
                     self.engine.schema_touched()?;
-                }
-                if self.savepoints.get() == 0 && self.capture().is_full() {
-                    self.spill()?;
                 }
                 Ok(value)
             }
             Err(error) => {
                 let error = self.explain(error);
-                self.settle_failed(mark)?;
+                self.settle_failed(self.settled.get())?;
                 Err(error)
             }
+        };
+        let full = {
+            let capture = self.capture();
+            self.settled.set(capture.mark());
+            capture.is_full()
+        };
+        if full && self.savepoints.get() == 0 && settled.is_ok() {
+            self.spill()?;
         }
+        settled
     }
 
     fn explain(&self, error: rusqlite::Error) -> StoreError {
@@ -229,6 +243,7 @@ impl<'a> Transaction<'a> {
             }
         }
         capture.clear();
+        self.settled.set(capture.mark());
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Capture by plain SQL: triggers that any client from SQLite 3.23 on runs (3.40 is tested), with no function of isle's.
 //!
 //! Each trigger appends to `isle_queue` in the user's own transaction: the table's number, the wall time, a mask of
-//! changed cells (−1 = all) and the key. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would
+//! changed cells (−1 = all) and the key; an update also the key before it, so that the seal finds both rows where a key has moved. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would
 //! override a conflict clause in a trigger's body, has nothing to work on. Entries are hints: the seal looks at
 //! the table.
 //!
@@ -32,69 +32,70 @@ pub(crate) fn names(no: i64) -> [String; 4] {
     [format!("isle_i{no}"), format!("isle_u{no}"), format!("isle_d{no}"), format!("isle_z{no}")]
 }
 
-/// The statements that create the triggers of a table.
-pub(crate) fn create_sql(tracked: &Tracked) -> String {
+/// The statements that create the triggers of a table. `plain` says that none of its columns names a collation, so that text is
+/// compared byte by byte without more words.
+pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
     let [insert, update, delete, zero] = names(tracked.no);
     let on = quoted(&tracked.table.name);
     let all = vec!["-1".to_owned(); tracked.queue_words()];
-    let inserted = entry(tracked, &all, "NEW", None);
-    let removed = entry(tracked, &all, "OLD", None);
-    let moved = key_moved(tracked);
-    let masks: Vec<String> =
-        (0..tracked.queue_words()).map(|word| format!("-({moved})|{}", mask(tracked, word))).collect();
-    let updated = entry(tracked, &masks, "NEW", None);
-    let left = entry(tracked, &all, "OLD", Some(&moved));
+    let inserted = entry(tracked, &all, "NEW", false);
+    let removed = entry(tracked, &all, "OLD", false);
+    let masks: Vec<String> = (0..tracked.queue_words()).map(|word| mask(tracked, word, plain)).collect();
+    let updated = entry(tracked, &masks, "NEW", true);
     let guard = null_guard(tracked);
     let zeros = zero_sign(tracked, &zero);
     format!(
         "CREATE TRIGGER {insert} AFTER INSERT ON {on} BEGIN {guard}{inserted} END;\n\
-         CREATE TRIGGER {update} AFTER UPDATE ON {on} BEGIN {guard}{updated}{left} END;\n\
+         CREATE TRIGGER {update} AFTER UPDATE ON {on} BEGIN {guard}{updated} END;\n\
          CREATE TRIGGER {delete} AFTER DELETE ON {on} BEGIN {removed} END;\n{zeros}"
     )
 }
 
-/// One queue entry for the key of `row` (NEW or OLD).
-fn entry(tracked: &Tracked, masks: &[String], row: &str, condition: Option<&str>) -> String {
-    let mask_columns = join((0..masks.len()).map(|n| format!("m{n}")), ",");
-    let key_columns = tracked.clock_key().join(",");
-    let masks = masks.join(",");
-    let key = join(tracked.table.key.iter().map(|column| format!("{row}.{}", quoted(&column.name))), ",");
-    let no = tracked.no;
-    let values = match condition {
-        None => format!("VALUES({no},{NOW},{masks},{key})"),
-        Some(condition) => format!("SELECT {no},{NOW},{masks},{key} WHERE {condition}"),
-    };
-    format!("INSERT INTO isle_queue(t,w,{mask_columns},{key_columns}) {values};")
+/// One queue entry for the key of `row` (NEW or OLD), with the key before if the row may have another now.
+fn entry(tracked: &Tracked, masks: &[String], row: &str, moves: bool) -> String {
+    let mut columns = join((0..masks.len()).map(|n| format!("m{n}")), ",");
+    let mut values = masks.join(",");
+    let rows = [("k", row), ("o", "OLD")];
+    for (prefix, row) in rows.into_iter().take(1 + usize::from(moves)) {
+        for (n, column) in tracked.table.key.iter().enumerate() {
+            columns += &format!(",{prefix}{n}");
+            values += &format!(",{row}.{}", quoted(&column.name));
+        }
+    }
+    format!("INSERT INTO isle_queue(t,w,{columns}) VALUES({},{NOW},{values});", tracked.no)
 }
 
-/// True when an update gave the row another canonical key.
-fn key_moved(tracked: &Tracked) -> String {
-    let terms = tracked.table.key.iter().map(|column| {
-        let name = quoted(&column.name);
-        format!("OLD.{name} IS NOT NEW.{name} COLLATE {}", collation_name(column.collation))
-    });
-    join(terms, " OR ")
+/// True of a queue entry whose row got another canonical key.
+pub(crate) fn moved(tracked: &Tracked) -> String {
+    let terms = tracked.table.key.iter().enumerate();
+    let differs = terms.map(|(n, column)| format!("o{n} IS NOT k{n} COLLATE {}", collation_name(column.collation)));
+    format!("o0 IS NOT NULL AND ({})", join(differs, " OR "))
 }
 
-/// The cells of one queue word that an update changed.
-fn mask(tracked: &Tracked, word: usize) -> String {
+/// The cells of one queue word that an update changed, the last first: SQLite gives << and | one precedence, so that
+/// `(a)<<1|(b)<<1|(c)` is `((a<<1|b)<<1)|c`.
+fn mask(tracked: &Tracked, word: usize, plain: bool) -> String {
     let from = word * WORD_BITS;
     let to = tracked.cells().min(from + WORD_BITS);
-    let terms = (from..to).filter_map(|cell| {
+    let mut mask = String::new();
+    for cell in (from..to).rev() {
         let changed = match cell.checked_sub(1) {
-            None => exact_key_changed(tracked)?,
-            Some(column) => changed(&quoted(&tracked.table.columns[column].name), tracked.affinities[column]),
+            None => exact_key_changed(tracked, plain),
+            Some(column) => {
+                Some(changed(&quoted(&tracked.table.columns[column].name), tracked.affinities[column], plain))
+            }
         };
-        // SQLite gives << and | one precedence.
-        Some(format!("(({changed})<<{})", cell - from))
-    });
-    let mask = join(terms, "|");
+        mask += if mask.is_empty() { "" } else { "<<1" };
+        if let Some(changed) = changed {
+            mask += &format!("{}({changed})", if mask.is_empty() { "" } else { "|" });
+        }
+    }
     if mask.is_empty() { "0".to_owned() } else { mask }
 }
 
 /// True when a value changed in its type or in one of its bits.
-fn changed(name: &str, affinity: Affinity) -> String {
-    let bytes = format!("OLD.{name} IS NOT NEW.{name} COLLATE BINARY");
+fn changed(name: &str, affinity: Affinity, plain: bool) -> String {
+    let bytes = format!("OLD.{name} IS NOT NEW.{name}{}", if plain { "" } else { " COLLATE BINARY" });
     match affinity {
         // Only integers and reals compare equal across types. A column that converts holds such a number in one type; the one
         // exception is −2^63, which an INTEGER column keeps as a real if it came as one.
@@ -107,8 +108,8 @@ fn changed(name: &str, affinity: Affinity) -> String {
 /// assigns a real zero to such a column that holds one counts as a change of it.
 fn zero_sign(tracked: &Tracked, trigger: &str) -> String {
     let columns = || tracked.table.columns.iter().enumerate().filter(|(n, _)| tracked.affinities[*n] == Affinity::Blob);
-    let both =
-        |name: &str| format!("OLD.{name}=0.0 AND NEW.{name}=0.0 AND typeof(OLD.{name})||typeof(NEW.{name})='realreal'");
+    // Where the old zero was an integer the type changed, which is noted anyway.
+    let both = |name: &str| format!("OLD.{name}=0.0 AND NEW.{name}=0.0 AND typeof(NEW.{name})='real'");
     let keys = || tracked.table.key.iter().filter(|key| !tracked.table.rowid_key && key.affinity == Affinity::Blob);
     let names = keys().map(|key| &key.name).chain(columns().map(|(_, column)| &column.name));
     let names = join(names.map(|name| quoted(name)), ",");
@@ -124,8 +125,12 @@ fn zero_sign(tracked: &Tracked, trigger: &str) -> String {
             (n + 1) % WORD_BITS
         ));
     }
+    if let (None, Some((n, _)), None) = (keys().next(), columns().next(), columns().nth(1)) {
+        // Of a single column the trigger's condition has said it all.
+        masks[(n + 1) / WORD_BITS] = vec![(1u64 << ((n + 1) % WORD_BITS)).to_string()];
+    }
     let masks: Vec<String> = masks.iter().map(|w| if w.is_empty() { "0".to_owned() } else { w.join("|") }).collect();
-    let entry = entry(tracked, &masks, "NEW", None);
+    let entry = entry(tracked, &masks, "NEW", false);
     let any = keys().map(|key| &key.name).chain(columns().map(|(_, column)| &column.name));
     let any: Vec<String> = any.map(|name| format!("({})", both(&quoted(name)))).collect();
     let any = balanced_or(&any);
@@ -146,11 +151,11 @@ fn balanced_or(terms: &[String]) -> String {
 }
 
 /// True when the exact bytes of a key changed within its canonical form; `None` where they cannot.
-fn exact_key_changed(tracked: &Tracked) -> Option<String> {
+fn exact_key_changed(tracked: &Tracked, plain: bool) -> Option<String> {
     if tracked.table.rowid_key {
         return None;
     }
-    let terms = tracked.table.key.iter().map(|column| changed(&quoted(&column.name), column.affinity));
+    let terms = tracked.table.key.iter().map(|column| changed(&quoted(&column.name), column.affinity, plain));
     Some(join(terms, " OR "))
 }
 

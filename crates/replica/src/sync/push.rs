@@ -200,9 +200,7 @@ impl Session<'_> {
         let tail_bytes: usize = head.tail.iter().map(|frame| frame.payload.len() + 64).sum();
         if new_bytes as usize + tail_bytes <= TAIL_BYTES_MAX {
             for range in missing {
-                for version in range.first..=range.last {
-                    head.tail.extend(self.frames(range.site, version).await?);
-                }
+                self.add_to_tail(head, *range).await?;
             }
             return Ok(Vec::new());
         }
@@ -260,9 +258,12 @@ impl Session<'_> {
 
     async fn changeset(&self, site: SiteId, version: u64) -> Result<Option<Changeset>, Error> {
         let found = blocking(self.inner, move |inner| Ok(inner.store.changeset(site, version)?)).await?;
-        let Some((encoded, only)) = found else { return Ok(None) };
+        found.map(|(header, only)| self.opened(site, header, only)).transpose()
+    }
+
+    fn opened(&self, site: SiteId, encoded: Vec<u8>, only: Option<Vec<u8>>) -> Result<Changeset, Error> {
         let header = Header::decode(&encoded).map_err(|error| self.refusal("changeset", site, &error))?;
-        Ok(Some(Changeset { header: encoded.into(), blocks: header.blocks.len(), only }))
+        Ok(Changeset { header: encoded.into(), blocks: header.blocks.len(), only })
     }
 
     async fn block(&self, site: SiteId, version: u64, changeset: &mut Changeset, index: usize) -> Result<Frame, Error> {
@@ -276,14 +277,26 @@ impl Session<'_> {
         Ok(Frame::block(site, version, index as u32, block))
     }
 
-    /// All frames of one version.
-    async fn frames(&self, site: SiteId, version: u64) -> Result<Vec<Frame>, Error> {
-        let Some(mut changeset) = self.changeset(site, version).await? else { return Ok(Vec::new()) };
-        let mut frames = vec![Frame::header(site, version, changeset.header.clone())];
-        for index in 0..changeset.blocks {
-            frames.push(self.block(site, version, &mut changeset, index).await?);
+    /// All frames of versions that fit a head, read at once.
+    async fn add_to_tail(&self, head: &mut Head, range: Range) -> Result<(), Error> {
+        let (site, last) = (range.site, range.last);
+        let mut after = range.first.saturating_sub(1);
+        while after < last {
+            let (found, _) =
+                blocking(self.inner, move |inner| Ok(inner.store.changesets(site, after, TAIL_BYTES_MAX)?)).await?;
+            let Some(newest) = found.last() else { return Ok(()) };
+            after = newest.version;
+            for isle_store::Logged { version, header, only } in
+                found.into_iter().filter(|logged| logged.version <= last)
+            {
+                let mut changeset = self.opened(site, header, only)?;
+                head.tail.push(Frame::header(site, version, changeset.header.clone()));
+                for index in 0..changeset.blocks {
+                    head.tail.push(self.block(site, version, &mut changeset, index).await?);
+                }
+            }
         }
-        Ok(frames)
+        Ok(())
     }
 }
 

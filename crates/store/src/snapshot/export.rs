@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use crate::clocks::from_sql;
 use crate::error::Doing as _;
 use crate::own::Own;
+use crate::settle::Settled;
 use crate::tracked::Tracked;
 use crate::{Store, StoreError};
 
@@ -49,14 +50,15 @@ impl Store {
                 if crate::seal::queue_waits(conn)? {
                     return Ok(None);
                 }
-                Exporter::new(conn, &mut sink)?.run(&crate::engine::load_tables(conn)?).map(Some)
+                let Some(settled) = Settled::look(conn)? else { return Ok(None) };
+                Exporter::new(conn, &mut sink, &settled)?.run(&crate::engine::load_tables(conn)?).map(Some)
             })?;
             if let Some(done) = done {
                 return Ok(done);
             }
         }
         // Somebody writes all the time: this transaction seals and then keeps writers out.
-        self.exclusive(|engine| Exporter::new(&engine.conn, &mut sink)?.run(&engine.tables))
+        self.exclusive(|engine| Exporter::new(&engine.conn, &mut sink, &engine.settle()?)?.run(&engine.tables))
     }
 }
 
@@ -69,7 +71,7 @@ struct Exporter<'c, 's, S> {
 }
 
 impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Exporter<'c, 's, S> {
-    fn new(conn: &'c Connection, sink: &'s mut S) -> Result<Self, E> {
+    fn new(conn: &'c Connection, sink: &'s mut S, _: &Settled) -> Result<Self, E> {
         Ok(Exporter { conn, writer: BodyWriter::new(), infos: Vec::new(), rows: 0, sink })
     }
 

@@ -116,7 +116,7 @@ pub(super) fn join(
         .doing("join a snapshot")?;
     let mut join = Join {
         conn,
-        applier: Applier::new(engine)?,
+        applier: Applier::new(engine, &engine.settle()?)?,
         own: own.no,
         ours,
         theirs: Reach::default(),

@@ -26,12 +26,25 @@ pub enum Way {
 
 #[derive(Debug, Clone)]
 pub enum Action {
-    Write { device: usize, way: Way, statements: Vec<Sql> },
-    Clock { device: usize, ms: i64 },
-    Send { from: usize, to: usize, seed: u64 },
+    Write {
+        device: usize,
+        way: Way,
+        statements: Vec<Sql>,
+    },
+    Clock {
+        device: usize,
+        ms: i64,
+    },
+    Send {
+        from: usize,
+        to: usize,
+        seed: u64,
+    },
     Apply(usize),
     Restart(usize),
     Seal(usize),
+    /// Reads stamps, which the log alone may have until then.
+    Hash(usize),
 }
 
 pub fn actions(style: Style, count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Action>> {
@@ -46,6 +59,7 @@ pub fn actions(style: Style, count: std::ops::Range<usize>) -> impl Strategy<Val
             4 => device().prop_map(Action::Apply),
             1 => device().prop_map(Action::Restart),
             1 => device().prop_map(Action::Seal),
+            1 => device().prop_map(Action::Hash),
         ],
         count,
     )
@@ -122,6 +136,7 @@ impl Fleet {
             Action::Apply(device) => drop(self.devices[device % count].store.apply().unwrap()),
             Action::Restart(device) => self.devices[device % count].restart(),
             Action::Seal(device) => self.devices[device % count].store.seal().unwrap(),
+            Action::Hash(device) => drop(self.devices[device % count].store.state_hash().unwrap()),
         }
     }
 
