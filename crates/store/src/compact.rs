@@ -224,12 +224,17 @@ pub(crate) fn floor(conn: &Connection) -> Result<Vec<Cause>, StoreError> {
     rows.doing("read the collection floor")?.collect::<Result<_, _>>().doing("read the collection floor")
 }
 
-/// Notes that everything of a site up to a version is below the floor.
-pub(crate) fn raise_floor(conn: &Connection, no: i64, version: u64, hlc: u64) -> Result<(), StoreError> {
+/// Notes that everything of a site up to a version is below the floor; false if that was known.
+pub(crate) fn raise_floor(conn: &Connection, no: i64, version: u64, hlc: u64) -> Result<bool, StoreError> {
     let sql = "INSERT INTO isle_floor(site, version, hlc) VALUES(?1, ?2, ?3) ON CONFLICT DO UPDATE
                SET version = excluded.version, hlc = excluded.hlc WHERE excluded.version > version";
-    conn.execute(sql, params![no, version as i64, hlc as i64]).doing("raise the collection floor")?;
-    Ok(())
+    let raised = conn.execute(sql, params![no, version as i64, hlc as i64]).doing("raise the collection floor")?;
+    Ok(raised == 1)
+}
+
+/// Lets the next own changeset name the floor: others may not know it, as it did not come with a changeset that is among its causes.
+pub(crate) fn tell_floor(conn: &Connection) -> Result<(), StoreError> {
+    layout::set_meta(conn, "floor told", 0)
 }
 
 /// Raises the floor to what an author names, and collects what is below it.
@@ -270,7 +275,7 @@ pub(crate) fn collect_below(engine: &mut Engine, vector: &VersionVector) -> Resu
         return Ok(0);
     }
     let tombstones = collect(engine, &raised)?;
-    layout::set_meta(conn, "floor told", 0)?;
+    tell_floor(conn)?;
     if let Some(own) = &mut engine.own {
         own.floor_told = false;
     }

@@ -458,3 +458,19 @@ fn a_snapshot_that_holds_versions_this_file_never_wrote_is_a_fork() {
     assert_eq!(restored.hash(), b.hash());
     assert_eq!(titles(&b).len(), 5);
 }
+
+#[test]
+fn a_floor_that_came_with_a_snapshot_is_named_to_those_who_do_not_know_it() {
+    let (a, b) = pair();
+    let late = Device::new(3, NOTES);
+    late.run("INSERT INTO notes VALUES(1, 'made apart', 9)");
+    b.run("DELETE FROM notes WHERE id = 1");
+    a.pull(&b);
+    // Only a collects; b still has the tombstone, and hears of the floor from neither of a's changesets.
+    a.store.collect(&b.store.vector().unwrap()).unwrap();
+    bootstrap(&a, &late);
+    b.pull(&late);
+    a.pull(&late);
+    assert_eq!(titles(&late), titles(&a));
+    assert_eq!((a.hash(), b.hash()), (late.hash(), late.hash()));
+}

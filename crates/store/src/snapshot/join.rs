@@ -600,8 +600,12 @@ impl Join<'_> {
                 }
             }
         }
+        let mut raised = false;
         for (no, version, hlc) in &self.floors {
-            crate::compact::raise_floor(self.conn, *no, *version, *hlc)?;
+            raised |= crate::compact::raise_floor(self.conn, *no, *version, *hlc)?;
+        }
+        if raised {
+            crate::compact::tell_floor(self.conn)?;
         }
         Ok(versions)
     }
