@@ -12,6 +12,9 @@
 //!   however many devices apply it. [`Migration::decode`] gives back only operations whose tables carry
 //!   the ids that their content demands.
 //!
+//! * The schema of a group is [`Schema::fold`] of its set of operations: whoever has the same set has the same schema, in whatever
+//!   order the operations came.
+//!
 //! # Format of an operation
 //! ```text
 //! 0   4  "ISLM"
@@ -21,10 +24,12 @@
 //! The design page asked for canonical CBOR; no maintained CBOR crate offers a canonical form, and postcard has just one
 //! encoding for each value.
 
+mod fold;
 mod id;
 mod migration;
 mod table;
 
+pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};
 pub use migration::{Migration, MigrationError, Step, TableDefinition};
 pub use table::{Affinity, Collation, Column, KeyColumn, Table};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MigrationId, Table};
+use crate::{Column, ColumnId, MigrationId, Table, TableId};
 
 const MAGIC: &[u8; 5] = b"ISLM\x01";
 
@@ -23,6 +23,49 @@ pub struct Migration {
 pub enum Step {
     /// A table joins the replicated schema: it is created where it does not exist, adopted where it does.
     CreateTable(TableDefinition),
+    /// A table gets another column. Rows that are there have its default, as if nobody had ever written it.
+    AddColumn {
+        /// The table.
+        table: TableId,
+        /// The column, under its birth name.
+        column: Column,
+        /// How often a column of this name was born in the table before.
+        birth: u32,
+        /// Its definition as `ALTER TABLE … ADD COLUMN` takes it.
+        definition: String,
+    },
+    /// A column is called otherwise from now on.
+    RenameColumn {
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: ColumnId,
+        /// Its new name.
+        name: String,
+    },
+    /// A table is called otherwise from now on.
+    RenameTable {
+        /// The table.
+        table: TableId,
+        /// Its new name.
+        name: String,
+    },
+    /// An index on a table, or another one under a known name.
+    CreateIndex {
+        /// The table.
+        table: TableId,
+        /// The index's name.
+        name: String,
+        /// The author's `CREATE INDEX` statement.
+        sql: String,
+    },
+    /// An index goes.
+    DropIndex {
+        /// The table.
+        table: TableId,
+        /// The index's name.
+        name: String,
+    },
 }
 
 /// A table with the SQL that creates it.
@@ -62,6 +105,14 @@ pub enum MigrationError {
         id: MigrationId,
         /// The table's name.
         table: String,
+    },
+    /// A column carries an id that does not follow from its name and its table.
+    #[error("schema operation {id}: column {column:?} carries a wrong id: it was altered or made by another program")]
+    WrongColumnId {
+        /// The operation.
+        id: MigrationId,
+        /// The column's name.
+        column: String,
     },
     /// A table without a key cannot be replicated.
     #[error("schema operation {id}: table {table:?} has no key")]
@@ -103,13 +154,21 @@ impl Migration {
                 return Err(MigrationError::WrongId { id, table });
             }
         }
+        for step in &migration.steps {
+            if let Step::AddColumn { table, column, birth, .. } = step
+                && column.id != ColumnId::derive(*table, &column.name, *birth)
+            {
+                return Err(MigrationError::WrongColumnId { id, column: column.name.clone() });
+            }
+        }
         Ok((id, migration))
     }
 
     /// The tables that the operation declares.
     pub fn tables(&self) -> impl Iterator<Item = &TableDefinition> {
-        self.steps.iter().map(|step| match step {
-            Step::CreateTable(definition) => definition,
+        self.steps.iter().filter_map(|step| match step {
+            Step::CreateTable(definition) => Some(definition),
+            _ => None,
         })
     }
 }
@@ -149,7 +208,7 @@ mod tests {
     #[test]
     fn a_table_with_a_forged_id_is_refused() {
         let mut forged = example();
-        let Step::CreateTable(definition) = &mut forged.steps[0];
+        let Step::CreateTable(definition) = &mut forged.steps[0] else { panic!("one table") };
         definition.table.columns[0].id = crate::ColumnId::from_bytes([7; 16]);
         let (_, bytes) = forged.encode().expect("encodes");
         assert!(matches!(Migration::decode(&bytes), Err(MigrationError::WrongId { .. })));
