@@ -1,7 +1,8 @@
 //! Row clocks: one metadata row for each data row.
 //!
 //! `isle_c<no>(k…, l, h, s, x)`: the canonical key, the causal length (odd = alive, even = deleted), the row's stamp (time, local
-//! number of the site) and the exceptions: cells with another stamp. `x` is NULL or a list, rising by cell:
+//! number of the site, and above 20 bits the number of the column set: which columns the table had here when the row was stamped as
+//! a whole; to those that came later nobody had written then) and the exceptions: cells with another stamp. `x` is NULL or a list, rising by cell:
 //! ```text
 //! v cell   v site's local number + 1   8 time, big-endian
 //! ```
@@ -22,6 +23,11 @@ pub(crate) struct LocalStamp {
     pub(crate) hlc: u64,
     pub(crate) site: i64,
 }
+
+/// Bits of `s` that are the site's number; the column set stands above them.
+const SITE_BITS: u32 = 20;
+/// The site's number in `s`, for SQL as well.
+pub(crate) const SITE_MASK: i64 = (1 << SITE_BITS) - 1;
 
 impl LocalStamp {
     /// Before every write: the stamp of a column that the row's author did not have.
@@ -88,8 +94,24 @@ impl RowClock {
         exceptions.is_sorted_by(|a, b| a.0 < b.0).then_some(exceptions)
     }
 
+    /// `s` and `x` as stored: of the column sets the smallest that, with exceptions, tells of every cell.
+    fn stored(&self, tracked: &Tracked) -> (i64, Option<Vec<u8>>) {
+        let (sets, cells) = (&tracked.sets, tracked.cells());
+        let beyond =
+            |set: usize| self.exceptions.len() - self.exceptions.partition_point(|(cell, _)| *cell < sets[set]);
+        // Most tables have one set, most rows no exceptions.
+        let set = (0..sets.len()).find(|set| beyond(*set) == cells - sets[*set]).unwrap_or(sets.len() - 1);
+        let s = self.stamp.site | (set as i64) << SITE_BITS;
+        if set + 1 == sets.len() {
+            return (s, self.packed());
+        }
+        let mut known = self.clone();
+        known.exceptions.retain(|(cell, stamp)| *cell < sets[set] || *stamp != LocalStamp::NEVER);
+        (s, known.packed())
+    }
+
     /// Reads `l, h, s, x` from a result row, from column `at` on; `None` where there is no clock.
-    pub(crate) fn read(row: &rusqlite::Row<'_>, at: usize) -> Result<Option<RowClock>, StoreError> {
+    pub(crate) fn read(row: &rusqlite::Row<'_>, at: usize, tracked: &Tracked) -> Result<Option<RowClock>, StoreError> {
         let damaged = |detail: &str| StoreError::Internal { table: "isle_c", detail: detail.to_owned() };
         let length = match row.get_ref(at).doing("read a row clock")? {
             SqlRef::Null => return Ok(None),
@@ -101,11 +123,20 @@ impl RowClock {
         else {
             return Err(damaged("stamp"));
         };
-        let exceptions = match row.get_ref(at + 3).doing("read a row clock")? {
+        let mut exceptions = match row.get_ref(at + 3).doing("read a row clock")? {
             SqlRef::Null => Vec::new(),
             SqlRef::Blob(bytes) => RowClock::unpack(bytes).ok_or_else(|| damaged("exceptions"))?,
             _ => return Err(damaged("exceptions")),
         };
+        let set = usize::try_from(site >> SITE_BITS).ok().and_then(|set| tracked.sets.get(set));
+        let known = *set.ok_or_else(|| damaged("column set"))?;
+        if known < tracked.cells() {
+            let mut all: Vec<_> = (known..tracked.cells()).map(|cell| (cell, LocalStamp::NEVER)).collect();
+            all.retain(|(cell, _)| exceptions.binary_search_by_key(cell, |exception| exception.0).is_err());
+            exceptions.extend(all);
+            exceptions.sort_unstable_by_key(|exception| exception.0);
+        }
+        let site = site & SITE_MASK;
         Ok(Some(RowClock { length, stamp: LocalStamp { hlc: hlc as u64, site }, exceptions }))
     }
 }
@@ -239,7 +270,7 @@ impl<'c> ClockTable<'c> {
         let mut rows = statement.raw_query();
         match rows.next().doing("read a row clock")? {
             None => Ok(None),
-            Some(row) => RowClock::read(row, 0),
+            Some(row) => RowClock::read(row, 0, &self.tracked),
         }
     }
 
@@ -262,7 +293,8 @@ impl<'c> ClockTable<'c> {
         if self.inserting != Some((length, stamp)) {
             statement.raw_bind_parameter(self.keys + 1, length as i64).doing("write a row clock")?;
             statement.raw_bind_parameter(self.keys + 2, stamp.hlc as i64).doing("write a row clock")?;
-            statement.raw_bind_parameter(self.keys + 3, stamp.site).doing("write a row clock")?;
+            let set = (self.tracked.sets.len() - 1) as i64;
+            statement.raw_bind_parameter(self.keys + 3, stamp.site | set << SITE_BITS).doing("write a row clock")?;
             self.inserting = Some((length, stamp));
         }
         Ok(statement.raw_execute().doing("write a row clock")? == 1)
@@ -301,8 +333,9 @@ impl<'c> ClockTable<'c> {
         bind(statement, key, 1)?;
         statement.raw_bind_parameter(self.keys + 1, clock.length as i64).doing("write a row clock")?;
         statement.raw_bind_parameter(self.keys + 2, clock.stamp.hlc as i64).doing("write a row clock")?;
-        statement.raw_bind_parameter(self.keys + 3, clock.stamp.site).doing("write a row clock")?;
-        statement.raw_bind_parameter(self.keys + 4, clock.packed()).doing("write a row clock")?;
+        let (site, exceptions) = clock.stored(&self.tracked);
+        statement.raw_bind_parameter(self.keys + 3, site).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 4, exceptions).doing("write a row clock")?;
         statement.raw_execute().doing("write a row clock")?;
         Ok(())
     }

@@ -14,6 +14,7 @@ use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Hlc, SiteId, VersionVector};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use crate::clocks::SITE_MASK;
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::log_id;
@@ -247,7 +248,7 @@ pub(crate) fn collect(engine: &Engine, raised: &[Cause]) -> Result<u64, StoreErr
     let mut tombstones = 0;
     for tracked in &engine.tables {
         let sql = format!(
-            "DELETE FROM {} WHERE l & 1 = 0 AND h <= (SELECT hlc FROM isle_floor WHERE site = s)",
+            "DELETE FROM {} WHERE l & 1 = 0 AND h <= (SELECT hlc FROM isle_floor WHERE site = s & {SITE_MASK})",
             tracked.clock()
         );
         tombstones += conn.execute(&sql, []).doing("collect tombstones")? as u64;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use isle_schema::{Table, TableId};
+use isle_schema::TableId;
 use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, OpenFlags};
@@ -15,7 +15,7 @@ use crate::guard::{Guard, Mode};
 use crate::layout::{FORMAT, quoted};
 use crate::own::Own;
 use crate::plan::Plan;
-use crate::tracked::{self, Tracked, join};
+use crate::tracked::{self, LocalTable, Tracked, join};
 use crate::{Options, StoreError, layout};
 
 /// The key of the row that a merge deletes itself, for the guard against deletes by triggers.
@@ -358,9 +358,7 @@ pub(crate) fn load_each(conn: &Connection) -> Result<Vec<Result<Tracked, StoreEr
     let mut tables = Vec::new();
     for row in rows.doing("read the tracked tables")? {
         let (no, definition) = row.doing("read the tracked tables")?;
-        let table: Table = serde_json::from_str(&definition)
-            .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
-        tables.push(tracked::load(conn, no, table));
+        tables.push(tracked::load(conn, no, LocalTable::of_json(&definition)?));
     }
     Ok(tables)
 }

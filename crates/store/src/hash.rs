@@ -64,7 +64,7 @@ impl Hasher {
         let mut by_id: Vec<usize> = (0..tracked.table.columns.len()).collect();
         by_id.sort_by_key(|column| tracked.table.columns[*column].id);
         while let Some(row) = rows.next().doing("hash the rows")? {
-            let Some(clock) = RowClock::read(row, 0)? else { continue };
+            let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
             let exact: Vec<_> = (0..keys)
                 .map(|n| row.get_ref(4 + keys + n).map(from_sql).doing("hash the rows"))
                 .collect::<Result<_, _>>()?;

@@ -10,6 +10,7 @@ use isle_clock::{GroupId, Hlc, SiteId};
 use rusqlite::{Connection, params};
 
 use crate::StoreError;
+use crate::clocks::SITE_MASK;
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, require_meta, set_meta};
@@ -151,8 +152,8 @@ fn move_versions(
 fn move_stamps(conn: &Connection, tracked: &Arc<Tracked>, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
     let table = tracked.clock();
     let hlc = hlc.bits() as i64;
-    conn.execute(&format!("UPDATE {table} SET s = ?2 WHERE s = ?1 AND h = ?3"), params![from, to, hlc])
-        .doing("move row clocks")?;
+    let sql = format!("UPDATE {table} SET s = s - ?1 + ?2 WHERE s & {SITE_MASK} = ?1 AND h = ?3");
+    conn.execute(&sql, params![from, to, hlc]).doing("move row clocks")?;
     let keys = tracked.clock_key().join(", ");
     let mut statement = conn
         .prepare(&format!("SELECT l, h, s, x, {keys} FROM {table} WHERE x IS NOT NULL"))
@@ -160,7 +161,7 @@ fn move_stamps(conn: &Connection, tracked: &Arc<Tracked>, from: i64, to: i64, hl
     let mut rows = statement.query([]).doing("move row clocks")?;
     let mut moved = Vec::new();
     while let Some(row) = rows.next().doing("move row clocks")? {
-        let Some(mut clock) = crate::clocks::RowClock::read(row, 0)? else { continue };
+        let Some(mut clock) = crate::clocks::RowClock::read(row, 0, tracked)? else { continue };
         let mut touched = false;
         for (_, stamp) in &mut clock.exceptions {
             if stamp.site == from && stamp.hlc == hlc as u64 {

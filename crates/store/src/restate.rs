@@ -126,7 +126,7 @@ fn table(
     let mut rows = statement.raw_query();
     let mut restamped = Vec::new();
     while let Some(row) = rows.next().doing("seal anew")? {
-        let Some(mut clock) = RowClock::read(row, 0)? else { continue };
+        let Some(mut clock) = RowClock::read(row, 0, tracked)? else { continue };
         if !mine(clock.stamp) && !clock.exceptions.iter().any(|(_, stamp)| mine(*stamp)) {
             continue;
         }

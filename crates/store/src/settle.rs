@@ -24,7 +24,7 @@ use crate::error::Doing as _;
 use crate::layout::{log_id, version_of};
 use crate::own::Own;
 use crate::seal::{bits, covers_all_columns, stamp_cells};
-use crate::tracked::Tracked;
+use crate::tracked::{LocalTable, Tracked};
 
 const FACT: &str = "unsettled";
 
@@ -150,7 +150,5 @@ fn table(engine: &Engine, id: TableId) -> Result<Option<Arc<Tracked>>, StoreErro
     let found =
         engine.conn.query_row(sql, [id.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
     let Some((no, model)) = found.optional().doing("read the tracked tables")? else { return Ok(None) };
-    let model = serde_json::from_str(&model)
-        .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
-    Ok(Some(Arc::new(Tracked::of_model(no, model))))
+    Ok(Some(Arc::new(Tracked::of_model(no, LocalTable::of_json(&model)?))))
 }

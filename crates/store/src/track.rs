@@ -12,7 +12,7 @@ use crate::error::Doing as _;
 use crate::layout::{self, quoted};
 use crate::own::Own;
 use crate::seal::{Sealed, Sealer, Touch};
-use crate::tracked::{self, Tracked, collation_name, join};
+use crate::tracked::{self, LocalTable, Tracked, collation_name, join};
 use crate::{StoreError, triggers};
 
 /// Tables of one schema operation that are taken from another device.
@@ -161,8 +161,8 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
     let mut numbers = Vec::new();
     for definition in definitions {
         let table = &definition.table;
-        let json = serde_json::to_string(table)
-            .map_err(|error| StoreError::Internal { table: "isle_table", detail: error.to_string() })?;
+        let model = LocalTable { table: table.clone(), sets: Vec::new() };
+        let json = model.to_json()?;
         // A table that was untracked and returns takes its old number, under which the journal knows it.
         let old = crate::clocks::one::<i64>(
             conn,
@@ -180,7 +180,7 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
             params![no, table.id.as_bytes(), table.name, json],
         )
         .doing("list the table")?;
-        let tracked = tracked::load(conn, no, table.clone())?;
+        let tracked = tracked::load(conn, no, model)?;
         refuse_null_keys(conn, &tracked)?;
         widen_queue(conn, &tracked)?;
         let plain = !tracked::contains_word(&definition.create_sql, "COLLATE");

@@ -2,6 +2,7 @@
 
 use isle_schema::{Affinity, Collation, KeyColumn, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _};
+use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
 use crate::clocks::ClockSql;
@@ -27,6 +28,8 @@ pub(crate) struct Tracked {
     pub(crate) no: i64,
     /// The declared model.
     pub(crate) table: Table,
+    /// How many cells the table had here in the beginning, and after each migration that added some.
+    pub(crate) sets: Vec<usize>,
     /// Affinity of each column.
     pub(crate) affinities: Vec<Affinity>,
     /// The statements on its clock table.
@@ -35,11 +38,48 @@ pub(crate) struct Tracked {
     pub(crate) nullable_key: Vec<bool>,
 }
 
+/// A tracked table as `isle_table` has it, in JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LocalTable {
+    #[serde(flatten)]
+    pub(crate) table: Table,
+    /// See [`Tracked::sets`]; empty for a table that has what it was born with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sets: Vec<usize>,
+}
+
+impl LocalTable {
+    /// The JSON in `isle_table`.
+    pub(crate) fn to_json(&self) -> Result<String, StoreError> {
+        let damaged =
+            |error: serde_json::Error| StoreError::Internal { table: "isle_table", detail: error.to_string() };
+        serde_json::to_string(self).map_err(damaged)
+    }
+
+    /// Reads the JSON in `isle_table`.
+    pub(crate) fn of_json(json: &str) -> Result<LocalTable, StoreError> {
+        let damaged = |detail: String| StoreError::Internal { table: "isle_table", detail };
+        let model: LocalTable = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
+        let cells = model.table.columns.len() + 1;
+        let sound = model.sets.is_sorted() && model.sets.last().is_none_or(|last| *last == cells);
+        if sound { Ok(model) } else { Err(damaged("column sets".to_owned())) }
+    }
+}
+
 impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
-    pub(crate) fn of_model(no: i64, table: Table) -> Tracked {
+    pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
+        let LocalTable { table, mut sets } = model;
         let clock_sql = ClockSql::new(no, table.key.len());
-        Tracked { no, table, affinities: Vec::new(), clock_sql, nullable_key: Vec::new() }
+        if sets.is_empty() {
+            sets.push(table.columns.len() + 1);
+        }
+        Tracked { no, table, sets, affinities: Vec::new(), clock_sql, nullable_key: Vec::new() }
+    }
+
+    /// What `isle_table` says of the table.
+    pub(crate) fn model(&self) -> LocalTable {
+        LocalTable { table: self.table.clone(), sets: self.sets.clone() }
     }
 
     /// The number of cells: the exact key and the columns.
@@ -139,7 +179,8 @@ pub(crate) fn collation_name(collation: Collation) -> &'static str {
 }
 
 /// Loads a tracked table and checks that the file still has what the model says.
-pub(crate) fn load(conn: &Connection, no: i64, table: Table) -> Result<Tracked, StoreError> {
+pub(crate) fn load(conn: &Connection, no: i64, model: LocalTable) -> Result<Tracked, StoreError> {
+    let table = &model.table;
     let drift = |reason: &str| StoreError::Drifted { table: table.name.clone(), reason: reason.to_owned() };
     let physical = columns(conn, &table.name)?;
     if physical.is_empty() {
@@ -157,7 +198,7 @@ pub(crate) fn load(conn: &Connection, no: i64, table: Table) -> Result<Tracked, 
         let at = position(&column.name).ok_or_else(|| drift(&format!("it has no column {:?}", column.name)))?;
         affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
     }
-    Ok(Tracked { affinities, nullable_key, ..Tracked::of_model(no, table) })
+    Ok(Tracked { affinities, nullable_key, ..Tracked::of_model(no, model) })
 }
 
 /// What is in the table and not in the model: columns that do not travel, and UNIQUE indexes, which merges may break.

@@ -10,7 +10,7 @@ use isle_clock::VersionVector;
 use isle_schema::{ColumnId, TableId};
 use rusqlite::Connection;
 
-use crate::clocks::from_sql;
+use crate::clocks::{RowClock, from_sql};
 use crate::error::Doing as _;
 use crate::own::Own;
 use crate::settle::Settled;
@@ -192,7 +192,8 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
             let value = |at: usize| row.get_ref(at).map(from_sql).doing("write a snapshot");
             let key: Vec<_> = (0..keys).map(|n| value(4 + n)).collect::<Result<_, _>>()?;
             let exact: Vec<_> = (0..keys).map(|n| value(4 + keys + n)).collect::<Result<_, _>>()?;
-            let alive = matches!(value(0)?, ValueRef::Integer(length) if length & 1 == 1);
+            let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
+            let (alive, packed_clock) = (clock.is_alive(), clock.packed());
             if alive && exact.contains(&ValueRef::Null) {
                 return Err(StoreError::Incomplete { table: tracked.table.name.clone() }.into());
             }
@@ -210,12 +211,13 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
                 add(column + 1, value(4 + 2 * keys + column)?);
             }
             // Length and exceptions stand only where they say something.
-            for (n, id) in (0..4).zip([LENGTH, TIME, SITE, EXCEPTIONS]) {
-                match value(n)? {
-                    ValueRef::Null => {}
-                    ValueRef::Integer(1) if id == LENGTH => {}
-                    value => add(columns + 1 + n, value),
-                }
+            if clock.length != 1 {
+                add(columns + 1, ValueRef::Integer(clock.length as i64));
+            }
+            add(columns + 2, ValueRef::Integer(clock.stamp.hlc as i64));
+            add(columns + 3, ValueRef::Integer(clock.stamp.site));
+            if let Some(packed) = packed_clock.as_ref().filter(|_| alive) {
+                add(columns + 4, ValueRef::Blob(packed));
             }
             self.rows += 1;
             self.row(&tracked.table.name, &mask, &key, &values)?;

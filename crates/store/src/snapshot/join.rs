@@ -563,7 +563,7 @@ impl Join<'_> {
             self.conn.prepare("SELECT 1 FROM temp.isle_joined WHERE t = ?1 AND k = ?2").doing("join a snapshot")?;
         let mut gone = Vec::new();
         while let Some(row) = rows.next().doing("join a snapshot")? {
-            let Some(clock) = RowClock::read(row, 0)? else { continue };
+            let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
             let key = (0..tracked.table.key.len()).map(|n| row.get_ref(4 + n).map(from_sql));
             let key: Vec<_> = key.collect::<Result<_, _>>().doing("join a snapshot")?;
             let known = self.theirs.knows(&clock, &both.theirs);
