@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) queue_empty: bool,
     /// Whether triggers in the file have anything to do on this connection.
     pub(crate) triggers_needed: bool,
+    /// The connection cannot follow a change of the schema; another one can.
+    pub(crate) outdated: bool,
     /// The schema was changed through this connection.
     stale: AtomicBool,
     guarded: Vec<String>,
@@ -121,6 +123,7 @@ impl Engine {
             plan: None,
             queue_empty: false,
             triggers_needed: true,
+            outdated: false,
             stale: AtomicBool::new(false),
             guarded: Vec::new(),
             direct,
@@ -194,7 +197,10 @@ impl Engine {
         self.by_id = self.tables.iter().map(|tracked| (tracked.table.id, Arc::clone(tracked))).collect();
         self.guard.watch(&self.tables);
         if self.role == Role::Write {
+            // SQLite cannot drop a temporary trigger whose table was renamed past it: a new connection has none.
+            self.outdated = true;
             drop_temporary_triggers(&self.conn)?;
+            self.outdated = false;
             let hookable = self.tables.iter().filter(|tracked| tracked.hookable());
             let sql: String = hookable.map(|tracked| trigger_sql(tracked)).collect();
             self.conn.execute_batch(&sql).doing("watch the tracked tables")?;

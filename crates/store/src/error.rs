@@ -191,6 +191,18 @@ pub enum StoreError {
         /// The group asked for.
         other: GroupId,
     },
+    /// A definition of tables is no SQL that SQLite takes.
+    #[error("the definition cannot be read: {source}")]
+    Definition {
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// A definition asks for changes that cannot be made.
+    #[error("the definition asks for what cannot be done, and nothing was changed: {}", reasons.join("; "))]
+    DefinitionRefused {
+        /// What, and what to do instead.
+        reasons: Vec<String>,
+    },
     /// A schema operation is broken or not for this app.
     #[error("a schema operation is refused")]
     Migration(#[from] MigrationError),

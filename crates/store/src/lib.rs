@@ -44,11 +44,13 @@
 //! Of a site at most 1,048,576 versions wait for what is missing; one further ahead is refused ([`StoreError::TooFarAhead`]).
 //! Memory: 64 MiB of values of an open transaction, then the queue table; otherwise a few blocks of 1 MiB.
 
+mod alter;
 mod apply;
 mod capture;
 mod check;
 mod clocks;
 mod compact;
+mod define;
 mod engine;
 mod error;
 mod guard;
@@ -72,6 +74,7 @@ mod triggers;
 
 pub use check::{Finding, Report};
 pub use compact::Compacted;
+pub use define::{SchemaChange, SchemaPlan};
 pub use error::StoreError;
 pub use hash::StateHash;
 pub use journal::{Conflict, Reason};

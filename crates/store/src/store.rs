@@ -216,7 +216,13 @@ impl Store {
             Some(engine) => engine,
             slot => slot.insert(Engine::open(&self.options, Role::Write)?),
         };
-        engine.begin()?;
+        if let Err(error) = engine.begin() {
+            if !engine.outdated {
+                return Err(error.into());
+            }
+            *engine = Engine::open(&self.options, Role::Write)?;
+            engine.begin()?;
+        }
         let now_ms = self.runtime.now_ms();
         let mut changed = match engine.seal_foreign(now_ms) {
             Ok(changed) => changed,

@@ -13,7 +13,7 @@ use crate::layout::{self, quoted};
 use crate::own::Own;
 use crate::seal::{Sealed, Sealer, Touch};
 use crate::tracked::{self, LocalTable, Tracked, collation_name, join};
-use crate::{StoreError, triggers};
+use crate::{SchemaPlan, StoreError, triggers};
 
 /// Tables of one schema operation that are taken from another device.
 const TABLES_MAX: usize = 1_000;
@@ -113,7 +113,24 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
     own.heads = crate::own::note_heads(&engine.conn)?;
     seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
+    crate::alter::follow(engine, id, now_ms)?;
     Ok(id)
+}
+
+/// Makes the tables what a definition says, as one operation; gives what was done.
+pub(crate) fn apply_definition(engine: &mut Engine, sql: &str, now_ms: u64) -> Result<SchemaPlan, StoreError> {
+    let app: String = layout::require_meta(&engine.conn, "app")?;
+    let plan = crate::define::plan(&engine.conn, &app, sql)?;
+    if !plan.refused.is_empty() {
+        return Err(StoreError::DefinitionRefused { reasons: plan.refused });
+    }
+    if plan.steps.is_empty() {
+        return Ok(plan);
+    }
+    let migration = Migration { app, parents: engine.own()?.heads, steps: plan.steps.clone() };
+    let (_, body) = migration.encode()?;
+    apply_migration(engine, &body, now_ms)?;
+    Ok(plan)
 }
 
 /// Whether a schema operation has been applied.
@@ -208,7 +225,7 @@ fn refuse_null_keys(conn: &Connection, tracked: &Tracked) -> Result<(), StoreErr
 }
 
 /// The queue has as many mask words and key columns as the widest table needs.
-fn widen_queue(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+pub(crate) fn widen_queue(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
     let mut statement = conn.prepare("SELECT name FROM pragma_table_info('isle_queue')").doing("read the queue")?;
     let names = statement.query_map([], |row| row.get(0)).doing("read the queue")?;
     let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the queue")?;

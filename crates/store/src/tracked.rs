@@ -13,12 +13,15 @@ use crate::layout::quoted;
 pub(crate) const WORD_BITS: usize = 62;
 
 /// A column as SQLite reports it.
-struct PhysicalColumn {
-    name: String,
-    declared: String,
-    not_null: bool,
-    key_position: i64,
-    hidden: i64,
+pub(crate) struct PhysicalColumn {
+    pub(crate) name: String,
+    pub(crate) declared: String,
+    pub(crate) not_null: bool,
+    /// The text of its default.
+    pub(crate) default: Option<String>,
+    pub(crate) key_position: i64,
+    /// 0 for an ordinary column, else a generated or hidden one.
+    pub(crate) hidden: i64,
 }
 
 /// A tracked table. Cell 0 is the exact key, cell `n + 1` is column `n`.
@@ -49,6 +52,12 @@ pub(crate) struct LocalTable {
 }
 
 impl LocalTable {
+    /// The same under another name.
+    pub(crate) fn renamed(mut self, name: &str) -> LocalTable {
+        name.clone_into(&mut self.table.name);
+        self
+    }
+
     /// The JSON in `isle_table`.
     pub(crate) fn to_json(&self) -> Result<String, StoreError> {
         let damaged =
@@ -254,17 +263,30 @@ fn find(conn: &Connection, name: &str) -> Result<(String, String, Option<String>
     found.optional().doing("look for the table")?.ok_or_else(|| StoreError::NoSuchTable { table: name.to_owned() })
 }
 
+/// The collation of a column of a scratch database: an index on it tells.
+pub(crate) fn collation(scratch: &Connection, table: &str, column: &str) -> Result<String, StoreError> {
+    let (table, column) = (quoted(table), quoted(column));
+    let sql = format!("CREATE INDEX isle_collation ON {table}({column})");
+    scratch.execute_batch(&sql).doing("look for a collation")?;
+    let sql = "SELECT coll FROM pragma_index_xinfo('isle_collation') WHERE seqno = 0";
+    let found = scratch.query_row(sql, [], |row| row.get(0)).doing("look for a collation");
+    scratch.execute_batch("DROP INDEX isle_collation").doing("look for a collation")?;
+    found
+}
+
 fn is_strict(conn: &Connection, name: &str) -> Result<bool, StoreError> {
     let sql = "SELECT strict FROM pragma_table_list(?1) WHERE schema = 'main'";
     Ok(conn.query_row(sql, [name], |row| row.get(0)).optional().doing("read the table's kind")?.unwrap_or(false))
 }
 
-fn columns(conn: &Connection, name: &str) -> Result<Vec<PhysicalColumn>, StoreError> {
-    let sql = "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1) ORDER BY cid";
+/// The columns of a table as SQLite reports them.
+pub(crate) fn columns(conn: &Connection, name: &str) -> Result<Vec<PhysicalColumn>, StoreError> {
+    let sql = "SELECT name, type, \"notnull\", pk, hidden, dflt_value FROM pragma_table_xinfo(?1) ORDER BY cid";
     let mut statement = conn.prepare_cached(sql).doing("read the columns")?;
     let rows = statement.query_map([name], |row| {
         let (name, declared, not_null) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(PhysicalColumn { name, declared, not_null, key_position: row.get(3)?, hidden: row.get(4)? })
+        let (key_position, hidden, default) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        Ok(PhysicalColumn { name, declared, not_null, default, key_position, hidden })
     });
     rows.doing("read the columns")?.collect::<Result<_, _>>().doing("read the columns")
 }

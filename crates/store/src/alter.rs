@@ -1,0 +1,253 @@
+//! Following the replicated schema: tables of this file become what the fold of all operations says.
+//!
+//! The file is driven by the difference between the two, never by running operations in their order of arrival. No
+//! row clock moves: a rename changes names, and of a new column nobody has written anything yet (see `clocks`). A column that is
+//! there already, because the app added it itself, is taken over; what stands in it becomes a baseline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isle_changeset::{RowKind, Value, canonical_key};
+use isle_schema::{AddedColumn, Migration, MigrationId, Schema, TableState};
+use rusqlite::{Connection, params};
+
+use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::{self, quoted};
+use crate::seal::Sealer;
+use crate::tracked::{self, Tracked};
+use crate::{StoreError, triggers};
+
+/// The operations that are applied here.
+pub(crate) fn operations(conn: &Connection) -> Result<BTreeMap<MigrationId, Migration>, StoreError> {
+    let mut statement = conn.prepare("SELECT body FROM isle_migration").doing("read schema operations")?;
+    let mut rows = statement.query([]).doing("read schema operations")?;
+    let mut operations = BTreeMap::new();
+    while let Some(row) = rows.next().doing("read schema operations")? {
+        let body: Vec<u8> = row.get(0).doing("read schema operations")?;
+        let (id, migration) = Migration::decode(&body)?;
+        operations.insert(id, migration);
+    }
+    Ok(operations)
+}
+
+/// The schema of the group, as far as its operations are here.
+pub(crate) fn schema(conn: &Connection) -> Result<Schema, StoreError> {
+    let operations = operations(conn)?;
+    Ok(Schema::fold(operations.iter().map(|(id, migration)| (*id, migration))))
+}
+
+/// Brings every tracked table to what the operations say; `id` is the one that came last.
+pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Result<(), StoreError> {
+    let schema = schema(&engine.conn)?;
+    let mut adopted = Vec::new();
+    for tracked in engine.tables.clone() {
+        let Some(target) = schema.tables.get(&tracked.table.id) else { continue };
+        let change = Change { engine, id, tracked: &tracked, target };
+        adopted.extend(change.make()?.into_iter().map(|column| (tracked.no, column)));
+    }
+    engine.load_tables()?;
+    if !adopted.is_empty() {
+        seal_adopted(engine, &adopted, now_ms)?;
+    }
+    Ok(())
+}
+
+/// What one table lacks of its target.
+struct Change<'a> {
+    engine: &'a Engine,
+    id: MigrationId,
+    tracked: &'a Arc<Tracked>,
+    target: &'a TableState,
+}
+
+impl Change<'_> {
+    fn refuse(&self, reason: String) -> StoreError {
+        StoreError::SchemaConflict { id: self.id.to_string(), table: self.tracked.table.name.clone(), reason }
+    }
+
+    /// Runs isle's own SQL; what SQLite has against it is the operation's fault, unless the disk or a lock is.
+    fn run(&self, sql: &str) -> Result<(), StoreError> {
+        self.engine.conn.execute_batch(sql).map_err(|error| match StoreError::sqlite("change the table", error) {
+            StoreError::Sqlite { source, .. } => self.refuse(source.to_string()),
+            other => other,
+        })
+    }
+
+    /// Changes the table; gives the ids of columns that were there already.
+    fn make(&self) -> Result<Vec<isle_schema::ColumnId>, StoreError> {
+        let conn = &self.engine.conn;
+        let mut model = self.tracked.model();
+        let known = |added: &&AddedColumn| self.tracked.cell_of(added.id).is_none();
+        let missing: Vec<&AddedColumn> = self.target.added.iter().filter(known).collect();
+        let renamed = model.table.name != self.target.name
+            || self.target.columns.iter().any(|c| model.table.columns.iter().any(|k| k.id == c.id && k.name != c.name));
+        let mut adopted = Vec::new();
+        if !missing.is_empty() || renamed {
+            for trigger in triggers::names(self.tracked.no) {
+                conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).doing("change the table")?;
+            }
+            self.rename(&mut model)?;
+            for added in &missing {
+                let Some(column) = self.target.columns.iter().find(|column| column.id == added.id) else { continue };
+                if self.add(&model.table.name, &column.name, &added.definition)? {
+                    adopted.push(column.id);
+                }
+                model.table.columns.push(column.clone());
+            }
+            if !missing.is_empty() {
+                if model.sets.is_empty() {
+                    model.sets.push(self.tracked.cells());
+                }
+                model.sets.push(model.table.columns.len() + 1);
+            }
+            let sql = "UPDATE isle_table SET name = ?2, def = ?3 WHERE no = ?1";
+            conn.execute(sql, params![self.tracked.no, model.table.name, model.to_json()?]).doing("list the table")?;
+            let changed = tracked::load(conn, self.tracked.no, model)?;
+            crate::track::widen_queue(conn, &changed)?;
+            let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+            let sql = crate::clocks::one::<String>(conn, sql, [&self.target.name])?.unwrap_or_default();
+            let plain = !tracked::contains_word(&sql, "COLLATE");
+            conn.execute_batch(&triggers::create_sql(&changed, plain)).doing("watch the table")?;
+        }
+        self.indexes()?;
+        Ok(adopted)
+    }
+
+    fn rename(&self, model: &mut tracked::LocalTable) -> Result<(), StoreError> {
+        if model.table.name != self.target.name {
+            let (old, new) = (quoted(&model.table.name), quoted(&self.target.name));
+            self.run(&format!("ALTER TABLE {old} RENAME TO {new}"))?;
+            model.table.name.clone_from(&self.target.name);
+        }
+        let table = quoted(&model.table.name);
+        for column in &mut model.table.columns {
+            let Some(target) = self.target.columns.iter().find(|target| target.id == column.id) else { continue };
+            if column.name != target.name {
+                let (old, new) = (quoted(&column.name), quoted(&target.name));
+                self.run(&format!("ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))?;
+                column.name.clone_from(&target.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a column; true if the table has it already.
+    fn add(&self, table: &str, name: &str, definition: &str) -> Result<bool, StoreError> {
+        let conn = &self.engine.conn;
+        let probed = crate::define::probe(definition).map_err(|reason| self.refuse(reason))?;
+        let physical = tracked::columns(conn, table)?;
+        if let Some(there) = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
+            if there.hidden == 0 && there.declared.eq_ignore_ascii_case(&probed.declared) {
+                return Ok(true);
+            }
+            return Err(self.refuse(format!(
+                "its column {name:?} is declared {:?} here and {:?} there; rename or drop one of the two",
+                there.declared, probed.declared
+            )));
+        }
+        self.run(&format!("ALTER TABLE {} ADD COLUMN {definition}", quoted(table)))?;
+        if !probed.name.eq_ignore_ascii_case(name) {
+            let (table, old, new) = (quoted(table), quoted(&probed.name), quoted(name));
+            self.run(&format!("ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))?;
+        }
+        Ok(false)
+    }
+
+    fn indexes(&self) -> Result<(), StoreError> {
+        let conn = &self.engine.conn;
+        for (name, sql) in &self.target.indexes {
+            let there = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND tbl_name = ?2";
+            let there = crate::clocks::one::<Option<String>>(conn, there, params![name, self.target.name])?;
+            if there.as_ref().is_some_and(|there| there.as_ref() == sql.as_ref()) || (there.is_none() && sql.is_none())
+            {
+                continue;
+            }
+            if there.is_some() {
+                self.run(&format!("DROP INDEX {}", quoted(name)))?;
+            }
+            let Some(sql) = sql else { continue };
+            let made = self.engine.guard.creating(&self.target.name, || conn.execute(sql, []));
+            if let Some(reason) = self.engine.guard.take_refusal() {
+                return Err(self.refuse(reason));
+            }
+            made.map_err(|error| match StoreError::sqlite("create an index", error) {
+                StoreError::Sqlite { source, .. } => self.refuse(source.to_string()),
+                other => other,
+            })?;
+            let (_, unique) = tracked::surplus(conn, &self.tracked.model().renamed(&self.target.name).table)?;
+            if !unique.is_empty() {
+                return Err(self.refuse(format!("index {name} is UNIQUE, which cannot be replicated yet")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seals what stands in columns that were there before their operation as one baseline version.
+fn seal_adopted(engine: &mut Engine, adopted: &[(i64, isle_schema::ColumnId)], now_ms: u64) -> Result<(), StoreError> {
+    let conn = &engine.conn;
+    let mut own = engine.own()?;
+    let mut sealer = Sealer::begin(conn, &mut own, now_ms, true)?;
+    let mut order: Vec<Arc<Tracked>> = engine.tables.clone();
+    order.sort_by_key(|tracked| tracked.table.id);
+    for tracked in order {
+        let cells: Vec<usize> =
+            adopted.iter().filter(|(no, _)| *no == tracked.no).filter_map(|(_, id)| tracked.cell_of(*id)).collect();
+        if cells.is_empty() {
+            continue;
+        }
+        layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
+        sealer.table(&tracked);
+        for (key, clock, mask, values) in written(conn, &tracked, &cells, sealer.stamp())? {
+            let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+            let values: Vec<_> = values.iter().map(Value::as_ref).collect();
+            sealer.row(&tracked, RowKind::Update, clock.length, &mask, &key, &values)?;
+            ClockTable::open(conn, &tracked).update(&key, &clock)?;
+        }
+    }
+    sealer.finish(&mut own)?;
+    engine.own = Some(own);
+    Ok(())
+}
+
+type Written = (Vec<Value>, RowClock, Vec<u64>, Vec<Value>);
+
+/// Live rows with a value other than the default in one of the cells, and their clocks with those cells stamped.
+fn written(
+    conn: &Connection,
+    tracked: &Arc<Tracked>,
+    cells: &[usize],
+    stamp: LocalStamp,
+) -> Result<Vec<Written>, StoreError> {
+    let keys = tracked.table.key.len();
+    let physical = tracked::columns(conn, &tracked.table.name)?;
+    let mut tests = Vec::new();
+    for cell in cells {
+        let column = &tracked.table.columns[cell - 1].name;
+        let default = physical.iter().find(|known| known.name.eq_ignore_ascii_case(column));
+        let default = default.and_then(|known| known.default.as_deref()).unwrap_or("NULL");
+        let value = format!("d.{}", quoted(column));
+        tests.push(format!("({value} IS NOT ({default}) COLLATE BINARY OR typeof({value}) <> typeof(({default})))"));
+    }
+    let (scan, order, any) = (tracked.clocks_and_rows("JOIN"), tracked.clock_order(), tests.join(", "));
+    let sql = format!("SELECT {scan} WHERE c.l & 1 AND max({any}, 0) ORDER BY {order}");
+    let mut statement = conn.prepare(&sql).doing("adopt a column")?;
+    let mut rows = statement.raw_query();
+    let mut written = Vec::new();
+    while let Some(row) = rows.next().doing("adopt a column")? {
+        let Some(mut clock) = RowClock::read(row, 0, tracked)? else { continue };
+        let value = |at: usize| row.get_ref(at).map(from_sql).doing("adopt a column");
+        let exact: Vec<_> = (0..keys).map(|n| value(4 + keys + n)).collect::<Result<_, _>>()?;
+        let (mut mask, mut values) = (vec![0u64; tracked.cells().div_ceil(64)], Vec::new());
+        for cell in cells {
+            let found = value(4 + 2 * keys + cell - 1)?;
+            mask[cell / 64] |= 1 << (cell % 64);
+            values.push(found.to_value());
+            clock.stamp_cell(*cell, stamp);
+        }
+        written.push((canonical_key(&exact, &tracked.table.key).0, clock, mask, values));
+    }
+    Ok(written)
+}

@@ -1,0 +1,416 @@
+//! Declared schemas: SQL that says what the tables should be, compared with what they are.
+//!
+//! SQLite is the parser: the definition runs in a scratch database in memory and is introspected there. The steps that lead from here
+//! to there are tried on a second scratch database with the tables as they stand; what still differs then is a change that isle
+//! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
+
+use isle_schema::{Column, ColumnId, Schema, Step, TableDefinition};
+use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+use crate::error::Doing as _;
+use crate::layout::quoted;
+use crate::tracked::{self, PhysicalColumn, Tracked, contains_word};
+use crate::{Store, StoreError};
+
+/// One change that a definition asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaChange {
+    /// `create table`, `add column`, `rename column`, `rename table`, `create index` or `drop index`.
+    pub kind: &'static str,
+    /// The table, by its name here.
+    pub table: String,
+    /// What of it, for people.
+    pub detail: String,
+}
+
+/// What a definition asks for.
+#[derive(Debug, Clone, Default)]
+pub struct SchemaPlan {
+    /// The changes, in the order in which they are made.
+    pub changes: Vec<SchemaChange>,
+    /// What cannot be done, and what to do instead; then nothing is done.
+    pub refused: Vec<String>,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Store {
+    /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, with
+    /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
+    /// definition does not name stay as they are. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Definition`] when SQLite does not take the SQL.
+    pub fn plan_schema(&self, sql: &str) -> Result<SchemaPlan, StoreError> {
+        self.snapshot(|conn| plan(conn, &crate::layout::require_meta::<String>(conn, "app")?, sql))
+    }
+
+    /// Makes the tables what SQL says, here at once and on every other replica when it syncs; gives what was done.
+    ///
+    /// # Errors
+    /// [`StoreError::DefinitionRefused`] with every change that cannot be made, and those of [`Store::plan_schema`]; then nothing
+    /// was changed.
+    pub fn apply_schema(&self, sql: &str) -> Result<SchemaPlan, StoreError> {
+        let now_ms = self.now_ms();
+        self.internal_engine(|engine| crate::track::apply_definition(engine, sql, now_ms))
+    }
+
+    /// The schema of the group, as far as its operations are here, and how many those are.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema(&self) -> Result<(Schema, usize), StoreError> {
+        self.snapshot(|conn| {
+            let operations = crate::alter::operations(conn)?;
+            Ok((Schema::fold(operations.iter().map(|(id, migration)| (*id, migration))), operations.len()))
+        })
+    }
+}
+
+/// What a column's definition says.
+#[derive(Debug)]
+pub(crate) struct Probed {
+    pub(crate) name: String,
+    pub(crate) declared: String,
+}
+
+/// A database in memory in which nothing but tables, indexes and the like can be made.
+fn scratch() -> Result<Connection, StoreError> {
+    let mut conn = Connection::open_in_memory().doing("open a scratch database")?;
+    let decide = |context: AuthContext<'_>| match context.action {
+        AuthAction::Attach { .. } | AuthAction::Detach { .. } | AuthAction::Transaction { .. } => Authorization::Deny,
+        AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
+            Authorization::Deny
+        }
+        AuthAction::Pragma { pragma_value: Some(_), pragma_name } if !pragma_name.contains('_') => Authorization::Deny,
+        _ => Authorization::Allow,
+    };
+    conn.authorizer(Some(decide)).doing("open a scratch database")?;
+    Ok(conn)
+}
+
+/// Tries a column's definition on a table with a row, as SQLite would have it of a table that is in use.
+pub(crate) fn probe(definition: &str) -> Result<Probed, String> {
+    let probed = || -> Result<Vec<PhysicalColumn>, StoreError> {
+        let conn = scratch()?;
+        let sql = "CREATE TABLE isle_probe(isle_key INTEGER PRIMARY KEY); INSERT INTO isle_probe VALUES(1)";
+        conn.execute_batch(sql).doing("try a column")?;
+        conn.execute(&format!("ALTER TABLE isle_probe ADD COLUMN {definition}"), []).doing("try a column")?;
+        tracked::columns(&conn, "isle_probe")
+    };
+    let mut columns = probed().map_err(|error| error.to_string())?;
+    match (columns.pop(), columns.len()) {
+        (Some(column), 1) if column.hidden == 0 => Ok(Probed { name: column.name, declared: column.declared }),
+        _ => Err("it does not define one ordinary column".to_owned()),
+    }
+}
+
+/// Compares a definition with the tables that are here. Changes nothing.
+pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan, StoreError> {
+    let wanted = scratch()?;
+    wanted.execute_batch(sql).map_err(|source| StoreError::Definition { source })?;
+    let schema = crate::alter::schema(conn)?;
+    let tables = crate::engine::load_tables(conn)?;
+    let mut plan = SchemaPlan::default();
+    let renames = renames(sql);
+    let names =
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%'
+                 ESCAPE '\\' ORDER BY name";
+    let mut statement = wanted.prepare(names).doing("read the definition")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("read the definition")?;
+    let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the definition")?;
+    drop(statement);
+    for name in names {
+        let before = renames.iter().find(|(_, column, new)| column.is_none() && new.eq_ignore_ascii_case(&name));
+        let before = before.map_or(&name, |(old, ..)| old);
+        let here = |wanted: &str| tables.iter().find(|known| known.table.name.eq_ignore_ascii_case(wanted));
+        let known = here(&name).or_else(|| here(before));
+        let definition = match tracked::introspect(&wanted, app, &name) {
+            Ok(definition) => definition,
+            Err(StoreError::Untrackable { table, reason }) => {
+                plan.refused.push(format!("table {table}: {reason}"));
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        match known {
+            None => plan.create(definition),
+            Some(tracked) => {
+                let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema };
+                table.plan(&renames, &mut plan)?;
+            }
+        }
+    }
+    if !plan.refused.is_empty() {
+        plan.steps.clear();
+    }
+    Ok(plan)
+}
+
+/// `-- @rename old -> new` for tables, `-- @rename table.old -> new` for columns: the table's name, the column, the new name.
+fn renames(sql: &str) -> Vec<(String, Option<String>, String)> {
+    let lines = sql.lines().filter_map(|line| line.trim().strip_prefix("--"));
+    let lines = lines.filter_map(|line| line.trim().strip_prefix("@rename "));
+    let pairs = lines.filter_map(|line| line.split_once("->"));
+    pairs
+        .map(|(old, new)| match old.trim().split_once('.') {
+            Some((table, column)) => (table.trim().to_owned(), Some(column.trim().to_owned()), new.trim().to_owned()),
+            None => (old.trim().to_owned(), None, new.trim().to_owned()),
+        })
+        .collect()
+}
+
+impl SchemaPlan {
+    fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {
+        self.changes.push(SchemaChange { kind, table: table.to_owned(), detail });
+        self.steps.push(step);
+    }
+
+    fn create(&mut self, definition: TableDefinition) {
+        let table = definition.table.name.clone();
+        let columns = definition.table.columns.len() + definition.table.key.len();
+        self.add("create table", &table, format!("{columns} columns"), Step::CreateTable(definition));
+    }
+}
+
+/// A table that is here, and what it should be.
+struct Altered<'a> {
+    conn: &'a Connection,
+    wanted: &'a Connection,
+    tracked: &'a Tracked,
+    definition: &'a TableDefinition,
+    schema: &'a Schema,
+}
+
+impl Altered<'_> {
+    fn plan(&self, renames: &[(String, Option<String>, String)], plan: &mut SchemaPlan) -> Result<(), StoreError> {
+        let (id, here) = (self.tracked.table.id, self.tracked.table.name.clone());
+        let there = &self.definition.table.name;
+        // The table as it stands, to try the steps on.
+        let trial = scratch()?;
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+        let created = crate::clocks::one::<String>(self.conn, sql, [&here])?.unwrap_or_default();
+        trial.execute_batch(&created).doing("try the changes")?;
+        let attempt = |sql: &str| trial.execute_batch(sql).doing("try the changes");
+        if !here.eq_ignore_ascii_case(there) {
+            attempt(&format!("ALTER TABLE {} RENAME TO {}", quoted(&here), quoted(there)))?;
+            let step = Step::RenameTable { table: id, name: there.clone() };
+            plan.add("rename table", &here, format!("to {there}"), step);
+        }
+        for column in &self.tracked.table.columns {
+            let wanted = renames.iter().find(|(table, old, _)| {
+                table.eq_ignore_ascii_case(there)
+                    && old.as_ref().is_some_and(|old| old.eq_ignore_ascii_case(&column.name))
+            });
+            let Some((_, _, new)) = wanted else { continue };
+            // A rename that was made already may stay in the definition.
+            if self.tracked.table.columns.iter().any(|known| known.name.eq_ignore_ascii_case(new)) {
+                continue;
+            }
+            let (table, old) = (quoted(there), quoted(&column.name));
+            attempt(&format!("ALTER TABLE {table} RENAME COLUMN {old} TO {}", quoted(new)))?;
+            let step = Step::RenameColumn { table: id, column: column.id, name: new.clone() };
+            plan.add("rename column", &here, format!("{} to {new}", column.name), step);
+        }
+        let now = tracked::columns(&trial, there)?;
+        for column in tracked::columns(self.wanted, there)? {
+            if now.iter().any(|known| known.name.eq_ignore_ascii_case(&column.name))
+                && self.knows(&column.name, renames)
+            {
+                continue;
+            }
+            self.add(&trial, &now, &column, plan)?;
+        }
+        let differences = self.differences(&trial)?;
+        plan.refused.extend(differences.into_iter().map(|difference| format!("table {there}: {difference}")));
+        self.indexes(plan)
+    }
+
+    /// Whether a column of the definition is replicated here already, or is part of the key, or is generated.
+    fn knows(&self, name: &str, renames: &[(String, Option<String>, String)]) -> bool {
+        let there = &self.definition.table.name;
+        let before = renames.iter().find(|(table, old, new)| {
+            old.is_some() && table.eq_ignore_ascii_case(there) && new.eq_ignore_ascii_case(name)
+        });
+        let before = before.and_then(|(_, old, _)| old.as_deref()).unwrap_or(name);
+        let wanted = self.definition.table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        let here = |name: &str| self.tracked.table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        !wanted || here(name) || here(before)
+    }
+
+    fn add(
+        &self,
+        trial: &Connection,
+        now: &[PhysicalColumn],
+        column: &PhysicalColumn,
+        plan: &mut SchemaPlan,
+    ) -> Result<(), StoreError> {
+        let (id, there) = (self.tracked.table.id, &self.definition.table.name);
+        let definition = self.column_sql(column)?;
+        let exists = now.iter().any(|known| known.name.eq_ignore_ascii_case(&column.name));
+        let tried = probe(&definition).map(drop).and_then(|()| {
+            if exists {
+                return Ok(());
+            }
+            let sql = format!("ALTER TABLE {} ADD COLUMN {definition}", quoted(there));
+            trial.execute_batch(&sql).map_err(|error| error.to_string())
+        });
+        if let Err(reason) = tried {
+            plan.refused.push(format!(
+                "table {there}: column {:?} cannot be added ({reason}); give it a constant default or let it be NULL",
+                column.name
+            ));
+            return Ok(());
+        }
+        let birth = self.schema.tables.get(&id).map_or(0, |table| table.births(&column.name));
+        let new = Column { id: ColumnId::derive(id, &column.name, birth), name: column.name.clone() };
+        let detail = if exists { format!("{definition} (it is there already)") } else { definition.clone() };
+        plan.add("add column", there, detail, Step::AddColumn { table: id, column: new, birth, definition });
+        Ok(())
+    }
+
+    /// A column's definition, put together from what SQLite says of it.
+    fn column_sql(&self, column: &PhysicalColumn) -> Result<String, StoreError> {
+        let table = &self.definition.table.name;
+        let mut sql = quoted(&column.name);
+        if !column.declared.is_empty() {
+            sql += &format!(" {}", column.declared);
+        }
+        if column.not_null {
+            sql += " NOT NULL";
+        }
+        if let Some(default) = &column.default {
+            sql += &format!(" DEFAULT {default}");
+        }
+        let collation = tracked::collation(self.wanted, table, &column.name)?;
+        if collation != "BINARY" {
+            sql += &format!(" COLLATE {collation}");
+        }
+        for key in foreign_keys(self.wanted, table)?.iter().filter(|key| key.from == [column.name.clone()]) {
+            sql += &key.sql();
+        }
+        Ok(sql)
+    }
+
+    /// What the steps leave undone.
+    fn differences(&self, trial: &Connection) -> Result<Vec<String>, StoreError> {
+        let name = &self.definition.table.name;
+        let (here, there) = (tracked::columns(trial, name)?, tracked::columns(self.wanted, name)?);
+        let mut differences = Vec::new();
+        for column in &here {
+            let Some(wanted) = there.iter().find(|wanted| wanted.name.eq_ignore_ascii_case(&column.name)) else {
+                let name = &column.name;
+                differences.push(format!(
+                    "column {name:?} is not in the definition; dropping is not supported yet, a rename is written `-- @rename {}.{name} -> NEW`",
+                    self.definition.table.name
+                ));
+                continue;
+            };
+            let described = |column: &PhysicalColumn| {
+                let null = if column.not_null { " NOT NULL" } else { "" };
+                let default = column.default.as_ref().map(|text| format!(" DEFAULT {text}")).unwrap_or_default();
+                format!("{}{null}{default}", column.declared.to_ascii_uppercase())
+            };
+            let same = described(column) == described(wanted)
+                && (column.hidden, column.key_position) == (wanted.hidden, wanted.key_position)
+                && tracked::collation(trial, name, &column.name)?
+                    == tracked::collation(self.wanted, name, &column.name)?;
+            if !same {
+                differences.push(format!(
+                    "column {:?} is {:?} here and {:?} in the definition; changing a column is not supported yet",
+                    column.name,
+                    described(column).trim(),
+                    described(wanted).trim()
+                ));
+            }
+        }
+        if foreign_keys(trial, name)? != foreign_keys(self.wanted, name)? {
+            differences.push("its foreign keys differ; changing them is not supported yet".to_owned());
+        }
+        let kind = "SELECT wr || strict FROM pragma_table_list(?1) WHERE schema = 'main'";
+        let kind = |conn: &Connection| crate::clocks::one::<String>(conn, kind, [name]);
+        if kind(trial)? != kind(self.wanted)? {
+            differences.push("STRICT or WITHOUT ROWID differs; changing it is not supported yet".to_owned());
+        }
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        let sql = |conn: &Connection| crate::clocks::one::<String>(conn, sql, [name]);
+        let checks = |sql: Option<String>| sql.is_some_and(|sql| contains_word(&sql, "CHECK"));
+        if checks(sql(trial)?) != checks(sql(self.wanted)?) {
+            differences.push("its CHECK constraints differ; changing them is not supported yet".to_owned());
+        }
+        Ok(differences)
+    }
+
+    fn indexes(&self, plan: &mut SchemaPlan) -> Result<(), StoreError> {
+        let (id, here, there) = (self.tracked.table.id, &self.tracked.table.name, &self.definition.table.name);
+        let list = |conn: &Connection, table: &str| -> Result<Vec<(String, String)>, StoreError> {
+            let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 COLLATE NOCASE
+                       AND sql IS NOT NULL ORDER BY name";
+            let mut statement = conn.prepare(sql).doing("read the indexes")?;
+            let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).doing("read the indexes")?;
+            rows.collect::<Result<_, _>>().doing("read the indexes")
+        };
+        let (now, wanted) = (list(self.conn, here)?, list(self.wanted, there)?);
+        let renamed = plan.steps.iter().any(|step| match step {
+            Step::RenameTable { table, .. } | Step::RenameColumn { table, .. } => *table == id,
+            _ => false,
+        });
+        let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (name, sql) in &wanted {
+            let known = now.iter().find(|(known, _)| known == name);
+            // SQLite rewrites the indexes of what is renamed by itself.
+            if known.is_none_or(|(_, known)| !renamed && words(known) != words(sql)) {
+                let step = Step::CreateIndex { table: id, name: name.clone(), sql: sql.clone() };
+                plan.add("create index", there, name.clone(), step);
+            }
+        }
+        for (name, _) in now.iter().filter(|(name, _)| !wanted.iter().any(|(wanted, _)| wanted == name)) {
+            plan.add("drop index", there, name.clone(), Step::DropIndex { table: id, name: name.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// A foreign key of a table.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ForeignKey {
+    from: Vec<String>,
+    parent: String,
+    to: Vec<String>,
+    on_update: String,
+    on_delete: String,
+}
+
+impl ForeignKey {
+    fn sql(&self) -> String {
+        let list: Vec<String> = self.to.iter().map(|column| quoted(column)).collect();
+        let columns = if list.is_empty() { String::new() } else { format!("({})", list.join(", ")) };
+        let (parent, update, delete) = (quoted(&self.parent), &self.on_update, &self.on_delete);
+        format!(" REFERENCES {parent}{columns} ON UPDATE {update} ON DELETE {delete}")
+    }
+}
+
+fn foreign_keys(conn: &Connection, table: &str) -> Result<Vec<ForeignKey>, StoreError> {
+    let sql = "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete FROM pragma_foreign_key_list(?1) ORDER BY id, seq";
+    let mut statement = conn.prepare(sql).doing("read the foreign keys")?;
+    let mut rows = statement.query([table]).doing("read the foreign keys")?;
+    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
+    while let Some(row) = rows.next().doing("read the foreign keys")? {
+        let id: i64 = row.get(0)?;
+        let (from, to): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+        match keys.last_mut().filter(|(last, _)| *last == id) {
+            Some((_, key)) => {
+                key.from.push(from);
+                key.to.extend(to);
+            }
+            None => {
+                let (on_update, on_delete) = (row.get(4)?, row.get(5)?);
+                let to = to.into_iter().collect();
+                keys.push((id, ForeignKey { from: vec![from], parent: row.get(1)?, to, on_update, on_delete }));
+            }
+        }
+    }
+    let mut keys: Vec<ForeignKey> = keys.into_iter().map(|(_, key)| key).collect();
+    keys.sort();
+    Ok(keys)
+}
