@@ -7,7 +7,8 @@
 //! v cell   v site's local number + 1   8 time, big-endian
 //! ```
 //!
-//! The length is always true. Stamps of the site's own updates may still be owed: whoever reads stamps settles first (see `settle`).
+//! The length is always true. Stamps of the site's own updates may still be owed: whoever reads stamps settles first (see
+//! `settle`).
 
 use isle_changeset::ValueRef;
 use rusqlite::types::{ToSqlOutput, ValueRef as SqlRef};

@@ -21,7 +21,7 @@
 //!
 //! # Tables in the user's file
 //! ```text
-//! isle_meta       facts: format, group, app, own site number, last published version
+//! isle_meta       facts: format, group, app, own site number, last published version, first version whose stamps are owed
 //! isle_site       sites: local number, id, applied version, its time, hash of its header
 //! isle_seen       per author and site: up to where the author had seen it
 //! isle_migration  schema operations

@@ -1,13 +1,13 @@
 //! Settling: what the row clocks owe to the log.
 //!
 //! A seal that finds a row alive writes its update into the log and leaves the row's clock as it is: the log is the clock
-//! until somebody asks for stamps. The fact `unsettled` names the first own version with such an update. A clock's causal length is
-//! always true; its stamps are true once the own versions from there on have been settled: replayed in order, an update
-//! stamping its cells if it belongs to the life that the clock counts. Inserts and deletes write their clocks at once, and a new
-//! life has another length, so a stamp of a life that is over is passed over.
+//! until somebody asks for stamps. The fact `unsettled` names the first own version with such an update. A clock's causal length
+//! is always true; its stamps are true once the own versions from there on have been settled: replayed in order, an update
+//! stamping its cells if it belongs to the life that the clock counts. Inserts and deletes write their clocks at once, and
+//! a new life has another length, so a stamp of a life that is over is passed over.
 //!
-//! Nothing of others is merged while a stamp is owed. So the order of own versions alone decides, and settling gives exactly the clocks
-//! that stamping at once would have given.
+//! Nothing of others is merged while a stamp is owed. So the order of own versions alone decides, and settling gives exactly the
+//! clocks that stamping at once would have given.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! Capture by plain SQL: triggers that any client from SQLite 3.23 on runs (3.40 is tested), with no function of isle's.
 //!
 //! Each trigger appends to `isle_queue` in the user's own transaction: the table's number, the wall time, a mask of
-//! changed cells (−1 = all) and the key; an update also the key before it, so that the seal finds both rows where a key has moved. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would
+//! changed cells (−1 = all) and the key; an update also the key before it, so that the seal finds both rows where a key has
+//! moved. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would
 //! override a conflict clause in a trigger's body, has nothing to work on. Entries are hints: the seal looks at
 //! the table.
 //!
