@@ -64,6 +64,12 @@ pub(crate) enum Command {
         after_help = "Example:\n  isle query \"SELECT title, stars FROM notes WHERE stars > ?1\" --param 3 --json"
     )]
     Query(Query),
+    /// What the tables should be, on every replica
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  isle schema plan schema.sql\n  isle schema apply schema.sql\n  isle schema show"
+    )]
+    Schema(SchemaAction),
     /// Folders and buckets that changes travel through
     #[command(
         subcommand,
@@ -155,6 +161,28 @@ pub(crate) struct Query {
     /// As comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(crate) csv: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemaAction {
+    /// Say what it takes to make the tables what a file of SQL says, and change nothing
+    #[command(after_help = "The file has CREATE TABLE and CREATE INDEX statements; `-- @rename old -> new` and\n\
+        `-- @rename table.old -> new` say what is called otherwise now.\n\
+        Exits with 0 if there is nothing to do, 3 if there is, 4 if something cannot be done.\n\n\
+        Example:\n  isle schema plan schema.sql")]
+    Plan {
+        /// The file; `-` reads standard input
+        file: PathBuf,
+    },
+    /// Make the tables what a file of SQL says, here and with the next syncs everywhere
+    #[command(after_help = "Example:\n  isle schema apply schema.sql")]
+    Apply {
+        /// The file; `-` reads standard input
+        file: PathBuf,
+    },
+    /// The tables and columns that the group agreed on
+    #[command(after_help = "Example:\n  isle schema show --json")]
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

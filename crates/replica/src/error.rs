@@ -192,6 +192,7 @@ impl Error {
                 StoreError::NoSuchTable { .. }
                 | StoreError::NotTracked { .. }
                 | StoreError::NotReplica { .. }
+                | StoreError::Definition { .. }
                 | StoreError::Statement { .. },
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
@@ -203,7 +204,10 @@ impl Error {
             }
             Error::OtherGroup { .. }
             | Error::Store(
-                StoreError::Untrackable { .. } | StoreError::Refused { .. } | StoreError::NewerFormat { .. },
+                StoreError::Untrackable { .. }
+                | StoreError::DefinitionRefused { .. }
+                | StoreError::Refused { .. }
+                | StoreError::NewerFormat { .. },
             )
             | Error::Remote { source: RemoteError::InsecureHttp { .. }, .. } => ErrorKind::Blocked,
             _ => ErrorKind::Failed,

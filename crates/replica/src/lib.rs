@@ -88,10 +88,11 @@ pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_store::{
-    Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, Site, StateHash, StoreError, Waiting,
+    Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaPlan, Site, StateHash,
+    StoreError, Waiting,
 };
 pub use keystore::Device;
-pub use replica::{Conflict, RemoteInfo, Replica, Resolution, Status};
+pub use replica::{Conflict, RemoteInfo, Replica, Resolution, SchemaTable, Status};
 pub use runtime::SystemRuntime;
 pub use sync::{CheckReport, CompactOptions, CompactReport, Outcome, Phase, Progress, SyncOptions, SyncReport};
 pub use transaction::{Queries, Statement, Transaction};

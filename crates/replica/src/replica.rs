@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use isle_blobs::{Remote, RemoteOptions};
 use isle_clock::{GroupId, Hlc, SiteId};
-use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
+use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, SchemaPlan, Site, StateHash, Store};
+use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::builder::{Builder, real_path};
@@ -182,6 +183,17 @@ pub struct Status {
     pub remotes: Vec<RemoteInfo>,
 }
 
+/// A table of the group's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaTable {
+    /// Its name.
+    pub name: String,
+    /// The columns of its key.
+    pub key: Vec<String>,
+    /// Its other columns.
+    pub columns: Vec<String>,
+}
+
 /// A remote of a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteInfo {
@@ -305,6 +317,41 @@ impl Replica {
             }
         }
         Ok((tracked, refused))
+    }
+
+    /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, with
+    /// `-- @rename old -> new` and `-- @rename table.old -> new` where something is called otherwise now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Definition`] when SQLite does not take the SQL.
+    pub fn plan_schema(&self, sql: &str) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.plan_schema(sql)?)
+    }
+
+    /// Makes the tables what SQL says: here at once, and on every other replica when it syncs. Tables that the definition does not name
+    /// stay as they are. New tables are tracked. An app can call it at each start: a definition that is met already changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::DefinitionRefused`] with every change that cannot be made; then nothing was changed.
+    pub fn apply_schema(&self, sql: &str) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.apply_schema(sql)?)
+    }
+
+    /// The tables of the group as the schema operations that are here leave them, and how many operations those are.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema(&self) -> Result<(Vec<SchemaTable>, usize), Error> {
+        let (schema, operations) = self.inner.store.schema()?;
+        let table = |state: &isle_schema::TableState| SchemaTable {
+            name: state.name.clone(),
+            key: state.key.clone(),
+            columns: state.columns.iter().map(|column| column.name.clone()).collect(),
+        };
+        let mut tables: Vec<SchemaTable> = schema.tables.values().map(table).collect();
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((tables, operations))
     }
 
     /// Stops tracking a table; its rows stay. Changes of others are kept and come when it is tracked again.

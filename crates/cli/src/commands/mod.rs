@@ -6,6 +6,7 @@ mod devices;
 mod files;
 mod look;
 mod remotes;
+mod schema;
 mod sql;
 mod sync;
 mod watch;
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Detach { yes } => files::detach(args, *yes, out),
         Command::Exec(exec) => sql::exec(args, exec, out),
         Command::Query(query) => sql::query(args, query, out),
+        Command::Schema(action) => schema::run(args, action, out),
         Command::Remote(remote) => remotes::run(args, remote, out),
         Command::Sync(sync) => sync::run(args, sync, out),
         Command::Compact(compact) => compact::run(args, compact, out),

@@ -7,6 +7,7 @@ mod demo;
 mod files;
 mod look;
 mod processes;
+mod schema;
 mod sql;
 mod support;
 mod sync;
