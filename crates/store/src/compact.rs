@@ -39,7 +39,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::TablesAway`], or SQLite's reason.
     pub fn prune_log(&self, before: Hlc) -> Result<Compacted, StoreError> {
-        self.internal_engine(|engine| prune(engine, before))
+        self.merge(|engine, _| prune(engine, before))
     }
 
     /// Collects tombstones of deletes that every device has applied, up to `vector`; gives how many. The next own changeset names
@@ -48,7 +48,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn collect(&self, vector: &VersionVector) -> Result<u64, StoreError> {
-        self.internal_engine(|engine| collect_below(engine, vector))
+        self.merge(|engine, _| collect_below(engine, vector))
     }
 
     /// Up to where this replica knows that everything can be collected.
@@ -65,7 +65,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn retire(&self, sites: &[(SiteId, u64)]) -> Result<(), StoreError> {
-        self.internal_engine(|engine| {
+        self.merge(|engine, _| {
             engine.plan = None;
             retire(&engine.conn, sites)
         })
@@ -85,7 +85,7 @@ impl Store {
     /// SQLite's reason.
     pub fn leave_retired_site(&self, last: u64) -> Result<SiteId, StoreError> {
         let site = self.draw_site();
-        self.internal_engine(|engine| identity::new_site_after(engine, site, last))?;
+        self.merge(|engine, _| identity::new_site_after(engine, site, last))?;
         Ok(site)
     }
 
@@ -124,7 +124,7 @@ impl Store {
     pub fn restate(&self) -> Result<(), StoreError> {
         {
             let now_ms = self.now_ms();
-            self.internal_engine(|engine| crate::restate::restate(engine, now_ms))
+            self.merge(|engine, _| crate::restate::restate(engine, now_ms))
         }
     }
 
@@ -142,7 +142,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn vacuum(&self) -> Result<(), StoreError> {
-        self.without_transaction(|engine| {
+        self.with_merge_engine(|engine| {
             engine.conn.execute_batch("VACUUM").doing("vacuum the file")?;
             engine.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).doing("write back the log")
         })

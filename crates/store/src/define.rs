@@ -52,7 +52,7 @@ impl Store {
     /// was changed.
     pub fn apply_schema(&self, sql: &str) -> Result<SchemaPlan, StoreError> {
         let now_ms = self.now_ms();
-        self.internal_engine(|engine| crate::track::apply_definition(engine, sql, now_ms))
+        self.merge(|engine, _| crate::track::apply_definition(engine, sql, now_ms))
     }
 
     /// The schema of the group, as far as its operations are here, and how many those are.

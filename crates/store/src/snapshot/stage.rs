@@ -26,7 +26,7 @@ impl Store {
     /// [`StoreError::TablesAway`].
     pub fn stage_snapshot(&self, header: &[u8]) -> Result<Staged, StoreError> {
         let decoded = SnapshotHeader::decode(header).map_err(|source| StoreError::BadSnapshot { source })?;
-        self.internal_engine(|engine| {
+        self.merge(|engine, _| {
             fits(engine, &decoded)?;
             let conn = &engine.conn;
             if layout::meta::<Vec<u8>>(conn, "snapshot")?.as_deref() != Some(header) {
@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::BadSnapshot`] for a block that is not what the header says; then none of them was taken.
     pub fn stage_blocks<'b>(&self, blocks: impl Iterator<Item = (usize, &'b [u8])>) -> Result<(), StoreError> {
-        self.internal_engine(|engine| {
+        self.merge(|engine, _| {
             let header = staged(&engine.conn)?.ok_or(StoreError::NoSnapshot)?;
             let sql = "INSERT OR REPLACE INTO isle_snapshot(n, body) VALUES(?1, ?2)";
             let mut statement = engine.conn.prepare_cached(sql).doing("stage a snapshot")?;
@@ -69,7 +69,7 @@ impl Store {
     pub fn join_snapshot(&self) -> Result<Applied, StoreError> {
         let now_ms = self.now_ms();
         let options = self.options();
-        let mut joined = self.internal_engine(|engine| {
+        let mut joined = self.merge(|engine, _| {
             let header = staged(&engine.conn)?.ok_or(StoreError::NoSnapshot)?;
             fits(engine, &header)?;
             let joined = join::join(engine, &header, options, now_ms)?;
@@ -78,7 +78,7 @@ impl Store {
             engine.plan = None;
             Ok(joined)
         })?;
-        self.changed(joined.tables.clone());
+        self.notify(joined.tables.clone(), true);
         let applied = self.apply()?;
         joined.versions += applied.versions;
         joined.rows += applied.rows;
