@@ -80,6 +80,22 @@ impl Store {
         })
     }
 
+    /// The last heads seen at every remote but one, with the names of the remotes.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn seen_heads_elsewhere(&self, remote: &str) -> Result<Vec<(String, SeenHead)>, StoreError> {
+        self.read(|conn| {
+            let sql = "SELECT remote, site, etag, head FROM isle_remote_head WHERE remote <> ?1 ORDER BY remote, site";
+            let mut statement = conn.prepare_cached(sql).doing("read the last heads")?;
+            let rows = statement.query_map([remote], |row| {
+                let site = SiteId::from_bytes(row.get(1)?);
+                Ok((row.get(0)?, SeenHead { site, etag: row.get(2)?, head: row.get(3)? }))
+            });
+            rows.doing("read the last heads")?.collect::<Result<_, _>>().doing("read the last heads")
+        })
+    }
+
     /// Remembers the last head seen of a site at a remote.
     ///
     /// # Errors

@@ -110,10 +110,17 @@ fn file_bytes(inner: &Inner) -> u64 {
 }
 
 impl Session<'_> {
-    /// What every site here has applied, as far as this one can vouch for it: it has itself applied what they had written by then.
+    /// What every site has applied, here and in this replica's other remotes, as far as this one can vouch for it: it has itself
+    /// applied what they had written by then. Of a site elsewhere that does not come here, what it holds to be applied by everyone
+    /// counts: it may be the way to others.
     pub(super) fn held_by_all(&self, facts: &Facts) -> VersionVector {
+        let Some(elsewhere) = facts.elsewhere.as_ref().filter(|_| !self.unread) else { return VersionVector::new() };
         let mut held = facts.vector.clone();
-        for head in &self.heads {
+        let elsewhere = elsewhere.iter().map(|head| {
+            let comes_here = self.heads.iter().any(|known| known.site == head.site);
+            (head, comes_here)
+        });
+        for (head, comes_here) in self.heads.iter().map(|head| (head, true)).chain(elsewhere) {
             if facts.retired.iter().any(|(site, last)| *site == head.site && facts.vector.contains(*site, *last)) {
                 continue;
             }
@@ -122,8 +129,11 @@ impl Session<'_> {
                 return VersionVector::new();
             }
             held = held.meet(&head.acknowledged);
+            if !comes_here {
+                held = held.meet(&head.floor);
+            }
         }
-        if self.unread { VersionVector::new() } else { held }
+        held
     }
 
     /// Notes what all heads hold to be applied by everyone, and since when.

@@ -14,7 +14,8 @@
 //!
 //! # Collection
 //! Each head says what its site has applied (`acknowledged`) and what it holds to be applied by everyone (`floor`): the meet of
-//! what all heads acknowledge, provided that it has itself applied what their sites wrote until then. What all heads had held so for a
+//! what all heads acknowledge, in all remotes that it syncs with, provided that it has itself applied what their sites wrote until
+//! then. What all heads had held so for a
 //! grace period can be collected: no changeset can come any more whose author has not seen it. A newcomer that read the heads before
 //! that has shown its own head by then, for no sync lasts as long as the grace period; one that comes later, or was retired,
 //! seals anew what it wrote in ignorance before it publishes. So neither the order of a LIST nor anyone's wall clock is relied upon, only
@@ -441,7 +442,7 @@ fn reason(waiting: &Waiting) -> String {
         Waiting::Cause { site, version } => format!("its author had seen version {version} of {}", site.short()),
         Waiting::Schema(id) => format!("schema operation {id} is missing"),
         Waiting::BelowFloor { site, version } => format!(
-            "its author had not seen version {version} of {}, which the group has collected since; it sends its changes anew when it syncs",
+            "its author had not seen version {version} of {}, which the group has collected since; `isle devices retire` lets it send its changes anew",
             site.short()
         ),
         Waiting::Retired => "its device was retired; it sends its changes anew when it syncs".to_owned(),

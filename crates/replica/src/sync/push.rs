@@ -5,8 +5,9 @@ use isle_blobs::{Frame, Head, SegmentRef, SegmentWriter};
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::MigrationId;
+use isle_store::RemoteRow;
 
-use super::{Phase, Session, blocking};
+use super::{Phase, RemoteState, Session, blocking};
 use crate::Error;
 use crate::replica::Inner;
 
@@ -82,13 +83,14 @@ impl Session<'_> {
     /// A site that is new here, and so waited for by nobody until now, seals anew what it wrote in ignorance of what the others have
     /// acknowledged, and so may have collected.
     async fn catch_up_first(&mut self) -> Result<(), Error> {
-        if self.own.is_some() || self.heads.is_empty() {
+        let collecting = self.heads.iter().any(|head| !head.floor.is_empty());
+        if self.own.is_some() || !collecting {
             return Ok(());
         }
-        let floors = self.heads.iter().map(|head| head.floor.clone());
-        let Some(floor) = floors.reduce(|a, b| a.meet(&b)).filter(|floor| !floor.is_empty()) else { return Ok(()) };
+        let acknowledged = self.heads.iter().map(|head| head.acknowledged.clone()).reduce(|a, b| a.meet(&b));
+        let acknowledged = acknowledged.unwrap_or_default();
         blocking(self.inner, move |inner| {
-            if inner.store.is_below_floor(&floor)? {
+            if inner.store.is_below_floor(&acknowledged)? {
                 inner.store.restate()?;
             }
             Ok(())
@@ -97,12 +99,18 @@ impl Session<'_> {
     }
 
     async fn facts(&self) -> Result<Facts, Error> {
-        let site = self.site;
+        let (site, name) = (self.site, self.row.name.clone());
         blocking(self.inner, move |inner| {
             let vector = inner.store.vector()?;
+            // A remote that was never synced with may have members that nobody has heard of.
+            let synced = |row: &RemoteRow| row.name == name || RemoteState::read(row).last_sync_ms.is_some();
+            let seen = inner.store.seen_heads_elsewhere(&name)?;
+            let seen = seen.into_iter().filter(|(_, seen)| seen.site != site);
+            let elsewhere = seen.map(|(_, seen)| Head::decode(&seen.head).ok()).collect::<Option<Vec<Head>>>();
             Ok(Facts {
                 chain: inner.store.own_chain(vector.get(site))?.unwrap_or_default(),
                 vector,
+                elsewhere: elsewhere.filter(|_| inner.store.remotes().is_ok_and(|rows| rows.iter().all(synced))),
                 schema_heads: inner.store.schema_heads()?,
                 retired: inner.store.retired()?,
                 device: inner.device()?.name,
@@ -303,6 +311,8 @@ impl Session<'_> {
 /// What this replica has to say.
 pub(super) struct Facts {
     pub(super) vector: VersionVector,
+    /// Heads of others in this replica's other remotes, as they were seen last; `None` if they are not known.
+    pub(super) elsewhere: Option<Vec<Head>>,
     chain: [u8; 32],
     schema_heads: Vec<MigrationId>,
     pub(super) retired: Vec<(SiteId, u64)>,
