@@ -57,6 +57,16 @@ impl Prefix {
         self.key(&format!("log/{site}/{epoch:016x}/{name}"))
     }
 
+    /// All segments of a site.
+    pub(crate) fn log(&self, site: SiteId) -> Path {
+        self.key(&format!("log/{site}"))
+    }
+
+    /// All snapshots of a site.
+    pub(crate) fn snapshots(&self, site: SiteId) -> Path {
+        self.key(&format!("snap/{site}"))
+    }
+
     pub(crate) fn schema(&self, id: SchemaId) -> Path {
         self.key(&format!("schema/{:032x}", u128::from_be_bytes(id)))
     }

@@ -26,6 +26,8 @@ use crate::snapshot::{PART_BYTES_MAX, PartRef, SnapshotName};
 pub const SCHEMA_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most objects below `head/` that are listed.
 pub const HEADS_MAX: usize = 65_536;
+/// The most objects of one site that are looked through for what nobody names.
+const SWEEP_MAX: usize = 1 << 20;
 /// An object that fails its check is read once more before it is called damaged.
 const READS_MAX: u32 = 2;
 /// The pause after which a folder's file system should tell two writes apart; doubled up to 12 times (2 s, for FAT).
@@ -132,7 +134,13 @@ impl Remote {
             place: place.clone(),
             problem: format!("the folder cannot be opened: {error}"),
         })?;
-        Ok(Remote::over(Arc::new(store.with_fsync(true)), Medium::Folder, options, place, Some(path)))
+        Ok(Remote::over(
+            Arc::new(store.with_fsync(true).with_automatic_cleanup(true)),
+            Medium::Folder,
+            options,
+            place,
+            Some(path),
+        ))
     }
 
     fn over(
@@ -445,6 +453,36 @@ impl Remote {
         let key = self.part_key(site, snapshot, &part)?;
         self.put_named(&key, bytes, PART_BYTES_MAX).await?;
         Ok(part)
+    }
+
+    /// Removes segments and snapshot parts of a site that neither its head nor `parts`, those of the head's snapshot, name: what
+    /// transfers that were cut off have left. Gives how many there were. Only the site itself may, and not while it publishes.
+    ///
+    /// # Errors
+    /// Those of any request; what was removed before stays removed.
+    pub async fn sweep(&self, head: &Head, parts: &[PartRef]) -> Result<u64, RemoteError> {
+        let prefix = &self.inner.prefix;
+        let mut keep: Vec<Path> = Vec::new();
+        for segment in &head.segments {
+            keep.push(self.segment_key(head.site, segment)?);
+        }
+        if let Some(snapshot) = &head.snapshot {
+            for part in parts.iter().chain(std::iter::once(&snapshot.manifest)) {
+                keep.push(self.part_key(snapshot.site, &snapshot.name, part)?);
+            }
+        }
+        let mut removed = 0;
+        for folder in [prefix.log(head.site), prefix.snapshots(head.site)] {
+            let listed = self.inner.requests.list(&folder, SWEEP_MAX).await;
+            for meta in listed.map_err(|failure| self.failed(failure, &folder))? {
+                if !keep.contains(&meta.location) {
+                    let deleted = self.inner.requests.delete(&meta.location).await;
+                    deleted.map_err(|failure| self.failed(failure, &meta.location))?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
     }
 
     /// Puts bytes under a name that holds their hash. Something else that stands there is damaged and is replaced.

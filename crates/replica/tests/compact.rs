@@ -229,3 +229,131 @@ async fn through(mut f: impl AsyncFnMut() -> Result<(), Error>) {
     }
     panic!("never through");
 }
+
+#[tokio::test]
+async fn a_device_retired_below_what_it_published_goes_on_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b, c) =
+        (first(folder.path(), "a", &remote), device(folder.path(), "b", &remote), device(folder.path(), "c", &remote));
+    fill(&a, 0..3);
+    for replica in [&a, &b, &c, &a] {
+        sync(replica).await;
+    }
+    c.write(|tx| tx.execute("UPDATE notes SET title = 'known to b only' WHERE id = 1", params![])).unwrap();
+    sync(&c).await;
+    sync(&b).await;
+    b.write(|tx| tx.execute("UPDATE notes SET stars = 100 WHERE id = 1", params![])).unwrap();
+    a.retire("c").unwrap();
+    c.write(|tx| tx.execute("INSERT INTO notes VALUES(50, 'unsent', 1)", params![])).unwrap();
+    for replica in [&a, &b, &c, &a, &b, &c, &a, &b] {
+        sync(replica).await;
+    }
+    same(&a, &b);
+    same(&a, &c);
+    assert_eq!(count(&a), 4);
+    let waiting = sync(&c).await.waiting;
+    assert!(waiting.is_empty(), "{waiting:?}");
+}
+
+#[tokio::test]
+async fn a_restored_device_is_heard_after_the_group_has_collected() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b) = (first(folder.path(), "a", &remote), device(folder.path(), "b", &remote));
+    fill(&a, 0..20);
+    for replica in [&a, &b, &a] {
+        sync(replica).await;
+    }
+    drop(b);
+    let old = std::fs::read(folder.path().join("b.db")).unwrap();
+    let b = device_again(folder.path(), "b", &remote);
+    b.write(|tx| tx.execute("DELETE FROM notes WHERE id < 5", params![])).unwrap();
+    for _ in 0..3 {
+        compact(&b).await;
+        compact(&a).await;
+    }
+    assert_eq!(a.compact(&NOW).await.unwrap().tombstones, 0);
+    drop(b);
+    for file in ["b.db-wal", "b.db-shm"] {
+        drop(std::fs::remove_file(folder.path().join(file)));
+    }
+    std::fs::write(folder.path().join("b.db"), old).unwrap();
+    let b = device_again(folder.path(), "b", &remote);
+    b.write(|tx| tx.execute("INSERT INTO notes VALUES(70, 'from the restored file', 1)", params![])).unwrap();
+    for replica in [&b, &a, &b, &a] {
+        sync(replica).await;
+    }
+    same(&a, &b);
+    assert_eq!(count(&a), 16);
+}
+
+fn device_again(folder: &Path, name: &str, remote: &Remote) -> Replica {
+    let home = folder.join(format!("{name}.home"));
+    let replica = Replica::builder(folder.join(format!("{name}.db"))).home(home).open().unwrap();
+    replica.add_open_remote("r", remote.clone()).unwrap();
+    replica
+}
+
+#[tokio::test]
+async fn a_group_of_two_remotes_collects_only_what_both_sides_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (Remote::in_memory(), Remote::in_memory());
+    let (a, bridge) = (first(folder.path(), "a", &one), device(folder.path(), "bridge", &one));
+    bridge.add_open_remote("r2", two.clone()).unwrap();
+    let far = device(folder.path(), "far", &two);
+    fill(&a, 0..10);
+    sync(&a).await;
+    bridge.sync().await.unwrap();
+    sync(&far).await;
+    // Without a grace period a newcomer counts from when it was seen.
+    bridge.sync().await.unwrap();
+    // The far device deletes nothing and knows of nothing for a while.
+    far.write(|tx| tx.execute("UPDATE notes SET title = 'far' WHERE id = 3", params![])).unwrap();
+    a.write(|tx| tx.execute("DELETE FROM notes WHERE id = 9", params![])).unwrap();
+    let mut collected = 0;
+    for _ in 0..4 {
+        collected += a.compact(&NOW).await.unwrap().tombstones;
+        collected += bridge.compact(&CompactOptions { sync: SyncOptions::default(), ..NOW }).await.unwrap().tombstones;
+    }
+    assert_eq!(collected, 0, "the far device has not seen the delete");
+    for _ in 0..4 {
+        compact(&far).await;
+        compact(&bridge).await;
+        collected += compact(&a).await.tombstones;
+    }
+    assert!(collected > 0);
+    for _ in 0..2 {
+        sync(&a).await;
+        bridge.sync().await.unwrap();
+        sync(&far).await;
+    }
+    same(&a, &bridge);
+    same(&a, &far);
+    assert_eq!(count(&far), 9);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_put_again_and_what_was_cut_off_is_swept() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    fill(&a, 0..3000);
+    compact(&a).await;
+    let keys = remote.keys().await.unwrap();
+    let part = keys.iter().find(|key| key.contains("snap/") && key.contains("/00000000-"));
+    let part = part.unwrap_or_else(|| panic!("{keys:?}"));
+    remote.plant(part, b"damaged".to_vec()).await.unwrap();
+    remote.plant(&part.replace("00000000-", "00000009-"), b"left behind".to_vec()).await.unwrap();
+    let b = device(folder.path(), "b", &remote);
+    let report = sync(&b).await;
+    assert!(!report.refused.is_empty() && !report.snapshot_joined, "{report:?}");
+    assert!(b.state_hash().unwrap().rows == 0);
+    assert!(compact(&a).await.remotes[0].snapshot_published);
+    assert!(!compact(&a).await.remotes[0].snapshot_published, "a sound one stays");
+    let left = remote.keys().await.unwrap().into_iter().filter(|key| key.contains("snap/")).count();
+    assert_eq!(left, 3, "a part, the header and the manifest");
+    let report = sync(&b).await;
+    assert!(report.refused.is_empty() && report.snapshot_joined, "{report:?}");
+    same(&a, &b);
+}

@@ -4,7 +4,7 @@
 //! to there are tried on a second scratch database with the tables as they stand; what still differs then is a change that isle
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
-use isle_schema::{Column, ColumnId, Schema, Step, TableDefinition};
+use isle_schema::{Column, ColumnId, Schema, Step, TableDefinition, TableState};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
@@ -134,7 +134,17 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
             Err(other) => return Err(other),
         };
         match known {
-            None => plan.create(definition),
+            None => match schema
+                .tables
+                .get(&definition.table.id)
+                .filter(|known| !known.name.eq_ignore_ascii_case(&name))
+            {
+                Some(known) => plan.refused.push(format!(
+                    "table {name}: that was the name of {} before; a new table under an old name is not supported yet",
+                    known.name
+                )),
+                None => plan.create(definition),
+            },
             Some(tracked) => {
                 let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema };
                 table.plan(&renames, &mut plan)?;
@@ -145,6 +155,30 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
         plan.steps.clear();
     }
     Ok(plan)
+}
+
+/// The steps that make the columns of a table known that the group does not know.
+pub(crate) fn new_columns(definition: &TableDefinition, known: &TableState) -> Result<Vec<Step>, StoreError> {
+    let wanted = scratch()?;
+    wanted.execute_batch(&definition.create_sql).doing("read the table")?;
+    let table = &definition.table;
+    let mut steps = Vec::new();
+    for column in tracked::columns(&wanted, &table.name)? {
+        let replicated = table.columns.iter().find(|replicated| replicated.name.eq_ignore_ascii_case(&column.name));
+        let Some(new) = replicated.filter(|new| !known.columns.iter().any(|known| known.id == new.id)) else {
+            continue;
+        };
+        let definition = column_sql(&wanted, &table.name, &column)?;
+        if let Err(reason) = probe(&definition) {
+            return Err(StoreError::Untrackable {
+                table: table.name.clone(),
+                reason: format!("its new column {:?} cannot be added elsewhere: {reason}", column.name),
+            });
+        }
+        let birth = known.births(&column.name);
+        steps.push(Step::AddColumn { table: table.id, column: new.clone(), birth, definition });
+    }
+    Ok(steps)
 }
 
 /// `-- @rename old -> new` for tables, `-- @rename table.old -> new` for columns: the table's name, the column, the new name.
@@ -246,7 +280,7 @@ impl Altered<'_> {
         plan: &mut SchemaPlan,
     ) -> Result<(), StoreError> {
         let (id, there) = (self.tracked.table.id, &self.definition.table.name);
-        let definition = self.column_sql(column)?;
+        let definition = column_sql(self.wanted, there, column)?;
         let exists = now.iter().any(|known| known.name.eq_ignore_ascii_case(&column.name));
         let tried = probe(&definition).map(drop).and_then(|()| {
             if exists {
@@ -267,29 +301,6 @@ impl Altered<'_> {
         let detail = if exists { format!("{definition} (it is there already)") } else { definition.clone() };
         plan.add("add column", there, detail, Step::AddColumn { table: id, column: new, birth, definition });
         Ok(())
-    }
-
-    /// A column's definition, put together from what SQLite says of it.
-    fn column_sql(&self, column: &PhysicalColumn) -> Result<String, StoreError> {
-        let table = &self.definition.table.name;
-        let mut sql = quoted(&column.name);
-        if !column.declared.is_empty() {
-            sql += &format!(" {}", column.declared);
-        }
-        if column.not_null {
-            sql += " NOT NULL";
-        }
-        if let Some(default) = &column.default {
-            sql += &format!(" DEFAULT {default}");
-        }
-        let collation = tracked::collation(self.wanted, table, &column.name)?;
-        if collation != "BINARY" {
-            sql += &format!(" COLLATE {collation}");
-        }
-        for key in foreign_keys(self.wanted, table)?.iter().filter(|key| key.from == [column.name.clone()]) {
-            sql += &key.sql();
-        }
-        Ok(sql)
     }
 
     /// What the steps leave undone.
@@ -369,6 +380,28 @@ impl Altered<'_> {
         }
         Ok(())
     }
+}
+
+/// A column's definition, put together from what SQLite says of it.
+fn column_sql(wanted: &Connection, table: &str, column: &PhysicalColumn) -> Result<String, StoreError> {
+    let mut sql = quoted(&column.name);
+    if !column.declared.is_empty() {
+        sql += &format!(" {}", column.declared);
+    }
+    if column.not_null {
+        sql += " NOT NULL";
+    }
+    if let Some(default) = &column.default {
+        sql += &format!(" DEFAULT {default}");
+    }
+    let collation = tracked::collation(wanted, table, &column.name)?;
+    if collation != "BINARY" {
+        sql += &format!(" COLLATE {collation}");
+    }
+    for key in foreign_keys(wanted, table)?.iter().filter(|key| key.from == [column.name.clone()]) {
+        sql += &key.sql();
+    }
+    Ok(sql)
 }
 
 /// A foreign key of a table.

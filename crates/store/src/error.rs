@@ -241,6 +241,11 @@ pub enum StoreError {
         /// How many.
         count: usize,
     },
+    /// The log does not hold what a table would miss.
+    #[error(
+        "the log was compacted, or began with a snapshot: a table could not return from it with its history, so none can be untracked; `isle detach` makes a plain database of the file"
+    )]
+    LogCompacted,
     /// Rows that were merged could not be written here.
     #[error(
         "table {table:?} lacks rows that were merged into it (`isle doctor` lists them): another replica must make the snapshot"

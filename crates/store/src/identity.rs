@@ -3,6 +3,7 @@
 //! What was never handed over can be sealed again: the same rows and the same times under another group or site. What others may
 //! have seen stays as it is for ever.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use isle_changeset::{Cause, Header};
@@ -45,7 +46,7 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>)
     own.unsettled.set(None);
     set_meta(&engine.conn, "group", group.as_bytes())?;
     own.group = group;
-    seal_again(&engine.conn, &mut own, 1, None)?;
+    seal_again(&engine.conn, &mut own, 1)?;
     engine.own = Some(own);
     Ok(true)
 }
@@ -74,19 +75,32 @@ pub(crate) fn new_site_after(engine: &mut Engine, site: SiteId, kept: u64) -> Re
     let chain = last.map(|(_, chain)| chain);
     let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
     conn.execute(sql, params![old.no, kept as i64, hlc.bits() as i64, chain]).doing("retire the old site id")?;
-    let seen = "INSERT INTO isle_seen(author, site, version, hlc)
-                SELECT ?2, site, version, hlc FROM isle_seen WHERE author = ?1 AND site <> ?2 ON CONFLICT DO NOTHING";
-    conn.execute(seen, params![old.no, no]).doing("carry over what was seen")?;
+    // The heads that were seen of the old id were its own: from now on they are somebody else's news.
+    conn.execute("DELETE FROM isle_remote_head WHERE site = ?1", [old.site.as_bytes()])
+        .doing("forget the old heads")?;
+    let source = Source { no: old.no, from: kept + 1, to: old.version };
+    let mut first = told_before(conn, &source)?;
+    if kept > 0 {
+        first.push(Cause { site: old.site, version: kept, hlc });
+    }
+    // Nobody knows what the new id has seen: its first version says all of it.
+    if kept < old.version {
+        let seen = "INSERT INTO isle_seen(author, site, version, hlc)
+                    SELECT ?2, site, version, hlc FROM isle_seen WHERE author = ?1 AND site <> ?2 ON CONFLICT DO NOTHING";
+        conn.execute(seen, params![old.no, no]).doing("carry over what was seen")?;
+        for cause in &first {
+            note_seen(conn, no, site_no(conn, cause.site)?, cause.version, cause.hlc.bits())?;
+        }
+    }
+    conn.execute("DELETE FROM isle_seen WHERE author = ?1", [old.no]).doing("carry over what was seen")?;
+    for cause in first.iter().filter(|cause| cause.site != old.site) {
+        note_seen(conn, old.no, site_no(conn, cause.site)?, cause.version, cause.hlc.bits())?;
+    }
     own.site = site;
     own.no = no;
     own.version = 0;
     own.chain = Default::default();
-    let mut first = None;
-    if kept > 0 {
-        first = Some(Cause { site: old.site, version: kept, hlc });
-        note_seen(conn, no, old.no, kept, hlc.bits())?;
-    }
-    let source = Source { no: old.no, from: kept + 1, to: old.version };
+    own.causes_told = false;
     move_versions(conn, &mut own, &source, first)?;
     tracing::warn!(old = %old.site, new = %site, kept, moved = old.version - kept, "took a new site id");
     engine.own = Some(own);
@@ -100,20 +114,43 @@ struct Source {
     to: u64,
 }
 
+/// What a site had said that it had seen before the first of these versions, as far as that is still known.
+fn told_before(conn: &Connection, source: &Source) -> Result<Vec<Cause>, StoreError> {
+    let mut raised = HashSet::new();
+    for version in source.from..=source.to {
+        if let Some((header, _)) = header_of(conn, source.no, version)? {
+            raised.extend(header.causes.iter().map(|cause| cause.site));
+        }
+    }
+    let sql =
+        "SELECT s.id, v.version, v.hlc FROM isle_seen AS v JOIN isle_site AS s ON s.no = v.site WHERE v.author = ?1";
+    let mut statement = conn.prepare(sql).doing("read what was seen")?;
+    let told = statement.query_map([source.no], |row| {
+        let hlc = Hlc::from_bits(row.get::<_, i64>(2)? as u64).unwrap_or(Hlc::ZERO);
+        Ok(Cause { site: SiteId::from_bytes(row.get(0)?), version: row.get::<_, i64>(1)? as u64, hlc })
+    });
+    let told: Vec<Cause> = told.doing("read what was seen")?.collect::<Result<_, _>>().doing("read what was seen")?;
+    let mut before: Vec<Cause> = told.into_iter().filter(|cause| !raised.contains(&cause.site)).collect();
+    // Of what these versions raised, an earlier one may have said less.
+    for version in (1..source.from).rev() {
+        if raised.is_empty() {
+            break;
+        }
+        let Some((header, _)) = header_of(conn, source.no, version)? else { break };
+        before.extend(header.causes.into_iter().filter(|cause| raised.remove(&cause.site)));
+    }
+    Ok(before)
+}
+
 /// Writes the headers `from..` again with the site's present group; the bodies stay.
-fn seal_again(conn: &Connection, own: &mut Own, from: u64, first: Option<Cause>) -> Result<(), StoreError> {
+fn seal_again(conn: &Connection, own: &mut Own, from: u64) -> Result<(), StoreError> {
     let source = Source { no: own.no, from, to: own.version };
     own.version = from - 1;
     own.chain = state_at(conn, own.no, from - 1)?.map_or_else(Default::default, |(_, chain)| chain);
-    move_versions(conn, own, &source, first)
+    move_versions(conn, own, &source, Vec::new())
 }
 
-fn move_versions(
-    conn: &Connection,
-    own: &mut Own,
-    source: &Source,
-    mut first: Option<Cause>,
-) -> Result<(), StoreError> {
+fn move_versions(conn: &Connection, own: &mut Own, source: &Source, mut first: Vec<Cause>) -> Result<(), StoreError> {
     for version in source.from..=source.to {
         let Some((mut header, _)) = header_of(conn, source.no, version)? else { continue };
         header.group = own.group;
@@ -121,10 +158,12 @@ fn move_versions(
         header.version = own.version + 1;
         header.previous = own.chain;
         header.causes.retain(|cause| cause.site != own.site);
-        if let Some(cause) = first.take() {
-            header.causes.push(cause);
-            header.causes.sort_by_key(|cause| cause.site);
+        for cause in first.drain(..).filter(|cause| cause.site != own.site) {
+            if !header.causes.iter().any(|known| known.site == cause.site) {
+                header.causes.push(cause);
+            }
         }
+        header.causes.sort_by_key(|cause| cause.site);
         let encoded = header.encode();
         let (old, new) = (log_id(source.no, version), log_id(own.no, header.version));
         conn.execute("UPDATE isle_log SET id = ?2, header = ?3 WHERE id = ?1", params![old, new, encoded])

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use isle_changeset::{Value, ValueRef, canonical_key};
-use isle_schema::{Migration, MigrationId, Step, TableDefinition};
+use isle_schema::{ColumnId, Migration, MigrationId, Schema, Step, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::clocks::{ClockTable, from_sql};
@@ -21,9 +21,11 @@ const TABLES_MAX: usize = 1_000;
 /// Tracks tables by name: one schema operation, one baseline version with the rows that are there.
 pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<Option<Sealed>, StoreError> {
     let app: String = layout::require_meta(&engine.conn, "app")?;
+    let schema = crate::alter::schema(&engine.conn)?;
     let mut definitions: Vec<TableDefinition> = Vec::new();
     for name in names {
-        let definition = tracked::introspect(&engine.conn, &app, name)?;
+        let mut definition = tracked::introspect(&engine.conn, &app, name)?;
+        keep_ids(&mut definition.table, &schema);
         let known = engine.by_id.contains_key(&definition.table.id);
         if !known && definitions.iter().all(|other| other.table.id != definition.table.id) {
             definitions.push(definition);
@@ -35,11 +37,20 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     definitions.sort_by_key(|definition| definition.table.id);
     let settled = engine.settle()?;
     let mut own = engine.own()?;
-    let steps = definitions.iter().cloned().map(Step::CreateTable).collect();
-    let migration = Migration { app, parents: own.heads.clone(), steps };
-    let (id, body) = migration.encode()?;
+    let mut steps = Vec::new();
+    for definition in &definitions {
+        match schema.tables.get(&definition.table.id) {
+            None => steps.push(Step::CreateTable(definition.clone())),
+            // It returns, perhaps with columns that the group does not know.
+            Some(known) => steps.extend(crate::define::new_columns(definition, known)?),
+        }
+    }
     let added = adopt(engine, &definitions)?;
-    record(&engine.conn, id, &body)?;
+    if !steps.is_empty() {
+        let migration = Migration { app, parents: own.heads.clone(), steps };
+        let (id, body) = migration.encode()?;
+        record(&engine.conn, id, &body)?;
+    }
     own.heads = crate::own::note_heads(&engine.conn)?;
     let before = own.version;
     let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
@@ -48,6 +59,18 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
         crate::log::replay(engine, tracked.table.id, before, &settled)?;
     }
     Ok(sealed)
+}
+
+/// A table that was renamed, or whose columns were, goes by the ids of its birth.
+fn keep_ids(table: &mut Table, schema: &Schema) {
+    let known = schema.tables.iter().find(|(_, known)| known.name.eq_ignore_ascii_case(&table.name));
+    let Some((id, known)) = known else { return };
+    for column in &mut table.columns {
+        let same = known.columns.iter().find(|other| other.name.eq_ignore_ascii_case(&column.name));
+        let new = || ColumnId::derive(*id, &column.name, known.births(&column.name));
+        column.id = same.map_or_else(new, |same| same.id);
+    }
+    table.id = *id;
 }
 
 /// Applies a schema operation from another device: creates its tables, or adopts those that are here with their rows.
@@ -281,8 +304,14 @@ fn seal_baseline(
     sealer.finish(own)
 }
 
-/// Takes isle's triggers and clocks off a table; its rows stay. Works on a table that was altered or dropped, too.
+/// Stops tracking a table; its rows stay. Works on a table that was altered or dropped, too.
 pub(crate) fn untrack(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
+    refuse_short_log(&engine.conn)?;
+    take_off(engine, name)
+}
+
+/// Takes isle's triggers and clocks off a table.
+fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
     let sql = "SELECT no FROM isle_table WHERE name = ?1 COLLATE NOCASE";
     let no = crate::clocks::one::<i64>(&engine.conn, sql, [name])?;
     let no = no.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
@@ -299,6 +328,14 @@ pub(crate) fn untrack(engine: &mut Engine, name: &str) -> Result<(), StoreError>
     engine.load_tables()
 }
 
+/// Refuses where the log does not reach back to the first version of every site: a table that returns is made from it.
+fn refuse_short_log(conn: &Connection) -> Result<(), StoreError> {
+    let sql = "SELECT count(*) FROM isle_site AS s WHERE s.version > 0 AND NOT EXISTS
+               (SELECT 1 FROM isle_log WHERE id = s.no << 44 | 1)";
+    let short = crate::clocks::one::<i64>(conn, sql, [])?.unwrap_or(0);
+    if short == 0 { Ok(()) } else { Err(StoreError::LogCompacted) }
+}
+
 /// Removes everything of isle's from the file.
 pub(crate) fn detach(engine: &mut Engine) -> Result<(), StoreError> {
     let mut statement = engine.conn.prepare("SELECT name FROM isle_table").doing("list the tables")?;
@@ -306,7 +343,7 @@ pub(crate) fn detach(engine: &mut Engine) -> Result<(), StoreError> {
     let names: Vec<String> = names.collect::<Result<_, _>>().doing("list the tables")?;
     drop(statement);
     for name in names {
-        untrack(engine, &name)?;
+        take_off(engine, &name)?;
     }
     for table in layout::own_tables(&engine.conn)? {
         engine.conn.execute_batch(&format!("DROP TABLE {}", quoted(&table))).doing("remove isle's tables")?;

@@ -48,6 +48,10 @@ pub(crate) fn run(args: &Args, compact: &Compact, out: &mut Out) -> anyhow::Resu
             .style
             .dim("  tombstones stay until every replica has synced since the delete, and a while longer (--grace)");
         out.note(line)?;
+        if !report.waiting_for.is_empty() {
+            let names: Vec<String> = report.waiting_for.iter().map(|site| names.of_text(site)).collect();
+            out.note(out.style.dim(format!("  not there yet: {}", names.join(", "))).to_string())?;
+        }
     }
     if report.versions > 0 && !compact.vacuum {
         out.note(out.style.dim("  free room in the file is used again; --vacuum gives it back").to_string())?;

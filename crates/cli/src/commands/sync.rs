@@ -194,7 +194,12 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     }
     if let Some(site) = &report.new_site {
         let short = site.get(..8).unwrap_or(site);
-        lines.push(format!("this file is a copy or an older state: it goes on as site {short}, nothing to do"));
+        let why = if report.was_retired {
+            "others had retired this replica"
+        } else {
+            "this file is a copy or an older state"
+        };
+        lines.push(format!("{why}: it goes on as site {short}, nothing to do"));
     }
     for site in &report.stale {
         let site = names.of_text(site);

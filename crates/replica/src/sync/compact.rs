@@ -47,6 +47,8 @@ pub struct CompactReport {
     pub tombstones: u64,
     /// Tombstones cannot go yet: some replica has not acknowledged the deletes, or did so too short a time ago.
     pub waiting: bool,
+    /// Sites whose heads do not say yet that they have all that is here.
+    pub waiting_for: Vec<String>,
     /// Size of the file before, in bytes.
     pub file_bytes_before: u64,
     /// Size of the file after.
@@ -74,8 +76,11 @@ pub(crate) async fn compact(inner: &Arc<Inner>, options: &CompactOptions) -> Res
             let stable = session.take_stable(grace).await?;
             floor = Some(floor.map_or(stable.clone(), |floor| floor.meet(&stable)));
         }
+        report.waiting_for.extend(session.behind());
         report.remotes.push(session.report);
     }
+    report.waiting_for.sort_unstable();
+    report.waiting_for.dedup();
     let now = inner.runtime.now_ms();
     let keep = u64::try_from(options.keep.as_millis()).unwrap_or(u64::MAX);
     let before = Hlc::new(now.saturating_sub(keep), 0).unwrap_or(Hlc::ZERO);
@@ -134,6 +139,13 @@ impl Session<'_> {
             }
         }
         held
+    }
+
+    /// Sites that are not retired and have not acknowledged all that this one holds to be applied here.
+    fn behind(&self) -> Vec<String> {
+        let Some(own) = &self.own else { return Vec::new() };
+        let alive = self.heads.iter().filter(|head| !own.retired.iter().any(|(site, _)| *site == head.site));
+        alive.filter(|head| !head.acknowledged.includes(&own.acknowledged)).map(|head| head.site.to_string()).collect()
     }
 
     /// Notes what all heads hold to be applied by everyone, and since when.

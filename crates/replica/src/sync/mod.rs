@@ -118,8 +118,10 @@ pub struct SyncReport {
     pub refused: Vec<String>,
     /// Sites whose head went back: the remote was rolled back. Their old head is not followed.
     pub stale: Vec<String>,
-    /// The new site id, if this file turned out to be a copy or an older state.
+    /// The new site id, if this file turned out to be a copy or an older state, or was retired.
     pub new_site: Option<String>,
+    /// Whether others had retired this replica; it goes on under its new site id.
+    pub was_retired: bool,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
 }
@@ -192,6 +194,8 @@ struct Session<'a> {
     repair: bool,
     /// Not every head could be read: nothing can be said of what all have.
     unread: bool,
+    /// A snapshot that is needed could not be taken in.
+    incomplete: bool,
     /// A snapshot takes the place of the own segments, whatever they weigh.
     compacting: bool,
     /// What the last merge left, by site.
@@ -276,6 +280,7 @@ impl<'a> Session<'a> {
             _lock: lock,
             repair: false,
             unread: false,
+            incomplete: false,
             compacting: false,
             waiting: Vec::new(),
             report,
@@ -426,7 +431,8 @@ impl<'a> Session<'a> {
 
     /// What the last merge left goes into the report.
     fn report_waiting(&mut self) {
-        for (site, version, why) in &self.waiting {
+        // Nobody waits for what a retired site wrote beyond its end: it comes again under another id.
+        for (site, version, why) in self.waiting.iter().filter(|(.., why)| !matches!(why, Waiting::Retired)) {
             self.report.waiting.push((site.to_string(), *version, reason(why)));
             if let Waiting::Refused(reason) = why {
                 self.report.refused.push(format!("changeset {version} of site {site}: {reason}"));
@@ -445,7 +451,6 @@ fn reason(waiting: &Waiting) -> String {
             "its author had not seen version {version} of {}, which the group has collected since; `isle devices retire` lets it send its changes anew",
             site.short()
         ),
-        Waiting::Retired => "its device was retired; it sends its changes anew when it syncs".to_owned(),
         Waiting::Future(error) => error.to_string(),
         Waiting::Refused(reason) => reason.clone(),
         _ => "it is not ready".to_owned(),

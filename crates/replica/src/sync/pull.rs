@@ -27,6 +27,10 @@ impl Session<'_> {
     pub(super) async fn pull(&mut self, refs: Vec<HeadRef>) -> Result<(), Error> {
         let mut news = Vec::new();
         let own = self.site;
+        let (retired, vector) =
+            blocking(self.inner, |inner| Ok((inner.store.retired()?, inner.store.vector()?))).await?;
+        // Whatever a retired site says beyond its end counts for nothing.
+        let over = |site: SiteId| retired.iter().any(|(of, last)| *of == site && vector.contains(site, *last));
         for reference in refs.into_iter().filter(|reference| reference.site != own) {
             let site = reference.site;
             let seen = self.seen(site).await?;
@@ -42,9 +46,10 @@ impl Session<'_> {
                 Ok(Some((head, etag))) => news.push(News { head, etag, last }),
                 Ok(None) => {
                     // Gone, or gone back: what it said before still holds.
-                    self.unread = true;
+                    self.unread |= !over(site);
                     self.heads.extend(last);
                 }
+                Err(error) if over(site) && !is_outage(&error) => self.heads.extend(last),
                 Err(error) => self.refuse(site, error, last)?,
             }
         }
@@ -117,6 +122,7 @@ impl Session<'_> {
             tracing::warn!(old = %own, new = %self.site, "this replica was retired; it goes on under a new site id");
             self.own = None;
             self.report.new_site = Some(self.site.to_string());
+            self.report.was_retired = true;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The outgoing half of a sync.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use isle_blobs::{Frame, Head, SegmentRef, SegmentWriter};
 use isle_changeset::Header;
@@ -33,6 +35,10 @@ struct Range {
 impl Session<'_> {
     /// Publishes what the remote lacks: own versions, and what no head covers of what they build upon.
     pub(super) async fn push(&mut self) -> Result<(), Error> {
+        if self.own.is_none() && self.incomplete {
+            // A newcomer that could not catch up would speak in ignorance of what the others know.
+            return Ok(());
+        }
         self.catch_up_first().await?;
         let mut facts = self.facts().await?;
         let own = self.own.take();
@@ -76,6 +82,9 @@ impl Session<'_> {
         }
         if let Some(old) = old.filter(|old| old.site == site) {
             self.delete_snapshot(&old).await;
+        }
+        if self.compacting {
+            self.sweep().await;
         }
         Ok(())
     }
@@ -147,7 +156,10 @@ impl Session<'_> {
     /// Whether the log here cannot serve what is missing there, or has grown too long there.
     async fn needs_snapshot(&self, head: &Head, missing: &[Range]) -> Result<bool, Error> {
         let bytes: u64 = head.segments.iter().map(|segment| segment.bytes).sum();
-        let compacting = self.compacting && !head.segments.is_empty();
+        let sizes = missing.to_vec();
+        let new_bytes = blocking(self.inner, move |inner| bytes_of(inner, &sizes)).await?;
+        let long = !head.segments.is_empty() || new_bytes as usize > TAIL_BYTES_MAX;
+        let compacting = self.compacting && (long || self.is_damaged(head).await?);
         let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
         let wanted: Vec<_> = missing.iter().map(|range| (range.site, range.first)).chain(tail).collect();
         blocking(self.inner, move |inner| {
@@ -167,21 +179,20 @@ impl Session<'_> {
 
     /// Versions that are applied here and that no head offers.
     fn missing(&self, own: &Head, vector: &VersionVector) -> Vec<Range> {
-        let mut covered = VersionVector::new();
+        let mut offered: HashMap<SiteId, Vec<(u64, u64)>> = HashMap::new();
+        let mut offer = |site, first, last| offered.entry(site).or_default().push((first, last));
         for head in self.heads.iter().chain(std::iter::once(own)) {
-            covered.advance(head.site, head.last_version.min(vector.get(head.site)));
-            let snapshot = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
-            let segments = head.segments.iter().flat_map(|segment| &segment.contents);
-            let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
-            for (site, last) in segments.map(|range| (range.site, range.last)).chain(tail).chain(snapshot) {
-                // What others say of this site counts for nothing, and of the rest no more than is here.
-                if site != head.site && site != own.site {
-                    covered.advance(site, last.min(vector.get(site)));
+            offer(head.site, 1, head.last_version);
+            for (site, first, last) in ranges(head) {
+                // What others say of this site counts for nothing.
+                if head.site == own.site || (site != head.site && site != own.site) {
+                    offer(site, first, last);
                 }
             }
         }
-        let own_first = vector.iter().filter(|(site, version)| !covered.contains(*site, *version));
-        own_first.map(|(site, last)| Range { site, first: covered.get(site) + 1, last }).collect()
+        let covered = |site: SiteId| covered(offered.get(&site).cloned().unwrap_or_default());
+        let missing = vector.iter().map(|(site, last)| Range { site, first: covered(site).saturating_add(1), last });
+        missing.filter(|range| range.first <= range.last).collect()
     }
 
     pub(super) async fn put_schema(&mut self, heads: &[MigrationId]) -> Result<(), Error> {
@@ -219,7 +230,8 @@ impl Session<'_> {
         let mut done = 0u64;
         for range in ranges {
             for version in range.first..=range.last {
-                let Some(mut changeset) = self.changeset(range.site, version).await? else { continue };
+                // What stands behind a gap is of no use to anybody.
+                let Some(mut changeset) = self.changeset(range.site, version).await? else { break };
                 for n in 0..=changeset.blocks {
                     let frame = match n.checked_sub(1) {
                         None => Frame::header(range.site, version, changeset.header.clone()),
@@ -326,23 +338,29 @@ struct Changeset {
     only: Option<Vec<u8>>,
 }
 
+/// What a head offers: by site, the first and the last version.
+pub(super) fn ranges(head: &Head) -> impl Iterator<Item = (SiteId, u64, u64)> + '_ {
+    let snapshot = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
+    let segments = head.segments.iter().flat_map(|segment| &segment.contents);
+    let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
+    let segments = segments.map(|range| (range.site, range.first, range.last));
+    snapshot.map(|(site, last)| (site, 1, last)).chain(segments).chain(tail)
+}
+
+/// Up to where ranges reach from version 1 on without a gap.
+pub(super) fn covered(mut ranges: Vec<(u64, u64)>) -> u64 {
+    ranges.sort_unstable();
+    let reach = |covered: u64, (first, last): (u64, u64)| {
+        if first <= covered.saturating_add(1) { covered.max(last) } else { covered }
+    };
+    ranges.into_iter().fold(0, reach)
+}
+
 /// Whether an own head can be built upon: it speaks of versions that are here, and covers all that it claims.
 pub(super) fn is_sound(head: &Head, vector: &VersionVector) -> bool {
-    let ranges = head.segments.iter().flat_map(|segment| &segment.contents).map(|r| (r.site, r.first, r.last));
-    let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
-    let all: Vec<(SiteId, u64, u64)> = ranges.chain(tail).collect();
-    let snapshot = head.snapshot.as_ref().map_or_else(VersionVector::new, |snapshot| snapshot.vector.clone());
-    let here = vector.includes(&snapshot)
-        && all.iter().all(|(site, first, last)| *first > 0 && first <= last && vector.contains(*site, *last));
-    let mut own: Vec<(u64, u64)> =
-        all.iter().filter(|(site, ..)| *site == head.site).map(|(_, a, b)| (*a, *b)).collect();
-    own.sort_unstable();
-    let covered =
-        own.iter().fold(
-            snapshot.get(head.site),
-            |covered, (first, last)| if *first <= covered + 1 { covered.max(*last) } else { covered },
-        );
-    here && covered >= head.last_version && vector.contains(head.site, head.last_version)
+    let here = ranges(head).all(|(site, first, last)| first > 0 && first <= last && vector.contains(site, last));
+    let own = ranges(head).filter(|(site, ..)| *site == head.site).map(|(_, first, last)| (first, last)).collect();
+    here && covered(own) >= head.last_version && vector.contains(head.site, head.last_version)
 }
 
 /// About how many bytes the versions take.

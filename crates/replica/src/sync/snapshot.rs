@@ -11,6 +11,7 @@ use isle_store::{Snapshot, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::pull::is_outage;
+use super::push::covered;
 use super::{Phase, Session, blocking};
 use crate::Error;
 
@@ -129,19 +130,18 @@ impl Session<'_> {
                 continue;
             }
             self.pull_schema(head).await?;
-            let taken = self.take_in(snapshot).await;
-            match taken {
+            match self.take_in(snapshot).await {
                 Err(error) if is_outage(&error) => return Err(error),
-                // Its writer has put another since: the next sync finds that one.
+                // Its writer may have put another since; and what stands in its way here may go.
                 Err(error) => {
                     tracing::warn!(site = %head.site, %error, "a snapshot is refused");
-                    let gone = matches!(&error, Error::Remote { source: RemoteError::Missing { .. }, .. });
-                    if !gone {
-                        self.remember(&snapshot.name);
-                    }
+                    self.incomplete = true;
                     self.report.refused.push(error.to_string());
                 }
-                Ok(()) => self.remember(&snapshot.name),
+                Ok(()) => {
+                    self.incomplete = false;
+                    self.remember(&snapshot.name);
+                }
             }
         }
         Ok(())
@@ -196,17 +196,59 @@ impl Session<'_> {
             }
             other => other,
         };
+        if let Err(Error::Store(StoreError::BadSnapshot { .. })) = &joined {
+            // No later try makes it better.
+            blocking(self.inner, |inner| Ok(inner.store.discard_snapshot()?)).await?;
+            self.remember(&snapshot.name);
+        }
         let refused = |reason: &dyn std::fmt::Display| self.refusal("snapshot", snapshot.site, reason);
-        let joined = match joined.map_err(|error| soften(error, &refused)) {
-            Ok(joined) => joined,
-            Err(error) => {
-                blocking(self.inner, |inner| Ok(inner.store.discard_snapshot()?)).await?;
-                return Err(error);
-            }
-        };
+        let joined = joined.map_err(|error| soften(error, &refused))?;
         self.note_applied(joined);
         self.report.snapshot_joined = true;
         Ok(())
+    }
+
+    /// Whether a snapshot that some head names cannot be read whole, so that a newcomer would stand before it. Reads all of it.
+    pub(super) async fn is_damaged(&self, own: &Head) -> Result<bool, Error> {
+        for snapshot in self.heads.iter().chain(std::iter::once(own)).filter_map(|head| head.snapshot.as_ref()) {
+            let whole = async {
+                let manifest = self.remote.get_part(snapshot.site, &snapshot.name, &snapshot.manifest).await?;
+                let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) else { return Ok(false) };
+                for named in manifest.parts.iter().chain(std::iter::once(&manifest.header)) {
+                    self.remote.get_part(snapshot.site, &snapshot.name, &named.part).await?;
+                }
+                Ok(true)
+            };
+            match whole.await {
+                Ok(true) => {}
+                Ok(false) => return Ok(true),
+                Err(RemoteError::Missing { .. } | RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. }) => {
+                    return Ok(true);
+                }
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes what transfers that were cut off have left of this site's objects. What cannot be removed costs room, nothing else.
+    pub(super) async fn sweep(&self) {
+        let Some(own) = &self.own else { return };
+        let swept = async {
+            let mut parts = Vec::new();
+            if let Some(snapshot) = &own.snapshot {
+                let manifest = self.remote.get_part(snapshot.site, &snapshot.name, &snapshot.manifest).await?;
+                let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) else { return Ok(0) };
+                parts.extend(manifest.parts.into_iter().map(|named| named.part));
+                parts.push(manifest.header.part);
+            }
+            self.remote.sweep(own, &parts).await
+        };
+        match swept.await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "objects that nobody names are gone"),
+            Err(error) => tracing::warn!(%error, "objects that nobody names stay"),
+        }
     }
 
     /// Removes the objects of a snapshot that was replaced. What cannot be deleted costs room, nothing else.
@@ -231,7 +273,10 @@ impl Session<'_> {
 fn soften(error: Error, refused: &dyn Fn(&dyn std::fmt::Display) -> Error) -> Error {
     match error {
         Error::Store(
-            error @ (StoreError::BadSnapshot { .. } | StoreError::SnapshotSchema { .. } | StoreError::Clock(_)),
+            error @ (StoreError::BadSnapshot { .. }
+            | StoreError::SnapshotSchema { .. }
+            | StoreError::TablesAway { .. }
+            | StoreError::Clock(_)),
         ) => refused(&error),
         other => other,
     }
@@ -255,17 +300,14 @@ fn cut(bytes: &Bytes, header: &SnapshotHeader, range: std::ops::Range<usize>) ->
 /// Whether a snapshot has versions that are not here and that no head offers one by one.
 fn fills_gap(vector: &VersionVector, heads: &[Head], snapshot: &VersionVector) -> bool {
     snapshot.iter().any(|(site, last)| {
-        let segments = heads.iter().flat_map(|head| &head.segments).flat_map(|segment| &segment.contents);
-        let segments = segments.filter(|range| range.site == site).map(|range| (range.first, range.last));
-        let tails = heads.iter().flat_map(|head| &head.tail).filter(|frame| frame.site == site);
-        let mut offered: Vec<(u64, u64)> = segments.chain(tails.map(|frame| (frame.version, frame.version))).collect();
-        offered.sort_unstable();
-        let mut covered = vector.get(site);
-        for (first, to) in offered {
-            if first <= covered.saturating_add(1) {
-                covered = covered.max(to);
-            }
-        }
-        covered < last
+        let offered = heads.iter().flat_map(|head| {
+            let segments = head.segments.iter().flat_map(|segment| &segment.contents);
+            let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
+            segments.map(|range| (range.site, range.first, range.last)).chain(tail)
+        });
+        let mut known: Vec<(u64, u64)> =
+            offered.filter(|(of, ..)| *of == site).map(|(_, first, last)| (first, last)).collect();
+        known.push((1, vector.get(site)));
+        covered(known) < last
     })
 }

@@ -587,8 +587,8 @@ impl Join<'_> {
             let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
             let values = params![no, theirs.version as i64, theirs.hlc as i64, theirs.chain];
             self.conn.execute(sql, values).doing("advance the version vector")?;
-            // What waited of them is in the snapshot.
-            let range = params![log_id(no, ours.version + 1), log_id(no, theirs.version)];
+            // What waited of them is in the snapshot; what came before would stand behind a gap, and the log has none.
+            let range = params![log_id(no, 0), log_id(no, theirs.version)];
             self.conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("advance the log")?;
             self.conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("advance the log")?;
         }
