@@ -172,6 +172,8 @@ pub struct Status {
     pub untracked: Vec<String>,
     /// Changed rows of other clients that wait to be recorded.
     pub queued: u64,
+    /// Changesets of others that are here and not merged yet.
+    pub waiting: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
     /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
@@ -391,6 +393,7 @@ impl Replica {
             tables: status.tables,
             untracked: status.untracked,
             queued: status.queued,
+            waiting: status.waiting,
             conflicts: status.conflicts,
             clock_ahead_ms: status.clock_ahead_ms,
             sites: status.sites,

@@ -112,6 +112,8 @@ pub struct Status {
     pub untracked: Vec<String>,
     /// Changes of foreign clients that the next touch will seal.
     pub queued: u64,
+    /// Changesets of others that are here and not merged: the report of a sync says what each waits for.
+    pub waiting: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
     /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
@@ -439,6 +441,12 @@ impl Store {
                 tables: tables.collect::<Result<_, _>>().doing("list the tables")?,
                 untracked: track::untracked(conn)?,
                 queued: count("SELECT count(*) FROM isle_queue")?,
+                waiting: count(&format!(
+                    "SELECT coalesce(sum((SELECT count(*) FROM isle_log AS l
+                       WHERE l.id > (s.no << 44 | s.version) AND l.id < (s.no + 1) << 44)), 0)
+                     FROM isle_site AS s WHERE s.no <> {} AND s.no NOT IN (SELECT site FROM isle_retired)",
+                    own.no
+                ))?,
                 conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
                 clock_ahead_ms: clock_ahead_ms(own.clock.last(), now_ms, &self.options),
                 sites: sites(conn, &own)?,

@@ -377,6 +377,7 @@ fn a_changeset_written_in_ignorance_of_what_was_collected_waits() {
     a.receive(&header, &blocks);
     let waiting = a.store.apply().unwrap().waiting;
     assert!(matches!(waiting[..], [(_, _, isle_store::Waiting::BelowFloor { .. })]), "{waiting:?}");
+    assert_eq!((a.store.status().unwrap().waiting, b.store.status().unwrap().waiting), (1, 0));
     assert_eq!(titles(&a).len(), 2);
 }
 
@@ -473,4 +474,41 @@ fn a_floor_that_came_with_a_snapshot_is_named_to_those_who_do_not_know_it() {
     a.pull(&late);
     assert_eq!(titles(&late), titles(&a));
     assert_eq!((a.hash(), b.hash()), (late.hash(), late.hash()));
+}
+
+#[test]
+fn a_log_that_began_with_a_snapshot_has_no_gap_and_gives_no_table_away() {
+    let (a, b) = pair();
+    a.run("INSERT INTO notes VALUES(4, 'four', 4)");
+    a.run("INSERT INTO notes VALUES(5, 'five', 5)");
+    bootstrap(&a, &b);
+    assert_eq!(b.store.log_start(a.site()).unwrap(), 4, "nothing of it is left, not even what came before");
+    a.run("INSERT INTO notes VALUES(6, 'six', 6)");
+    b.pull(&a);
+    assert_eq!(b.store.log_start(a.site()).unwrap(), 4);
+    assert!(b.export(a.site(), 4).is_some() && b.export(a.site(), 1).is_none());
+    assert!(matches!(b.store.untrack("notes"), Err(StoreError::LogCompacted)));
+    a.store.prune_log(far()).unwrap();
+    assert!(matches!(a.store.untrack("notes"), Err(StoreError::LogCompacted)));
+}
+
+#[test]
+fn a_new_site_id_says_all_that_the_old_one_had_seen() {
+    let (a, b) = pair();
+    a.run("DELETE FROM notes WHERE id = 1");
+    b.pull(&a);
+    b.run("UPDATE notes SET stars = 7 WHERE id = 2");
+    a.store.collect(&b.store.vector().unwrap()).unwrap();
+    // Once with a version that moves, once with none.
+    for (round, sql) in [(1, "UPDATE notes SET stars = 8 WHERE id = 3"), (2, "INSERT INTO notes VALUES(9, 'nine', 9)")]
+    {
+        b.store.new_site(0).unwrap();
+        b.run(sql);
+        let before = a.store.conflicts(true, 10).unwrap().len();
+        a.pull(&b);
+        assert!(a.store.apply().unwrap().waiting.is_empty(), "round {round}");
+        assert_eq!(a.store.conflicts(true, 10).unwrap().len(), before, "nothing was concurrent in round {round}");
+        assert_eq!(titles(&a), titles(&b));
+        b.store.mark_published(b.store.status().unwrap().version).unwrap();
+    }
 }

@@ -310,3 +310,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_table_that_returns_with_a_new_column_brings_it_to_everybody() {
+    let (a, b) = pair();
+    a.store.untrack("notes").unwrap();
+    a.foreign("ALTER TABLE notes ADD COLUMN stars INT DEFAULT 1");
+    a.store.track(&["notes"]).unwrap();
+    a.run("UPDATE notes SET stars = 6 WHERE id = 1");
+    let fresh = Device::untracked(3, "");
+    settle(&[&a, &b, &fresh]);
+    assert_eq!(notes(&fresh), a.rows("SELECT 1, 'one', 6 UNION ALL SELECT 2, 'two', 1"));
+    // One that returns as it was is no operation at all.
+    let heads = a.store.schema_heads().unwrap();
+    a.store.untrack("notes").unwrap();
+    a.store.track(&["notes"]).unwrap();
+    assert_eq!(a.store.schema_heads().unwrap(), heads);
+    settle(&[&a, &b, &fresh]);
+}
+
+#[test]
+fn a_renamed_table_that_returns_is_the_same_table() {
+    let (a, b) = pair();
+    let renamed = "-- @rename notes -> memos\nCREATE TABLE memos(id INTEGER PRIMARY KEY, title TEXT);";
+    a.store.apply_schema(renamed).unwrap();
+    a.store.untrack("memos").unwrap();
+    a.store.track(&["memos"]).unwrap();
+    a.run("INSERT INTO memos VALUES(3, 'three')");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT count(*) FROM memos"), b.rows("SELECT 3"));
+    let again = a.store.plan_schema("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT);").unwrap();
+    assert!(again.refused[0].contains("memos"), "{again:?}");
+}

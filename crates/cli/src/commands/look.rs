@@ -23,6 +23,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "tables": status.tables,
         "untracked": status.untracked,
         "queued": status.queued,
+        "waiting": status.waiting,
         "conflicts": status.conflicts,
         "clock_ahead_ms": status.clock_ahead_ms,
         "remotes": status.remotes.iter().map(remotes::to_json).collect::<Vec<_>>(),
@@ -57,6 +58,10 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
     out.line(format!("version    {}{sent}", status.version))?;
     if status.tables.is_empty() {
         out.line("tables     none tracked: `isle track TABLE…`, or sync to get some")?;
+    }
+    if status.waiting > 0 {
+        let waiting = count(status.waiting, "change");
+        out.line(format!("held       {waiting} of others cannot be merged yet: `isle sync` says why"))?;
     }
     if status.queued > 0 {
         out.line(format!("waiting    {} of other programs, recorded by the next sync", count(status.queued, "row")))?;
