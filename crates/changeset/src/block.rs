@@ -15,7 +15,7 @@ pub(crate) const CODEC_ZSTD: u8 = 1;
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// The largest causal length: no row is deleted and made again that often.
-pub(crate) const LENGTH_MAX: u64 = 1 << 48;
+pub const LENGTH_MAX: u64 = 1 << 31;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,8 +63,7 @@ mod stream;
 mod value;
 mod wire;
 
-pub(crate) use block::LENGTH_MAX;
-pub use block::{Block, Row, RowKind, Section, Sections};
+pub use block::{Block, LENGTH_MAX, Row, RowKind, Section, Sections};
 pub use encode::{BodyWriter, SealedBlock};
 pub use header::{BlockInfo, Cause, Hash, Header};
 pub use key::{Key, canonical_key, canonical_value, has_forms, pack_key, unpack_key};

@@ -29,12 +29,14 @@
 use isle_clock::{GroupId, SiteId};
 use isle_schema::{ColumnId, MigrationId, TableId};
 
+use crate::COLUMNS_MAX;
 use crate::header::{BlockInfo, put_block_info, read_block, read_list};
 use crate::wire::{DecodeError, Reader, put_varint};
-use crate::{COLUMNS_MAX, LENGTH_MAX};
 
 const MAGIC: &[u8; 4] = b"ISLS";
 const FORMAT: u8 = 1;
+/// Beyond every number of a site and every version.
+const NUMBER_MAX: u64 = 1 << 48;
 
 /// The largest encoded snapshot header: room for some 700,000 blocks.
 pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 32 << 20;
@@ -154,7 +156,7 @@ fn read_table(reader: &mut Reader<'_>) -> Result<SnapshotTable, DecodeError> {
     let sound = known.is_sorted_by(|a, b| a < b) && baselines.is_sorted_by(|a, b| a.0 < b.0);
     if columns.len() > COLUMNS_MAX
         || !sound
-        || baselines.iter().any(|(site, version)| *site >= LENGTH_MAX || *version >= LENGTH_MAX || *version == 0)
+        || baselines.iter().any(|(site, version)| *site >= NUMBER_MAX || *version >= NUMBER_MAX || *version == 0)
     {
         return Err(DecodeError::Inconsistent { what: "table of a snapshot" });
     }

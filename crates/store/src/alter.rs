@@ -11,7 +11,7 @@ use isle_changeset::{RowKind, Value, canonical_key};
 use isle_schema::{AddedColumn, Migration, MigrationId, Schema, TableState};
 use rusqlite::{Connection, params};
 
-use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
+use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, SETS_MAX, alive, from_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{self, quoted};
@@ -101,6 +101,9 @@ impl Change<'_> {
                     model.sets.push(self.tracked.cells());
                 }
                 model.sets.push(model.table.columns.len() + 1);
+                if model.sets.len() > SETS_MAX {
+                    return Err(self.refuse(format!("columns came {SETS_MAX} times: make a new table")));
+                }
             }
             let sql = "UPDATE isle_table SET name = ?2, def = ?3 WHERE no = ?1";
             conn.execute(sql, params![self.tracked.no, model.table.name, model.to_json()?]).doing("list the table")?;
@@ -232,17 +235,18 @@ fn written(
         tests.push(format!("({value} IS NOT ({default}) COLLATE BINARY OR typeof({value}) <> typeof(({default})))"));
     }
     let (scan, order, any) = (tracked.clocks_and_rows("JOIN"), tracked.clock_order(), tests.join(", "));
-    let sql = format!("SELECT {scan} WHERE c.l & 1 AND max({any}, 0) ORDER BY {order}");
+    let alive = alive("c.");
+    let sql = format!("SELECT {scan} WHERE {alive} AND max({any}, 0) ORDER BY {order}");
     let mut statement = conn.prepare(&sql).doing("adopt a column")?;
     let mut rows = statement.raw_query();
     let mut written = Vec::new();
     while let Some(row) = rows.next().doing("adopt a column")? {
         let Some(mut clock) = RowClock::read(row, 0, tracked)? else { continue };
         let value = |at: usize| row.get_ref(at).map(from_sql).doing("adopt a column");
-        let exact: Vec<_> = (0..keys).map(|n| value(4 + keys + n)).collect::<Result<_, _>>()?;
+        let exact: Vec<_> = (0..keys).map(|n| value(CLOCK_FIELDS + keys + n)).collect::<Result<_, _>>()?;
         let (mut mask, mut values) = (vec![0u64; tracked.cells().div_ceil(64)], Vec::new());
         for cell in cells {
-            let found = value(4 + 2 * keys + cell - 1)?;
+            let found = value(CLOCK_FIELDS + 2 * keys + cell - 1)?;
             mask[cell / 64] |= 1 << (cell % 64);
             values.push(found.to_value());
             clock.stamp_cell(*cell, stamp);

@@ -106,7 +106,7 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
         }),
         " AND ",
     );
-    let (clock, data) = (tracked.clock(), quoted(name));
+    let (clock, data, alive) = (tracked.clock(), quoted(name), crate::clocks::alive("c."));
     let first = quoted(&tracked.table.key[0].name);
     let count = |sql: String| conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).doing("compare row clocks");
     let queued = count(format!("SELECT count(*) FROM isle_queue WHERE t = {}", tracked.no))?;
@@ -115,7 +115,7 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
         return Ok(());
     }
     let unclocked = count(format!(
-        "SELECT count(*) FROM {data} AS d WHERE NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {on} AND c.l & 1)"
+        "SELECT count(*) FROM {data} AS d WHERE NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {on} AND {alive})"
     ))?;
     if unclocked > 0 {
         report.add(
@@ -124,7 +124,7 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
         );
     }
     let missing = count(format!(
-        "SELECT count(*) FROM {clock} AS c LEFT JOIN {data} AS d ON {on} WHERE c.l & 1 AND d.{first} IS NULL"
+        "SELECT count(*) FROM {clock} AS c LEFT JOIN {data} AS d ON {on} WHERE {alive} AND d.{first} IS NULL"
     ))?;
     if missing > 0 {
         report.add(

@@ -1,8 +1,14 @@
 //! Row clocks: one metadata row for each data row.
 //!
-//! `isle_c<no>(k…, l, h, s, x)`: the canonical key, the causal length (odd = alive, even = deleted), the row's stamp (time, local
-//! number of the site, and above 20 bits the number of the column set: which columns the table had here when the row was stamped as
-//! a whole; to those that came later nobody had written then) and the exceptions: cells with another stamp. `x` is NULL or a list, rising by cell:
+//! `isle_c<no>(k…, h, w, x)`: the canonical key, the time of the row's stamp, whose and which life it is, and the exceptions: cells
+//! with another stamp. `w` is one number, 0 for most rows of one's own, so that it takes no room:
+//! ```text
+//! bits  0..20  local number of the stamp's site
+//! bits 20..32  column set: which columns the table had here when the row was stamped as a whole; to those that came later
+//!              nobody had written then
+//! bits 32..63  causal length (odd = alive, even = deleted), less 1
+//! ```
+//! `x` is NULL or a list, rising by cell:
 //! ```text
 //! v cell   v site's local number + 1   8 time, big-endian
 //! ```
@@ -25,10 +31,32 @@ pub(crate) struct LocalStamp {
     pub(crate) site: i64,
 }
 
-/// Bits of `s` that are the site's number; the column set stands above them.
-const SITE_BITS: u32 = 20;
-/// The site's number in `s`, for SQL as well.
-pub(crate) const SITE_MASK: i64 = (1 << SITE_BITS) - 1;
+/// Where the column set stands in `w`.
+const SET_SHIFT: u32 = 20;
+/// Where the causal length stands in `w`.
+const LENGTH_SHIFT: u32 = 32;
+/// The site's number in `w`, for SQL as well.
+pub(crate) const SITE_MASK: i64 = (1 << SET_SHIFT) - 1;
+const SET_MASK: i64 = (1 << (LENGTH_SHIFT - SET_SHIFT)) - 1;
+/// Column sets that a table can have.
+pub(crate) const SETS_MAX: usize = SET_MASK as usize + 1;
+/// Columns of a row clock behind its key: `h`, `w`, `x`.
+pub(crate) const CLOCK_FIELDS: usize = 3;
+
+/// The SQL condition that a row lives, by the clock whose columns stand behind `prefix`.
+pub(crate) fn alive(prefix: &str) -> String {
+    format!("{prefix}w >> {LENGTH_SHIFT} & 1 = 0")
+}
+
+/// The number `w` of a clock.
+fn whose(length: u64, set: usize, site: i64) -> i64 {
+    (length.saturating_sub(1) as i64) << LENGTH_SHIFT | (set as i64) << SET_SHIFT | site
+}
+
+/// The causal length in `w`.
+fn length_of(whose: i64) -> u64 {
+    (whose >> LENGTH_SHIFT) as u64 + 1
+}
 
 impl LocalStamp {
     /// Before every write: the stamp of a column that the row's author did not have.
@@ -95,41 +123,37 @@ impl RowClock {
         exceptions.is_sorted_by(|a, b| a.0 < b.0).then_some(exceptions)
     }
 
-    /// `s` and `x` as stored: of the column sets the smallest that, with exceptions, tells of every cell.
+    /// `w` and `x` as stored: of the column sets the smallest that, with exceptions, tells of every cell.
     fn stored(&self, tracked: &Tracked) -> (i64, Option<Vec<u8>>) {
         let (sets, cells) = (&tracked.sets, tracked.cells());
         let beyond =
             |set: usize| self.exceptions.len() - self.exceptions.partition_point(|(cell, _)| *cell < sets[set]);
         // Most tables have one set, most rows no exceptions.
         let set = (0..sets.len()).find(|set| beyond(*set) == cells - sets[*set]).unwrap_or(sets.len() - 1);
-        let s = self.stamp.site | (set as i64) << SITE_BITS;
+        let whose = whose(self.length, set, self.stamp.site);
         if set + 1 == sets.len() {
-            return (s, self.packed());
+            return (whose, self.packed());
         }
         let mut known = self.clone();
         known.exceptions.retain(|(cell, stamp)| *cell < sets[set] || *stamp != LocalStamp::NEVER);
-        (s, known.packed())
+        (whose, known.packed())
     }
 
-    /// Reads `l, h, s, x` from a result row, from column `at` on; `None` where there is no clock.
+    /// Reads `h, w, x` from a result row, from column `at` on; `None` where there is no clock.
     pub(crate) fn read(row: &rusqlite::Row<'_>, at: usize, tracked: &Tracked) -> Result<Option<RowClock>, StoreError> {
         let damaged = |detail: &str| StoreError::Internal { table: "isle_c", detail: detail.to_owned() };
-        let length = match row.get_ref(at).doing("read a row clock")? {
-            SqlRef::Null => return Ok(None),
-            SqlRef::Integer(length) if length > 0 => length as u64,
-            _ => return Err(damaged("causal length")),
-        };
-        let (SqlRef::Integer(hlc), SqlRef::Integer(site)) =
-            (row.get_ref(at + 1).doing("read a row clock")?, row.get_ref(at + 2).doing("read a row clock")?)
-        else {
-            return Err(damaged("stamp"));
-        };
-        let mut exceptions = match row.get_ref(at + 3).doing("read a row clock")? {
+        let (hlc, whose) =
+            match (row.get_ref(at).doing("read a row clock")?, row.get_ref(at + 1).doing("read a row clock")?) {
+                (SqlRef::Null, SqlRef::Null) => return Ok(None),
+                (SqlRef::Integer(hlc), SqlRef::Integer(whose)) if whose >= 0 => (hlc as u64, whose),
+                _ => return Err(damaged("stamp")),
+            };
+        let mut exceptions = match row.get_ref(at + 2).doing("read a row clock")? {
             SqlRef::Null => Vec::new(),
             SqlRef::Blob(bytes) => RowClock::unpack(bytes).ok_or_else(|| damaged("exceptions"))?,
             _ => return Err(damaged("exceptions")),
         };
-        let set = usize::try_from(site >> SITE_BITS).ok().and_then(|set| tracked.sets.get(set));
+        let set = tracked.sets.get((whose >> SET_SHIFT & SET_MASK) as usize);
         let known = *set.ok_or_else(|| damaged("column set"))?;
         if known < tracked.cells() {
             let mut all: Vec<_> = (known..tracked.cells()).map(|cell| (cell, LocalStamp::NEVER)).collect();
@@ -137,8 +161,8 @@ impl RowClock {
             exceptions.extend(all);
             exceptions.sort_unstable_by_key(|exception| exception.0);
         }
-        let site = site & SITE_MASK;
-        Ok(Some(RowClock { length, stamp: LocalStamp { hlc: hlc as u64, site }, exceptions }))
+        let stamp = LocalStamp { hlc, site: whose & SITE_MASK };
+        Ok(Some(RowClock { length: length_of(whose), stamp, exceptions }))
     }
 }
 
@@ -203,16 +227,18 @@ impl ClockSql {
         let key = list(&|n| format!("k{n}"), ", ");
         let parameters = list(&|n| format!("?{}", n + 1), ", ");
         let matches = list(&|n| format!("k{n} = ?{}", n + 1), " AND ");
-        let (a, b, c, d) = (keys + 1, keys + 2, keys + 3, keys + 4);
+        let (a, b, c) = (keys + 1, keys + 2, keys + 3);
         ClockSql {
-            select: format!("SELECT l, h, s, x FROM isle_c{no} WHERE {matches}"),
-            length: format!("SELECT l FROM isle_c{no} WHERE {matches}"),
+            select: format!("SELECT h, w, x FROM isle_c{no} WHERE {matches}"),
+            length: format!("SELECT w FROM isle_c{no} WHERE {matches}"),
             insert: format!(
-                "INSERT INTO isle_c{no}({key}, l, h, s) VALUES({parameters}, ?{a}, ?{b}, ?{c}) ON CONFLICT DO NOTHING"
+                "INSERT INTO isle_c{no}({key}, h, w) VALUES({parameters}, ?{a}, ?{b}) ON CONFLICT DO NOTHING"
             ),
-            update: format!("UPDATE isle_c{no} SET l = ?{a}, h = ?{b}, s = ?{c}, x = ?{d} WHERE {matches}"),
-            bury: format!("UPDATE isle_c{no} SET l = 2, h = ?{a}, s = ?{b}, x = NULL WHERE {matches} AND l = 1"),
-            except: format!("UPDATE isle_c{no} SET x = ?{a} WHERE {matches} AND l = 1 AND x IS NULL"),
+            update: format!("UPDATE isle_c{no} SET h = ?{a}, w = ?{b}, x = ?{c} WHERE {matches}"),
+            bury: format!(
+                "UPDATE isle_c{no} SET h = ?{a}, w = ?{b}, x = NULL WHERE {matches} AND w >> {LENGTH_SHIFT} = 0"
+            ),
+            except: format!("UPDATE isle_c{no} SET x = ?{a} WHERE {matches} AND w >> {LENGTH_SHIFT} = 0 AND x IS NULL"),
             forget: format!("DELETE FROM isle_c{no} WHERE {matches}"),
         }
     }
@@ -282,7 +308,7 @@ impl<'c> ClockTable<'c> {
         let mut rows = statement.raw_query();
         let Some(row) = rows.next().doing("read a row clock")? else { return Ok(0) };
         match row.get_ref(0).doing("read a row clock")? {
-            SqlRef::Integer(length) if length > 0 => Ok(length as u64),
+            SqlRef::Integer(whose) if whose >= 0 => Ok(length_of(whose)),
             _ => Err(StoreError::Internal { table: "isle_c", detail: "causal length".to_owned() }),
         }
     }
@@ -292,10 +318,9 @@ impl<'c> ClockTable<'c> {
         let statement = prepared(&mut self.insert, self.conn, &self.tracked.clock_sql.insert)?;
         bind(statement, key, 1)?;
         if self.inserting != Some((length, stamp)) {
-            statement.raw_bind_parameter(self.keys + 1, length as i64).doing("write a row clock")?;
-            statement.raw_bind_parameter(self.keys + 2, stamp.hlc as i64).doing("write a row clock")?;
-            let set = (self.tracked.sets.len() - 1) as i64;
-            statement.raw_bind_parameter(self.keys + 3, stamp.site | set << SITE_BITS).doing("write a row clock")?;
+            let whose = whose(length, self.tracked.sets.len() - 1, stamp.site);
+            statement.raw_bind_parameter(self.keys + 1, stamp.hlc as i64).doing("write a row clock")?;
+            statement.raw_bind_parameter(self.keys + 2, whose).doing("write a row clock")?;
             self.inserting = Some((length, stamp));
         }
         Ok(statement.raw_execute().doing("write a row clock")? == 1)
@@ -306,7 +331,7 @@ impl<'c> ClockTable<'c> {
         let statement = prepared(&mut self.bury, self.conn, &self.tracked.clock_sql.bury)?;
         bind(statement, key, 1)?;
         statement.raw_bind_parameter(self.keys + 1, stamp.hlc as i64).doing("write a row clock")?;
-        statement.raw_bind_parameter(self.keys + 2, stamp.site).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 2, whose(2, 0, stamp.site)).doing("write a row clock")?;
         Ok(statement.raw_execute().doing("write a row clock")? == 1)
     }
 
@@ -332,11 +357,10 @@ impl<'c> ClockTable<'c> {
     pub(crate) fn update(&mut self, key: &[ValueRef<'_>], clock: &RowClock) -> Result<(), StoreError> {
         let statement = prepared(&mut self.update, self.conn, &self.tracked.clock_sql.update)?;
         bind(statement, key, 1)?;
-        statement.raw_bind_parameter(self.keys + 1, clock.length as i64).doing("write a row clock")?;
-        statement.raw_bind_parameter(self.keys + 2, clock.stamp.hlc as i64).doing("write a row clock")?;
-        let (site, exceptions) = clock.stored(&self.tracked);
-        statement.raw_bind_parameter(self.keys + 3, site).doing("write a row clock")?;
-        statement.raw_bind_parameter(self.keys + 4, exceptions).doing("write a row clock")?;
+        let (whose, exceptions) = clock.stored(&self.tracked);
+        statement.raw_bind_parameter(self.keys + 1, clock.stamp.hlc as i64).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 2, whose).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 3, exceptions).doing("write a row clock")?;
         statement.raw_execute().doing("write a row clock")?;
         Ok(())
     }

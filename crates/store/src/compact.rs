@@ -14,7 +14,7 @@ use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Hlc, SiteId, VersionVector};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::clocks::SITE_MASK;
+use crate::clocks::{SITE_MASK, alive};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::log_id;
@@ -248,8 +248,9 @@ pub(crate) fn collect(engine: &Engine, raised: &[Cause]) -> Result<u64, StoreErr
     let mut tombstones = 0;
     for tracked in &engine.tables {
         let sql = format!(
-            "DELETE FROM {} WHERE l & 1 = 0 AND h <= (SELECT hlc FROM isle_floor WHERE site = s & {SITE_MASK})",
-            tracked.clock()
+            "DELETE FROM {} WHERE NOT ({}) AND h <= (SELECT hlc FROM isle_floor WHERE site = w & {SITE_MASK})",
+            tracked.clock(),
+            alive("")
         );
         tombstones += conn.execute(&sql, []).doing("collect tombstones")? as u64;
     }
@@ -337,7 +338,7 @@ pub(crate) fn take_floor(conn: &Connection, own: &mut Own) -> Result<Vec<Cause>,
 pub(crate) fn tombstones(conn: &Connection) -> Result<u64, StoreError> {
     let mut count = 0;
     for tracked in crate::engine::load_tables(conn)? {
-        let sql = format!("SELECT count(*) FROM {} WHERE l & 1 = 0", tracked.clock());
+        let sql = format!("SELECT count(*) FROM {} WHERE NOT ({})", tracked.clock(), alive(""));
         count += crate::clocks::one::<i64>(conn, &sql, [])?.unwrap_or(0) as u64;
     }
     Ok(count)

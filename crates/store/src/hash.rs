@@ -8,7 +8,7 @@ use isle_schema::ColumnId;
 use rusqlite::Connection;
 
 use crate::StoreError;
-use crate::clocks::{RowClock, from_sql};
+use crate::clocks::{CLOCK_FIELDS, RowClock, alive, from_sql};
 use crate::error::Doing as _;
 use crate::settle::Settled;
 use crate::tracked::Tracked;
@@ -58,7 +58,7 @@ impl Hasher {
         self.visible.update(tracked.table.id.as_bytes());
         let keys = tracked.table.key.len();
         let (scan, order) = (tracked.clocks_and_rows("JOIN"), tracked.clock_order());
-        let sql = format!("SELECT {scan} WHERE c.l & 1 ORDER BY {order}");
+        let sql = format!("SELECT {scan} WHERE {} ORDER BY {order}", alive("c."));
         let mut statement = conn.prepare(&sql).doing("hash the rows")?;
         let mut rows = statement.raw_query();
         let mut by_id: Vec<usize> = (0..tracked.table.columns.len()).collect();
@@ -66,7 +66,7 @@ impl Hasher {
         while let Some(row) = rows.next().doing("hash the rows")? {
             let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
             let exact: Vec<_> = (0..keys)
-                .map(|n| row.get_ref(4 + keys + n).map(from_sql).doing("hash the rows"))
+                .map(|n| row.get_ref(CLOCK_FIELDS + keys + n).map(from_sql).doing("hash the rows"))
                 .collect::<Result<_, _>>()?;
             let (canonical, packed) = canonical_key(&exact, &tracked.table.key);
             let canonical: Vec<_> = canonical.iter().map(Value::as_ref).collect();
@@ -76,7 +76,7 @@ impl Hasher {
                 self.cell(&clock, 0, ColumnId::KEY, &packed);
             }
             for &column in &by_id {
-                let value = from_sql(row.get_ref(4 + 2 * keys + column).doing("hash the rows")?);
+                let value = from_sql(row.get_ref(CLOCK_FIELDS + 2 * keys + column).doing("hash the rows")?);
                 let id = tracked.table.columns[column].id;
                 self.cell(&clock, column + 1, id, &pack_key(&[value]));
             }

@@ -11,7 +11,7 @@ use isle_clock::{GroupId, Hlc, SiteId};
 use rusqlite::{Connection, params};
 
 use crate::StoreError;
-use crate::clocks::SITE_MASK;
+use crate::clocks::{CLOCK_FIELDS, SITE_MASK};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{log_id, require_meta, set_meta};
@@ -191,12 +191,11 @@ fn move_versions(conn: &Connection, own: &mut Own, source: &Source, mut first: V
 fn move_stamps(conn: &Connection, tracked: &Arc<Tracked>, from: i64, to: i64, hlc: Hlc) -> Result<(), StoreError> {
     let table = tracked.clock();
     let hlc = hlc.bits() as i64;
-    let sql = format!("UPDATE {table} SET s = s - ?1 + ?2 WHERE s & {SITE_MASK} = ?1 AND h = ?3");
+    let sql = format!("UPDATE {table} SET w = w - ?1 + ?2 WHERE w & {SITE_MASK} = ?1 AND h = ?3");
     conn.execute(&sql, params![from, to, hlc]).doing("move row clocks")?;
     let keys = tracked.clock_key().join(", ");
-    let mut statement = conn
-        .prepare(&format!("SELECT l, h, s, x, {keys} FROM {table} WHERE x IS NOT NULL"))
-        .doing("move row clocks")?;
+    let mut statement =
+        conn.prepare(&format!("SELECT h, w, x, {keys} FROM {table} WHERE x IS NOT NULL")).doing("move row clocks")?;
     let mut rows = statement.query([]).doing("move row clocks")?;
     let mut moved = Vec::new();
     while let Some(row) = rows.next().doing("move row clocks")? {
@@ -210,7 +209,7 @@ fn move_stamps(conn: &Connection, tracked: &Arc<Tracked>, from: i64, to: i64, hl
         }
         if touched {
             let key = (0..tracked.table.key.len())
-                .map(|n| row.get_ref(4 + n).map(|value| crate::clocks::from_sql(value).to_value()));
+                .map(|n| row.get_ref(CLOCK_FIELDS + n).map(|value| crate::clocks::from_sql(value).to_value()));
             moved.push((key.collect::<Result<Vec<_>, _>>().doing("move row clocks")?, clock));
         }
     }

@@ -10,7 +10,7 @@ use isle_changeset::{Cause, Header, RowKind, ValueRef, canonical_key};
 use isle_clock::{Hlc, VersionVector};
 use rusqlite::{Connection, params};
 
-use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
+use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, from_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{self, log_id};
@@ -131,12 +131,12 @@ fn table(
             continue;
         }
         let value = |at: usize| row.get_ref(at).map(from_sql).doing("seal anew");
-        let key: Vec<_> = (0..keys).map(|n| value(4 + n)).collect::<Result<_, _>>()?;
+        let key: Vec<_> = (0..keys).map(|n| value(CLOCK_FIELDS + n)).collect::<Result<_, _>>()?;
         if !clock.is_alive() {
             sealer.row(tracked, RowKind::Delete, clock.length, &[], &key, &[])?;
             clock.stamp = sealer.stamp();
         } else {
-            let exact: Vec<_> = (0..keys).map(|n| value(4 + keys + n)).collect::<Result<_, _>>()?;
+            let exact: Vec<_> = (0..keys).map(|n| value(CLOCK_FIELDS + keys + n)).collect::<Result<_, _>>()?;
             if exact.contains(&ValueRef::Null) {
                 continue;
             }
@@ -146,7 +146,7 @@ fn table(
             for cell in (0..cells).filter(|cell| mine(clock.cell(*cell)) && (*cell > 0 || packed.is_some())) {
                 mask[cell / 64] |= 1 << (cell % 64);
                 values.push(match (cell.checked_sub(1), &packed) {
-                    (Some(column), _) => value(4 + 2 * keys + column)?,
+                    (Some(column), _) => value(CLOCK_FIELDS + 2 * keys + column)?,
                     (None, Some(packed)) => ValueRef::Blob(packed),
                     (None, None) => ValueRef::Null,
                 });

@@ -141,7 +141,7 @@ impl Tracked {
         join(terms, " AND ")
     }
 
-    /// `c.l, c.h, c.s, c.x, c.k0 …, d."key" …, d."column" … FROM clocks AS c JOIN rows AS d`: rows beside their clocks.
+    /// `c.h, c.w, c.x, c.k0 …, d."key" …, d."column" … FROM clocks AS c JOIN rows AS d`: rows beside their clocks.
     pub(crate) fn clocks_and_rows(&self, join: &str) -> String {
         let on = self.table.key.iter().enumerate().map(|(n, column)| {
             let name = quoted(&column.name);
@@ -154,7 +154,7 @@ impl Tracked {
         let keys: String = self.clock_key().iter().map(|key| format!(", c.{key}")).collect();
         let (exact, columns) = (self.key_list("d."), self.column_list("d."));
         let (clock, table) = (self.clock(), quoted(&self.table.name));
-        format!("c.l, c.h, c.s, c.x{keys}, {exact}{columns} FROM {clock} AS c {join} {table} AS d ON {on}")
+        format!("c.h, c.w, c.x{keys}, {exact}{columns} FROM {clock} AS c {join} {table} AS d ON {on}")
     }
 
     /// `c.k0, c.k1`: the order of canonical keys.
@@ -166,10 +166,10 @@ impl Tracked {
     pub(crate) fn create_clock_sql(&self) -> String {
         let name = self.clock();
         if self.table.rowid_key {
-            return format!("CREATE TABLE {name}(k0 INTEGER PRIMARY KEY, l, h, s, x)");
+            return format!("CREATE TABLE {name}(k0 INTEGER PRIMARY KEY, h, w, x)");
         }
         let key = self.clock_key().join(", ");
-        format!("CREATE TABLE {name}({key}, l, h, s, x, PRIMARY KEY({key})) WITHOUT ROWID")
+        format!("CREATE TABLE {name}({key}, h, w, x, PRIMARY KEY({key})) WITHOUT ROWID")
     }
 }
 

@@ -10,7 +10,7 @@ use isle_clock::VersionVector;
 use isle_schema::{ColumnId, TableId};
 use rusqlite::Connection;
 
-use crate::clocks::{RowClock, from_sql};
+use crate::clocks::{CLOCK_FIELDS, RowClock, from_sql};
 use crate::error::Doing as _;
 use crate::own::Own;
 use crate::settle::Settled;
@@ -190,8 +190,8 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
         let mut mask = vec![0u64; ids.len().div_ceil(64)];
         while let Some(row) = rows.next().doing("write a snapshot")? {
             let value = |at: usize| row.get_ref(at).map(from_sql).doing("write a snapshot");
-            let key: Vec<_> = (0..keys).map(|n| value(4 + n)).collect::<Result<_, _>>()?;
-            let exact: Vec<_> = (0..keys).map(|n| value(4 + keys + n)).collect::<Result<_, _>>()?;
+            let key: Vec<_> = (0..keys).map(|n| value(CLOCK_FIELDS + n)).collect::<Result<_, _>>()?;
+            let exact: Vec<_> = (0..keys).map(|n| value(CLOCK_FIELDS + keys + n)).collect::<Result<_, _>>()?;
             let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
             let (alive, packed_clock) = (clock.is_alive(), clock.packed());
             if alive && exact.contains(&ValueRef::Null) {
@@ -208,7 +208,7 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
                 add(0, ValueRef::Blob(packed));
             }
             for column in (0..columns).filter(|_| alive) {
-                add(column + 1, value(4 + 2 * keys + column)?);
+                add(column + 1, value(CLOCK_FIELDS + 2 * keys + column)?);
             }
             // Length and exceptions stand only where they say something.
             if clock.length != 1 {

@@ -13,7 +13,7 @@ use isle_schema::{ColumnId, TableId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::apply::{Applier, Author, Incoming};
-use crate::clocks::{LocalStamp, RowClock, from_sql, to_sql};
+use crate::clocks::{CLOCK_FIELDS, LocalStamp, RowClock, from_sql, to_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::journal::{Loss, Reason};
@@ -331,7 +331,7 @@ impl Join<'_> {
             }
         }
         let (Some(hlc), Some(site)) = (hlc, site) else { return Err(bad("stamp of a row")) };
-        if length == 0 || length > 1 << 48 {
+        if length == 0 || length > isle_changeset::LENGTH_MAX {
             return Err(bad("causal length of a row"));
         }
         let stamp = LocalStamp { hlc, site };
@@ -556,7 +556,7 @@ impl Join<'_> {
     /// Rows that the snapshot lacks although its maker had applied a write to them.
     fn collected(&self, both: &Both) -> Result<Vec<(Key, RowClock)>, StoreError> {
         let tracked = &both.tracked;
-        let sql = format!("SELECT l, h, s, x, {} FROM {}", tracked.clock_key().join(", "), tracked.clock());
+        let sql = format!("SELECT h, w, x, {} FROM {}", tracked.clock_key().join(", "), tracked.clock());
         let mut statement = self.conn.prepare(&sql).doing("join a snapshot")?;
         let mut rows = statement.raw_query();
         let mut joined =
@@ -564,7 +564,7 @@ impl Join<'_> {
         let mut gone = Vec::new();
         while let Some(row) = rows.next().doing("join a snapshot")? {
             let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
-            let key = (0..tracked.table.key.len()).map(|n| row.get_ref(4 + n).map(from_sql));
+            let key = (0..tracked.table.key.len()).map(|n| row.get_ref(CLOCK_FIELDS + n).map(from_sql));
             let key: Vec<_> = key.collect::<Result<_, _>>().doing("join a snapshot")?;
             let known = self.theirs.knows(&clock, &both.theirs);
             let mut there = || joined.query_row(params![tracked.no, pack_key(&key)], |_| Ok(())).optional();
