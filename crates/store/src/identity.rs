@@ -114,6 +114,15 @@ struct Source {
     to: u64,
 }
 
+/// What a site had said that it had seen when it wrote `version`, which is in the log as those up to `last` are.
+pub(crate) fn told_up_to(conn: &Connection, no: i64, version: u64, last: u64) -> Result<Vec<Cause>, StoreError> {
+    let mut told = told_before(conn, &Source { no, from: version, to: last })?;
+    if let Some((header, _)) = header_of(conn, no, version)? {
+        told.extend(header.causes);
+    }
+    Ok(told)
+}
+
 /// What a site had said that it had seen before the first of these versions, as far as that is still known.
 fn told_before(conn: &Connection, source: &Source) -> Result<Vec<Cause>, StoreError> {
     let mut raised = HashSet::new();

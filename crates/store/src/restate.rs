@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use isle_changeset::{Cause, Header, RowKind, ValueRef, canonical_key};
+use isle_changeset::{RowKind, ValueRef, canonical_key};
 use isle_clock::{Hlc, VersionVector};
 use rusqlite::{Connection, params};
 
@@ -14,7 +14,7 @@ use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, from_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{self, log_id};
-use crate::own::{Own, known_site_no, state_at};
+use crate::own::{Own, state_at};
 use crate::seal::Sealer;
 use crate::tracked::Tracked;
 use crate::{StoreError, identity};
@@ -73,8 +73,8 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
     Ok(())
 }
 
-/// Whether the first unpublished version does not know of something below the collection floor. What it may have known from a version
-/// that a later one names again counts as unknown, which costs a needless sealing at worst.
+/// Whether the first unpublished version does not know of something below the collection floor. What it said in versions that left
+/// the log since, and said again later, counts as unknown: that costs a needless sealing at worst.
 ///
 /// `others` is a vector that the group may have collected up to, as far as the driver can tell.
 pub(crate) fn is_below_floor(conn: &Connection, others: &VersionVector) -> Result<bool, StoreError> {
@@ -83,33 +83,13 @@ pub(crate) fn is_below_floor(conn: &Connection, others: &VersionVector) -> Resul
     if first > own.version {
         return Ok(false);
     }
-    let sql = "SELECT header FROM isle_log WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
-    let mut statement = conn.prepare(sql).doing("read the log")?;
-    let range = params![log_id(own.no, first), log_id(own.no, own.version)];
-    let headers = statement.query_map(range, |row| row.get::<_, Vec<u8>>(0)).doing("read the log")?;
-    let mut named = Vec::new();
-    for (n, encoded) in headers.enumerate() {
-        let encoded = encoded.doing("read the log")?;
-        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
-        named.extend(header.causes.into_iter().map(|cause| (n, cause)));
-    }
     let mut floor: VersionVector =
         crate::compact::floor(conn)?.iter().map(|cause| (cause.site, cause.version)).collect();
     floor.merge(others);
-    for (site, version) in floor.iter().filter(|(site, _)| *site != own.site) {
-        let knows = |cause: &Cause| cause.site == site && cause.version >= version;
-        match named.iter().find(|(_, cause)| knows(cause)) {
-            Some((0, _)) => continue,
-            Some(_) => return Ok(true),
-            None => {}
-        }
-        let Some(no) = known_site_no(conn, site)? else { return Ok(true) };
-        let sql = "SELECT version FROM isle_seen WHERE author = ?1 AND site = ?2";
-        if crate::clocks::one::<i64>(conn, sql, params![own.no, no])?.unwrap_or(0) < version as i64 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let told = identity::told_up_to(conn, own.no, first, own.version)?;
+    let told: VersionVector = told.iter().map(|cause| (cause.site, cause.version)).collect();
+    let below = floor.iter().any(|(site, version)| site != own.site && !told.contains(site, version));
+    Ok(below)
 }
 
 /// Adds the cells of a table whose stamps are `mine`, and stamps them as of this version.

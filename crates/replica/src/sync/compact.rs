@@ -117,11 +117,15 @@ fn file_bytes(inner: &Inner) -> u64 {
 impl Session<'_> {
     /// What every site has applied, here and in this replica's other remotes, as far as this one can vouch for it: it has itself
     /// applied what they had written by then. Of a site elsewhere that does not come here, what it holds to be applied by everyone
-    /// counts: it may be the way to others.
+    /// counts: it may be the way to others. And this one vouches for no more than it has told those elsewhere, so that a newcomer
+    /// there can know of it.
     pub(super) fn held_by_all(&self, facts: &Facts) -> VersionVector {
         let Some(elsewhere) = facts.elsewhere.as_ref().filter(|_| !self.unread) else { return VersionVector::new() };
         let mut held = facts.vector.clone();
-        let elsewhere = elsewhere.iter().map(|head| {
+        for own in elsewhere.iter().filter(|head| head.site == self.site) {
+            held = held.meet(&own.acknowledged);
+        }
+        let elsewhere = elsewhere.iter().filter(|head| head.site != self.site).map(|head| {
             let comes_here = self.heads.iter().any(|known| known.site == head.site);
             (head, comes_here)
         });

@@ -18,7 +18,7 @@
 //! then. What all heads had held so for a
 //! grace period can be collected: no changeset can come any more whose author has not seen it. A newcomer that read the heads before
 //! that has shown its own head by then, for no sync lasts as long as the grace period; one that comes later, or was retired,
-//! seals anew what it wrote in ignorance before it publishes. So neither the order of a LIST nor anyone's wall clock is relied upon, only
+//! seals anew what it wrote in ignorance of what the others acknowledge before it publishes: it counts as written when it joined. So neither the order of a LIST nor anyone's wall clock is relied upon, only
 //! that this device's clock measures the grace period and that a listing is not older than it.
 
 mod compact;

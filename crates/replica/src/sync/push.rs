@@ -89,15 +89,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A site that is new here, and so waited for by nobody until now, seals anew what it wrote in ignorance of what the others have
-    /// acknowledged, and so may have collected.
+    /// What was written in ignorance of what the group has collected is sealed anew before it goes out. A site that is new here was
+    /// waited for by nobody until now: it has to reckon with whatever the others have acknowledged.
     async fn catch_up_first(&mut self) -> Result<(), Error> {
-        let collecting = self.heads.iter().any(|head| !head.floor.is_empty());
-        if self.own.is_some() || !collecting {
-            return Ok(());
-        }
-        let acknowledged = self.heads.iter().map(|head| head.acknowledged.clone()).reduce(|a, b| a.meet(&b));
-        let acknowledged = acknowledged.unwrap_or_default();
+        let newcomer = self.own.is_none();
+        let acknowledged = self.heads.iter().filter(|_| newcomer).map(|head| head.acknowledged.clone());
+        let acknowledged = acknowledged.reduce(|a, b| a.meet(&b)).unwrap_or_default();
         blocking(self.inner, move |inner| {
             if inner.store.is_below_floor(&acknowledged)? {
                 inner.store.restate()?;
@@ -114,12 +111,14 @@ impl Session<'_> {
             // A remote that was never synced with may have members that nobody has heard of.
             let synced = |row: &RemoteRow| row.name == name || RemoteState::read(row).last_sync_ms.is_some();
             let seen = inner.store.seen_heads_elsewhere(&name)?;
-            let seen = seen.into_iter().filter(|(_, seen)| seen.site != site);
-            let elsewhere = seen.map(|(_, seen)| Head::decode(&seen.head).ok()).collect::<Option<Vec<Head>>>();
+            let elsewhere = seen.iter().map(|(_, seen)| Head::decode(&seen.head).ok()).collect::<Option<Vec<Head>>>();
             Ok(Facts {
                 chain: inner.store.own_chain(vector.get(site))?.unwrap_or_default(),
                 vector,
-                elsewhere: elsewhere.filter(|_| inner.store.remotes().is_ok_and(|rows| rows.iter().all(synced))),
+                elsewhere: elsewhere.filter(|heads| {
+                    let spoken = heads.iter().filter(|head| head.site == site).count();
+                    inner.store.remotes().is_ok_and(|rows| rows.iter().all(synced) && spoken + 1 >= rows.len())
+                }),
                 schema_heads: inner.store.schema_heads()?,
                 retired: inner.store.retired()?,
                 device: inner.device()?.name,
@@ -323,7 +322,7 @@ impl Session<'_> {
 /// What this replica has to say.
 pub(super) struct Facts {
     pub(super) vector: VersionVector,
-    /// Heads of others in this replica's other remotes, as they were seen last; `None` if they are not known.
+    /// Heads in this replica's other remotes, its own among them, as they were seen last; `None` if they are not known.
     pub(super) elsewhere: Option<Vec<Head>>,
     chain: [u8; 32],
     schema_heads: Vec<MigrationId>,
