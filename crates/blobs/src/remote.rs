@@ -482,6 +482,11 @@ impl Remote {
                 }
             }
         }
+        if let Some(root) = &self.inner.folder {
+            for folder in ["log", "snap"] {
+                removed += remove_staged(&root.join(folder).join(head.site.to_string()));
+            }
+        }
         Ok(removed)
     }
 
@@ -620,4 +625,19 @@ impl Remote {
             source => RemoteError::Corrupt { place, key, source },
         }
     }
+}
+
+/// Removes what the store had staged under `name#number` when it was cut off; listings do not show it.
+fn remove_staged(folder: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let mut removed = 0;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            removed += remove_staged(&path);
+        } else if entry.file_name().to_str().is_some_and(|name| name.contains('#')) {
+            removed += u64::from(std::fs::remove_file(&path).is_ok());
+        }
+    }
+    removed
 }

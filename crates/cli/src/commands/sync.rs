@@ -169,6 +169,11 @@ pub(crate) fn summary(report: &SyncReport) -> String {
 /// What a person should know or do.
 pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     let mut lines = Vec::new();
+    if report.held_back {
+        lines.push(
+            "nothing of this replica was sent: it is new here and has to catch up with the others first".to_owned(),
+        );
+    }
     if report.snapshot_joined {
         lines.push("took in a snapshot: the changes before it are not kept one by one any more".to_owned());
     }

@@ -104,6 +104,8 @@ pub struct SyncReport {
     pub replicas: u64,
     /// Requests made.
     pub requests: u64,
+    /// Whether own changes were held back: this replica is new here and could not catch up with the others yet.
+    pub held_back: bool,
     /// Whether a snapshot was taken in.
     pub snapshot_joined: bool,
     /// Whether a snapshot was published.
@@ -194,8 +196,6 @@ struct Session<'a> {
     repair: bool,
     /// Not every head could be read: nothing can be said of what all have.
     unread: bool,
-    /// A snapshot that is needed could not be taken in.
-    incomplete: bool,
     /// A snapshot takes the place of the own segments, whatever they weigh.
     compacting: bool,
     /// What the last merge left, by site.
@@ -280,7 +280,6 @@ impl<'a> Session<'a> {
             _lock: lock,
             repair: false,
             unread: false,
-            incomplete: false,
             compacting: false,
             waiting: Vec::new(),
             report,
@@ -402,7 +401,9 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let found = match self.remote.get_head(self.site).await {
-            Err(error @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
+            Err(
+                error @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. } | RemoteError::NewerFormat { .. }),
+            ) => {
                 tracing::warn!(%error, "the own head is damaged and is put again");
                 self.own = self.seen(self.site).await?.map(|(_, head)| head);
                 self.repair = true;

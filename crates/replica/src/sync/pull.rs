@@ -57,10 +57,13 @@ impl Session<'_> {
         self.bootstrap(news.iter().map(|news| news.head.clone()).collect()).await?;
         for News { head, etag, last } in news {
             let site = head.site;
-            if let Err(error) = self.pull_site(head, etag).await {
-                self.refuse(site, error, last)?;
+            match self.pull_site(head, etag).await {
+                Err(error) if over(site) && !is_outage(&error) => self.heads.extend(last),
+                Err(error) => self.refuse(site, error, last)?,
+                Ok(()) => {}
             }
         }
+        self.report.stale.retain(|site| retired.iter().all(|(over, _)| over.to_string() != *site));
         self.merge().await
     }
 

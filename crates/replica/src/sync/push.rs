@@ -35,11 +35,10 @@ struct Range {
 impl Session<'_> {
     /// Publishes what the remote lacks: own versions, and what no head covers of what they build upon.
     pub(super) async fn push(&mut self) -> Result<(), Error> {
-        if self.own.is_none() && self.incomplete {
-            // A newcomer that could not catch up would speak in ignorance of what the others know.
+        if !self.catch_up_first().await? {
+            self.report.held_back = true;
             return Ok(());
         }
-        self.catch_up_first().await?;
         let mut facts = self.facts().await?;
         let own = self.own.take();
         let fresh = own.is_none() || self.repair;
@@ -90,16 +89,25 @@ impl Session<'_> {
     }
 
     /// What was written in ignorance of what the group has collected is sealed anew before it goes out. A site that is new here was
-    /// waited for by nobody until now: it has to reckon with whatever the others have acknowledged.
-    async fn catch_up_first(&mut self) -> Result<(), Error> {
+    /// waited for by nobody until now: it has to reckon with whatever all others have acknowledged, and may not speak before it has
+    /// that itself; false if it has not.
+    async fn catch_up_first(&mut self) -> Result<bool, Error> {
         let newcomer = self.own.is_none();
-        let acknowledged = self.heads.iter().filter(|_| newcomer).map(|head| head.acknowledged.clone());
-        let acknowledged = acknowledged.reduce(|a, b| a.meet(&b)).unwrap_or_default();
+        let heads = self.heads.iter().filter(|_| newcomer);
+        let acknowledged: Vec<_> = heads.map(|head| (head.site, head.acknowledged.clone())).collect();
+        // Somebody is there, and nothing that it says can be read.
+        let deaf = newcomer && self.unread && acknowledged.is_empty();
         blocking(self.inner, move |inner| {
-            if inner.store.is_below_floor(&acknowledged)? {
+            let retired = inner.store.retired()?;
+            let alive = acknowledged.into_iter().filter(|(site, _)| retired.iter().all(|(gone, _)| gone != site));
+            let common = alive.map(|(_, vector)| vector).reduce(|a, b| a.meet(&b)).unwrap_or_default();
+            if deaf || !inner.store.vector()?.includes(&common) {
+                return Ok(false);
+            }
+            if inner.store.is_below_floor(&common)? {
                 inner.store.restate()?;
             }
-            Ok(())
+            Ok(true)
         })
         .await
     }

@@ -100,7 +100,6 @@ impl Session<'_> {
             serde_json::to_vec(&manifest).map_err(|error| self.refusal("snapshot", site, &error)).map(Bytes::from)?;
         let manifest = self.remote.put_manifest(site, &name, &manifest).await.map_err(failed)?;
         tracing::info!(rows, stored_bytes, %name, "published a snapshot");
-        self.remember(&name);
         self.report.snapshot_published = true;
         Ok(SnapshotRef { site, name, manifest, vector })
     }
@@ -129,19 +128,18 @@ impl Session<'_> {
             if vector.includes(&snapshot.vector) || known || !(fresh || fills_gap(&vector, &heads, &snapshot.vector)) {
                 continue;
             }
-            self.pull_schema(head).await?;
-            match self.take_in(snapshot).await {
+            let taken = match self.pull_schema(head).await {
+                Ok(()) => self.take_in(snapshot).await,
+                Err(error) => Err(error),
+            };
+            match taken {
                 Err(error) if is_outage(&error) => return Err(error),
                 // Its writer may have put another since; and what stands in its way here may go.
                 Err(error) => {
                     tracing::warn!(site = %head.site, %error, "a snapshot is refused");
-                    self.incomplete = true;
                     self.report.refused.push(error.to_string());
                 }
-                Ok(()) => {
-                    self.incomplete = false;
-                    self.remember(&snapshot.name);
-                }
+                Ok(()) => self.remember(&snapshot.name),
             }
         }
         Ok(())
