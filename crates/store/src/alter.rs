@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isle_changeset::{RowKind, Value, canonical_key};
-use isle_schema::{AddedColumn, Migration, MigrationId, Schema, TableState};
+use isle_schema::{AddedColumn, Migration, MigrationId, Schema, TableDefinition, TableState};
 use rusqlite::{Connection, params};
 
 use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, SETS_MAX, alive, from_sql};
@@ -40,11 +40,13 @@ pub(crate) fn schema(conn: &Connection) -> Result<Schema, StoreError> {
 
 /// Brings every tracked table to what the operations say; `id` is the one that came last.
 pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Result<(), StoreError> {
-    let schema = schema(&engine.conn)?;
+    let operations = operations(&engine.conn)?;
+    let schema = Schema::fold(operations.iter().map(|(id, migration)| (*id, migration)));
     let mut adopted = Vec::new();
     for tracked in engine.tables.clone() {
         let Some(target) = schema.tables.get(&tracked.table.id) else { continue };
-        let change = Change { engine, id, tracked: &tracked, target };
+        let born = born_elsewhere(&operations, &tracked, target)?;
+        let change = Change { engine, id, tracked: &tracked, target, born: &born };
         adopted.extend(change.make()?.into_iter().map(|column| (tracked.no, column)));
     }
     engine.load_tables()?;
@@ -54,12 +56,33 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Resul
     Ok(())
 }
 
+/// Columns that the table was born with on another device, and lacks here: two devices may declare one table with different columns.
+fn born_elsewhere(
+    operations: &BTreeMap<MigrationId, Migration>,
+    tracked: &Tracked,
+    target: &TableState,
+) -> Result<Vec<AddedColumn>, StoreError> {
+    let added = |id| target.added.iter().any(|added| added.id == id);
+    let missing = target.columns.iter().filter(|column| tracked.cell_of(column.id).is_none() && !added(column.id));
+    let mut born = Vec::new();
+    for column in missing {
+        let definitions = operations.values().flat_map(|operation| operation.tables());
+        let mut there = definitions.filter(|definition| definition.table.id == tracked.table.id);
+        let has = |definition: &&TableDefinition| definition.table.columns.iter().any(|known| known.id == column.id);
+        if let Some(definition) = there.find(has) {
+            born.extend(crate::define::definition_of(definition, column.id)?);
+        }
+    }
+    Ok(born)
+}
+
 /// What one table lacks of its target.
 struct Change<'a> {
     engine: &'a Engine,
     id: MigrationId,
     tracked: &'a Arc<Tracked>,
     target: &'a TableState,
+    born: &'a [AddedColumn],
 }
 
 impl Change<'_> {
@@ -80,7 +103,7 @@ impl Change<'_> {
         let conn = &self.engine.conn;
         let mut model = self.tracked.model();
         let known = |added: &&AddedColumn| self.tracked.cell_of(added.id).is_none();
-        let missing: Vec<&AddedColumn> = self.target.added.iter().filter(known).collect();
+        let missing: Vec<&AddedColumn> = self.target.added.iter().chain(self.born).filter(known).collect();
         let renamed = model.table.name != self.target.name
             || self.target.columns.iter().any(|c| model.table.columns.iter().any(|k| k.id == c.id && k.name != c.name));
         let mut adopted = Vec::new();

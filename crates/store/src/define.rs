@@ -4,7 +4,7 @@
 //! to there are tried on a second scratch database with the tables as they stand; what still differs then is a change that isle
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
-use isle_schema::{Column, ColumnId, Schema, Step, TableDefinition, TableState};
+use isle_schema::{AddedColumn, Column, ColumnId, Schema, Step, TableDefinition, TableState};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
@@ -179,6 +179,18 @@ pub(crate) fn new_columns(definition: &TableDefinition, known: &TableState) -> R
         steps.push(Step::AddColumn { table: table.id, column: new.clone(), birth, definition });
     }
     Ok(steps)
+}
+
+/// The definition of a column that a table was born with.
+pub(crate) fn definition_of(definition: &TableDefinition, id: ColumnId) -> Result<Option<AddedColumn>, StoreError> {
+    let table = &definition.table;
+    let Some(wanted) = table.columns.iter().find(|column| column.id == id) else { return Ok(None) };
+    let scratch = scratch()?;
+    scratch.execute_batch(&definition.create_sql).map_err(|source| StoreError::Definition { source })?;
+    let columns = tracked::columns(&scratch, &table.name)?;
+    let column = columns.iter().find(|column| column.name.eq_ignore_ascii_case(&wanted.name));
+    let sql = column.map(|column| column_sql(&scratch, &table.name, column)).transpose()?;
+    Ok(sql.map(|definition| AddedColumn { id, definition }))
 }
 
 /// `-- @rename old -> new` for tables, `-- @rename table.old -> new` for columns: the table's name, the column, the new name.

@@ -92,19 +92,9 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
         if definitions.iter().any(|other: &TableDefinition| other.table.id == table.id) {
             return Err(conflict(&table.name, "it is declared twice".to_owned()));
         }
-        if let Some(local) = engine.by_id.get(&table.id) {
-            match table.columns.iter().find(|column| local.cell_of(column.id).is_none()) {
-                Some(column) => {
-                    return Err(conflict(
-                        &table.name,
-                        format!(
-                            "it has no column {:?} here; untrack it, add the column, sync and track it again",
-                            column.name
-                        ),
-                    ));
-                }
-                None => continue,
-            }
+        if engine.by_id.contains_key(&table.id) {
+            // Columns that it has there and not here are added below.
+            continue;
         }
         match tracked::introspect(&engine.conn, &app, &table.name) {
             Err(StoreError::NoSuchTable { .. }) => create(engine, &app, definition, id)?,
@@ -114,18 +104,7 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
                 let reason = format!("its key is {} here", join(local.table.key.iter().map(|c| c.name.clone()), ", "));
                 return Err(conflict(&table.name, reason));
             }
-            Ok(local) => {
-                let missing = table.columns.iter().find(|c| !local.table.columns.iter().any(|l| l.id == c.id));
-                if let Some(column) = missing {
-                    return Err(conflict(
-                        &table.name,
-                        format!(
-                            "it has no column {:?} here; untrack it, add the column, sync and track it again",
-                            column.name
-                        ),
-                    ));
-                }
-            }
+            Ok(_) => {}
         }
         definitions.push(tracked::introspect(&engine.conn, &app, &table.name)?);
     }

@@ -342,3 +342,21 @@ fn a_renamed_table_that_returns_is_the_same_table() {
     let again = a.store.plan_schema("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT);").unwrap();
     assert!(again.refused[0].contains("memos"), "{again:?}");
 }
+
+#[test]
+fn two_devices_that_declared_one_table_differently_end_with_all_its_columns() {
+    let (a, b) = (
+        Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT, only_a INT DEFAULT 5)"),
+        Device::untracked(2, ""),
+    );
+    b.foreign("CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT, only_b TEXT)");
+    b.store.track(&["t"]).unwrap();
+    a.run("INSERT INTO t VALUES(1, 'a', 1)");
+    b.run("INSERT INTO t VALUES(2, 'b', 'bb')");
+    let fresh = Device::untracked(3, "");
+    settle(&[&a, &b, &fresh]);
+    for device in [&a, &b, &fresh] {
+        let rows = device.rows("SELECT id, x, only_a, only_b FROM t ORDER BY id");
+        assert_eq!(rows, a.rows("SELECT 1, 'a', 1, NULL UNION ALL SELECT 2, 'b', 5, 'bb'"));
+    }
+}
