@@ -166,6 +166,9 @@ pub(crate) struct RemoteState {
     /// When this replica put its head last.
     #[serde(default)]
     head_put_ms: u64,
+    /// The head there was put before this replica had caught up: it is as good as none.
+    #[serde(default)]
+    held_back: bool,
     /// Snapshots that were taken in or found unfit: none is fetched twice.
     #[serde(default)]
     snapshots: Vec<String>,

@@ -124,6 +124,7 @@ impl Session<'_> {
         if self.site != own {
             tracing::warn!(old = %own, new = %self.site, "this replica was retired; it goes on under a new site id");
             self.own = None;
+            self.state.head_put_ms = 0;
             self.report.new_site = Some(self.site.to_string());
             self.report.was_retired = true;
         }

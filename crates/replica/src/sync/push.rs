@@ -36,9 +36,10 @@ impl Session<'_> {
     /// Publishes what the remote lacks: own versions, and what no head covers of what they build upon.
     pub(super) async fn push(&mut self) -> Result<(), Error> {
         if !self.catch_up_first().await? {
-            self.report.held_back = true;
-            return Ok(());
+            (self.report.held_back, self.state.held_back) = (true, true);
+            return self.enrol().await;
         }
+        self.state.held_back = false;
         let mut facts = self.facts().await?;
         let own = self.own.take();
         let fresh = own.is_none() || self.repair;
@@ -92,7 +93,7 @@ impl Session<'_> {
     /// waited for by nobody until now: it has to reckon with whatever all others have acknowledged, and may not speak before it has
     /// that itself; false if it has not.
     async fn catch_up_first(&mut self) -> Result<bool, Error> {
-        let newcomer = self.own.is_none();
+        let newcomer = self.own.is_none() || self.state.held_back;
         let heads = self.heads.iter().filter(|_| newcomer);
         let acknowledged: Vec<_> = heads.map(|head| (head.site, head.acknowledged.clone())).collect();
         // Somebody is there, and nothing that it says can be read.
@@ -110,6 +111,25 @@ impl Session<'_> {
             Ok(true)
         })
         .await
+    }
+
+    /// Shows a head without any version: what it has and which sites it holds to be retired is of use to others, and may be what they
+    /// need to know before this one can catch up.
+    async fn enrol(&mut self) -> Result<(), Error> {
+        let facts = self.facts().await?;
+        let mut head = self.own.take().unwrap_or_else(|| Head::new(self.site, facts.device.clone()));
+        let known = self.state.head_put_ms > 0 && head.retired == facts.retired;
+        if known && !self.acknowledges_late(&head, &facts) {
+            self.own = Some(head);
+            return Ok(());
+        }
+        head.acknowledged = facts.vector.iter().filter(|(site, _)| *site != self.site).collect();
+        (head.retired, head.device) = (facts.retired, facts.device);
+        let etag = self.remote.put_head(&head).await.map_err(|source| self.failed(source))?;
+        self.state.head_put_ms = self.inner.runtime.now_ms();
+        self.put_seen(&head, etag).await?;
+        self.own = Some(head);
+        Ok(())
     }
 
     async fn facts(&self) -> Result<Facts, Error> {
