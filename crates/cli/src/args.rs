@@ -77,7 +77,7 @@ pub(crate) enum Command {
     )]
     Remote(Remote),
     /// Exchange changes with the remotes
-    #[command(after_help = "Examples:\n  isle sync\n  isle sync --watch --interval 30s")]
+    #[command(after_help = "Examples:\n  isle sync\n  isle sync pull\n  isle sync --watch --interval 30s")]
     Sync(Sync),
     /// Throw away history and tombstones that no replica needs
     #[command(
@@ -219,8 +219,20 @@ pub(crate) struct RemoteAdd {
     pub(crate) insecure_http: bool,
 }
 
+/// Which way a sync goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Way {
+    /// Only fetch and merge what others published
+    Pull,
+    /// Only publish what is here
+    Push,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Sync {
+    /// Only one way
+    #[arg(conflicts_with = "check")]
+    pub(crate) way: Option<Way>,
     /// Only this remote
     #[arg(long, value_name = "NAME")]
     pub(crate) remote: Option<String>,

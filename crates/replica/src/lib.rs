@@ -94,6 +94,8 @@ pub use isle_store::{
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Replica, Resolution, SchemaTable, Status};
 pub use runtime::SystemRuntime;
-pub use sync::{CheckReport, CompactOptions, CompactReport, Outcome, Phase, Progress, SyncOptions, SyncReport};
+pub use sync::{
+    CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Progress, SyncOptions, SyncReport,
+};
 pub use transaction::{Queries, Statement, Transaction};
 pub use value::{Param, Row, Value};

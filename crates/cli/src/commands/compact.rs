@@ -19,7 +19,7 @@ pub(crate) fn run(args: &Args, compact: &Compact, out: &mut Out) -> anyhow::Resu
         keep: compact.keep,
         grace: compact.grace,
         vacuum: compact.vacuum,
-        sync: SyncOptions { remote: None, progress: Some(sync::Bar::callback(&bar)) },
+        sync: SyncOptions { progress: Some(sync::Bar::callback(&bar)), ..SyncOptions::default() },
     };
     let runtime = sync::runtime()?;
     let report = runtime.block_on(bar.beside(replica.compact(&options)));

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use isle::{CheckReport, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
+use isle::{CheckReport, Direction, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
 use serde_json::json;
 
 use super::{Names, look, remotes, watch};
-use crate::args::{Args, Sync};
+use crate::args::{Args, Sync, Way};
 use crate::db;
 use crate::failure::{self, Kind};
 use crate::output::{Out, bytes, count, seconds, thousands, time};
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         if sync.watch {
             return watch::run(args, sync, out).await;
         }
-        let round = round(args, &remotes).await?;
+        let round = round(args, &remotes, sync.way).await?;
         if !out.json(&to_json(&round))? {
             show(args, &round, remotes.len() > 1, out)?;
         }
@@ -72,12 +72,18 @@ pub(crate) fn selected(args: &Args, sync: &Sync) -> anyhow::Result<Vec<RemoteInf
 }
 
 /// Syncs with each remote; one that fails does not keep the others from it.
-pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo]) -> anyhow::Result<Round> {
+pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], way: Option<Way>) -> anyhow::Result<Round> {
+    let direction = match way {
+        None => Direction::Both,
+        Some(Way::Pull) => Direction::Pull,
+        Some(Way::Push) => Direction::Push,
+    };
     let mut round = Round { reports: Vec::new(), failed: Vec::new() };
     for remote in remotes {
         let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
         let bar = Arc::new(Bar::new());
-        let options = SyncOptions { remote: Some(remote.name.clone()), progress: Some(Bar::callback(&bar)) };
+        let progress = Some(Bar::callback(&bar));
+        let options = SyncOptions { remote: Some(remote.name.clone()), direction, progress };
         match bar.beside(replica.sync_with(&options)).await {
             Ok(reports) => round.reports.extend(reports),
             Err(error) => round.failed.push((remote.name.clone(), error)),
@@ -219,7 +225,7 @@ async fn check(args: &Args, remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Re
     let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for remote in remotes {
         let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
-        let options = SyncOptions { remote: Some(remote.name.clone()), progress: None };
+        let options = SyncOptions { remote: Some(remote.name.clone()), ..SyncOptions::default() };
         match replica.check_remotes(&options).await {
             Ok(checked) => reports.extend(checked),
             Err(error) => failed.push((remote.name.clone(), error)),

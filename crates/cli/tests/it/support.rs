@@ -57,7 +57,12 @@ impl Place {
 
     /// A device with a tracked table and two rows, which syncs through the folder `hub`.
     pub(crate) fn laptop(&self) -> Device {
-        let device = self.device("laptop");
+        self.laptop_named("laptop")
+    }
+
+    /// The same under another name.
+    pub(crate) fn laptop_named(&self, name: &str) -> Device {
+        let device = self.device(name);
         device.ok(["exec", "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT)"]);
         device.ok(["track", "notes"]);
         device.ok(["exec", "INSERT INTO notes VALUES(1, 'Dune', 5), (2, 'Emma', NULL)"]);

@@ -209,3 +209,31 @@ fn an_endpoint_without_tls_needs_permission_once() {
     let none = laptop.fails(1, ["sync"]);
     assert!(none.contains("no credentials"), "{none}");
 }
+
+#[test]
+fn a_sync_goes_one_way_where_that_is_asked() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", "UPDATE notes SET stars = 1 WHERE id = 1"]);
+    phone.ok(["exec", "UPDATE notes SET stars = 2 WHERE id = 2"]);
+    let pushed = laptop.json(["sync", "push"]);
+    let report = &pushed["remotes"][0];
+    assert_eq!((&report["pushed_versions"], &report["direction"]), (&json!(1), &json!("push")));
+    assert_eq!(report["local_version"].as_u64(), report["remote_version"].as_u64().map(|version| version + 1));
+    phone.ok(["sync", "push"]);
+    assert_eq!(phone.rows("SELECT stars FROM notes ORDER BY id"), ["5", "2"], "nothing came in");
+    laptop.ok(["exec", "UPDATE notes SET title = 'kept here' WHERE id = 2"]);
+    let pulled = laptop.json(["sync", "pull"]);
+    assert_eq!(pulled["remotes"][0]["pulled_versions"], json!(1));
+    assert_eq!(laptop.rows("SELECT stars FROM notes ORDER BY id"), ["1", "2"]);
+    phone.ok(["sync"]);
+    assert_eq!(phone.rows("SELECT title FROM notes WHERE id = 2"), ["Emma"], "nothing went out");
+    for device in [&laptop, &phone] {
+        device.ok(["sync"]);
+    }
+    assert_eq!(laptop.json(["hash"]), phone.json(["hash"]));
+    // A newcomer cannot speak before it has listened.
+    let tablet = place.laptop_named("tablet");
+    assert!(tablet.ok(["sync", "push"]).contains("has to catch up"), "it pushed");
+    tablet.fails(2, ["sync", "push", "--check"]);
+}

@@ -44,14 +44,32 @@ use crate::replica::Inner;
 pub struct SyncOptions {
     /// Only the remote of this name.
     pub remote: Option<String>,
+    /// Which way changes go.
+    pub direction: Direction,
     /// Is told how far the sync is.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
 
 impl std::fmt::Debug for SyncOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SyncOptions").field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("SyncOptions")
+            .field("remote", &self.remote)
+            .field("direction", &self.direction)
+            .finish_non_exhaustive()
     }
+}
+
+/// Which way a sync moves changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// What others published comes in, what is here goes out.
+    #[default]
+    Both,
+    /// Others' changes come in; nothing is published.
+    Pull,
+    /// What is here is published; nothing is fetched. A replica that is new to the remote has to pull first.
+    Push,
 }
 
 /// What a sync is doing.
@@ -90,6 +108,12 @@ pub struct Outcome {
 pub struct SyncReport {
     /// The remote's name.
     pub remote: String,
+    /// Which way changes went.
+    pub direction: Direction,
+    /// This replica's last version.
+    pub local_version: u64,
+    /// Its last version in the remote before this sync.
+    pub remote_version: u64,
     /// Changesets merged.
     pub pulled_versions: u64,
     /// Rows in them.
@@ -270,7 +294,8 @@ impl<'a> Session<'a> {
         let (before, site) = site.await?;
         let state = RemoteState::read(&row);
         let new_site = (before != site).then(|| site.to_string());
-        let report = SyncReport { remote: row.name.clone(), new_site, ..SyncReport::default() };
+        let direction = options.direction;
+        let report = SyncReport { remote: row.name.clone(), direction, new_site, ..SyncReport::default() };
         Ok(Session {
             inner,
             options,
@@ -309,9 +334,13 @@ impl<'a> Session<'a> {
         }
         self.look_at_own_head(&refs).await?;
         self.report.replicas = refs.len() as u64 + u64::from(self.own.is_none());
+        self.report.remote_version = self.own.as_ref().map_or(0, |own| own.last_version);
         self.pull(refs).await?;
-        self.push().await?;
-        self.watch_floor();
+        if self.options.direction != Direction::Pull {
+            self.push().await?;
+            self.watch_floor();
+        }
+        self.report.local_version = blocking(self.inner, |inner| Ok(inner.store.status()?.version)).await?;
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
         self.save_state().await?;
         self.report_waiting();

@@ -6,7 +6,7 @@ use isle_clock::{SiteId, VersionVector};
 use isle_schema::{Migration, MigrationId};
 use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
 
-use super::{Phase, Progress, Session, blocking};
+use super::{Direction, Phase, Progress, Session, blocking};
 use crate::Error;
 
 /// Frames given to the store in one transaction take at most this many bytes.
@@ -42,6 +42,11 @@ impl Session<'_> {
                 continue;
             }
             let last = seen.map(|(_, head)| head);
+            if self.options.direction == Direction::Push {
+                self.unread = true;
+                self.heads.extend(last);
+                continue;
+            }
             match self.read_head(site, last.as_ref()).await {
                 Ok(Some((head, etag))) => news.push(News { head, etag, last }),
                 Ok(None) => {
