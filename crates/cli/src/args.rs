@@ -228,6 +228,17 @@ pub(crate) enum Way {
     Push,
 }
 
+/// Whose value stands after a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Prefer {
+    /// The later write
+    Merge,
+    /// This replica's value
+    Local,
+    /// The other's value
+    Remote,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Sync {
     /// Only one way
@@ -236,6 +247,9 @@ pub(crate) struct Sync {
     /// Only this remote
     #[arg(long, value_name = "NAME")]
     pub(crate) remote: Option<String>,
+    /// Whose value stands where concurrent writes met in this sync; the other one is in the journal
+    #[arg(long, value_name = "SIDE", default_value = "merge", conflicts_with = "check")]
+    pub(crate) prefer: Prefer,
     /// Say what a sync would do, and change nothing
     #[arg(long, conflicts_with = "watch")]
     pub(crate) check: bool,

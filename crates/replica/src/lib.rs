@@ -95,7 +95,7 @@ pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Replica, Resolution, SchemaTable, Status};
 pub use runtime::SystemRuntime;
 pub use sync::{
-    CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Progress, SyncOptions, SyncReport,
+    CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Prefer, Progress, SyncOptions, SyncReport,
 };
 pub use transaction::{Queries, Statement, Transaction};
 pub use value::{Param, Row, Value};

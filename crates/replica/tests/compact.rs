@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use isle::{CompactOptions, CompactReport, Direction, Error, RemoteOptions, Replica, SyncOptions, params};
+use isle::{CompactOptions, CompactReport, Direction, Error, Prefer, RemoteOptions, Replica, SyncOptions, params};
 use isle_blobs::Remote;
 use isle_blobs::testing::FaultPlan;
 
@@ -14,7 +14,7 @@ const NOW: CompactOptions = CompactOptions {
     keep: Duration::ZERO,
     grace: Duration::ZERO,
     vacuum: false,
-    sync: SyncOptions { remote: None, direction: Direction::Both, progress: None },
+    sync: SyncOptions { remote: None, direction: Direction::Both, prefer: Prefer::Merge, progress: None },
 };
 
 fn device(folder: &Path, name: &str, remote: &Remote) -> Replica {

@@ -10,7 +10,7 @@ use isle::{CheckReport, Direction, Phase, Progress, RemoteInfo, SyncOptions, Syn
 use serde_json::json;
 
 use super::{Names, look, remotes, watch};
-use crate::args::{Args, Sync, Way};
+use crate::args::{Args, Prefer, Sync, Way};
 use crate::db;
 use crate::failure::{self, Kind};
 use crate::output::{Out, bytes, count, seconds, thousands, time};
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         if sync.watch {
             return watch::run(args, sync, out).await;
         }
-        let round = round(args, &remotes, sync.way).await?;
+        let round = round(args, &remotes, sync).await?;
         if !out.json(&to_json(&round))? {
             show(args, &round, remotes.len() > 1, out)?;
         }
@@ -72,8 +72,13 @@ pub(crate) fn selected(args: &Args, sync: &Sync) -> anyhow::Result<Vec<RemoteInf
 }
 
 /// Syncs with each remote; one that fails does not keep the others from it.
-pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], way: Option<Way>) -> anyhow::Result<Round> {
-    let direction = match way {
+pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> anyhow::Result<Round> {
+    let prefer = match sync.prefer {
+        Prefer::Merge => isle::Prefer::Merge,
+        Prefer::Local => isle::Prefer::Local,
+        Prefer::Remote => isle::Prefer::Remote,
+    };
+    let direction = match sync.way {
         None => Direction::Both,
         Some(Way::Pull) => Direction::Pull,
         Some(Way::Push) => Direction::Push,
@@ -83,7 +88,7 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], way: Option<Way>)
         let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
         let bar = Arc::new(Bar::new());
         let progress = Some(Bar::callback(&bar));
-        let options = SyncOptions { remote: Some(remote.name.clone()), direction, progress };
+        let options = SyncOptions { remote: Some(remote.name.clone()), direction, prefer, progress };
         match bar.beside(replica.sync_with(&options)).await {
             Ok(reports) => round.reports.extend(reports),
             Err(error) => round.failed.push((remote.name.clone(), error)),
@@ -189,6 +194,10 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     if report.conflicts > 0 {
         let lost = count(report.conflicts, "value");
         lines.push(format!("{lost} lost against concurrent writes and wait in the journal: `isle conflicts`"));
+    }
+    if report.put_back > 0 {
+        let values = count(report.put_back, "value");
+        lines.push(format!("{values} of them written again, as --prefer says"));
     }
     for (site, version, reason) in report.waiting.iter().take(DETAILS_MAX) {
         let site = names.of_text(site);

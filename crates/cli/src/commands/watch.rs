@@ -84,7 +84,7 @@ async fn go_on(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<()> {
 
 async fn round(args: &Args, sync: &Sync) -> anyhow::Result<Round> {
     let remotes = sync::selected(args, sync)?;
-    sync::round(args, &remotes, sync.way).await
+    sync::round(args, &remotes, sync).await
 }
 
 /// Something that happened is shown; that nothing did is not, after the first time.

@@ -237,3 +237,34 @@ fn a_sync_goes_one_way_where_that_is_asked() {
     assert!(tablet.ok(["sync", "push"]).contains("has to catch up"), "it pushed");
     tablet.fails(2, ["sync", "push", "--check"]);
 }
+
+#[test]
+fn after_a_conflict_the_preferred_side_stands_everywhere() {
+    for (prefer, stands, open) in [("merge", "2", 1), ("local", "1", 0), ("remote", "2", 1)] {
+        let place = Place::new();
+        let (laptop, phone) = place.pair();
+        laptop.ok(["exec", "UPDATE notes SET stars = 1 WHERE id = 1"]);
+        phone.ok(["exec", "UPDATE notes SET stars = 2 WHERE id = 1"]);
+        phone.ok(["sync"]);
+        let report = laptop.json(["sync", "--prefer", prefer]);
+        assert_eq!(report["remotes"][0]["conflicts"], json!(1), "{prefer}");
+        phone.ok(["sync"]);
+        laptop.ok(["sync"]);
+        for device in [&laptop, &phone] {
+            assert_eq!(device.rows("SELECT stars FROM notes WHERE id = 1"), [stands], "{prefer}");
+        }
+        assert_eq!(laptop.json(["conflicts"])["conflicts"].as_array().map(Vec::len), Some(open), "{prefer}");
+        assert_eq!(laptop.json(["hash"]), phone.json(["hash"]));
+    }
+    // The other way round: the laptop's later value loses to the phone's where that is preferred.
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    phone.ok(["exec", "UPDATE notes SET stars = 2 WHERE id = 1"]);
+    laptop.ok(["exec", "UPDATE notes SET stars = 1 WHERE id = 1"]);
+    phone.ok(["sync"]);
+    assert_eq!(laptop.json(["sync", "--prefer", "remote"])["remotes"][0]["put_back"], json!(1));
+    phone.ok(["sync"]);
+    for device in [&laptop, &phone] {
+        assert_eq!(device.rows("SELECT stars FROM notes WHERE id = 1"), ["2"]);
+    }
+}

@@ -37,7 +37,7 @@ use isle_store::{RemoteRow, SeenHead, Waiting};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::replica::Inner;
+use crate::replica::{Inner, Replica, Resolution};
 
 /// How to sync.
 #[derive(Clone, Default)]
@@ -46,6 +46,8 @@ pub struct SyncOptions {
     pub remote: Option<String>,
     /// Which way changes go.
     pub direction: Direction,
+    /// Whose value stands where a concurrent write lost in this sync.
+    pub prefer: Prefer,
     /// Is told how far the sync is.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
@@ -70,6 +72,20 @@ pub enum Direction {
     Pull,
     /// What is here is published; nothing is fetched. A replica that is new to the remote has to pull first.
     Push,
+}
+
+/// Whose value stands after a conflict. What a merge decides is the same everywhere; a preference writes the value that lost again, as
+/// a change of today, and marks the entry of the journal as dealt with. Rows that were deleted stay deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefer {
+    /// The later write, as the merge has it.
+    #[default]
+    Merge,
+    /// This replica's value.
+    Local,
+    /// The other's value.
+    Remote,
 }
 
 /// What a sync is doing.
@@ -122,6 +138,8 @@ pub struct SyncReport {
     pub pushed_versions: u64,
     /// Values that went to the conflict journal.
     pub conflicts: u64,
+    /// How many of them were written again, because this replica's or the other's value is preferred.
+    pub put_back: u64,
     /// Tables that changed here.
     pub tables: Vec<String>,
     /// Replicas seen in the remote, this one included.
@@ -335,7 +353,11 @@ impl<'a> Session<'a> {
         self.look_at_own_head(&refs).await?;
         self.report.replicas = refs.len() as u64 + u64::from(self.own.is_none());
         self.report.remote_version = self.own.as_ref().map_or(0, |own| own.last_version);
+        let newest =
+            blocking(self.inner, |inner| Ok(inner.store.conflicts(true, 1)?.first().map_or(0, |last| last.id)));
+        let newest = newest.await?;
         self.pull(refs).await?;
+        self.put_back(newest).await?;
         if self.options.direction != Direction::Pull {
             self.push().await?;
             self.watch_floor();
@@ -357,6 +379,32 @@ impl<'a> Session<'a> {
             "synced"
         );
         Ok(self)
+    }
+
+    /// Writes values that lost since the journal's entry `after` again, if one side's are preferred.
+    async fn put_back(&mut self, after: i64) -> Result<(), Error> {
+        let (prefer, site) = (self.options.prefer, self.site);
+        if prefer == Prefer::Merge || self.report.conflicts == 0 {
+            return Ok(());
+        }
+        let replica = Replica { inner: Arc::clone(self.inner) };
+        self.report.put_back = blocking(self.inner, move |_| {
+            let mut put_back = 0;
+            for lost in replica.conflicts(false, usize::MAX)?.into_iter().filter(|lost| lost.id > after).rev() {
+                let wanted = match prefer {
+                    Prefer::Local => lost.site == Some(site),
+                    _ => lost.winner == Some(site),
+                };
+                match if wanted { replica.resolve(lost.id, &Resolution::PutBack) } else { continue } {
+                    Ok(()) => put_back += 1,
+                    Err(Error::ConflictRowGone { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(put_back)
+        })
+        .await?;
+        Ok(())
     }
 
     fn failed(&self, source: RemoteError) -> Error {
