@@ -359,3 +359,28 @@ async fn a_damaged_snapshot_is_put_again_and_what_was_cut_off_is_swept() {
     same(&a, &b);
     assert_eq!(count(&a), 3001);
 }
+
+#[tokio::test]
+async fn a_manifest_whose_parts_hold_more_blocks_than_can_be_counted_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    fill(&a, 0..3000);
+    compact(&a).await;
+    let site = remote.list_heads().await.unwrap()[0].site;
+    let (mut head, _) = remote.get_head(site).await.unwrap().unwrap();
+    let mut snapshot = head.snapshot.clone().unwrap();
+    let manifest = remote.get_part(site, &snapshot.name, &snapshot.manifest).await.unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let mut more = manifest["parts"][0].clone();
+    more["blocks"] = usize::MAX.into();
+    manifest["parts"].as_array_mut().unwrap().push(more);
+    let bytes = serde_json::to_vec(&manifest).unwrap().into();
+    snapshot.manifest = remote.put_manifest(site, &snapshot.name, &bytes).await.unwrap();
+    head.snapshot = Some(snapshot);
+    remote.put_head(&head).await.unwrap();
+    let b = device(folder.path(), "b", &remote);
+    let report = sync(&b).await;
+    assert!(!report.snapshot_joined && report.refused.len() == 1, "{report:?}");
+    assert!(report.refused[0].contains("not what its header says"), "{report:?}");
+}

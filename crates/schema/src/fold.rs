@@ -9,6 +9,7 @@
 //! | two renames of one object | the last in canonical order |
 //! | a rename to a name that another object has | the other keeps it; this one keeps its old name |
 //! | two indexes of one name | the last in canonical order |
+//! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,7 +87,7 @@ impl Schema {
             }
             Step::RenameTable { table, name } => {
                 let taken = self.tables.iter().any(|(id, t)| id != table && t.name.eq_ignore_ascii_case(name));
-                if let Some(table) = self.tables.get_mut(table).filter(|_| !taken) {
+                if let Some(table) = self.tables.get_mut(table).filter(|_| !taken && !is_reserved(name)) {
                     table.name.clone_from(name);
                 }
             }
@@ -136,6 +137,12 @@ impl TableState {
         };
         if taken(name) { format!("{name}_{}", &id.to_string()[..6]) } else { name.to_owned() }
     }
+}
+
+/// Whether no app's table can have the name: SQLite's own, isle's own, or none at all.
+fn is_reserved(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.is_empty() || name.starts_with("sqlite_") || name.starts_with("isle_")
 }
 
 /// Ids in canonical order.
@@ -223,6 +230,17 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found.len(), 2);
         assert!(found.contains(&"stars"));
+    }
+
+    #[test]
+    fn no_table_takes_a_name_of_isle_or_sqlite_or_none() {
+        let (root, first) = operation(&[], vec![create()]);
+        for name in ["isle_log", "ISLE_own", "sqlite_sequence", ""] {
+            let step = Step::RenameTable { table: table().id, name: name.into() };
+            let (id, renamed) = operation(&[root], vec![step]);
+            let schema = Schema::fold([(root, &first), (id, &renamed)]);
+            assert_eq!(schema.tables[&table().id].name, "notes", "{name:?}");
+        }
     }
 
     fn any_step() -> impl Strategy<Value = Step> {

@@ -92,10 +92,14 @@ impl Change<'_> {
 
     /// Runs isle's own SQL; what SQLite has against it is the operation's fault, unless the disk or a lock is.
     fn run(&self, sql: &str) -> Result<(), StoreError> {
-        self.engine.conn.execute_batch(sql).map_err(|error| match StoreError::sqlite("change the table", error) {
+        self.engine.conn.execute_batch(sql).map_err(|error| self.blame(error))
+    }
+
+    fn blame(&self, error: rusqlite::Error) -> StoreError {
+        match StoreError::sqlite("change the table", error) {
             StoreError::Sqlite { source, .. } => self.refuse(source.to_string()),
             other => other,
-        })
+        }
     }
 
     /// Changes the table; gives the ids of columns that were there already.
@@ -173,7 +177,9 @@ impl Change<'_> {
                 there.declared, probed.declared
             )));
         }
-        self.run(&format!("ALTER TABLE {} ADD COLUMN {definition}", quoted(table)))?;
+        // The definition is another device's text: one statement and no more.
+        conn.execute(&format!("ALTER TABLE {} ADD COLUMN {definition}", quoted(table)), [])
+            .map_err(|error| self.blame(error))?;
         if !probed.name.eq_ignore_ascii_case(name) {
             let (table, old, new) = (quoted(table), quoted(&probed.name), quoted(name));
             self.run(&format!("ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))?;
@@ -198,10 +204,7 @@ impl Change<'_> {
             if let Some(reason) = self.engine.guard.take_refusal() {
                 return Err(self.refuse(reason));
             }
-            made.map_err(|error| match StoreError::sqlite("create an index", error) {
-                StoreError::Sqlite { source, .. } => self.refuse(source.to_string()),
-                other => other,
-            })?;
+            made.map_err(|error| self.blame(error))?;
             let (_, unique) = tracked::surplus(conn, &self.tracked.model().renamed(&self.target.name).table)?;
             if !unique.is_empty() {
                 return Err(self.refuse(format!("index {name} is UNIQUE, which cannot be replicated yet")));

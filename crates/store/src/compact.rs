@@ -176,7 +176,7 @@ pub(crate) fn refuse_away(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<
 }
 
 /// Takes changesets out of the log that were made before `before` and are known elsewhere: the own ones that were published and
-/// those of others that are applied. The last `keep` own ones stay in any case.
+/// those of others that are applied.
 pub(crate) fn prune(engine: &Engine, before: Hlc) -> Result<Compacted, StoreError> {
     let conn = &engine.conn;
     refuse_away(conn, &engine.tables)?;

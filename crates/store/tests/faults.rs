@@ -7,7 +7,7 @@ mod support;
 
 use isle_changeset::{Header, RowKind, ValueRef, pack_key};
 use isle_clock::{GroupId, Hlc, SiteId};
-use isle_schema::{ColumnId, Migration, Step, Table, TableId};
+use isle_schema::{Column, ColumnId, Migration, Step, Table, TableId};
 use isle_store::{Frame, Reason, StoreError, Waiting};
 use support::forger::{Forger, insert};
 use support::reference::{Sealed, tables};
@@ -419,6 +419,48 @@ fn broken_schema_operations_are_refused_and_leave_nothing() {
         assert_eq!(b.rows("SELECT name FROM sqlite_schema ORDER BY 1"), tables, "{sql}");
     }
     assert_eq!(b.hash(), before);
+    good_data_goes_on(&a, &b);
+}
+
+#[test]
+fn a_hostile_column_runs_nothing_beside_itself() {
+    let (a, b, _) = pair();
+    let (before, schema) = (b.hash(), b.rows("SELECT name, sql FROM sqlite_schema ORDER BY 1"));
+    let parent = a.store.schema_heads().unwrap()[0];
+    let body = a.store.migration(parent).unwrap().unwrap();
+    let (_, create) = Migration::decode(&body).unwrap();
+    let Step::CreateTable(notes) = &create.steps[0] else { panic!("another step") };
+    let table = notes.table.id;
+    let column = Column { id: ColumnId::derive(table, "evil", 0), name: "evil".into() };
+    let refused = |step: Step, what: &str| {
+        let evil = Migration { app: create.app.clone(), parents: vec![parent], steps: vec![step] };
+        let refused = b.store.put_migration(&evil.encode().unwrap().1);
+        assert!(refused.is_err(), "{what}: {refused:?}");
+        assert_eq!(b.rows("SELECT name, sql FROM sqlite_schema ORDER BY 1"), schema, "{what}");
+        assert_eq!(b.hash(), before, "{what}");
+    };
+    for definition in [
+        "\"evil\" INT; DROP TABLE notes",
+        "\"evil\" INT; DELETE FROM notes",
+        "\"evil\" INT CHECK(\"evil\" IS NULL)",
+        "\"evil\" INT UNIQUE",
+        "\"evil\" INT AS (title)",
+        "\"evil\" INT, \"more\" INT",
+        "",
+    ] {
+        let column = column.clone();
+        refused(Step::AddColumn { table, column, birth: 0, definition: definition.into() }, definition);
+    }
+    for sql in [
+        "CREATE TABLE notes AS SELECT 1 AS id, 2 AS title, 3 AS evil",
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, title, evil); CREATE TABLE more(id)",
+        "PRAGMA writable_schema = 1",
+    ] {
+        let mut born = notes.clone();
+        born.table.columns.push(column.clone());
+        born.create_sql = sql.into();
+        refused(Step::CreateTable(born), sql);
+    }
     good_data_goes_on(&a, &b);
 }
 

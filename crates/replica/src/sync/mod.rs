@@ -390,7 +390,9 @@ impl<'a> Session<'a> {
         let replica = Replica { inner: Arc::clone(self.inner) };
         self.report.put_back = blocking(self.inner, move |_| {
             let mut put_back = 0;
-            for lost in replica.conflicts(false, usize::MAX)?.into_iter().filter(|lost| lost.id > after).rev() {
+            let newest = replica.conflicts(true, 1)?.first().map_or(0, |last| last.id);
+            let new = usize::try_from(newest - after).unwrap_or(0);
+            for lost in replica.conflicts(false, new)?.into_iter().filter(|lost| lost.id > after).rev() {
                 let wanted = match prefer {
                     Prefer::Local => lost.site == Some(site),
                     _ => lost.winner == Some(site),

@@ -165,18 +165,18 @@ impl Session<'_> {
         let staged = blocking(self.inner, move |inner| Ok(inner.store.stage_snapshot(&staging)?));
         let missing = staged.await.map_err(|error| soften(error, &refused))?.missing;
         let total = decoded.stored_bytes();
-        let (mut first, mut done) = (0, 0);
+        let (mut first, mut done) = (0usize, 0);
         for Named { part, blocks } in &manifest.parts {
-            let range = first..first + blocks;
-            first += blocks;
+            let astray = || refused(&"its parts are not what its header says");
+            let range = first..first.checked_add(*blocks).ok_or_else(astray)?;
+            first = range.end;
             if !missing.iter().any(|n| range.contains(n)) {
                 continue;
             }
             self.progress(Phase::Download, done, total);
             let bytes = get(part).await?;
             done += bytes.len() as u64;
-            let pieces =
-                cut(&bytes, &decoded, range).ok_or_else(|| refused(&"its parts are not what its header says"))?;
+            let pieces = cut(&bytes, &decoded, range).ok_or_else(astray)?;
             let staged = blocking(self.inner, move |inner| {
                 Ok(inner.store.stage_blocks(pieces.iter().map(|(n, bytes)| (*n, bytes.as_ref())))?)
             });
