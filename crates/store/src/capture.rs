@@ -1,10 +1,15 @@
-//! Capture in passing: what statements through `Replica` change, taken from temporary triggers of its own connection.
+//! Capture in passing: what statements through `Replica` change, taken from temporary triggers and the update hook of its own
+//! connection.
 //!
 //! The triggers in the file stand aside: the authorizer ignores their `INSERT INTO isle_queue` on this connection, so that
 //! their programs are empty. Temporary triggers, which no other client sees, hand keys and values to a function of
 //! ours; the values are copied once, when they are at hand anyway, and the seal does not read them again. Whatever this path cannot
 //! do exactly it hands to the other one by turning events into queue entries: tables with more than 60 columns,
 //! keys with more than one form, more than [`BYTES_MAX`] of values, and statements that failed.
+//!
+//! A row that is new in a table with an integer key comes from the update hook, which tells its key; the seal reads the row. A
+//! trigger there cost each INSERT a statement journal, a third of a bulk load. The hook alone would not do: it tells nothing
+//! of a row's values before, nor anything of tables WITHOUT ROWID.
 //!
 //! Tried and dropped: SQLite's preupdate hook. It is as fast, but rusqlite builds it only with libclang at hand, which a
 //! machine with a C compiler need not have; and it numbers generated columns its own way.
@@ -44,15 +49,17 @@ pub(crate) fn trigger_sql(tracked: &Tracked) -> String {
             "CREATE TEMP TRIGGER isle_{name}{no} AFTER {event} ON main.{on} BEGIN SELECT {FUNCTION}({no},{what}{values}); END;\n"
         )
     };
-    trigger("ti", "INSERT", INSERT, &inserted)
-        + &trigger("tu", "UPDATE", UPDATE, &updated)
-        + &trigger("td", "DELETE", DELETE, &deleted)
+    let by_hook = tracked.table.rowid_key;
+    let insert = if by_hook { String::new() } else { trigger("ti", "INSERT", INSERT, &inserted) };
+    insert + &trigger("tu", "UPDATE", UPDATE, &updated) + &trigger("td", "DELETE", DELETE, &deleted)
 }
 
 /// What a statement did to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventKind {
     Insert,
+    /// An insert whose values the table has.
+    New,
     Update,
     Delete,
     /// Something: look at the table.
@@ -119,7 +126,8 @@ impl Capture {
 
     /// Whether so much has come together that it should go to the queue table.
     pub(crate) fn is_full(&self) -> bool {
-        self.arena.len() > BYTES_MAX
+        let keys = self.tables.get(self.last).map_or(0, |table| table.events.len() * size_of::<Event>());
+        self.arena.len() + keys > BYTES_MAX
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -158,6 +166,22 @@ impl Capture {
         Ok(())
     }
 
+    /// The update hook's entry: a row of a table whose key is the rowid.
+    pub(crate) fn inserted(&mut self, table: &str, rowid: i64) {
+        let named = |events: &TableEvents| events.tracked.table.name.eq_ignore_ascii_case(table);
+        if !self.tables.get(self.last).is_some_and(named) {
+            let Some(found) = self.tables.iter().position(named) else { return };
+            self.last = found;
+        }
+        let table = &mut self.tables[self.last];
+        if table.tracked.table.rowid_key {
+            let key = ValueRef::Integer(rowid);
+            let mask = table.all_columns();
+            table.events.push(Event { sort: sort_key(key), kind: EventKind::New, mask, at: self.arena.len() });
+            pack(&mut self.arena, key);
+        }
+    }
+
     /// Sorts the events of a table by key, and those of one key by age.
     pub(crate) fn sort(&mut self, n: usize) {
         let arena = &self.arena;
@@ -167,6 +191,11 @@ impl Capture {
         if !table.events.is_sorted_by(|a, b| order(a, b) != Ordering::Greater) {
             table.events.sort_by(order);
         }
+    }
+
+    /// The first column of an event's key.
+    pub(crate) fn first_key(&self, event: &Event) -> ValueRef<'_> {
+        Values { arena: &self.arena, at: event.at }.take()
     }
 
     /// Reads the key of an event into `key`; gives the place of its values.
@@ -179,11 +208,16 @@ impl Capture {
 }
 
 impl TableEvents {
+    /// The mask of every column.
+    fn all_columns(&self) -> u64 {
+        u64::MAX >> (64 - self.tracked.cells()) & !1
+    }
+
     /// Notes what a trigger reports of one row.
     fn take(&mut self, arena: &mut Vec<u8>, what: i64, context: &Context<'_>) {
         let keys = self.tracked.table.key.len();
         let columns = self.tracked.table.columns.len();
-        let all = u64::MAX >> (64 - self.tracked.cells()) & !1;
+        let all = self.all_columns();
         let value = |at: usize| from_sql(context.get_raw(at));
         match what {
             INSERT => self.push(arena, EventKind::Insert, all, |at| value(2 + at)),

@@ -22,6 +22,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Statement};
 
 use crate::StoreError;
 use crate::error::Doing as _;
+use crate::layout::quoted;
 use crate::tracked::Tracked;
 
 /// When and where a cell was written, in this file's numbers. Not ordered: site numbers mean nothing elsewhere.
@@ -215,6 +216,7 @@ pub(crate) struct ClockSql {
     select: String,
     length: String,
     insert: String,
+    insert_run: Option<String>,
     update: String,
     bury: String,
     except: String,
@@ -222,7 +224,8 @@ pub(crate) struct ClockSql {
 }
 
 impl ClockSql {
-    pub(crate) fn new(no: i64, keys: usize) -> ClockSql {
+    pub(crate) fn new(no: i64, table: &isle_schema::Table) -> ClockSql {
+        let keys = table.key.len();
         let list = |f: &dyn Fn(usize) -> String, separator| (0..keys).map(f).collect::<Vec<_>>().join(separator);
         let key = list(&|n| format!("k{n}"), ", ");
         let parameters = list(&|n| format!("?{}", n + 1), ", ");
@@ -234,6 +237,12 @@ impl ClockSql {
             insert: format!(
                 "INSERT INTO isle_c{no}({key}, h, w) VALUES({parameters}, ?{a}, ?{b}) ON CONFLICT DO NOTHING"
             ),
+            insert_run: table.rowid_key.then(|| {
+                let (name, key) = (quoted(&table.name), quoted(&table.key[0].name));
+                format!(
+                    "INSERT INTO isle_c{no}(k0, h, w) SELECT {key}, ?3, ?4 FROM {name} WHERE {key} BETWEEN ?1 AND ?2"
+                )
+            }),
             update: format!("UPDATE isle_c{no} SET h = ?{a}, w = ?{b}, x = ?{c} WHERE {matches}"),
             bury: format!(
                 "UPDATE isle_c{no} SET h = ?{a}, w = ?{b}, x = NULL WHERE {matches} AND w >> {LENGTH_SHIFT} = 0"
@@ -324,6 +333,25 @@ impl<'c> ClockTable<'c> {
             self.inserting = Some((length, stamp));
         }
         Ok(statement.raw_execute().doing("write a row clock")? == 1)
+    }
+
+    /// Writes the first clocks of rows whose integer keys follow one another: in one statement, less than half the cost of one
+    /// each. False, and nothing is written, if one of them has a clock, or is not there.
+    pub(crate) fn insert_run(&mut self, first: i64, last: i64, stamp: LocalStamp) -> Result<bool, StoreError> {
+        let Some(sql) = &self.tracked.clock_sql.insert_run else { return Ok(false) };
+        let mut statement = self.conn.prepare_cached(sql).doing("write row clocks")?;
+        let whose = whose(1, self.tracked.sets.len() - 1, stamp.site);
+        match statement.execute((first, last, stamp.hlc as i64, whose)) {
+            Ok(written) if written as i64 - 1 == last - first => Ok(true),
+            Ok(_) => {
+                // Some went again unnoticed, say by a REPLACE in another index. No row of the run had a clock before.
+                let sql = format!("DELETE FROM {} WHERE k0 BETWEEN ?1 AND ?2", self.tracked.clock());
+                self.conn.execute(&sql, (first, last)).doing("write row clocks")?;
+                Ok(false)
+            }
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => Ok(false),
+            Err(error) => Err(error).doing("write row clocks"),
+        }
     }
 
     /// Ends a first life in one statement, the common case of a delete; false if the row is in another life.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use isle_schema::TableId;
 use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
+use rusqlite::hooks::Action;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::capture::{Capture, FUNCTION, trigger_sql};
@@ -89,6 +90,14 @@ impl Engine {
         let direct = Direct::default();
         match role {
             Role::Write => {
+                let inserts = Arc::clone(&capture);
+                let inserted_hook = move |action: Action, database: &str, table: &str, rowid: i64| {
+                    // isle's own tables change while it holds the capture.
+                    let own = table.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("isle_"));
+                    if action == Action::SQLITE_INSERT && !own && database == "main" {
+                        inserts.lock().unwrap_or_else(PoisonError::into_inner).inserted(table, rowid);
+                    }
+                };
                 let capture = Arc::clone(&capture);
                 let function = move |context: &rusqlite::functions::Context<'_>| {
                     capture.lock().unwrap_or_else(PoisonError::into_inner).row(context)?;
@@ -96,6 +105,7 @@ impl Engine {
                 };
                 conn.create_scalar_function(FUNCTION, -1, FunctionFlags::SQLITE_UTF8, function)
                     .doing("open the database")?;
+                conn.update_hook(Some(inserted_hook)).doing("open the database")?;
             }
             Role::Merge => {
                 let direct = Arc::clone(&direct);

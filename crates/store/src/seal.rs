@@ -15,7 +15,7 @@ use isle_schema::ColumnId;
 use rusqlite::{Connection, params};
 
 use crate::StoreError;
-use crate::capture::{Capture, EventKind, Values, pack};
+use crate::capture::{Capture, Event, EventKind, Values, pack};
 use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
 use crate::error::Doing as _;
 use crate::layout::log_id;
@@ -276,6 +276,11 @@ fn masked<'t, 'a>(mask: &[u64], cells: &'t [ValueRef<'a>]) -> Cow<'t, [ValueRef<
     Cow::Owned(bits(mask).map(|cell| cells[cell]).collect())
 }
 
+/// Fewer new rows with consecutive keys are sealed one by one.
+const RUN_MIN: usize = 16;
+/// More of them are sealed in parts: what the one statement has read is still at hand for the other.
+const RUN_MAX: usize = 4096;
+
 /// Seals what was captured in passing; false beside it if some of it went to the queue, for the next touch. Tables that need the
 /// queue's path have been moved there before.
 pub(crate) fn seal_events(
@@ -317,20 +322,30 @@ fn seal_table_events(
 ) -> Result<(), StoreError> {
     let keys = tracked.table.key.len();
     let events = &capture.tables[n].events;
-    let (mut key, mut next_key) = (Vec::new(), Vec::new());
+    let (mut key, mut next_key, mut row) = (Vec::new(), Vec::new(), Vec::new());
     let mut cells = vec![ValueRef::Null; tracked.cells()];
-    let mut at = 0;
+    let (mut at, mut no_run_before) = (0, 0);
     while at < events.len() {
-        let fresh = events[at].kind == EventKind::Insert;
+        if at >= no_run_before {
+            let count = run_length(capture, &events[at..]);
+            if count >= RUN_MIN && seal_run(sealer, clocks, tracked, capture.first_key(&events[at]), count)? {
+                at += count;
+                continue;
+            }
+            no_run_before = at + count;
+        }
+        let fresh = matches!(events[at].kind, EventKind::Insert | EventKind::New);
         let mut present;
-        let mut mask = 0u64;
+        let (mut mask, mut in_table) = (0u64, false);
         let mut values = capture.key(&events[at], keys, &mut key);
         loop {
             let event = &events[at];
             present = event.kind != EventKind::Delete;
             mask |= event.mask;
-            for cell in bits(&[event.mask]) {
-                cells[cell] = values.take();
+            if event.kind == EventKind::New {
+                in_table = true;
+            } else {
+                bits(&[event.mask]).for_each(|cell| cells[cell] = values.take());
             }
             at += 1;
             let Some(next) = events.get(at) else { break };
@@ -339,13 +354,92 @@ fn seal_table_events(
                 break;
             }
         }
+        if in_table && present {
+            present = read_row(sealer.conn, tracked, &key, &mut row)?;
+        }
+        let mut stored = Values::new(&row);
+        let read: Vec<ValueRef<'_>>;
+        let cells = if in_table && present {
+            read = (0..tracked.cells()).map(|_| stored.take()).collect();
+            &read
+        } else {
+            &cells
+        };
         let complete = mask.count_ones() as usize == tracked.table.columns.len();
-        let touch = Touch { key: &key, present, fresh, mask: &[mask], cells: &cells, complete };
+        let touch = Touch { key: &key, present, fresh, mask: &[mask], cells, complete };
         if !sealer.touch(tracked, clocks, &touch)? {
             strays.push((Arc::clone(tracked), key.iter().map(|value| value.to_value()).collect()));
         }
     }
     Ok(())
+}
+
+/// How many of the first events are new rows, nothing else, whose integer keys follow one another.
+fn run_length(capture: &Capture, events: &[Event]) -> usize {
+    let number = |event: &Event| match (event.kind, capture.first_key(event)) {
+        (EventKind::New, ValueRef::Integer(number)) => Some(number),
+        _ => None,
+    };
+    let Some(first) = events.first().and_then(number) else { return 0 };
+    let follows =
+        |(n, event): &(usize, &Event)| number(event).is_some_and(|key| key.checked_sub(first) == Some(*n as i64));
+    let count = events.iter().take(RUN_MAX).enumerate().take_while(follows).count();
+    // Something else happened to the last one too.
+    let again = |next: &Event| capture.first_key(next) == ValueRef::Integer(first + count as i64 - 1);
+    count - usize::from(events.get(count).is_some_and(again))
+}
+
+/// Seals new rows with consecutive keys: one statement writes their clocks, one reads them. False, and nothing is done, if one of
+/// them has a clock.
+fn seal_run(
+    sealer: &mut Sealer<'_>,
+    clocks: &mut ClockTable<'_>,
+    tracked: &Tracked,
+    first: ValueRef<'_>,
+    count: usize,
+) -> Result<bool, StoreError> {
+    let ValueRef::Integer(first) = first else { return Ok(false) };
+    let last = first + count as i64 - 1;
+    if !clocks.insert_run(first, last, sealer.stamp)? {
+        return Ok(false);
+    }
+    let (key, table) = (crate::layout::quoted(&tracked.table.key[0].name), crate::layout::quoted(&tracked.table.name));
+    let columns = tracked.column_list("");
+    let sql = format!("SELECT {key}{columns} FROM {table} WHERE {key} BETWEEN ?1 AND ?2 ORDER BY {key}");
+    let mut statement = sealer.conn.prepare_cached(&sql).doing("read new rows")?;
+    let mut rows = statement.query((first, last)).doing("read new rows")?;
+    while let Some(row) = rows.next().doing("read new rows")? {
+        let value = |at: usize| row.get_ref(at).map(from_sql).doing("read new rows");
+        let cells = (0..tracked.cells()).map(|cell| if cell == 0 { Ok(ValueRef::Null) } else { value(cell) });
+        let cells: Vec<_> = cells.collect::<Result<_, _>>()?;
+        let touch = Touch { key: &[value(0)?], present: true, fresh: true, mask: &[], cells: &cells, complete: true };
+        sealer.insert_row(tracked, 1, &touch)?;
+    }
+    Ok(true)
+}
+
+/// Reads the cells of a row into `packed`; false if it is not there.
+fn read_row(
+    conn: &Connection,
+    tracked: &Tracked,
+    key: &[ValueRef<'_>],
+    packed: &mut Vec<u8>,
+) -> Result<bool, StoreError> {
+    packed.clear();
+    let columns = tracked.column_list("");
+    let sql = format!(
+        "SELECT NULL{columns} FROM {} WHERE {}",
+        crate::layout::quoted(&tracked.table.name),
+        tracked.key_match(1)
+    );
+    let mut statement = conn.prepare_cached(&sql).doing("read a new row")?;
+    bind(&mut statement, key, 1)?;
+    let mut rows = statement.raw_query();
+    let Some(row) = rows.next().doing("read a new row")? else { return Ok(false) };
+    for cell in 0..tracked.cells() {
+        pack(packed, from_sql(row.get_ref(cell).doing("read a new row")?));
+    }
+    Ok(true)
 }
 
 /// Appends an entry to the queue table, as a trigger would.

@@ -79,7 +79,7 @@ impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
         let LocalTable { table, mut sets } = model;
-        let clock_sql = ClockSql::new(no, table.key.len());
+        let clock_sql = ClockSql::new(no, &table);
         if sets.is_empty() {
             sets.push(table.columns.len() + 1);
         }

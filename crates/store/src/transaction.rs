@@ -184,10 +184,13 @@ impl<'a> Transaction<'a> {
         if self.capture().mark() == mark {
             return Ok(());
         }
+        // A row that is there says nothing of a new one that was to replace it. SQLite counts the rows that a failed statement
+        // leaves changed, but not those that triggers of the app changed: where there are any, all counts as changed.
+        let kept = self.engine.triggers_needed || self.engine.conn.changes() > 0;
         let noted = self.capture().split_off(mark);
         for (n, events) in noted {
             for event in events {
-                if self.stands(n, &event)? {
+                if (kept || event.kind != EventKind::New) && self.stands(n, &event)? {
                     self.capture().tables[n].events.push(event);
                 }
             }
@@ -212,8 +215,10 @@ impl<'a> Transaction<'a> {
             crate::clocks::bind(&mut statement, &key, 1)?;
             let mut rows = statement.raw_query();
             let Some(row) = rows.next().doing("look at a row")? else { return Ok(event.kind == EventKind::Delete) };
-            if event.kind == EventKind::Delete {
-                return Ok(false);
+            match event.kind {
+                EventKind::Delete => return Ok(false),
+                EventKind::New => return Ok(true),
+                _ => {}
             }
             for cell in bits(&[event.mask]) {
                 if from_sql(row.get_ref(cell).doing("look at a row")?) != values.take() {
