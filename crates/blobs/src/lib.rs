@@ -68,7 +68,7 @@ pub use head::{HEAD_BYTES_MAX, HEAD_BYTES_READ_MAX, HEAD_FORMAT, Head, SegmentRe
 pub use keys::{NAME_BYTES_MAX, SchemaId};
 pub use options::{Credentials, RemoteOptions, Secret};
 pub use remote::{HEADS_MAX, HeadRead, HeadRef, Remote, SCHEMA_BYTES_MAX};
-pub use request::{SLOWEST_UPLOAD_BYTES_PER_S, Traffic};
+pub use request::{PutTags, SLOWEST_UPLOAD_BYTES_PER_S, Traffic};
 pub use segment::{
     COMPRESSION_LEVEL, FRAME_BYTES_MAX, Frame, FrameKind, SEGMENT_BYTES_MAX, SEGMENT_FORMAT, SEGMENT_RAW_BYTES_MAX,
     Segment, SegmentReader, SegmentWriter, read_segment,

@@ -18,7 +18,9 @@ use crate::head::{HEAD_BYTES_READ_MAX, Head, SegmentRef};
 use crate::keys::{self, Prefix, SchemaId};
 use crate::options::RemoteOptions;
 use crate::profile::Surroundings;
-use crate::request::{Counters, Failure, FailureKind, Fetched, Limits, Medium, Placed, Requests, Secrets, Traffic};
+use crate::request::{
+    Counters, Failure, FailureKind, Fetched, Limits, Medium, Placed, PutTags, Requests, Secrets, Traffic,
+};
 use crate::segment::{SEGMENT_BYTES_MAX, Segment};
 use crate::snapshot::{PART_BYTES_MAX, PartRef, SnapshotName};
 
@@ -290,13 +292,14 @@ impl Remote {
         }
     }
 
-    /// Publishes a head: only the site itself may. Returns the ETag under which listings show it, if the store has one.
+    /// Publishes a head: only the site itself may. Returns the ETag under which listings show it and the version
+    /// that the store gave it, where it has such.
     ///
     /// # Errors
     /// [`RemoteError::TooLarge`] for a head beyond [`HEAD_BYTES_MAX`](crate::HEAD_BYTES_MAX),
     /// [`RemoteError::Unwritable`] for one that breaks the format, and those of any request; after those the
     /// old or the new head stands.
-    pub async fn put_head(&self, head: &Head) -> Result<Option<String>, RemoteError> {
+    pub async fn put_head(&self, head: &Head) -> Result<PutTags, RemoteError> {
         let key = self.inner.prefix.head(head.site);
         let bytes = head.encode().map_err(|source| self.unwritable(&key, source))?;
         self.check_folder()?;
@@ -309,18 +312,18 @@ impl Remote {
 
     /// In a folder the ETag is made of inode, time and size. Two quick puts may share the time, and the inode of the one
     /// before the last is given out again; so a put that shares the time of its predecessor is repeated.
-    async fn put_with_fresh_time(&self, key: &Path, bytes: &Bytes) -> Result<Option<String>, Failure> {
+    async fn put_with_fresh_time(&self, key: &Path, bytes: &Bytes) -> Result<PutTags, Failure> {
         let requests = &self.inner.requests;
         let before = self.time(key).await?;
-        let mut etag = requests.put(key, bytes).await?;
+        let mut tags = requests.put(key, bytes).await?;
         for tick in 0..TICKS_MAX {
             if before.is_none() || self.time(key).await? != before {
                 break;
             }
             tokio::time::sleep(TICK * (1 << tick)).await;
-            etag = requests.put(key, bytes).await?;
+            tags = requests.put(key, bytes).await?;
         }
-        Ok(etag)
+        Ok(tags)
     }
 
     /// The time of the latest put of an object, in microseconds, as it goes into the ETag.

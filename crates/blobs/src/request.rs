@@ -41,6 +41,15 @@ pub struct Traffic {
     pub downloaded_bytes: u64,
 }
 
+/// What a store calls an object that it has just taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutTags {
+    /// Its ETag.
+    pub etag: Option<String>,
+    /// Its version, where the store keeps old ones.
+    pub version_id: Option<String>,
+}
+
 /// Shared by all clones of a remote and its HTTP client; only ever added to.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -235,7 +244,7 @@ impl Requests {
     }
 
     /// Writes an object, whatever stood there.
-    pub(crate) async fn put(&self, key: &Path, bytes: &Bytes) -> Result<Option<String>, Failure> {
+    pub(crate) async fn put(&self, key: &Path, bytes: &Bytes) -> Result<PutTags, Failure> {
         let mut attempts = Attempts::begin();
         loop {
             let result = self.put_once(key, bytes, PutMode::Overwrite).await;
@@ -366,13 +375,14 @@ impl Requests {
         Ok(found)
     }
 
-    async fn put_once(&self, key: &Path, bytes: &Bytes, mode: PutMode) -> Result<Option<String>, Failure> {
+    async fn put_once(&self, key: &Path, bytes: &Bytes, mode: PutMode) -> Result<PutTags, Failure> {
         self.count();
         self.traffic.uploaded_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let extra = Duration::from_millis(bytes.len() as u64 * 1000 / SLOWEST_UPLOAD_BYTES_PER_S);
         let options = PutOptions { mode, ..PutOptions::default() };
         let put = self.store.put_opts(key, PutPayload::from_bytes(bytes.clone()), options);
-        Ok(self.limited(extra, put).await?.e_tag)
+        let put = self.limited(extra, put).await?;
+        Ok(PutTags { etag: put.e_tag, version_id: put.version })
     }
 
     async fn stat_once(&self, key: &Path) -> Result<ObjectMeta, Failure> {

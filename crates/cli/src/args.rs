@@ -194,12 +194,26 @@ pub(crate) enum Remote {
     /// List the remotes
     #[command(after_help = "Example:\n  isle remote list")]
     List,
+    /// Sync with all remotes before each query and each change, or not
+    #[command(after_help = "A setting of this device, off at first. A remote that cannot be reached is no error.\n\n\
+        Example:\n  isle remote sync-at-open on")]
+    SyncAtOpen {
+        /// on or off; without it, say which it is
+        state: Option<Switch>,
+    },
     /// Forget a remote; what it holds stays there
     #[command(after_help = "Example:\n  isle remote remove home")]
     Remove {
         /// Its name
         name: String,
     },
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -250,6 +264,9 @@ pub(crate) struct Sync {
     /// Whose value stands where concurrent writes met in this sync; the other one is in the journal
     #[arg(long, value_name = "SIDE", default_value = "merge", conflicts_with = "check")]
     pub(crate) prefer: Prefer,
+    /// With --prefer remote: go on although this replica's own unsent values may give way
+    #[arg(long, requires = "prefer")]
+    pub(crate) yes: bool,
     /// Say what a sync would do, and change nothing
     #[arg(long, conflicts_with = "watch")]
     pub(crate) check: bool,

@@ -10,6 +10,7 @@
 
 mod args;
 mod commands;
+mod confirm;
 mod db;
 mod demo;
 mod failure;

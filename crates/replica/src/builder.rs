@@ -10,7 +10,7 @@ use isle_store::{Init, Options, Runtime, Store};
 
 use crate::keystore::{KeyStore, SiteRecord};
 use crate::replica::{Inner, Replica};
-use crate::{Error, SystemRuntime};
+use crate::{Error, Outcome, SyncOptions, SystemRuntime};
 
 /// Replicas that are open in this process, by the real path of their file: one file, one handle.
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Inner>>>> = LazyLock::new(Mutex::default);
@@ -107,6 +107,20 @@ impl Builder {
     /// [`isle_store::StoreError::NotReplica`] when the file is none.
     pub fn open(self) -> Result<Replica, Error> {
         self.shared(|builder| Ok(Store::open(builder.options(), Arc::clone(&builder.runtime))?))
+    }
+
+    /// Opens a replica and, if [`Replica::sync_at_open`] is on, syncs it once with every remote. A remote that fails, because the
+    /// device is offline say, does not keep the replica from being opened: the outcomes tell.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub async fn open_synced(self) -> Result<(Replica, Vec<Outcome>), Error> {
+        let replica = self.open()?;
+        if !replica.sync_at_open()? || replica.remotes()?.is_empty() {
+            return Ok((replica, Vec::new()));
+        }
+        let outcomes = replica.sync_each(&SyncOptions::default()).await?;
+        Ok((replica, outcomes))
     }
 
     /// Makes a replica of a new or an existing SQLite file, or opens one that is a replica already. No table is tracked yet.

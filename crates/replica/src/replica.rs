@@ -205,6 +205,8 @@ pub struct RemoteInfo {
     pub url: String,
     /// When the last sync with it ended well, in milliseconds since 1970.
     pub last_sync_ms: Option<u64>,
+    /// What a bucket with versioning calls this replica's head there.
+    pub head_version_id: Option<String>,
 }
 
 /// A concurrent value that lost.
@@ -452,12 +454,27 @@ impl Replica {
     /// # Errors
     /// SQLite's reason.
     pub fn remotes(&self) -> Result<Vec<RemoteInfo>, Error> {
-        let remotes = self.inner.store.remotes()?.into_iter().map(|row| RemoteInfo {
-            last_sync_ms: sync::RemoteState::read(&row).last_sync_ms,
-            name: row.name,
-            url: row.url,
+        let remotes = self.inner.store.remotes()?.into_iter().map(|row| {
+            let sync::RemoteState { last_sync_ms, head_version_id, .. } = sync::RemoteState::read(&row);
+            RemoteInfo { name: row.name, url: row.url, last_sync_ms, head_version_id }
         });
         Ok(remotes.collect())
+    }
+
+    /// Whether [`Builder::open_synced`](crate::Builder::open_synced) syncs. A setting of this device; off at first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn sync_at_open(&self) -> Result<bool, Error> {
+        Ok(self.inner.store.sync_at_open()?)
+    }
+
+    /// Sets [`Replica::sync_at_open`].
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn set_sync_at_open(&self, on: bool) -> Result<(), Error> {
+        Ok(self.inner.store.set_sync_at_open(on)?)
     }
 
     /// Exchanges changes with every remote, one after the other; gives a report for each. One that fails does not keep the others

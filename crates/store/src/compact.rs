@@ -122,10 +122,16 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn restate(&self) -> Result<(), StoreError> {
-        {
-            let now_ms = self.now_ms();
-            self.merge(|engine, _| crate::restate::restate(engine, now_ms))
-        }
+        self.merge(crate::restate::restate)
+    }
+
+    /// Stamps unpublished changes anew if they alone are further ahead of this device's clock than the drift bound: it ran fast when
+    /// they were written, and others would hold them back. Gives the number of versions replaced.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn bring_back_clock(&self) -> Result<u64, StoreError> {
+        self.merge(|engine, now_ms| crate::restate::bring_back_clock(engine, now_ms, self.options()))
     }
 
     /// How many tombstones there are.

@@ -1,5 +1,7 @@
 //! What can go wrong with a replica's file.
 
+use std::path::PathBuf;
+
 use isle_changeset::DecodeError;
 use isle_clock::{ClockError, GroupId, SiteId};
 use isle_schema::MigrationError;
@@ -40,6 +42,14 @@ pub enum StoreError {
         doing: String,
         /// SQLite's answer.
         source: rusqlite::Error,
+    },
+    /// A temporary folder cannot be made.
+    #[error("cannot make the temporary folder {}: {source}; TMPDIR names another place", path.display())]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// The file cannot be written.
     #[error("cannot {doing}: the database is read-only; check the permissions of the file and its folder")]
@@ -302,6 +312,23 @@ impl StoreError {
             source.sqlite_error_code(),
             Some(ErrorCode::ConstraintViolation | ErrorCode::Unknown | ErrorCode::TypeMismatch | ErrorCode::TooBig)
         ))
+    }
+
+    /// Whether the error is about this file or this device, rather than about what was handed in.
+    pub fn is_local(&self) -> bool {
+        match self {
+            StoreError::Busy { .. }
+            | StoreError::CannotOpen { .. }
+            | StoreError::DiskFull { .. }
+            | StoreError::ReadOnly { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Internal { .. } => true,
+            StoreError::Sqlite { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted)
+            ),
+            _ => false,
+        }
     }
 
     /// Whether the error is a violated constraint (UNIQUE, CHECK, NOT NULL, foreign key or a trigger's RAISE).

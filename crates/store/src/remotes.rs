@@ -4,7 +4,9 @@ use isle_clock::SiteId;
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::error::Doing as _;
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, layout};
+
+const SYNC_AT_OPEN: &str = "sync at open";
 
 /// A remote by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,27 @@ impl Store {
             let rows = statement
                 .query_map([], |row| Ok(RemoteRow { name: row.get(0)?, url: row.get(1)?, state: row.get(2)? }));
             rows.doing("list remotes")?.collect::<Result<_, _>>().doing("list remotes")
+        })
+    }
+
+    /// Whether the driver is to sync when it opens the file.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn sync_at_open(&self) -> Result<bool, StoreError> {
+        self.read(|conn| Ok(layout::meta::<i64>(conn, SYNC_AT_OPEN)?.is_some()))
+    }
+
+    /// Sets [`Store::sync_at_open`].
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn set_sync_at_open(&self, on: bool) -> Result<(), StoreError> {
+        self.internal(|conn| match on {
+            true => layout::set_meta(conn, SYNC_AT_OPEN, 1),
+            false => {
+                conn.execute("DELETE FROM isle_meta WHERE k = ?1", [SYNC_AT_OPEN]).doing("change a setting").map(|_| ())
+            }
         })
     }
 

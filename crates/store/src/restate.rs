@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use isle_changeset::{RowKind, ValueRef, canonical_key};
-use isle_clock::{Hlc, VersionVector};
+use isle_clock::{Clock, Hlc, VersionVector};
 use rusqlite::{Connection, params};
 
 use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, from_sql};
@@ -17,7 +17,7 @@ use crate::layout::{self, log_id};
 use crate::own::{Own, state_at};
 use crate::seal::Sealer;
 use crate::tracked::Tracked;
-use crate::{StoreError, identity};
+use crate::{Options, StoreError, identity};
 
 /// Replaces the unpublished versions by what is left of them.
 pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError> {
@@ -71,6 +71,37 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
     tracing::info!(replaced, by = own.version - published, "unpublished versions were sealed anew");
     engine.own = Some(own);
     Ok(())
+}
+
+/// Brings back a clock that ran ahead: other devices would hold back what it stamps. The unpublished versions are sealed anew if
+/// theirs are the only times beyond the drift bound; what was published, or came from others, has to be waited for. Gives the
+/// number of versions replaced.
+pub(crate) fn bring_back_clock(engine: &mut Engine, now_ms: u64, options: &Options) -> Result<u64, StoreError> {
+    let own = engine.own()?;
+    let ahead = |hlc| Clock::check_drift(hlc, now_ms, options.unset_before_ms, options.drift).is_err();
+    let published = identity::published(&engine.conn)?.min(own.version);
+    if own.version == published || now_ms < options.unset_before_ms || !ahead(own.clock.last()) {
+        return Ok(0);
+    }
+    let said = match published {
+        0 => Hlc::ZERO,
+        _ => state_at(&engine.conn, own.no, published)?.map_or(Hlc::MAX, |(hlc, _)| hlc),
+    };
+    let seen = crate::clocks::one::<i64>(&engine.conn, "SELECT coalesce(max(hlc), 0) FROM isle_site", [])?;
+    let seen = Hlc::from_bits(seen.unwrap_or(0) as u64).unwrap_or(Hlc::MAX);
+    let last = said.max(seen);
+    if ahead(last) {
+        return Ok(0);
+    }
+    let replaced = own.version - published;
+    tracing::warn!(from = %own.clock.last(), to = %last, replaced, "the clock ran ahead: unpublished changes are stamped anew");
+    layout::set_meta(&engine.conn, "hlc", last.bits() as i64)?;
+    // The stamps that move are looked for before any new one is given.
+    engine.settle()?;
+    let own = Own { clock: Clock::resume(last), ..engine.own()? };
+    engine.own = Some(own);
+    restate(engine, now_ms)?;
+    Ok(replaced)
 }
 
 /// Whether the first unpublished version does not know of something below the collection floor. What it said in versions that left

@@ -402,6 +402,26 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn state_hash(&self) -> Result<StateHash, StoreError> {
+        match self.hash_in_place() {
+            // What is queued or owed cannot be brought up to date here.
+            Err(StoreError::ReadOnly { .. }) => self.hash_of_copy(),
+            result => result,
+        }
+    }
+
+    fn hash_of_copy(&self) -> Result<StateHash, StoreError> {
+        let name: String = self.runtime.random().iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = TemporaryFolder::make(std::env::temp_dir().join(format!("isle-hash-{name}")))?;
+        let path = folder.0.join("copy.db");
+        self.read(|conn| {
+            conn.backup("main", &path, None::<fn(rusqlite::backup::Progress)>)
+                .doing("copy the read-only file to hash it")
+        })?;
+        let copy = Store::open(Options { path, ..self.options.clone() }, Arc::clone(&self.runtime))?;
+        copy.hash_in_place()
+    }
+
+    fn hash_in_place(&self) -> Result<StateHash, StoreError> {
         self.seal()?;
         let hash = self.snapshot(|conn| match Settled::look(conn)? {
             Some(settled) => hash::state(conn, &crate::engine::load_tables(conn)?, &settled).map(Some),
@@ -609,6 +629,24 @@ fn sites(conn: &Connection, own: &own::Own) -> Result<Vec<Site>, StoreError> {
         })
     });
     rows.doing("list sites")?.collect::<Result<_, _>>().doing("list sites")
+}
+
+/// A folder that goes when this does.
+struct TemporaryFolder(PathBuf);
+
+impl TemporaryFolder {
+    fn make(path: PathBuf) -> Result<TemporaryFolder, StoreError> {
+        std::fs::create_dir(&path).map_err(|source| StoreError::Folder { path: path.clone(), source })?;
+        Ok(TemporaryFolder(path))
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "a temporary folder stays");
+        }
+    }
 }
 
 fn run_cached(conn: &Connection, sql: &str) -> Result<(), StoreError> {

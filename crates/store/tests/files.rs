@@ -110,6 +110,9 @@ fn as_nobody(test: &str) {
 fn a_read_only_file_is_read_and_says_so_when_it_is_written() {
     let device = Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
     device.run("INSERT INTO t VALUES(1, 1)");
+    // Stamps are owed, and another program's change waits: both go into the hash.
+    device.run("UPDATE t SET v = 2");
+    device.foreign("INSERT INTO t VALUES(3, 3)");
     let path = device.path();
     let folder = device.folder;
     device.store.close().unwrap();
@@ -122,9 +125,12 @@ fn a_read_only_file_is_read_and_says_so_when_it_is_written() {
     }
     let before = content(folder.path());
     let store = open(&path).unwrap();
-    assert_eq!(store.status().unwrap().version, 1);
+    assert_eq!((store.status().unwrap().version, store.status().unwrap().queued), (2, 1));
+    assert_eq!(store.state_hash().unwrap().rows, 2);
     let error = store.write(|tx| tx.execute("INSERT INTO t VALUES(2, 2)", [])).unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
     drop(store);
     assert_eq!(content(folder.path()), before);
+    let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    assert_eq!(left.filter(|entry| entry.file_name().to_string_lossy().starts_with("isle-hash-")).count(), 0);
 }

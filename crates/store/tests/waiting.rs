@@ -13,7 +13,7 @@ use isle_schema::Table;
 use isle_store::{Frame, Merging, Options, Runtime, Store, StoreError, Waiting};
 use support::forger::{Forger, insert};
 use support::reference::{Sealed, tables};
-use support::{Device, START_MS};
+use support::{Device, START_MS, settle};
 
 const NOTES: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)";
 
@@ -172,6 +172,44 @@ fn a_merge_tells_how_far_it_is() {
     b.store.apply_with(&mut |_| nothing += 1).unwrap();
     assert_eq!(nothing, 0);
     assert_eq!(a.hash(), b.hash());
+}
+
+#[test]
+fn what_a_fast_clock_stamped_is_stamped_anew_unless_somebody_has_it() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.run("INSERT INTO notes VALUES(1, 'on time'), (2, 'stays'), (3, 'goes')");
+    settle(&[&a, &b]);
+    a.store.mark_published(a.store.status().unwrap().version).unwrap();
+    assert_eq!(a.store.bring_back_clock().unwrap(), 0);
+    let day = 86_400_000;
+    let start = a.runtime.now_ms.load(Ordering::SeqCst);
+    a.pass(day);
+    a.run("UPDATE notes SET title = 'early' WHERE id = 1");
+    a.run("DELETE FROM notes WHERE id = 3");
+    a.run("INSERT INTO notes VALUES(4, 'new')");
+    a.runtime.now_ms.store(start + 1_000, Ordering::SeqCst);
+    b.pass(500);
+    b.run("UPDATE notes SET title = 'by b' WHERE id = 2");
+    let waiting = |of: &Device| of.store.apply().unwrap().waiting.len();
+    let before = a.rows("SELECT * FROM notes ORDER BY id");
+    assert_eq!(a.store.bring_back_clock().unwrap(), 3);
+    assert_eq!(a.rows("SELECT * FROM notes ORDER BY id"), before);
+    assert_eq!(a.store.status().unwrap().clock_ahead_ms, 0);
+    b.pull(&a);
+    assert_eq!(waiting(&b), 0, "nothing is held back");
+    // A later write wins over what was stamped a day ahead.
+    b.pass(5_000);
+    b.run("UPDATE notes SET title = 'later' WHERE id = 1");
+    settle(&[&a, &b]);
+    assert_eq!(a.rows("SELECT title FROM notes WHERE id = 1"), b.rows("SELECT 'later'"));
+    // Once somebody may have it, it stands.
+    a.pass(day);
+    a.run("UPDATE notes SET title = 'early' WHERE id = 2");
+    a.store.mark_published(a.store.status().unwrap().version).unwrap();
+    a.run("UPDATE notes SET title = 'too' WHERE id = 4");
+    a.runtime.now_ms.store(start + 9_000, Ordering::SeqCst);
+    assert_eq!(a.store.bring_back_clock().unwrap(), 0);
+    assert!(a.store.status().unwrap().clock_ahead_ms > 0);
 }
 
 #[test]

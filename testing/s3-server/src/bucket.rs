@@ -175,7 +175,10 @@ impl S3 for Bucket {
         let stored = Stored::new(bytes.into());
         let etag = ETag::Strong(stored.etag.clone());
         objects.insert(input.key, stored);
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(etag), ..PutObjectOutput::default() }))
+        drop(objects);
+        let control = locked(&self.control);
+        let version_id = control.behaviour.versioned.then(|| format!("v{}", control.seen.puts));
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(etag), version_id, ..PutObjectOutput::default() }))
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {

@@ -31,6 +31,8 @@ pub struct Behaviour {
     pub ignores_conditions: bool,
     /// Answers puts with `If-Match` or `If-None-Match` with 501.
     pub refuses_conditions: bool,
+    /// Gives each put a version id, as a bucket with versioning does.
+    pub versioned: bool,
 }
 
 /// What the server has seen.

@@ -21,7 +21,7 @@ async fn heads_are_listed_read_and_replaced(remote: &Remote) {
     assert_eq!(remote.get_head(site(1)).await.expect("read"), None);
     assert_eq!(remote.get_head_unless(site(1), Some("\"x\"")).await.expect("read"), HeadRead::Absent);
     let (mut one, two) = (Head::new(site(1), "phone"), full_head(2));
-    let first = remote.put_head(&one).await.expect("put");
+    let first = remote.put_head(&one).await.expect("put").etag;
     remote.put_head(&two).await.expect("put");
     let listed = remote.list_heads().await.expect("listed");
     assert_eq!(listed.iter().map(|head| head.site).collect::<Vec<_>>(), [site(1), site(2)]);
@@ -34,7 +34,7 @@ async fn heads_are_listed_read_and_replaced(remote: &Remote) {
     let unchanged = remote.get_head_unless(site(1), etag.as_deref()).await.expect("read");
     assert_eq!(unchanged, HeadRead::Unchanged);
     one.last_version = 1;
-    let second = remote.put_head(&one).await.expect("put");
+    let second = remote.put_head(&one).await.expect("put").etag;
     assert_ne!(first, second);
     let changed = remote.get_head_unless(site(1), etag.as_deref()).await.expect("read");
     assert_eq!(changed, HeadRead::Changed(Box::new(one), second.clone()));

@@ -26,6 +26,18 @@ async fn a_small_push_is_one_put_and_an_idle_poll_one_list() {
 }
 
 #[tokio::test]
+async fn the_version_that_a_store_gives_a_head_is_told() {
+    let versioned = start(Behaviour { versioned: true, ..Behaviour::default() });
+    let remote = open(&versioned, &s3_options());
+    let first = remote.put_head(&full_head(1)).await.expect("put");
+    let second = remote.put_head(&full_head(1)).await.expect("put");
+    assert!(first.version_id.is_some() && first.version_id != second.version_id, "{first:?} {second:?}");
+    let plain = start(Behaviour::default());
+    let put = open(&plain, &s3_options()).put_head(&full_head(1)).await.expect("put");
+    assert_eq!(put.version_id, None);
+}
+
+#[tokio::test]
 async fn listings_go_on_over_pages() {
     let server = start(Behaviour { page_entries: Some(3), ..Behaviour::default() });
     let remote = open(&server, &s3_options());

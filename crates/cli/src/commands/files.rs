@@ -1,12 +1,12 @@
 //! Files become replicas, tables join and leave, and a replica becomes a plain file again.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use isle::{Replica, Status, StoreError};
 use serde_json::json;
 
 use crate::args::{Args, Init};
+use crate::confirm;
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, count, thousands};
@@ -170,24 +170,13 @@ pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8
     Ok(0)
 }
 
-fn confirm(path: &Path, unsynced: u64, out: &mut Out) -> anyhow::Result<()> {
+fn confirm(path: &Path, unsynced: u64, out: &Out) -> anyhow::Result<()> {
     let lost = match unsynced {
         0 => String::new(),
         n => format!(" ({} not synced yet)", thousands(n)),
     };
     let question = format!("detach {}: its history and journal are removed{lost}, the rows stay", path.display());
-    if out.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Failure::new(Kind::Decision, question).hint("add --yes to do it").into());
-    }
-    let mut stderr = io::stderr();
-    write!(stderr, "{question}. Go on? [y/N] ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::new(Kind::Decision, "nothing was changed").into()),
-    }
+    confirm::ask(question, out)
 }
 
 /// What stands in a list of tables.

@@ -1,10 +1,12 @@
 //! Remotes come and go.
 
+use std::io::Write as _;
+
 use isle::{RemoteInfo, RemoteOptions, Replica};
 use serde_json::json;
 use url::Url;
 
-use crate::args::{Args, Remote, RemoteAdd};
+use crate::args::{Args, Remote, RemoteAdd, Switch};
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, time};
@@ -21,6 +23,16 @@ pub(crate) fn run(args: &Args, remote: &Remote, out: &mut Out) -> anyhow::Result
             }
         }
         Remote::List => list(&db::open(args)?.remotes()?, out)?,
+        Remote::SyncAtOpen { state } => {
+            let replica = db::open(args)?;
+            if let Some(state) = state {
+                replica.set_sync_at_open(*state == Switch::On)?;
+            }
+            let on = replica.sync_at_open()?;
+            if !out.json(&json!({ "sync_at_open": on }))? {
+                out.line(if on { "on: `isle query` and `isle exec` sync first" } else { "off" })?;
+            }
+        }
         Remote::Remove { name } => {
             db::open(args)?.remove_remote(name)?;
             if !out.json(&json!({ "removed": name }))? {
@@ -37,6 +49,29 @@ pub(crate) fn open(args: &Args, insecure_http: bool) -> anyhow::Result<Replica> 
     let mut options = RemoteOptions::default();
     options.insecure_http = insecure_http;
     Ok(Replica::builder(db::path(args)?).remote_options(options).open()?)
+}
+
+/// Opens the replica for data; where the device is set to, it syncs first. What fails then is a warning: the data here is
+/// good without.
+pub(crate) fn open_synced(args: &Args) -> anyhow::Result<Replica> {
+    let replica = db::open(args)?;
+    if !replica.sync_at_open()? {
+        return Ok(replica);
+    }
+    let insecure = replica.remotes()?.iter().any(|remote| allows_http(&remote.url));
+    drop(replica);
+    let mut options = RemoteOptions::default();
+    options.insecure_http = insecure;
+    let runtime = super::sync::runtime()?;
+    let opened = Replica::builder(db::path(args)?).remote_options(options).open_synced();
+    let (replica, outcomes) = runtime.block_on(opened)?;
+    for outcome in outcomes {
+        if let Err(error) = outcome.result {
+            // Nobody reads stderr: the work goes on.
+            let _ = writeln!(std::io::stderr(), "warning: {}", super::sync::message(&error));
+        }
+    }
+    Ok(replica)
 }
 
 /// Whether an endpoint without TLS was allowed when the remote was added: only then it is part of the address.
@@ -101,7 +136,8 @@ fn list(remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<()> {
 }
 
 pub(crate) fn to_json(remote: &RemoteInfo) -> serde_json::Value {
-    json!({ "name": remote.name, "url": remote.url, "last_sync": remote.last_sync_ms.map(time) })
+    let last_sync = remote.last_sync_ms.map(time);
+    json!({ "name": remote.name, "url": remote.url, "last_sync": last_sync, "head_version_id": remote.head_version_id })
 }
 
 fn cells(remote: &RemoteInfo) -> Vec<Cell> {

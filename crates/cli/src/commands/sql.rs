@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use isle::{Param, Row, StoreError, Value};
 use serde_json::json;
 
+use super::remotes;
 use crate::args::{Args, Exec, Query};
-use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, Table, count};
 use crate::script;
@@ -25,7 +25,7 @@ pub(crate) fn exec(args: &Args, exec: &Exec, out: &mut Out) -> anyhow::Result<u8
     }
     let values: Vec<Value> = exec.params.iter().map(|text| values::parse(text)).collect();
     let params: Vec<Param<'_>> = values.iter().map(Value::as_param).collect();
-    let replica = db::open(args)?;
+    let replica = remotes::open_synced(args)?;
     let (mut changed, mut returned) = (0, Vec::new());
     replica.write(|tx| {
         for statement in &statements {
@@ -93,7 +93,7 @@ enum Format {
 pub(crate) fn query(args: &Args, query: &Query, out: &mut Out) -> anyhow::Result<u8> {
     let values: Vec<Value> = query.params.iter().map(|text| values::parse(text)).collect();
     let params: Vec<Param<'_>> = values.iter().map(Value::as_param).collect();
-    let replica = db::open(args)?;
+    let replica = remotes::open_synced(args)?;
     // An error of the output stops the query, and is the one that counts.
     let mut stopped = None;
     let result = replica.read(|q| {

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{Names, look, remotes, watch};
 use crate::args::{Args, Prefer, Sync, Way};
+use crate::confirm;
 use crate::db;
 use crate::failure::{self, Kind};
 use crate::output::{Out, bytes, count, seconds, thousands, time};
@@ -35,6 +36,9 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
     let code = runtime.block_on(async {
         if sync.check {
             return check(args, &remotes, out).await;
+        }
+        if sync.prefer == Prefer::Remote && !sync.yes {
+            may_give_way(args, &remotes, out).await?;
         }
         if sync.watch {
             return watch::run(args, sync, out).await;
@@ -95,6 +99,23 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> a
         }
     }
     Ok(round)
+}
+
+/// Asks before own values that nobody else has may give way to a remote's.
+async fn may_give_way(args: &Args, remotes: &[RemoteInfo], out: &Out) -> anyhow::Result<()> {
+    for remote in remotes {
+        let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
+        let options = SyncOptions { remote: Some(remote.name.clone()), ..SyncOptions::default() };
+        // A remote that cannot be looked at cannot be synced with either: the sync says why.
+        let Ok(reports) = replica.check_remotes(&options).await else { continue };
+        for report in reports.iter().filter(|report| report.diverged) {
+            let unsent = count(report.ahead + report.queued, "change");
+            let question =
+                format!("{unsent} of this replica, not sent yet, may give way to what {} has", report.remote);
+            confirm::ask(question, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// The exit code. What failed goes to standard error: the only remote's error is the command's own, of several each is named.
@@ -184,6 +205,10 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
         lines.push(
             "nothing of this replica was sent: it is new here and has to catch up with the others first".to_owned(),
         );
+    }
+    if report.restamped_versions > 0 {
+        let changes = count(report.restamped_versions, "unsent change");
+        lines.push(format!("this device's clock had run ahead: {changes} now count as of today"));
     }
     if report.snapshot_joined {
         lines.push("took in a snapshot: the changes before it are not kept one by one any more".to_owned());

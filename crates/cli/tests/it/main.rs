@@ -5,6 +5,7 @@
 mod compact;
 mod demo;
 mod files;
+mod full;
 mod look;
 mod processes;
 mod schema;

@@ -239,6 +239,26 @@ fn a_sync_goes_one_way_where_that_is_asked() {
 }
 
 #[test]
+fn a_device_that_is_set_to_syncs_when_it_opens_the_file() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    assert_eq!(laptop.json(["remote", "sync-at-open"])["sync_at_open"], json!(false));
+    phone.ok(["exec", "INSERT INTO notes VALUES(3, 'Walden', 4)"]);
+    phone.ok(["sync"]);
+    assert_eq!(laptop.rows("SELECT count(*) FROM notes"), ["2"], "off: no sync");
+    assert!(laptop.ok(["remote", "sync-at-open", "on"]).contains("on"));
+    assert_eq!(laptop.rows("SELECT count(*) FROM notes"), ["3"], "on: one sync");
+    // Not a setting of the group, and no reason to fail.
+    assert_eq!(phone.json(["remote", "sync-at-open"])["sync_at_open"], json!(false));
+    std::fs::rename(place.path("hub"), place.path("away")).expect("moved");
+    let gave = laptop.run(["query", "--csv", "SELECT count(*) FROM notes"]);
+    assert_eq!((gave.code, gave.out.lines().last()), (0, Some("3")));
+    assert!(gave.err.starts_with("warning: "), "{gave:?}");
+    laptop.ok(["remote", "sync-at-open", "off"]);
+    assert_eq!(laptop.rows("SELECT count(*) FROM notes"), ["3"]);
+}
+
+#[test]
 fn after_a_conflict_the_preferred_side_stands_everywhere() {
     for (prefer, stands, open) in [("merge", "2", 1), ("local", "1", 0), ("remote", "2", 1)] {
         let place = Place::new();
@@ -246,7 +266,7 @@ fn after_a_conflict_the_preferred_side_stands_everywhere() {
         laptop.ok(["exec", "UPDATE notes SET stars = 1 WHERE id = 1"]);
         phone.ok(["exec", "UPDATE notes SET stars = 2 WHERE id = 1"]);
         phone.ok(["sync"]);
-        let report = laptop.json(["sync", "--prefer", prefer]);
+        let report = laptop.json(["sync", "--prefer", prefer, "--yes"]);
         assert_eq!(report["remotes"][0]["conflicts"], json!(1), "{prefer}");
         phone.ok(["sync"]);
         laptop.ok(["sync"]);
@@ -262,7 +282,15 @@ fn after_a_conflict_the_preferred_side_stands_everywhere() {
     phone.ok(["exec", "UPDATE notes SET stars = 2 WHERE id = 1"]);
     laptop.ok(["exec", "UPDATE notes SET stars = 1 WHERE id = 1"]);
     phone.ok(["sync"]);
-    assert_eq!(laptop.json(["sync", "--prefer", "remote"])["remotes"][0]["put_back"], json!(1));
+    let before = laptop.ok(["hash"]);
+    assert!(
+        laptop
+            .fails(3, ["sync", "--prefer", "remote"])
+            .contains("1 change of this replica, not sent yet, may give way")
+    );
+    assert_eq!(laptop.ok(["hash"]), before, "nothing was done");
+    assert_eq!(laptop.json(["sync", "--prefer", "remote", "--yes"])["remotes"][0]["put_back"], json!(1));
+    assert_eq!(laptop.json(["sync", "--prefer", "remote"])["remotes"][0]["put_back"], json!(0), "nothing is at stake");
     phone.ok(["sync"]);
     for device in [&laptop, &phone] {
         assert_eq!(device.rows("SELECT stars FROM notes WHERE id = 1"), ["2"]);

@@ -144,6 +144,8 @@ pub struct SyncReport {
     pub tables: Vec<String>,
     /// Replicas seen in the remote, this one included.
     pub replicas: u64,
+    /// What a bucket with versioning calls the head that this sync put: what to ask for to see this state again.
+    pub head_version_id: Option<String>,
     /// Requests made.
     pub requests: u64,
     /// Whether own changes were held back: this replica is new here and could not catch up with the others yet.
@@ -164,6 +166,8 @@ pub struct SyncReport {
     pub stale: Vec<String>,
     /// The new site id, if this file turned out to be a copy or an older state, or was retired.
     pub new_site: Option<String>,
+    /// Unpublished changes whose times were far ahead of this device's clock, and which were therefore stamped anew.
+    pub restamped_versions: u64,
     /// Whether others had retired this replica; it goes on under its new site id.
     pub was_retired: bool,
     /// How long it took, in milliseconds.
@@ -208,6 +212,9 @@ pub(crate) struct RemoteState {
     /// When this replica put its head last.
     #[serde(default)]
     head_put_ms: u64,
+    /// What a bucket with versioning calls that object.
+    #[serde(default)]
+    pub(crate) head_version_id: Option<String>,
     /// The head there was put before this replica had caught up: it is as good as none.
     #[serde(default)]
     held_back: bool,
@@ -307,13 +314,16 @@ impl<'a> Session<'a> {
         let site = blocking(inner, |inner| {
             let before = inner.store.status()?.site;
             inner.store.seal()?;
-            Ok((before, inner.confirm_identity()?))
+            let site = inner.confirm_identity()?;
+            Ok((before, site, inner.store.bring_back_clock()?))
         });
-        let (before, site) = site.await?;
+        let (before, site, restamped_versions) = site.await?;
         let state = RemoteState::read(&row);
         let new_site = (before != site).then(|| site.to_string());
         let direction = options.direction;
-        let report = SyncReport { remote: row.name.clone(), direction, new_site, ..SyncReport::default() };
+        let remote_name = row.name.clone();
+        let report =
+            SyncReport { remote: remote_name, direction, new_site, restamped_versions, ..SyncReport::default() };
         Ok(Session {
             inner,
             options,

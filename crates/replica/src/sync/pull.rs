@@ -322,14 +322,7 @@ pub(super) fn is_outage(error: &Error) -> bool {
                 | RemoteError::NewerFormat { .. }
                 | RemoteError::NotARemote { .. }
         ),
-        Error::Store(error) => matches!(
-            error,
-            StoreError::Busy { .. }
-                | StoreError::DiskFull { .. }
-                | StoreError::ReadOnly { .. }
-                | StoreError::Damaged { .. }
-                | StoreError::Internal { .. }
-        ),
+        Error::Store(error) => error.is_local(),
         Error::Refused { .. } => false,
         _ => true,
     }

@@ -70,9 +70,7 @@ impl Session<'_> {
         };
         obsolete.extend(self.put_changesets(&mut head, &missing).await?);
         self.describe(&mut head, facts);
-        let etag = self.remote.put_head(&head).await.map_err(|source| self.failed(source))?;
-        self.state.head_put_ms = self.inner.runtime.now_ms();
-        self.put_seen(&head, etag).await?;
+        self.put_own_head(&head).await?;
         self.own = Some(head);
         for segment in obsolete {
             // A reader of the old head finds it gone and reads the head again. What cannot be deleted costs room, nothing else.
@@ -125,11 +123,17 @@ impl Session<'_> {
         }
         head.acknowledged = facts.vector.iter().filter(|(site, _)| *site != self.site).collect();
         (head.retired, head.device) = (facts.retired, facts.device);
-        let etag = self.remote.put_head(&head).await.map_err(|source| self.failed(source))?;
-        self.state.head_put_ms = self.inner.runtime.now_ms();
-        self.put_seen(&head, etag).await?;
+        self.put_own_head(&head).await?;
         self.own = Some(head);
         Ok(())
+    }
+
+    async fn put_own_head(&mut self, head: &Head) -> Result<(), Error> {
+        let put = self.remote.put_head(head).await.map_err(|source| self.failed(source))?;
+        self.state.head_put_ms = self.inner.runtime.now_ms();
+        self.report.head_version_id.clone_from(&put.version_id);
+        self.state.head_version_id = put.version_id;
+        self.put_seen(head, put.etag).await
     }
 
     async fn facts(&self) -> Result<Facts, Error> {
