@@ -136,6 +136,7 @@ impl Change<'_> {
             conn.execute(sql, params![self.tracked.no, model.table.name, model.to_json()?]).doing("list the table")?;
             let changed = tracked::load(conn, self.tracked.no, model)?;
             crate::track::widen_queue(conn, &changed)?;
+            crate::shadow::follow(conn, self.tracked, &changed)?;
             let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
             let sql = crate::clocks::one::<String>(conn, sql, [&self.target.name])?.unwrap_or_default();
             let plain = !tracked::contains_word(&sql, "COLLATE");
@@ -205,9 +206,9 @@ impl Change<'_> {
                 return Err(self.refuse(reason));
             }
             made.map_err(|error| self.blame(error))?;
-            let (_, unique) = tracked::surplus(conn, &self.tracked.model().renamed(&self.target.name).table)?;
-            if !unique.is_empty() {
-                return Err(self.refuse(format!("index {name} is UNIQUE, which cannot be replicated yet")));
+            let unique = "SELECT \"unique\" FROM pragma_index_list(?1) WHERE name = ?2";
+            if crate::clocks::one::<bool>(conn, unique, params![self.target.name, name])? == Some(true) {
+                return Err(self.refuse(format!("index {name} is UNIQUE, which only a new table can have yet")));
             }
         }
         Ok(())
@@ -228,7 +229,7 @@ fn seal_adopted(engine: &mut Engine, adopted: &[(i64, isle_schema::ColumnId)], n
             continue;
         }
         layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
-        sealer.table(&tracked);
+        sealer.table(&tracked)?;
         for (key, clock, mask, values) in written(conn, &tracked, &cells, sealer.stamp())? {
             let key: Vec<_> = key.iter().map(Value::as_ref).collect();
             let values: Vec<_> = values.iter().map(Value::as_ref).collect();
@@ -260,7 +261,7 @@ fn written(
         let value = format!("d.{}", quoted(column));
         tests.push(format!("({value} IS NOT ({default}) COLLATE BINARY OR typeof({value}) <> typeof(({default})))"));
     }
-    let (scan, order, any) = (tracked.clocks_and_rows("JOIN"), tracked.clock_order(), tests.join(", "));
+    let (scan, order, any) = (tracked.clocks_and_rows(conn, "JOIN")?, tracked.clock_order(), tests.join(", "));
     let alive = alive("c.");
     let sql = format!("SELECT {scan} WHERE {alive} AND max({any}, 0) ORDER BY {order}");
     let mut statement = conn.prepare(&sql).doing("adopt a column")?;

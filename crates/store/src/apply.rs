@@ -5,8 +5,8 @@
 //! winner's goes to the journal.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 
 use isle_changeset::{Block, Header, Key, Row, RowKind, Section, Value, ValueRef, pack_key, unpack_key};
@@ -24,6 +24,7 @@ use crate::layout::quoted;
 use crate::own::{note_seen, site_no};
 use crate::seal::bits;
 use crate::settle::Settled;
+use crate::shadow;
 use crate::tracked::{Tracked, collation_name, join};
 
 /// Prepared statements by mask; beyond this many they are prepared again.
@@ -124,6 +125,33 @@ impl<'c> Applier<'c> {
                     continue;
                 };
                 self.section(tracked, &author, (header.baseline, header.version), section, bad)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows what the constraints let show of the rows that were merged.
+    pub(crate) fn repair(&mut self, engine: &Engine, settled: &Settled) -> Result<(), StoreError> {
+        let mut touched = crate::repair::take_owed(self.conn)?;
+        for table in self.tables.values_mut() {
+            let no = table.tracked.no;
+            touched.extend(std::mem::take(&mut table.touched).into_iter().map(|key| (no, key)));
+        }
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let changed = crate::repair::run(engine, settled, touched)?;
+        let known = std::mem::take(&mut self.changed);
+        self.changed.extend(changed.into_iter().filter(|no| !known.contains(no)));
+        self.changed.extend(known);
+        Ok(())
+    }
+
+    /// Leaves the look at constraints to later.
+    pub(crate) fn owe_touched(&mut self) -> Result<(), StoreError> {
+        for table in self.tables.values() {
+            for key in &table.touched {
+                crate::repair::owe(self.conn, table.tracked.no, key)?;
             }
         }
         Ok(())
@@ -255,13 +283,29 @@ pub(crate) struct TableApplier<'c> {
     last: usize,
     /// Which version of each site holds its baseline of this table.
     baselines: HashMap<i64, u64>,
+    /// Whether some merged rows stand in the shadow.
+    shadowed: bool,
+    /// Packed keys of the rows whose constraints are to be looked at in the end.
+    touched: BTreeSet<Vec<u8>>,
 }
 
 impl<'c> TableApplier<'c> {
     fn open(conn: &'c Connection, tracked: Arc<Tracked>) -> Result<TableApplier<'c>, StoreError> {
-        let clocks = ClockTable::open(conn, &tracked);
-        let baselines = crate::layout::baselines(conn, tracked.no)?;
-        Ok(TableApplier { tracked, clocks, delete: None, select: None, writes: Vec::new(), last: 0, baselines })
+        Ok(TableApplier {
+            clocks: ClockTable::open(conn, &tracked),
+            delete: None,
+            select: None,
+            writes: Vec::new(),
+            last: 0,
+            baselines: crate::layout::baselines(conn, tracked.no)?,
+            shadowed: tracked.constrained && shadow::any(conn, &tracked)?,
+            touched: BTreeSet::new(),
+            tracked,
+        })
+    }
+
+    fn is_shadowed(&self, conn: &Connection, key: &[ValueRef<'_>]) -> Result<bool, StoreError> {
+        Ok(self.shadowed && shadow::state(conn, &self.tracked, key)?.is_some())
     }
 
     /// The wanted cells as they stand in the table, the exact key packed, the others NULL; `None` if the row is not there.
@@ -271,14 +315,19 @@ impl<'c> TableApplier<'c> {
         key: &[ValueRef<'_>],
         wanted: &[u64],
     ) -> Result<Option<Vec<Value>>, StoreError> {
-        let select = match &mut self.select {
-            Some(select) => select,
-            slot => {
-                let (keys, columns) = (self.tracked.key_list(""), self.tracked.column_list(""));
-                let (table, matches) = (quoted(&self.tracked.table.name), self.tracked.key_match(1));
-                let sql = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
-                slot.insert(conn.prepare_cached(&sql).doing("prepare a merge")?)
-            }
+        let tracked = &self.tracked;
+        let prepare = |table: &str| {
+            let (keys, columns, matches) = (tracked.key_list(""), tracked.column_list(""), tracked.key_match(1));
+            let sql = format!("SELECT {keys}{columns} FROM {table} WHERE {matches}");
+            conn.prepare_cached(&sql).doing("prepare a merge")
+        };
+        let mut shadowed = match self.is_shadowed(conn, key)? {
+            true => Some(prepare(&shadow::name(tracked))?),
+            false => None,
+        };
+        let select = match (&mut shadowed, &mut self.select) {
+            (Some(select), _) | (None, Some(select)) => select,
+            (None, slot) => slot.insert(prepare(&quoted(&tracked.table.name))?),
         };
         bind(select, key, 1)?;
         let keys = self.tracked.table.key.len();
@@ -296,6 +345,10 @@ impl<'c> TableApplier<'c> {
     }
 
     fn delete(&mut self, conn: &'c Connection, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+        self.touch(key);
+        if self.shadowed {
+            shadow::forget(conn, &self.tracked, key)?;
+        }
         let delete = match &mut self.delete {
             Some(delete) => delete,
             slot => {
@@ -324,6 +377,14 @@ impl<'c> TableApplier<'c> {
         }
         let exact = if mask[0] & 1 == 1 { exact_key(cells[0], key.len()) } else { None };
         let exact: Option<Vec<ValueRef<'_>>> = exact.as_ref().map(|exact| exact.iter().map(Value::as_ref).collect());
+        self.touch(key);
+        if self.is_shadowed(conn, key)? {
+            if new {
+                shadow::forget(conn, &self.tracked, key)?;
+                return shadow::insert(conn, &self.tracked, exact.as_deref().unwrap_or(key), mask, cells);
+            }
+            return shadow::update(conn, &self.tracked, key, exact.as_deref(), mask, cells);
+        }
         let statement = self.statement(conn, new, mask)?;
         bind(statement, if new { exact.as_deref().unwrap_or(key) } else { key }, 1)?;
         let mut at = 1 + key.len();
@@ -334,8 +395,38 @@ impl<'c> TableApplier<'c> {
         for (n, cell) in bits(mask).filter(|cell| *cell > 0).enumerate() {
             statement.raw_bind_parameter(at + n, to_sql(cells[cell])).doing("bind a value")?;
         }
-        statement.raw_execute().doing("write a merged row")?;
-        Ok(())
+        match statement.raw_execute().doing("write a merged row") {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_unique() && !self.tracked.unique.is_empty() => {
+                self.give_way(conn, new, (key, exact.as_deref()), mask, cells)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Another row has the values that this one claims: for now it stands in the shadow; who shows is settled in the end (see
+    /// `repair`).
+    fn give_way(
+        &mut self,
+        conn: &'c Connection,
+        new: bool,
+        (key, exact): (&[ValueRef<'_>], Option<&[ValueRef<'_>]>),
+        mask: &[u64],
+        cells: &[ValueRef<'_>],
+    ) -> Result<(), StoreError> {
+        self.shadowed = true;
+        if new {
+            return shadow::insert(conn, &self.tracked, exact.unwrap_or(key), mask, cells);
+        }
+        shadow::copy(conn, &self.tracked, key, false)?;
+        shadow::update(conn, &self.tracked, key, exact, mask, cells)
+    }
+
+    /// The row's constraints are to be looked at.
+    fn touch(&mut self, key: &[ValueRef<'_>]) {
+        if self.tracked.constrained {
+            self.touched.insert(pack_key(key));
+        }
     }
 
     fn statement(

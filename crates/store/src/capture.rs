@@ -31,6 +31,8 @@ pub(crate) const BYTES_MAX: usize = 64 << 20;
 const INSERT: i64 = 0;
 const UPDATE: i64 = 1;
 const DELETE: i64 = 2;
+/// A row that REPLACE may be about to remove: it fires no trigger for that.
+const MAYBE_GONE: i64 = 3;
 
 /// The function that the temporary triggers call.
 pub(crate) const FUNCTION: &str = "isle_capture";
@@ -51,7 +53,17 @@ pub(crate) fn trigger_sql(tracked: &Tracked) -> String {
     };
     let by_hook = tracked.table.rowid_key;
     let insert = if by_hook { String::new() } else { trigger("ti", "INSERT", INSERT, &inserted) };
-    insert + &trigger("tu", "UPDATE", UPDATE, &updated) + &trigger("td", "DELETE", DELETE, &deleted)
+    let clashes = crate::triggers::clashes(tracked, |found| {
+        let keys = join(key().map(|name| format!(",{name}")), "");
+        format!("SELECT {FUNCTION}({no},{MAYBE_GONE}{keys}) FROM {found};")
+    });
+    let clashes = clashes.map(|[insert, update]| {
+        format!("CREATE TEMP TRIGGER isle_tr{no} {insert};\nCREATE TEMP TRIGGER isle_tq{no} {update};\n")
+    });
+    insert
+        + &trigger("tu", "UPDATE", UPDATE, &updated)
+        + &trigger("td", "DELETE", DELETE, &deleted)
+        + &clashes.unwrap_or_default()
 }
 
 /// What a statement did to a row.
@@ -222,6 +234,12 @@ impl TableEvents {
         match what {
             INSERT => self.push(arena, EventKind::Insert, all, |at| value(2 + at)),
             DELETE => self.push(arena, EventKind::Delete, 0, |at| value(2 + at)),
+            MAYBE_GONE => {
+                let event = Event { sort: sort_key(value(2)), kind: EventKind::Hint, mask: 0, at: arena.len() };
+                (0..keys).for_each(|at| pack(arena, value(2 + at)));
+                self.events.push(event);
+                self.hints = true;
+            }
             _ => {
                 let old = |at: usize| value(2 + 2 * at);
                 let new = |at: usize| value(3 + 2 * at);

@@ -7,6 +7,7 @@ use crate::StoreError;
 use crate::engine::load_each;
 use crate::error::Doing as _;
 use crate::layout::{quoted, site_no_of, version_of};
+use crate::shadow;
 use crate::tracked::{Tracked, collation_name, join, surplus};
 use crate::triggers;
 
@@ -79,14 +80,9 @@ fn foreign_keys(conn: &Connection, report: &mut Report) -> Result<(), StoreError
 
 fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<(), StoreError> {
     let name = &tracked.table.name;
-    let (extra, unique) = surplus(conn, &tracked.table)?;
-    for column in extra {
+    for column in surplus(conn, &tracked.table)? {
         let how = format!("on every device untrack {name}, add the column, and track it again");
         report.add("schema", format!("column {column} of {name} does not travel: {how}"));
-    }
-    for index in unique {
-        let what = "rows of other devices that clash are kept out and journaled; make it a plain index";
-        report.add("schema", format!("UNIQUE index {index} of {name}: {what}"));
     }
     for trigger in &triggers::names(tracked.no)[..3] {
         let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
@@ -123,8 +119,21 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
             format!("{unclocked} rows of {name} were written past isle; touch them with an UPDATE to record them"),
         );
     }
+    let merged = if shadow::any(conn, tracked)? {
+        let stale = format!(
+            "{} AS d WHERE NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {on} AND {alive})",
+            shadow::name(tracked)
+        );
+        let stale = count(format!("SELECT count(*) FROM {stale}"))?;
+        if stale > 0 {
+            report.add("hidden rows", format!("{stale} hidden rows of {name} are dead: track the table anew"));
+        }
+        shadow::merged_rows(tracked)
+    } else {
+        data
+    };
     let missing = count(format!(
-        "SELECT count(*) FROM {clock} AS c LEFT JOIN {data} AS d ON {on} WHERE {alive} AND d.{first} IS NULL"
+        "SELECT count(*) FROM {clock} AS c LEFT JOIN {merged} AS d ON {on} WHERE {alive} AND d.{first} IS NULL"
     ))?;
     if missing > 0 {
         report.add(

@@ -56,6 +56,8 @@ pub(crate) struct Engine {
     stale: AtomicBool,
     guarded: Vec<String>,
     direct: Direct,
+    /// Tables in which the last transaction repaired rows that were owed.
+    pub(crate) repaired: Vec<i64>,
 }
 
 /// Opens a connection with the pragmas that every one of isle's has.
@@ -137,6 +139,7 @@ impl Engine {
             stale: AtomicBool::new(false),
             guarded: Vec::new(),
             direct,
+            repaired: Vec::new(),
         })
     }
 
@@ -216,10 +219,44 @@ impl Engine {
             self.conn.execute_batch(&sql).doing("watch the tracked tables")?;
             self.capture.lock().unwrap_or_else(PoisonError::into_inner).watch(&self.tables);
         } else {
+            self.ready_constraints()?;
             self.guard_deletes()?;
         }
         self.triggers_needed = self.needs_triggers()?;
         self.enable_triggers(self.triggers_needed)
+    }
+
+    /// Makes shadows and triggers for constraints that are new here. The rows that they may concern are owed a look.
+    fn ready_constraints(&mut self) -> Result<(), StoreError> {
+        let writes = crate::clocks::one::<i64>(&self.conn, "SELECT 1 FROM isle_table LIMIT 1", [])?.is_some();
+        for tracked in self.tables.clone().iter().filter(|_| writes) {
+            let fact = format!("constraints {}", tracked.no);
+            let print = format!("{:?} {:?}", tracked.unique, tracked.foreign);
+            let known: Option<String> = layout::meta(&self.conn, &fact)?;
+            let none = tracked.unique.is_empty() && tracked.foreign.is_empty();
+            if known.as_ref() == Some(&print) || (known.is_none() && none && !tracked.constrained) {
+                continue;
+            }
+            let sql = crate::shadow::create_sql(&self.conn, tracked)?;
+            self.conn.execute_batch(&sql).doing("watch the constraints")?;
+            let [.., replaced, moved] = crate::triggers::names(tracked.no);
+            let clashes = crate::triggers::clash_sql(tracked);
+            let sql = format!("DROP TRIGGER IF EXISTS {replaced}; DROP TRIGGER IF EXISTS {moved}; {clashes}");
+            self.conn.execute_batch(&sql).doing("watch the constraints")?;
+            crate::repair::constraints_changed(&self.conn, tracked, &self.tables)?;
+            layout::set_meta(&self.conn, &fact, print)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the rows whose constraints may not hold as the table shows them; gives the tables that changed.
+    pub(crate) fn repair(&mut self) -> Result<Vec<i64>, StoreError> {
+        if !crate::repair::is_owed(&self.conn)? {
+            return Ok(Vec::new());
+        }
+        let settled = self.settle()?;
+        let owed = crate::repair::take_owed(&self.conn)?;
+        Ok(crate::repair::run(self, &settled, owed)?.into_iter().collect())
     }
 
     /// Whether triggers in the file have anything to do on this connection: isle's own stand aside here, and a table with
@@ -308,7 +345,10 @@ impl Engine {
         f: impl FnOnce(&mut Engine) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.begin()?;
-        let result = self.seal_foreign(now_ms).and_then(|_| f(self));
+        let result = self.seal_foreign(now_ms).and_then(|_| {
+            self.repaired = self.repair()?;
+            f(self)
+        });
         match result {
             Ok(value) => self.commit().map(|()| value),
             Err(error) => {
@@ -359,12 +399,12 @@ pub(crate) fn load_tables(conn: &Connection) -> Result<Vec<Arc<Tracked>>, StoreE
     let mut tables = Vec::new();
     for loaded in load_each(conn)? {
         match loaded {
-            Ok(tracked) => tables.push(Arc::new(tracked)),
+            Ok(tracked) => tables.push(tracked),
             Err(error @ StoreError::Drifted { .. }) => tracing::warn!(%error, "a tracked table stands still"),
             Err(error) => return Err(error),
         }
     }
-    Ok(tables)
+    Ok(crate::constraints::connect(tables))
 }
 
 /// Every tracked table, or why it cannot be worked with.

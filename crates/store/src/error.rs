@@ -314,6 +314,12 @@ impl StoreError {
         ))
     }
 
+    /// Whether the error is a clash in a UNIQUE index.
+    pub(crate) fn is_unique(&self) -> bool {
+        matches!(self, StoreError::Sqlite { source, .. } if source.sqlite_extended_error_code()
+            == Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE))
+    }
+
     /// Whether the error is about this file or this device, rather than about what was handed in.
     pub fn is_local(&self) -> bool {
         match self {

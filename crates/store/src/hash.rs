@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use crate::StoreError;
 use crate::clocks::{CLOCK_FIELDS, RowClock, alive, from_sql};
 use crate::error::Doing as _;
+use crate::layout::quoted;
 use crate::settle::Settled;
 use crate::tracked::Tracked;
 
@@ -20,7 +21,7 @@ pub struct StateHash {
     pub merged: Hash,
     /// The rows as a query sees them.
     pub visible: Hash,
-    /// Rows hashed.
+    /// Rows that show.
     pub rows: u64,
 }
 
@@ -37,7 +38,8 @@ pub(crate) fn state(conn: &Connection, tables: &[Arc<Tracked>], _: &Settled) -> 
     }
     let mut order: Vec<&Arc<Tracked>> = tables.iter().collect();
     order.sort_by_key(|tracked| tracked.table.id);
-    let mut hasher = Hasher { merged: blake3::Hasher::new(), visible: blake3::Hasher::new(), rows: 0, sites };
+    let into = Into { merged: true, visible: true };
+    let mut hasher = Hasher { merged: blake3::Hasher::new(), visible: blake3::Hasher::new(), rows: 0, sites, into };
     for tracked in order {
         hasher.table(conn, tracked)?;
     }
@@ -50,14 +52,32 @@ struct Hasher {
     visible: blake3::Hasher,
     rows: u64,
     sites: Vec<Option<SiteId>>,
+    /// Which hashes a pass over the rows goes into: one pass fills both where all rows show as they are merged.
+    into: Into,
+}
+
+struct Into {
+    merged: bool,
+    visible: bool,
 }
 
 impl Hasher {
     fn table(&mut self, conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+        self.into = Into { merged: true, visible: true };
         self.merged.update(tracked.table.id.as_bytes());
         self.visible.update(tracked.table.id.as_bytes());
+        if !tracked.constrained || !crate::shadow::any(conn, tracked)? {
+            return self.rows(conn, tracked, &tracked.clocks_beside(&quoted(&tracked.table.name), "JOIN"));
+        }
+        self.into = Into { merged: true, visible: false };
+        self.rows(conn, tracked, &tracked.clocks_and_rows(conn, "JOIN")?)?;
+        self.into = Into { merged: false, visible: true };
+        self.rows(conn, tracked, &tracked.clocks_beside(&quoted(&tracked.table.name), "JOIN"))
+    }
+
+    fn rows(&mut self, conn: &Connection, tracked: &Tracked, scan: &str) -> Result<(), StoreError> {
         let keys = tracked.table.key.len();
-        let (scan, order) = (tracked.clocks_and_rows("JOIN"), tracked.clock_order());
+        let order = tracked.clock_order();
         let sql = format!("SELECT {scan} WHERE {} ORDER BY {order}", alive("c."));
         let mut statement = conn.prepare(&sql).doing("hash the rows")?;
         let mut rows = statement.raw_query();
@@ -71,7 +91,9 @@ impl Hasher {
             let (canonical, packed) = canonical_key(&exact, &tracked.table.key);
             let canonical: Vec<_> = canonical.iter().map(Value::as_ref).collect();
             self.both(&pack_key(&canonical));
-            self.merged.update(&clock.length.to_le_bytes());
+            if self.into.merged {
+                self.merged.update(&clock.length.to_le_bytes());
+            }
             if let Some(packed) = packed {
                 self.cell(&clock, 0, ColumnId::KEY, &packed);
             }
@@ -80,7 +102,7 @@ impl Hasher {
                 let id = tracked.table.columns[column].id;
                 self.cell(&clock, column + 1, id, &pack_key(&[value]));
             }
-            self.rows += 1;
+            self.rows += u64::from(self.into.visible);
         }
         Ok(())
     }
@@ -90,14 +112,17 @@ impl Hasher {
         let site = usize::try_from(stamp.site).ok().and_then(|no| self.sites.get(no).copied().flatten());
         self.both(id.as_bytes());
         self.both(packed);
-        self.merged.update(&stamp.hlc.to_le_bytes());
-        self.merged.update(site.as_ref().map_or(&[0; 16], SiteId::as_bytes).as_slice());
+        if self.into.merged {
+            self.merged.update(&stamp.hlc.to_le_bytes());
+            self.merged.update(site.as_ref().map_or(&[0; 16], SiteId::as_bytes).as_slice());
+        }
     }
 
     fn both(&mut self, bytes: &[u8]) {
-        self.merged.update(&(bytes.len() as u64).to_le_bytes());
-        self.merged.update(bytes);
-        self.visible.update(&(bytes.len() as u64).to_le_bytes());
-        self.visible.update(bytes);
+        let hashers = [(self.into.merged, &mut self.merged), (self.into.visible, &mut self.visible)];
+        for (_, hasher) in hashers.into_iter().filter(|(wanted, _)| *wanted) {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        }
     }
 }

@@ -426,6 +426,9 @@ fn apply_batch(
         }
     }
     applied.conflicts = (last_conflict()?.unwrap_or(0) - before) as u64;
+    if let Some(applier) = &mut applier {
+        applier.repair(engine, &engine.settle()?)?;
+    }
     let changed = applier.map(|applier| applier.changed).unwrap_or_default();
     let name =
         |no: &i64| engine.tables.iter().find(|tracked| tracked.no == *no).map(|tracked| tracked.table.name.clone());
@@ -677,7 +680,7 @@ pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64, settled
         let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
         applier.apply(&engine.by_id, &header, Some(table), None, |n| block(conn, id, count, n)?.ok_or_else(missing))?;
     }
-    Ok(())
+    applier.owe_touched()
 }
 
 /// A line of the log for people.

@@ -131,8 +131,8 @@ fn table(
     mine: impl Fn(LocalStamp) -> bool,
 ) -> Result<(), StoreError> {
     let (keys, cells) = (tracked.table.key.len(), tracked.cells());
-    sealer.table(tracked);
-    let sql = format!("SELECT {} ORDER BY {}", tracked.clocks_and_rows("LEFT JOIN"), tracked.clock_order());
+    sealer.table(tracked)?;
+    let sql = format!("SELECT {} ORDER BY {}", tracked.clocks_and_rows(conn, "LEFT JOIN")?, tracked.clock_order());
     let mut statement = conn.prepare(&sql).doing("seal anew")?;
     let mut rows = statement.raw_query();
     let mut restamped = Vec::new();

@@ -20,6 +20,7 @@ use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
 use crate::error::Doing as _;
 use crate::layout::log_id;
 use crate::own::{Own, take_causes};
+use crate::shadow;
 use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
 
 /// Builds the site's next version, block by block.
@@ -36,6 +37,12 @@ pub(crate) struct Sealer<'c> {
     tables: Vec<i64>,
     /// There are updates that the row clocks do not show.
     owes: bool,
+    /// Other clients made these changes, perhaps without foreign keys.
+    foreign: bool,
+    /// Of the table that is being sealed: whether some merged rows stand in its shadow, and whether touched rows have to be
+    /// looked at by `repair`.
+    shadowed: bool,
+    repair: bool,
 }
 
 /// A row that was touched.
@@ -69,6 +76,9 @@ impl<'c> Sealer<'c> {
             first: None,
             tables: Vec::new(),
             owes: false,
+            foreign: false,
+            shadowed: false,
+            repair: false,
         })
     }
 
@@ -78,11 +88,16 @@ impl<'c> Sealer<'c> {
     }
 
     /// Starts the rows of a table.
-    pub(crate) fn table(&mut self, tracked: &Tracked) {
+    pub(crate) fn table(&mut self, tracked: &Tracked) -> Result<(), StoreError> {
+        self.shadowed = tracked.constrained && shadow::any(self.conn, tracked)?;
+        // Where an orphan shows, SQLite counts a parent that comes against another one that is missing.
+        self.repair = tracked.constrained
+            && (self.foreign || crate::repair::any(self.conn)? || crate::repair::is_owed(self.conn)?);
         let mut columns = vec![ColumnId::KEY];
         columns.extend(tracked.table.columns.iter().map(|column| column.id));
         self.writer.table(tracked.table.id, &columns, tracked.table.key.len());
         self.tables.push(tracked.no);
+        Ok(())
     }
 
     /// Takes a touched row. Gives false if it has no clock and its cells are incomplete: the caller must
@@ -94,6 +109,12 @@ impl<'c> Sealer<'c> {
         touch: &Touch<'_>,
     ) -> Result<bool, StoreError> {
         let Touch { key, present, mask, .. } = *touch;
+        if self.shadowed && !self.meets_shadow(tracked, touch)? {
+            return Ok(true);
+        }
+        if self.repair {
+            crate::repair::owe(self.conn, tracked.no, &pack_key(key))?;
+        }
         if present && touch.fresh && clocks.insert(key, 1, self.stamp)? {
             self.insert_row(tracked, 1, touch)?;
             return Ok(true);
@@ -124,6 +145,20 @@ impl<'c> Sealer<'c> {
                 self.insert_row(tracked, next.length, touch)?;
             }
             (false, false) => {}
+        }
+        Ok(true)
+    }
+
+    /// Brings the shadow of a touched row up to what the table shows; false if nothing happened to the row as it is merged.
+    fn meets_shadow(&self, tracked: &Tracked, touch: &Touch<'_>) -> Result<bool, StoreError> {
+        let Some(hidden) = shadow::state(self.conn, tracked, touch.key)? else { return Ok(true) };
+        match (touch.present, hidden) {
+            // It came over the hidden row and went again.
+            (false, true) => return Ok(false),
+            (true, false) => {
+                shadow::update(self.conn, tracked, touch.key, None, touch.mask, touch.cells)?;
+            }
+            (true, true) | (false, false) => shadow::forget(self.conn, tracked, touch.key)?,
         }
         Ok(true)
     }
@@ -296,7 +331,7 @@ pub(crate) fn seal_events(
     for n in order {
         capture.sort(n);
         let tracked = Arc::clone(&capture.tables[n].tracked);
-        sealer.table(&tracked);
+        sealer.table(&tracked)?;
         let mut clocks = ClockTable::open(conn, &tracked);
         seal_table_events(&mut sealer, &mut clocks, &tracked, capture, n, &mut strays)?;
     }
@@ -487,6 +522,7 @@ pub(crate) fn seal_queue(
     let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains_key(&tracked.no)).collect();
     order.sort_by_key(|tracked| tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, noted, false)?;
+    sealer.foreign = true;
     for tracked in order {
         seal_table_queue(&mut sealer, conn, tracked, queued.get(&tracked.no).is_some_and(|updates| *updates))?;
     }
@@ -526,7 +562,7 @@ fn seal_table_queue(
     let mut statement = conn.prepare(&sql).doing("read the queue")?;
     let mut rows = statement.raw_query();
     let mut clocks = ClockTable::open(conn, tracked);
-    sealer.table(tracked);
+    sealer.table(tracked)?;
     let mut pending = QueuedRow::new(tracked);
     while let Some(row) = rows.next().doing("read the queue")? {
         if !pending.is_same(row, tracked)? {

@@ -12,7 +12,7 @@ use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::settle::Settled;
 use crate::transaction::Transaction;
-use crate::{Conflict, StateHash, StoreError, check, hash, identity, journal, layout, own, seal, track};
+use crate::{Conflict, Repaired, StateHash, StoreError, check, hash, identity, journal, layout, own, seal, track};
 
 /// Idle read connections that are kept.
 const READERS_MAX: usize = 16;
@@ -236,8 +236,17 @@ impl Store {
                 engine.commit()?;
                 changed.extend(tables);
                 let names = names_of(engine, &changed);
+                let constrained = engine.tables.iter().any(|tracked| tracked.constrained);
+                let owed = constrained && crate::repair::is_owed(&engine.conn)?;
                 drop(engines);
                 self.notify(names, false);
+                if owed {
+                    // It is committed: what is repaired now or with the next merge is what shows, not what was written.
+                    match self.merge(|engine, _| Ok(names_of(engine, &engine.repaired))) {
+                        Ok(names) => self.notify(names, false),
+                        Err(error) => tracing::warn!(%error, "constraints are looked at again later"),
+                    }
+                }
                 Ok(value)
             }
             Err(error) => {
@@ -360,6 +369,14 @@ impl Store {
     /// SQLite's reason.
     pub fn conflicts(&self, all: bool, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.snapshot(|conn| journal::list(conn, &crate::engine::load_tables(conn)?, all, limit, None))
+    }
+
+    /// Rows that do not show as they are merged because a constraint is against it: at most `limit`.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn repaired(&self, limit: usize) -> Result<Vec<Repaired>, StoreError> {
+        self.snapshot(|conn| crate::repair::list_repaired(conn, &crate::engine::load_tables(conn)?, limit))
     }
 
     /// One entry of the journal.

@@ -46,6 +46,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
         }
     }
     let added = adopt(engine, &definitions)?;
+    refuse_orphans(engine, &added)?;
     if !steps.is_empty() {
         let migration = Migration { app, parents: own.heads.clone(), steps };
         let (id, body) = migration.encode()?;
@@ -58,7 +59,31 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     for tracked in &added {
         crate::log::replay(engine, tracked.table.id, before, &settled)?;
     }
+    engine.repair()?;
     Ok(sealed)
+}
+
+/// Refuses tables whose rows refer to parents that are not there: they would be hidden at once.
+fn refuse_orphans(engine: &Engine, added: &[Arc<Tracked>]) -> Result<(), StoreError> {
+    let is_new = |no: i64| added.iter().any(|tracked| tracked.no == no);
+    for child in &engine.tables {
+        for foreign in child.foreign.iter().filter(|foreign| is_new(child.no) || is_new(foreign.parent)) {
+            let sql = crate::repair::orphans_sql(child, foreign, &engine.tables)?;
+            let orphans: i64 = engine
+                .conn
+                .query_row(&format!("SELECT count(*) FROM ({sql})"), [], |row| row.get(0))
+                .doing("look for rows without a parent")?;
+            if orphans > 0 {
+                let reason = format!(
+                    "{orphans} of its rows have no parent for its foreign key {}, and would be hidden; add the parents, \
+                     delete the rows, or drop the foreign key",
+                    foreign.name
+                );
+                return Err(StoreError::Untrackable { table: child.table.name.clone(), reason });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A table that was renamed, or whose columns were, goes by the ids of its birth.
@@ -116,6 +141,7 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
     seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
     crate::alter::follow(engine, id, now_ms)?;
+    engine.repair()?;
     Ok(id)
 }
 
@@ -251,7 +277,7 @@ fn seal_baseline(
     let mut sealer = Sealer::begin(conn, own, now_ms, true)?;
     for tracked in order {
         layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
-        sealer.table(tracked);
+        sealer.table(tracked)?;
         let mut clocks = ClockTable::open(conn, tracked);
         let keys = tracked.table.key.len();
         let order = tracked.table.key.iter().map(|column| {
@@ -300,7 +326,9 @@ fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
     for trigger in triggers::names(no) {
         sql += &format!("DROP TRIGGER IF EXISTS {trigger};");
     }
-    sql += &format!("DROP TABLE IF EXISTS isle_c{no};");
+    sql += &format!("DROP TABLE IF EXISTS isle_c{no}; DROP TABLE IF EXISTS isle_s{no};");
+    sql += &format!("DELETE FROM isle_claim WHERE t = {no}; DELETE FROM isle_owed WHERE t = {no};");
+    sql += &format!("DELETE FROM isle_meta WHERE k = 'constraints {no}';");
     engine.conn.execute_batch(&sql).doing("untrack the table")?;
     engine.conn.execute("DELETE FROM isle_table WHERE no = ?1", [no]).doing("untrack the table")?;
     engine.conn.execute("DELETE FROM isle_queue WHERE t = ?1", [no]).doing("untrack the table")?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
 use crate::clocks::ClockSql;
+use crate::constraints::{self, ForeignKey, Reference, Unique};
 use crate::error::Doing as _;
 use crate::layout::quoted;
 
@@ -39,6 +40,13 @@ pub(crate) struct Tracked {
     pub(crate) clock_sql: ClockSql,
     /// Key columns that may hold NULL by the table's definition.
     pub(crate) nullable_key: Vec<bool>,
+    /// UNIQUE indexes beside the key.
+    pub(crate) unique: Vec<Unique>,
+    /// Foreign keys as declared, and those of them whose parents are tracked.
+    pub(crate) references: Vec<Reference>,
+    pub(crate) foreign: Vec<ForeignKey>,
+    /// Whether a merge can break a constraint of the table, or one that refers to it.
+    pub(crate) constrained: bool,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -52,12 +60,6 @@ pub(crate) struct LocalTable {
 }
 
 impl LocalTable {
-    /// The same under another name.
-    pub(crate) fn renamed(mut self, name: &str) -> LocalTable {
-        name.clone_into(&mut self.table.name);
-        self
-    }
-
     /// The JSON in `isle_table`.
     pub(crate) fn to_json(&self) -> Result<String, StoreError> {
         let damaged =
@@ -83,7 +85,18 @@ impl Tracked {
         if sets.is_empty() {
             sets.push(table.columns.len() + 1);
         }
-        Tracked { no, table, sets, affinities: Vec::new(), clock_sql, nullable_key: Vec::new() }
+        Tracked {
+            no,
+            table,
+            sets,
+            affinities: Vec::new(),
+            clock_sql,
+            nullable_key: Vec::new(),
+            unique: Vec::new(),
+            references: Vec::new(),
+            foreign: Vec::new(),
+            constrained: false,
+        }
     }
 
     /// What `isle_table` says of the table.
@@ -142,7 +155,16 @@ impl Tracked {
     }
 
     /// `c.h, c.w, c.x, c.k0 …, d."key" …, d."column" … FROM clocks AS c JOIN rows AS d`: rows beside their clocks.
-    pub(crate) fn clocks_and_rows(&self, join: &str) -> String {
+    ///
+    /// Rows that a constraint hides, and merged values that one changed in the table, come from the shadow if there are any.
+    pub(crate) fn clocks_and_rows(&self, conn: &Connection, join: &str) -> Result<String, StoreError> {
+        let merged = self.constrained && crate::shadow::any(conn, self)?;
+        let rows = if merged { crate::shadow::merged_rows(self) } else { quoted(&self.table.name) };
+        Ok(self.clocks_beside(&rows, join))
+    }
+
+    /// The same with rows from anywhere.
+    pub(crate) fn clocks_beside(&self, rows: &str, join: &str) -> String {
         let on = self.table.key.iter().enumerate().map(|(n, column)| {
             let name = quoted(&column.name);
             if self.table.rowid_key {
@@ -153,8 +175,8 @@ impl Tracked {
         let on = self::join(on, " AND ");
         let keys: String = self.clock_key().iter().map(|key| format!(", c.{key}")).collect();
         let (exact, columns) = (self.key_list("d."), self.column_list("d."));
-        let (clock, table) = (self.clock(), quoted(&self.table.name));
-        format!("c.h, c.w, c.x{keys}, {exact}{columns} FROM {clock} AS c {join} {table} AS d ON {on}")
+        let clock = self.clock();
+        format!("c.h, c.w, c.x{keys}, {exact}{columns} FROM {clock} AS c {join} {rows} AS d ON {on}")
     }
 
     /// `c.k0, c.k1`: the order of canonical keys.
@@ -207,21 +229,24 @@ pub(crate) fn load(conn: &Connection, no: i64, model: LocalTable) -> Result<Trac
         let at = position(&column.name).ok_or_else(|| drift(&format!("it has no column {:?}", column.name)))?;
         affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
     }
-    Ok(Tracked { affinities, nullable_key, ..Tracked::of_model(no, model) })
+    let unique = constraints::unique(conn, table, &physical, strict)?.map_err(|reason| drift(&reason))?;
+    let references = constraints::references(conn, &table.name)?;
+    Ok(Tracked { affinities, nullable_key, unique, references, ..Tracked::of_model(no, model) })
 }
 
-/// What is in the table and not in the model: columns that do not travel, and UNIQUE indexes, which merges may break.
-pub(crate) fn surplus(conn: &Connection, table: &Table) -> Result<(Vec<String>, Vec<String>), StoreError> {
+/// The UNIQUE indexes of a table beside its key, or why one cannot be replicated.
+pub(crate) fn unique(conn: &Connection, table: &Table) -> Result<Result<Vec<Unique>, String>, StoreError> {
+    constraints::unique(conn, table, &columns(conn, &table.name)?, is_strict(conn, &table.name)?)
+}
+
+/// Columns that are in the table and not in the model: they do not travel.
+pub(crate) fn surplus(conn: &Connection, table: &Table) -> Result<Vec<String>, StoreError> {
     let declared = |name: &str| {
         let mut names = table.key.iter().map(|key| &key.name).chain(table.columns.iter().map(|column| &column.name));
         names.any(|known| known.eq_ignore_ascii_case(name))
     };
     let physical = columns(conn, &table.name)?.into_iter().filter(|column| column.hidden == 0);
-    let extra = physical.map(|column| column.name).filter(|name| !declared(name)).collect();
-    let sql = "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND origin <> 'pk'";
-    let mut statement = conn.prepare_cached(sql).doing("read the indexes")?;
-    let unique = statement.query_map([&table.name], |row| row.get(0)).doing("read the indexes")?;
-    Ok((extra, unique.collect::<Result<_, _>>().doing("read the indexes")?))
+    Ok(physical.map(|column| column.name).filter(|name| !declared(name)).collect())
 }
 
 /// Reads a table's definition out of the file, or says why it cannot be replicated.
@@ -248,6 +273,7 @@ pub(crate) fn introspect(conn: &Connection, app: &str, name: &str) -> Result<Tab
     let columns: Vec<&str> =
         physical.iter().filter(|c| c.hidden == 0 && !is_key(c)).map(|column| column.name.as_str()).collect();
     let table = Table::new(app, &name, key, &columns, rowid_key);
+    constraints::unique(conn, &table, &physical, strict)?.map_err(|reason| untrackable(&reason))?;
     let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL ORDER BY name";
     let mut statement = conn.prepare(sql).doing("read the indexes")?;
     let index_sql = statement.query_map([&name], |row| row.get(0)).doing("read the indexes")?;
@@ -299,25 +325,8 @@ fn key_of(
     strict: bool,
 ) -> Result<(Vec<KeyColumn>, bool), StoreError> {
     let untrackable = |reason: String| StoreError::Untrackable { table: table.to_owned(), reason };
-    let mut key_index = None;
-    let mut statement =
-        conn.prepare("SELECT name, \"unique\", origin FROM pragma_index_list(?1)").doing("read the indexes")?;
-    let mut rows = statement.query([table]).doing("read the indexes")?;
-    while let Some(row) = rows.next().doing("read the indexes")? {
-        let (name, unique, origin): (String, bool, String) = (
-            row.get(0).doing("read the indexes")?,
-            row.get(1).doing("read the indexes")?,
-            row.get(2).doing("read the indexes")?,
-        );
-        if origin == "pk" {
-            key_index = Some(name);
-        } else if unique {
-            return Err(untrackable(format!(
-                "UNIQUE index {name} beside the key: what a merge should do with duplicates cannot be declared yet; \
-                 make it a plain index, or the key"
-            )));
-        }
-    }
+    let sql = "SELECT name FROM pragma_index_list(?1) WHERE origin = 'pk'";
+    let key_index = crate::clocks::one::<String>(conn, sql, [table])?;
     let Some(index) = key_index else {
         let alias = physical.iter().find(|column| column.key_position == 1);
         let alias =

@@ -252,16 +252,12 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// A UNIQUE index cannot join a tracked table later either: merges would have to break it.
+    /// A UNIQUE index that a merge could not repair cannot join a tracked table later either.
     fn refuse_unique(&self) -> Result<(), StoreError> {
         for tracked in &self.engine.tables {
-            let (_, unique) = crate::tracked::surplus(&self.engine.conn, &tracked.table)?;
-            if let Some(index) = unique.first() {
-                let table = &tracked.table.name;
-                let reason = format!(
-                    "UNIQUE index {index} on replicated table {table}: what a merge should do with duplicates cannot be declared yet"
-                );
-                return Err(StoreError::Refused { reason });
+            let table = &tracked.table;
+            if let Err(reason) = crate::tracked::unique(&self.engine.conn, table)? {
+                return Err(StoreError::Refused { reason: format!("replicated table {}: {reason}", table.name) });
             }
         }
         Ok(())

@@ -29,14 +29,14 @@ pub(crate) fn julian_day_of_ms(ms: u64) -> f64 {
 }
 
 /// The triggers' names, for dropping them.
-pub(crate) fn names(no: i64) -> [String; 4] {
-    [format!("isle_i{no}"), format!("isle_u{no}"), format!("isle_d{no}"), format!("isle_z{no}")]
+pub(crate) fn names(no: i64) -> [String; 6] {
+    ["isle_i", "isle_u", "isle_d", "isle_z", "isle_r", "isle_q"].map(|name| format!("{name}{no}"))
 }
 
 /// The statements that create the triggers of a table. `plain` says that none of its columns names a collation, so that text is
 /// compared byte by byte without more words.
 pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
-    let [insert, update, delete, zero] = names(tracked.no);
+    let [insert, update, delete, zero, ..] = names(tracked.no);
     let on = quoted(&tracked.table.name);
     let all = vec!["-1".to_owned(); tracked.queue_words()];
     let inserted = entry(tracked, &all, "NEW", false);
@@ -48,8 +48,63 @@ pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
     format!(
         "CREATE TRIGGER {insert} AFTER INSERT ON {on} BEGIN {guard}{inserted} END;\n\
          CREATE TRIGGER {update} AFTER UPDATE ON {on} BEGIN {guard}{updated} END;\n\
-         CREATE TRIGGER {delete} AFTER DELETE ON {on} BEGIN {removed} END;\n{zeros}"
+         CREATE TRIGGER {delete} AFTER DELETE ON {on} BEGIN {removed} END;\n{zeros}{}",
+        clash_sql(tracked)
     )
+}
+
+/// The triggers of a table with UNIQUE indexes: REPLACE removes the rows that a new one clashes with, and tells no trigger.
+pub(crate) fn clash_sql(tracked: &Tracked) -> String {
+    let words = join((0..tracked.queue_words()).map(|n| format!(",m{n}")), "");
+    let zeros = ",0".repeat(tracked.queue_words());
+    let places = join((0..tracked.table.key.len()).map(|n| format!(",k{n}")), "");
+    let keys = join(tracked.table.key.iter().map(|column| format!(",{}", quoted(&column.name))), "");
+    let no = tracked.no;
+    let [.., replaced, moved] = names(no);
+    let clashes = clashes(tracked, |found| {
+        // With no cell in its mask the entry means: look whether the row is gone.
+        format!("INSERT INTO isle_queue(t,w{words}{places}) SELECT {no},{NOW}{zeros}{keys} FROM {found};")
+    });
+    let clashes = clashes
+        .map(|[insert, update]| format!("CREATE TRIGGER {replaced} {insert};\nCREATE TRIGGER {moved} {update};\n"));
+    clashes.unwrap_or_default()
+}
+
+/// Bodies of triggers before an insert and before an update of indexed columns that do something with the rows which a new row
+/// clashes with: `act` gets their FROM clause. `None` for a table without UNIQUE indexes.
+pub(crate) fn clashes(tracked: &Tracked, act: impl Fn(&str) -> String) -> Option<[String; 2]> {
+    if tracked.unique.is_empty() {
+        return None;
+    }
+    let on = quoted(&tracked.table.name);
+    let body = |same_row: &str| -> String {
+        let key = join(
+            tracked.table.key.iter().map(|column| {
+                let name = quoted(&column.name);
+                format!("{name} IS {same_row}.{name}")
+            }),
+            " AND ",
+        );
+        let found = tracked.unique.iter().map(|index| {
+            let terms = index.parts.iter().map(|part| {
+                let name = quoted(&part.column.name);
+                format!("{name}=NEW.{name} COLLATE {}", collation_name(part.column.collation))
+            });
+            act(&format!("{on} WHERE {} AND NOT ({key})", join(terms, " AND ")))
+        });
+        found.collect()
+    };
+    let mut columns: Vec<String> = Vec::new();
+    for part in tracked.unique.iter().flat_map(|index| &index.parts) {
+        let name = quoted(&part.column.name);
+        if !columns.contains(&name) {
+            columns.push(name);
+        }
+    }
+    Some([
+        format!("BEFORE INSERT ON {on} BEGIN {} END", body("NEW")),
+        format!("BEFORE UPDATE OF {} ON {on} BEGIN {} END", columns.join(","), body("OLD")),
+    ])
 }
 
 /// One queue entry for the key of `row` (NEW or OLD), with the key before if the row may have another now.

@@ -184,7 +184,8 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
         ids.extend(tracked.table.columns.iter().map(|column| column.id));
         ids.extend([LENGTH, TIME, SITE, EXCEPTIONS]);
         self.writer.table(tracked.table.id, &ids, keys);
-        let sql = format!("SELECT {} ORDER BY {}", tracked.clocks_and_rows("LEFT JOIN"), tracked.clock_order());
+        let sql =
+            format!("SELECT {} ORDER BY {}", tracked.clocks_and_rows(self.conn, "LEFT JOIN")?, tracked.clock_order());
         let mut statement = self.conn.prepare(&sql).doing("write a snapshot")?;
         let mut rows = statement.raw_query();
         let mut mask = vec![0u64; ids.len().div_ceil(64)];

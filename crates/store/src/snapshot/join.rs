@@ -133,6 +133,7 @@ pub(super) fn join(
         header.tables.iter().try_for_each(|listed| join.open_table(engine, listed))?;
     }
     join.absent(header)?;
+    join.applier.repair(engine, &engine.settle()?)?;
     let versions = join.advance(header)?;
     let mut changed = std::mem::take(&mut join.applier.changed);
     let rows = join.rows;

@@ -1,0 +1,221 @@
+//! The shadow of a table with constraints: merged rows that differ from the visible ones.
+//!
+//! `isle_s<no>` has the columns of its table, without constraints, and `isle_hidden`: 1 for a row that is not in the table at all, 0
+//! for one that stands there with other values. A row is merged as its shadow says where it has one, and as the table says
+//! elsewhere. What puts rows into a shadow and takes them out again is `repair`.
+
+use isle_changeset::ValueRef;
+use isle_schema::Affinity;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::StoreError;
+use crate::clocks::{bind, to_sql};
+use crate::error::Doing as _;
+use crate::layout::quoted;
+use crate::seal::bits;
+use crate::tracked::{self, Tracked, collation_name, join};
+
+/// The shadow's name.
+pub(crate) fn name(tracked: &Tracked) -> String {
+    format!("isle_s{}", tracked.no)
+}
+
+/// Creates a shadow. Affinities and defaults are the table's: values convert alike, and columns that an insert does not name begin alike.
+pub(crate) fn create_sql(conn: &Connection, tracked: &Tracked) -> Result<String, StoreError> {
+    let physical = tracked::columns(conn, &tracked.table.name)?;
+    let keys = tracked.table.key.iter().map(|column| (&column.name, column.affinity));
+    let others = tracked.table.columns.iter().zip(&tracked.affinities);
+    let columns = keys.chain(others.map(|(column, affinity)| (&column.name, *affinity))).map(|(name, affinity)| {
+        let declared = match affinity {
+            Affinity::Integer => " INTEGER",
+            Affinity::Real => " REAL",
+            Affinity::Numeric => " NUMERIC",
+            Affinity::Text => " TEXT",
+            Affinity::Blob => "",
+        };
+        let default = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name));
+        let default = default.and_then(|column| column.default.as_ref());
+        let default = default.map_or_else(String::new, |default| format!(" DEFAULT ({default})"));
+        format!("{}{declared}{default}", quoted(name))
+    });
+    let columns = join(columns, ", ");
+    let key = tracked.table.key.iter().map(|column| match tracked.table.rowid_key {
+        true => quoted(&column.name),
+        false => format!("{} COLLATE {}", quoted(&column.name), collation_name(column.collation)),
+    });
+    let key = join(key, ", ");
+    Ok(format!("CREATE TABLE IF NOT EXISTS {}({columns}, isle_hidden INT, PRIMARY KEY({key}))", name(tracked)))
+}
+
+/// The table has other columns, or other names for them: so has its shadow.
+pub(crate) fn follow(conn: &Connection, before: &Tracked, after: &Tracked) -> Result<(), StoreError> {
+    let there = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    if crate::clocks::one::<i64>(conn, there, [name(before)])?.is_none() {
+        return Ok(());
+    }
+    let shared = after.table.columns.iter().filter_map(|column| {
+        let old = before.table.columns.iter().find(|old| old.id == column.id)?;
+        Some((quoted(&column.name), quoted(&old.name)))
+    });
+    let (new, old): (Vec<String>, Vec<String>) = shared.unzip();
+    let with_key = |columns: Vec<String>| {
+        let key = after.table.key.iter().map(|column| quoted(&column.name));
+        join(key.chain(columns).chain(["isle_hidden".to_owned()]), ", ")
+    };
+    let (shadow, create) = (name(after), create_sql(conn, after)?);
+    let sql = format!(
+        "ALTER TABLE {shadow} RENAME TO isle_s_old; {create};
+         INSERT INTO {shadow}({}) SELECT {} FROM isle_s_old; DROP TABLE isle_s_old;",
+        with_key(new),
+        with_key(old)
+    );
+    conn.execute_batch(&sql).doing("change the shadow of a table")
+}
+
+/// Whether the shadow holds anything.
+pub(crate) fn any(conn: &Connection, tracked: &Tracked) -> Result<bool, StoreError> {
+    let sql = format!("SELECT 1 FROM {} LIMIT 1", name(tracked));
+    match crate::clocks::one::<i64>(conn, &sql, []) {
+        Ok(found) => Ok(found.is_some()),
+        // A shadow is made by the first connection that merges.
+        Err(error) if error.to_string().contains("no such table") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The merged rows, in the place of the table.
+pub(crate) fn merged_rows(tracked: &Tracked) -> String {
+    let (table, shadow) = (quoted(&tracked.table.name), name(tracked));
+    let columns = format!("{}{}", tracked.key_list(""), tracked.column_list(""));
+    let same = tracked.table.key.iter().map(|column| {
+        let name = quoted(&column.name);
+        if tracked.table.rowid_key {
+            return format!("s.{name} = t.{name}");
+        }
+        format!("s.{name} = t.{name} COLLATE {}", collation_name(column.collation))
+    });
+    let same = join(same, " AND ");
+    format!(
+        "(SELECT {columns} FROM {table} AS t WHERE NOT EXISTS (SELECT 1 FROM {shadow} AS s WHERE {same})
+          UNION ALL SELECT {columns} FROM {shadow})"
+    )
+}
+
+/// Whether a row of the shadow is hidden; `None` if it has no shadow.
+pub(crate) fn state(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<Option<bool>, StoreError> {
+    let sql = format!("SELECT isle_hidden FROM {} WHERE {}", name(tracked), tracked.key_match(1));
+    let mut statement = conn.prepare_cached(&sql).doing("look for a hidden row")?;
+    bind(&mut statement, key, 1)?;
+    let mut rows = statement.raw_query();
+    let row = rows.next().doing("look for a hidden row")?;
+    row.map(|row| row.get(0)).transpose().doing("look for a hidden row")
+}
+
+/// Copies a row of the table into the shadow.
+pub(crate) fn copy(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>], hidden: bool) -> Result<(), StoreError> {
+    let columns = format!("{}{}", tracked.key_list(""), tracked.column_list(""));
+    let (shadow, table, matches) = (name(tracked), quoted(&tracked.table.name), tracked.key_match(1));
+    let hidden = i64::from(hidden);
+    run(
+        conn,
+        &format!(
+            "INSERT INTO {shadow}({columns}, isle_hidden) SELECT {columns}, {hidden} FROM {table} WHERE {matches}"
+        ),
+        key,
+    )
+}
+
+/// Copies a row of the shadow into the table.
+pub(crate) fn restore(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+    let columns = format!("{}{}", tracked.key_list(""), tracked.column_list(""));
+    let (shadow, table, matches) = (name(tracked), quoted(&tracked.table.name), tracked.key_match(1));
+    run(conn, &format!("INSERT INTO {table}({columns}) SELECT {columns} FROM {shadow} WHERE {matches}"), key)
+}
+
+/// Says that a row is not in the table any more.
+pub(crate) fn mark_hidden(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+    run(conn, &format!("UPDATE {} SET isle_hidden = 1 WHERE {}", name(tracked), tracked.key_match(1)), key)
+}
+
+/// Takes a row out of the shadow.
+pub(crate) fn forget(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
+    run(conn, &format!("DELETE FROM {} WHERE {}", name(tracked), tracked.key_match(1)), key)
+}
+
+/// Puts a new merged row into the shadow; `exact` is its key as it is spelled.
+pub(crate) fn insert(
+    conn: &Connection,
+    tracked: &Tracked,
+    exact: &[ValueRef<'_>],
+    mask: &[u64],
+    cells: &[ValueRef<'_>],
+) -> Result<(), StoreError> {
+    let named: Vec<usize> = bits(mask).filter(|cell| *cell > 0).collect();
+    let columns: String =
+        named.iter().map(|cell| format!(", {}", quoted(&tracked.table.columns[cell - 1].name))).collect();
+    let parameters = join((1..=exact.len() + named.len()).map(|n| format!("?{n}")), ", ");
+    let (shadow, key) = (name(tracked), tracked.key_list(""));
+    let sql = format!("INSERT INTO {shadow}({key}{columns}, isle_hidden) VALUES({parameters}, 1)");
+    let values: Vec<ValueRef<'_>> = exact.iter().copied().chain(named.iter().map(|cell| cells[*cell])).collect();
+    run(conn, &sql, &values)
+}
+
+/// Writes cells of a row in the shadow, and its key as it is spelled now.
+pub(crate) fn update(
+    conn: &Connection,
+    tracked: &Tracked,
+    key: &[ValueRef<'_>],
+    exact: Option<&[ValueRef<'_>]>,
+    mask: &[u64],
+    cells: &[ValueRef<'_>],
+) -> Result<(), StoreError> {
+    let mut values = key.to_vec();
+    let mut sets = Vec::new();
+    for (column, value) in tracked.table.key.iter().zip(exact.unwrap_or_default()) {
+        values.push(*value);
+        sets.push(format!("{} = ?{}", quoted(&column.name), values.len()));
+    }
+    for cell in bits(mask).filter(|cell| *cell > 0) {
+        values.push(cells[cell]);
+        sets.push(format!("{} = ?{}", quoted(&tracked.table.columns[cell - 1].name), values.len()));
+    }
+    if sets.is_empty() {
+        return Ok(());
+    }
+    run(conn, &format!("UPDATE {} SET {} WHERE {}", name(tracked), sets.join(", "), tracked.key_match(1)), &values)
+}
+
+/// The values of some columns of a row as it is merged: from the shadow or from the table. `None` if there is no such row, or the
+/// condition does not hold of it.
+pub(crate) fn values(
+    conn: &Connection,
+    tracked: &Tracked,
+    (shadowed, columns, condition): (bool, &str, &str),
+    key: &[ValueRef<'_>],
+) -> Result<Option<Vec<isle_changeset::Value>>, StoreError> {
+    let from = if shadowed { name(tracked) } else { quoted(&tracked.table.name) };
+    let sql = format!("SELECT {columns} FROM {from} WHERE {}{condition}", tracked.key_match(1));
+    first(conn, &sql, key)
+}
+
+/// The first row of a query, as values.
+pub(crate) fn first(
+    conn: &Connection,
+    sql: &str,
+    values: &[ValueRef<'_>],
+) -> Result<Option<Vec<isle_changeset::Value>>, StoreError> {
+    let mut statement = conn.prepare_cached(sql).doing("look at a row")?;
+    let count = statement.column_count();
+    let found = statement.query_row(rusqlite::params_from_iter(values.iter().map(|value| to_sql(*value))), |row| {
+        (0..count).map(|at| Ok(crate::clocks::from_sql(row.get_ref(at)?).to_value())).collect()
+    });
+    found.optional().doing("look at a row")
+}
+
+/// Runs a statement with values.
+pub(crate) fn run(conn: &Connection, sql: &str, values: &[ValueRef<'_>]) -> Result<(), StoreError> {
+    let mut statement = conn.prepare_cached(sql).doing("repair a row")?;
+    bind(&mut statement, values, 1)?;
+    statement.raw_execute().doing("repair a row")?;
+    Ok(())
+}

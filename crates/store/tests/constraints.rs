@@ -1,0 +1,333 @@
+//! What UNIQUE indexes and foreign keys show of rows that were merged.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use support::{Device, settle};
+
+const TAGS: &str = "CREATE TABLE tags(id TEXT PRIMARY KEY, name TEXT UNIQUE COLLATE NOCASE, color TEXT DEFAULT 'red');
+    CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT,
+      tag TEXT REFERENCES tags(id) ON DELETE CASCADE, second TEXT REFERENCES tags(id) ON DELETE SET NULL)";
+
+fn pair() -> (Device, Device) {
+    (Device::new(1, TAGS), Device::new(2, TAGS))
+}
+
+fn tags(device: &Device) -> Vec<String> {
+    device.rows("SELECT CAST(id || ':' || name || ':' || color AS BLOB) IS NULL, hex(id), hex(name), hex(color) FROM tags ORDER BY id")
+}
+
+/// Rows as `column|column`, text as it is.
+fn text(device: &Device, sql: &str) -> Vec<String> {
+    let conn = rusqlite::Connection::open(device.path()).unwrap();
+    let mut statement = conn.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| {
+        let cell = |n| row.get::<_, Option<String>>(n).map(|value| value.unwrap_or_else(|| "NULL".into()));
+        (0..columns).map(cell).collect::<rusqlite::Result<Vec<_>>>().map(|cells| cells.join("|"))
+    });
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn of_two_rows_that_claim_one_name_the_first_shows_everywhere() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags VALUES('a', 'Home', 'blue')");
+    b.pass(1_000);
+    b.run("INSERT INTO tags(id, name) VALUES('b', 'home')");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(text(device, "SELECT id, name FROM tags"), ["a|Home"]);
+        let hidden = device.store.repaired(10).unwrap();
+        assert_eq!(hidden.len(), 1, "{hidden:?}");
+        assert!(hidden[0].hidden && hidden[0].instead_of.is_some() && hidden[0].table == "tags", "{hidden:?}");
+    }
+    // What stood against it goes: it shows, with everything that was written of it, defaults included.
+    b.run("UPDATE tags SET name = 'House' WHERE id = 'a'");
+    assert_eq!(text(&b, "SELECT id, name, color FROM tags ORDER BY id"), ["a|House|blue", "b|home|red"]);
+    settle(&[&a, &b]);
+    assert_eq!(tags(&a), tags(&b));
+    assert_eq!(text(&a, "SELECT id FROM tags ORDER BY id"), ["a", "b"]);
+    assert!(a.store.repaired(10).unwrap().is_empty());
+}
+
+#[test]
+fn an_insert_over_a_hidden_row_is_a_write_of_it() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags VALUES('a', 'x', '1')");
+    b.pass(1_000);
+    b.run("INSERT INTO tags VALUES('b', 'x', '2')");
+    settle(&[&a, &b]);
+    a.run("INSERT INTO tags VALUES('b', 'y', '3'); DELETE FROM tags WHERE id = 'b'");
+    settle(&[&a, &b]);
+    assert_eq!(text(&b, "SELECT id FROM tags"), ["a"], "it came and went: nothing happened to the hidden row");
+    a.run("INSERT INTO tags VALUES('b', 'y', '3')");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(text(device, "SELECT id, name, color FROM tags ORDER BY id"), ["a|x|1", "b|y|3"]);
+    }
+}
+
+#[test]
+fn values_that_change_places_show_as_they_were_written() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags VALUES('1', 'x', 'c'), ('2', 'y', 'c'), ('3', 'z', 'c')");
+    settle(&[&a, &b]);
+    a.run("UPDATE tags SET name = 'tmp' WHERE id = '1'; UPDATE tags SET name = 'x' WHERE id = '2'; UPDATE tags SET name = 'y' WHERE id = '3'; UPDATE tags SET name = 'z' WHERE id = '1'");
+    settle(&[&a, &b]);
+    assert_eq!(text(&b, "SELECT id, name FROM tags ORDER BY id"), ["1|z", "2|x", "3|y"]);
+    assert!(b.store.repaired(10).unwrap().is_empty());
+}
+
+#[test]
+fn a_child_whose_parent_was_deleted_meanwhile_is_hidden_or_loses_the_reference() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags(id, name) VALUES('t', 'T'), ('u', 'U')");
+    settle(&[&a, &b]);
+    a.run("DELETE FROM tags WHERE id = 't'");
+    b.run("INSERT INTO notes VALUES(1, 'owned', 't', NULL), (2, 'second', 'u', 't'), (3, 'both', 'u', 'u')");
+    settle(&[&a, &b]);
+    let shown = |device: &Device| text(device, "SELECT body, tag, second FROM notes ORDER BY id");
+    for device in [&a, &b] {
+        assert_eq!(shown(device), ["second|u|NULL", "both|u|u"]);
+        assert_eq!(device.store.repaired(10).unwrap().len(), 2);
+        assert!(device.rows("PRAGMA foreign_key_check").is_empty());
+    }
+    // A write of another column keeps the reference for the day when the parent returns.
+    a.run("UPDATE notes SET body = 'edited' WHERE id = 2");
+    settle(&[&a, &b]);
+    b.run("INSERT INTO tags(id, name) VALUES('t', 'T again')");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(shown(device), ["owned|t|NULL", "edited|u|t", "both|u|u"]);
+        assert!(device.store.repaired(10).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_hidden_parent_hides_its_children_and_they_come_back_together() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags(id, name) VALUES('a', 'x')");
+    b.pass(1_000);
+    b.run("INSERT INTO tags(id, name) VALUES('b', 'x'); INSERT INTO notes VALUES(1, 'of b', 'b', NULL)");
+    settle(&[&a, &b]);
+    assert!(text(&b, "SELECT body FROM notes").is_empty());
+    a.run("DELETE FROM tags WHERE id = 'a'");
+    settle(&[&a, &b]);
+    assert_eq!(text(&a, "SELECT n.body, t.name FROM notes AS n JOIN tags AS t ON t.id = n.tag"), ["of b|x"]);
+}
+
+#[test]
+fn rows_that_refer_to_each_other_in_a_circle_show() {
+    let schema = "CREATE TABLE ring(id INTEGER PRIMARY KEY, next INT REFERENCES ring DEFERRABLE INITIALLY DEFERRED)";
+    let (a, b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO ring VALUES(1, 2), (2, 3), (3, 1)");
+    b.pull(&a);
+    assert_eq!(b.rows("SELECT count(*) FROM ring"), ["Integer(3)"]);
+    // One of them comes late, and all that waited in a circle show at once.
+    b.foreign("PRAGMA foreign_keys = OFF; DELETE FROM ring WHERE id = 2");
+    b.store.seal().unwrap();
+    assert_eq!(b.rows("SELECT count(*) FROM ring"), ["Integer(0)"], "each lacks the next");
+    b.run("INSERT INTO ring VALUES(2, NULL)");
+    b.run("UPDATE ring SET next = 3 WHERE id = 2");
+    assert_eq!(b.rows("SELECT count(*) FROM ring"), ["Integer(3)"]);
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn what_replace_removes_by_another_index_is_deleted_everywhere_by_any_client() {
+    for foreign in [false, true] {
+        let (a, b) = pair();
+        let run = |sql: &str| if foreign { a.foreign(sql) } else { a.run(sql) };
+        run("INSERT INTO tags(id, name) VALUES('1', 'x'), ('2', 'y'), ('3', 'z')");
+        settle(&[&a, &b]);
+        run("INSERT OR REPLACE INTO tags(id, name) VALUES('4', 'X')");
+        run("UPDATE OR REPLACE tags SET name = 'Y' WHERE id = '3'");
+        run("INSERT OR IGNORE INTO tags(id, name) VALUES('5', 'y')");
+        settle(&[&a, &b]);
+        assert_eq!(text(&b, "SELECT id, name FROM tags ORDER BY id"), ["3|Y", "4|X"], "foreign: {foreign}");
+        assert!(b.store.repaired(10).unwrap().is_empty(), "they are gone, not hidden");
+    }
+}
+
+#[test]
+fn an_ignored_clash_changes_nothing() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags(id, name) VALUES('1', 'x')");
+    settle(&[&a, &b]);
+    let before = a.store.status().unwrap().version;
+    a.run("INSERT OR IGNORE INTO tags(id, name) VALUES('2', 'x')");
+    a.foreign("INSERT OR IGNORE INTO tags(id, name) VALUES('2', 'x')");
+    a.store.seal().unwrap();
+    assert_eq!(a.store.status().unwrap().version, before);
+}
+
+#[test]
+fn a_new_device_shows_the_same_and_so_does_one_that_joins_a_snapshot() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags(id, name) VALUES('a', 'x'); INSERT INTO notes VALUES(1, 'of a', 'a', NULL)");
+    b.pass(1_000);
+    b.run("INSERT INTO tags(id, name) VALUES('b', 'x'); INSERT INTO notes VALUES(2, 'of b', 'b', NULL)");
+    settle(&[&a, &b]);
+    let late = Device::new(3, TAGS);
+    settle(&[&a, &b, &late]);
+    assert_eq!(text(&late, "SELECT body FROM notes"), ["of a"]);
+    assert_eq!(late.store.repaired(10).unwrap().len(), 2);
+}
+
+#[test]
+fn a_column_that_is_added_or_renamed_takes_hidden_rows_along() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, v TEXT, UNIQUE(name))";
+    let (a, b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO t VALUES(1, 'x', 'first')");
+    b.pass(1_000);
+    b.run("INSERT INTO t VALUES(2, 'x', 'second')");
+    settle(&[&a, &b]);
+    let new = "CREATE TABLE t(id INTEGER PRIMARY KEY, title TEXT, v TEXT, w TEXT DEFAULT 'new', UNIQUE(title));
+               -- @rename t.name -> title";
+    a.store.apply_schema(new).unwrap();
+    settle(&[&a, &b]);
+    b.run("DELETE FROM t WHERE id = 1");
+    settle(&[&a, &b]);
+    assert_eq!(text(&a, "SELECT CAST(id AS TEXT), title, v, w FROM t"), ["2|x|second|new"]);
+}
+
+/// One step of a random fleet.
+#[derive(Debug, Clone)]
+enum Step {
+    Write { device: usize, foreign: bool, sql: String },
+    Pull { device: usize, from: usize },
+    Pass { device: usize, ms: u64 },
+}
+
+/// Tables with one constraint of each kind: folded, partial and composite UNIQUE, references to a key and to a UNIQUE column, to the
+/// own table, and with each action.
+const WORLD: &str = "
+    CREATE TABLE p(id INTEGER PRIMARY KEY, name TEXT UNIQUE COLLATE NOCASE, code INT);
+    CREATE UNIQUE INDEX p_code ON p(code) WHERE code > 1;
+    CREATE TABLE c(id TEXT PRIMARY KEY, p INT REFERENCES p(id) ON DELETE CASCADE,
+      n TEXT REFERENCES p(name) ON DELETE SET NULL ON UPDATE CASCADE, slot INT, UNIQUE(p, slot));
+    CREATE TABLE g(a INT, b INT, c TEXT REFERENCES c(id), up INT, v,
+      PRIMARY KEY(a, b), FOREIGN KEY(a, up) REFERENCES g(a, b) ON DELETE SET NULL) WITHOUT ROWID;";
+
+fn write() -> impl Strategy<Value = String> {
+    let id = 1..5i64;
+    let name = prop::sample::select(vec!["'x'", "'X'", "'y'", "'z'", "NULL"]);
+    let maybe = prop::option::of(1..5i64).prop_map(|v| v.map_or("NULL".to_owned(), |v| v.to_string()));
+    let verb = prop::sample::select(vec!["INSERT OR IGNORE", "INSERT OR REPLACE"]);
+    let update = prop::sample::select(vec!["UPDATE OR IGNORE", "UPDATE OR REPLACE"]);
+    prop_oneof![
+        (verb.clone(), id.clone(), name.clone(), maybe.clone())
+            .prop_map(|(verb, id, name, code)| format!("{verb} INTO p VALUES({id}, {name}, {code})")),
+        (verb.clone(), id.clone(), maybe.clone(), name.clone(), maybe.clone())
+            .prop_map(|(verb, id, p, n, slot)| format!("{verb} INTO c VALUES('c{id}', {p}, {n}, {slot})")),
+        (verb, id.clone(), id.clone(), maybe.clone(), maybe.clone())
+            .prop_map(|(verb, a, b, c, up)| format!("{verb} INTO g VALUES({a}, {b}, 'c' || {c}, {up}, 'v{b}')")),
+        (update.clone(), id.clone(), name.clone())
+            .prop_map(|(update, id, name)| format!("{update} p SET name = {name} WHERE id = {id}")),
+        (update.clone(), id.clone(), maybe.clone())
+            .prop_map(|(update, id, code)| format!("{update} p SET code = {code} WHERE id = {id}")),
+        (update.clone(), id.clone(), maybe.clone(), maybe.clone())
+            .prop_map(|(update, id, p, slot)| format!("{update} c SET p = {p}, slot = {slot} WHERE id = 'c{id}'")),
+        (update.clone(), id.clone(), name)
+            .prop_map(|(update, id, n)| format!("{update} c SET n = {n} WHERE id = 'c{id}'")),
+        (update, id.clone(), id.clone(), maybe)
+            .prop_map(|(update, a, b, up)| format!("{update} g SET up = {up} WHERE a = {a} AND b = {b}")),
+        (prop::sample::select(vec!["p", "c", "g"]), id).prop_map(|(table, id)| match table {
+            "p" => format!("DELETE FROM p WHERE id = {id}"),
+            "c" => format!("DELETE FROM c WHERE id = 'c{id}'"),
+            _ => format!("DELETE FROM g WHERE a = {id}"),
+        }),
+    ]
+}
+
+fn step(devices: usize) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..devices, prop::bool::weighted(0.4), prop::collection::vec(write(), 1..4)).prop_map(
+            |(device, foreign, sql)| Step::Write { device, foreign, sql: sql.join("; ") }
+        ),
+        3 => (0..devices, 0..devices).prop_map(|(device, from)| Step::Pull { device, from }),
+        1 => (0..devices, 1..5_000u64).prop_map(|(device, ms)| Step::Pass { device, ms }),
+    ]
+}
+
+/// Every hidden row has a reason: another merged row with its values in a UNIQUE index, or a parent that does not show.
+fn hidden_for_a_reason(device: &Device) {
+    let conn = rusqlite::Connection::open(device.path()).unwrap();
+    let number = |table: &str| -> i64 {
+        conn.query_row("SELECT no FROM isle_table WHERE name = ?1", [table], |row| row.get(0)).unwrap()
+    };
+    let (p, c, g) = (number("p"), number("c"), number("g"));
+    let merged = |table: &str, no: i64, key: &str| {
+        format!(
+            "(SELECT * FROM {table} WHERE NOT EXISTS (SELECT 1 FROM isle_s{no} AS s WHERE {key})
+              UNION ALL SELECT {} FROM isle_s{no})",
+            match table {
+                "p" => "id, name, code",
+                "c" => "id, p, n, slot",
+                _ => "a, b, c, up, v",
+            }
+        )
+    };
+    let (all_p, all_c) = (merged("p", p, "s.id = p.id"), merged("c", c, "s.id = c.id"));
+    let queries = [
+        format!(
+            "SELECT count(*) FROM isle_s{p} AS h WHERE isle_hidden AND NOT EXISTS (SELECT 1 FROM {all_p} AS o WHERE o.id <> h.id
+               AND (o.name = h.name COLLATE NOCASE OR (o.code = h.code AND h.code > 1)))"
+        ),
+        format!(
+            "SELECT count(*) FROM isle_s{c} AS h WHERE isle_hidden AND NOT EXISTS (SELECT 1 FROM {all_c} AS o WHERE o.id <> h.id
+               AND o.p = h.p AND o.slot = h.slot) AND (h.p IS NULL OR EXISTS (SELECT 1 FROM p WHERE id = h.p))"
+        ),
+        format!(
+            "SELECT count(*) FROM isle_s{g} AS h WHERE isle_hidden AND (h.c IS NULL OR EXISTS (SELECT 1 FROM c WHERE id = h.c))
+               AND (h.up IS NULL OR EXISTS (SELECT 1 FROM g WHERE a = h.a AND b = h.up))"
+        ),
+    ];
+    for sql in queries {
+        let count: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 0, "{sql}");
+    }
+    let orphans: i64 = conn.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(orphans, 0);
+}
+
+#[test]
+fn whatever_the_order_all_devices_show_the_same_rows_and_no_constraint_is_broken() {
+    let cases = std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150);
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let steps = (2..4usize).prop_flat_map(|devices| (Just(devices), prop::collection::vec(step(devices), 1..30)));
+    let result = runner.run(&steps, |(devices, steps)| {
+        let fleet: Vec<Device> = (0..devices as u64).map(|n| Device::new(n + 1, WORLD)).collect();
+        for step in steps {
+            match step {
+                Step::Write { device, foreign: true, sql } => {
+                    let conn = rusqlite::Connection::open(fleet[device].path()).unwrap();
+                    // Some clients look after foreign keys, some do not; what they refuse is not done.
+                    conn.execute_batch(&format!("PRAGMA foreign_keys = {}", sql.len() % 2)).unwrap();
+                    let _ = conn.execute_batch(&sql);
+                }
+                Step::Write { device, foreign: false, sql } => {
+                    let _ = fleet[device].store.write(|tx| tx.execute_batch(&sql));
+                }
+                Step::Pull { device, from } if device != from => fleet[device].pull(&fleet[from]),
+                Step::Pull { .. } => {}
+                Step::Pass { device, ms } => fleet[device].pass(ms),
+            }
+        }
+        let late = Device::new(9, WORLD);
+        let mut all: Vec<&Device> = fleet.iter().collect();
+        settle(&all);
+        late.pull(all[0]);
+        all.push(&late);
+        settle(&all);
+        all.iter().for_each(|device| hidden_for_a_reason(device));
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
