@@ -321,6 +321,16 @@ pub(crate) enum ConflictsAction {
         /// Its number
         id: i64,
     },
+    /// Rows that a UNIQUE index or a foreign key keeps from showing here
+    #[command(
+        after_help = "Such a row is not lost: it shows again when what stands against it is changed or deleted,\n\
+        or when the parent is there.\n\nExample:\n  isle conflicts hidden"
+    )]
+    Hidden {
+        /// At most this many
+        #[arg(short = 'n', long, value_name = "N", default_value = "100", value_parser = limit)]
+        limit: usize,
+    },
     /// Deal with one, or keep what stands for all of them
     #[command(
         after_help = "Examples:\n  isle conflicts resolve 3 --keep\n  isle conflicts resolve 3 --value 'Dune'\n  \

@@ -176,6 +176,8 @@ pub struct Status {
     pub waiting: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
+    /// Rows that a constraint keeps from showing as they are merged ([`Replica::repaired`]).
+    pub repaired: u64,
     /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
     /// the drift bound. Beyond it other replicas hold back what is written here until that time comes: set the clock right.
     pub clock_ahead_ms: u64,
@@ -207,6 +209,23 @@ pub struct RemoteInfo {
     pub last_sync_ms: Option<u64>,
     /// What a bucket with versioning calls this replica's head there.
     pub head_version_id: Option<String>,
+}
+
+/// A row that a constraint keeps from showing as it is merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repaired {
+    /// The table.
+    pub table: String,
+    /// The key of the row: column names and values.
+    pub key: Vec<(String, Value)>,
+    /// Whether the row does not show at all; else it shows without its reference.
+    pub hidden: bool,
+    /// `UNIQUE (columns)`, or `(columns) -> parent` of a foreign key.
+    pub constraint: String,
+    /// What the row has in the constraint's columns; text as it compares there.
+    pub values: Vec<Value>,
+    /// The key of the row that shows instead; `None` where a parent is missing.
+    pub instead: Option<Vec<Value>>,
 }
 
 /// A concurrent value that lost.
@@ -397,6 +416,7 @@ impl Replica {
             queued: status.queued,
             waiting: status.waiting,
             conflicts: status.conflicts,
+            repaired: status.repaired,
             clock_ahead_ms: status.clock_ahead_ms,
             sites: status.sites,
             remotes: self.remotes()?,
@@ -588,6 +608,15 @@ impl Replica {
         Ok(self.inner.store.conflicts(all, limit)?.into_iter().map(conflict).collect())
     }
 
+    /// Rows that do not show as they are merged, at most `limit`: a UNIQUE index has room for one of several, or a parent is
+    /// missing. They come back by themselves once nothing is against it.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn repaired(&self, limit: usize) -> Result<Vec<Repaired>, Error> {
+        Ok(self.inner.store.repaired(limit)?.into_iter().map(repaired).collect())
+    }
+
     /// How many entries [`Replica::conflicts`] would give without a limit.
     ///
     /// # Errors
@@ -665,6 +694,18 @@ fn conflict(entry: isle_store::Conflict) -> Conflict {
         winner: entry.winner,
         reason: entry.reason,
         resolved: entry.resolved,
+    }
+}
+
+fn repaired(row: isle_store::Repaired) -> Repaired {
+    let value = |value: &isle_changeset::Value| Value::from_changeset(value);
+    Repaired {
+        table: row.table,
+        key: row.key.iter().map(|(name, key)| (name.clone(), value(key))).collect(),
+        hidden: row.hidden,
+        constraint: row.constraint,
+        values: row.values.iter().map(value).collect(),
+        instead: row.instead_of.map(|key| key.iter().map(value).collect()),
     }
 }
 

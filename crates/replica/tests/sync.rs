@@ -390,7 +390,8 @@ async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
     for (n, (create, index)) in [
         ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE INDEX evil ON isle_log(hlc)"),
         ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE UNIQUE INDEX evil ON notes(title)"),
-        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE UNIQUE INDEX evil ON x(v)"),
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE UNIQUE INDEX evil ON x(abs(v))"),
+        ("CREATE TABLE x(id INTEGER PRIMARY KEY, v)", "CREATE UNIQUE INDEX evil ON x(v) WHERE v /* open"),
         ("CREATE TABLE x AS SELECT 1 AS id, 2 AS v", "CREATE INDEX i ON x(v)"),
         ("CREATE TABLE y(id INTEGER PRIMARY KEY, v)", "CREATE INDEX i ON y(v)"),
         ("CREATE TABLE x(id TEXT PRIMARY KEY, v)", "CREATE INDEX i ON x(v)"),

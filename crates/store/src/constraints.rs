@@ -90,7 +90,8 @@ pub(crate) fn matches_named(parts: &[Part], names: &[String]) -> String {
 impl Unique {
     /// ` AND (predicate)` of a partial index.
     pub(crate) fn condition(&self) -> String {
-        self.predicate.as_ref().map_or_else(String::new, |predicate| format!(" AND ({predicate})"))
+        // The text may end in a comment.
+        self.predicate.as_ref().map_or_else(String::new, |predicate| format!(" AND ({predicate}\n)"))
     }
 }
 
@@ -122,7 +123,13 @@ pub(crate) fn unique(
             };
             parts.push(part);
         }
-        unique.push(Unique { name, parts, predicate: sql.as_deref().and_then(predicate) });
+        let index = Unique { name, parts, predicate: sql.as_deref().and_then(predicate) };
+        let tried = format!("SELECT 1 FROM {} WHERE 1{}", quoted(&table.name), index.condition());
+        if conn.prepare(&tried).is_err() {
+            let name = index.name;
+            return Ok(Err(format!("the condition of UNIQUE index {name} cannot be read; write it without comments")));
+        }
+        unique.push(index);
     }
     Ok(Ok(unique))
 }
@@ -262,6 +269,7 @@ mod tests {
             ("CREATE UNIQUE INDEX i ON t(a) WHERE deleted = 0;", Some("deleted = 0")),
             ("CREATE UNIQUE INDEX \"where (\" ON [a where b](\"x)\" COLLATE NOCASE)\n where a > (1)", Some("a > (1)")),
             ("CREATE UNIQUE INDEX i ON t(a /* ) where */) -- where\nWHERE b = 'where'", Some("b = 'where'")),
+            ("CREATE UNIQUE INDEX i ON t(a) WHERE b -- last", Some("b -- last")),
         ];
         for (sql, wanted) in cases {
             assert_eq!(predicate(sql).as_deref(), wanted, "{sql}");

@@ -366,6 +366,9 @@ impl Altered<'_> {
         if foreign_keys(trial, name)? != foreign_keys(self.wanted, name)? {
             differences.push("its foreign keys differ; changing them is not supported yet".to_owned());
         }
+        if unique_constraints(trial, name)? != unique_constraints(self.wanted, name)? {
+            differences.push("its UNIQUE constraints differ; changing them is not supported yet".to_owned());
+        }
         let kind = "SELECT wr || strict FROM pragma_table_list(?1) WHERE schema = 'main'";
         let kind = |conn: &Connection| crate::clocks::one::<String>(conn, kind, [name]);
         if kind(trial)? != kind(self.wanted)? {
@@ -399,6 +402,12 @@ impl Altered<'_> {
             let known = now.iter().find(|(known, _)| known == name);
             // SQLite rewrites the indexes of what is renamed by itself.
             if known.is_none_or(|(_, known)| !renamed && words(known) != words(sql)) {
+                let unique = "SELECT \"unique\" FROM pragma_index_list(?1) WHERE name = ?2";
+                if crate::clocks::one::<bool>(self.wanted, unique, [there, name])? == Some(true) {
+                    let reason = "is UNIQUE, which only a new table can begin with yet";
+                    plan.refused.push(format!("table {there}: index {name} {reason}"));
+                    continue;
+                }
                 let step = Step::CreateIndex { table: id, name: name.clone(), sql: sql.clone() };
                 plan.add("create index", there, name.clone(), step);
             }
@@ -430,6 +439,22 @@ fn column_sql(wanted: &Connection, table: &str, column: &PhysicalColumn) -> Resu
         sql += &key.sql();
     }
     Ok(sql)
+}
+
+/// The columns of each UNIQUE constraint in a table's definition, with their collations.
+fn unique_constraints(conn: &Connection, table: &str) -> Result<Vec<Vec<String>>, StoreError> {
+    let sql = "SELECT name FROM pragma_index_list(?1) WHERE origin = 'u'";
+    let mut statement = conn.prepare(sql).doing("read the indexes")?;
+    let names = statement.query_map([table], |row| row.get::<_, String>(0)).doing("read the indexes")?;
+    let mut constraints = Vec::new();
+    for name in names {
+        let sql = "SELECT lower(name) || ' ' || coll FROM pragma_index_xinfo(?1) WHERE key = 1 ORDER BY seqno";
+        let mut statement = conn.prepare(sql).doing("read the indexes")?;
+        let columns = statement.query_map([name?], |row| row.get::<_, String>(0)).doing("read the indexes")?;
+        constraints.push(columns.collect::<Result<Vec<_>, _>>().doing("read the indexes")?);
+    }
+    constraints.sort();
+    Ok(constraints)
 }
 
 /// A foreign key of a table.

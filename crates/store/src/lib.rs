@@ -9,9 +9,12 @@
 //! * The same set of changesets gives the same [`StateHash`], whatever the order, the duplicates and the path.
 //! * Every step is one SQLite transaction. A crash leaves the file before it or after it.
 //! * A concurrent value that loses is in the journal ([`Store::conflicts`]).
+//! * UNIQUE indexes and foreign keys hold in the table at all times. What a merge brings against them is kept, and shows once nothing is
+//!   against it any more ([`Store::repaired`]).
 //!
 //! # Invariants
-//! * Every live row of a tracked table has one clock row, and a dead or unknown one has no data row ([`Store::check`] looks).
+//! * Every live row of a tracked table has one clock row, and a dead or unknown one has no data row ([`Store::check`] looks). A
+//!   live row is in the table, or in the shadow, or in both with different values.
 //! * `isle_log` has the site's own versions without a gap, each naming the hash of the one before.
 //! * The causal length of a clock is always true. The stamps of the site's own updates stand in the log alone until something reads or
 //!   merges stamps, which takes a proof that they were settled (see `settle`). Nothing may leave the log, and no own version may
@@ -30,6 +33,9 @@
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
 //! isle_block      blocks of larger changesets
 //! isle_c<n>       row clocks of table n (see `clocks`)
+//! isle_s<n>       merged rows of table n that differ from what it shows (see `shadow`)
+//! isle_claim      what these claim and lack (see `repair`)
+//! isle_owed       rows whose constraints have to be looked at
 //! isle_conflict   the journal
 //! isle_floor      the collection floor: what every device has, and so may be collected
 //! isle_retired    sites that nobody waits for any more, and their last versions that count
@@ -38,9 +44,8 @@
 //! ```
 //!
 //! # Limits
-//! UNIQUE beside the key, AUTOINCREMENT, NULL in keys and custom collations in keys are refused when a table is tracked.
-//! Foreign keys and CHECKs bind local writes; a merge does not enforce them, and does not repair what concurrent writes break
-//! ([`Store::check`] lists it). SQLite's incremental blob writes fire no triggers and are not captured. A row may have 32 MiB.
+//! UNIQUE indexes on expressions, AUTOINCREMENT, NULL in keys and custom collations are refused when a table is tracked, as are rows
+//! without the parent that a foreign key names. CHECKs bind local writes; a merge does not enforce them. SQLite's incremental blob writes fire no triggers and are not captured. A row may have 32 MiB.
 //! Of a site at most 1,048,576 versions wait for what is missing; one further ahead is refused ([`StoreError::TooFarAhead`]).
 //! Memory: 64 MiB of values of an open transaction, then the queue table; otherwise a few blocks of 1 MiB.
 

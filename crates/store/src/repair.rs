@@ -68,7 +68,7 @@ pub struct Repaired {
     pub key: Vec<(String, Value)>,
     /// Whether it does not show at all; else it shows without a reference.
     pub hidden: bool,
-    /// The constraint: the name of a UNIQUE index, or `(columns) -> parent` of a foreign key.
+    /// The constraint: `UNIQUE (columns)`, or `(columns) -> parent` of a foreign key.
     pub constraint: String,
     /// The values that the row has in the constraint's columns.
     pub values: Vec<Value>,
@@ -653,7 +653,10 @@ pub(crate) fn list_repaired(
             table: tracked.table.name.clone(),
             hidden: shadow::state(conn, tracked, &references)?.unwrap_or(false),
             key: tracked.table.key.iter().map(|column| column.name.clone()).zip(key).collect(),
-            constraint: name.to_owned(),
+            constraint: match unique {
+                Some(_) => format!("UNIQUE ({})", join(parts.iter().map(|part| part.column.name.clone()), ", ")),
+                None => name.to_owned(),
+            },
             values: unpack_key(&blob(2)?, parts.len()).map_err(damaged)?,
             instead_of,
         });

@@ -35,7 +35,7 @@ pub(crate) fn create_sql(conn: &Connection, tracked: &Tracked) -> Result<String,
         };
         let default = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name));
         let default = default.and_then(|column| column.default.as_ref());
-        let default = default.map_or_else(String::new, |default| format!(" DEFAULT ({default})"));
+        let default = default.map_or_else(String::new, |text| format!(" DEFAULT ({text}\n)"));
         format!("{}{declared}{default}", quoted(name))
     });
     let columns = join(columns, ", ");

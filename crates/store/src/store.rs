@@ -116,6 +116,8 @@ pub struct Status {
     pub waiting: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
+    /// Rows that a constraint keeps from showing as they are merged ([`Store::repaired`]).
+    pub repaired: u64,
     /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
     /// the drift bound. Beyond it other replicas hold back what is written here until that time comes.
     pub clock_ahead_ms: u64,
@@ -485,6 +487,9 @@ impl Store {
                     own.no
                 ))?,
                 conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
+                repaired: count(
+                    "SELECT count(*) FROM (SELECT DISTINCT t, k FROM isle_claim WHERE behind IS NOT NULL)",
+                )?,
                 clock_ahead_ms: clock_ahead_ms(own.clock.last(), now_ms, &self.options),
                 sites: sites(conn, &own)?,
             })

@@ -1,6 +1,6 @@
 //! The journal of values that lost.
 
-use isle::{Conflict, Reason, Replica, Resolution, SiteId};
+use isle::{Conflict, Reason, Repaired, Replica, Resolution, SiteId, Value};
 use serde_json::{Map, json};
 
 use super::Names;
@@ -21,6 +21,7 @@ pub(crate) fn run(args: &Args, conflicts: &Conflicts, out: &mut Out) -> anyhow::
             let (outer, limit) = (&conflicts.listing, listing.limit.or(conflicts.listing.limit));
             list(&replica, &Listing { all: listing.all || outer.all, limit }, out)?;
         }
+        Some(ConflictsAction::Hidden { limit }) => hidden(&replica, *limit, out)?,
         Some(ConflictsAction::Show { id }) => show(&replica, *id, out)?,
         Some(ConflictsAction::Resolve(resolve)) => {
             let resolution = match (&resolve.value, resolve.put_back) {
@@ -110,6 +111,47 @@ fn list(replica: &Replica, listing: &Listing, out: &mut Out) -> anyhow::Result<(
         "in full: `isle conflicts show ID`; settle: `isle conflicts resolve ID --keep | --put-back | --value V`,",
     )?;
     out.note("or keep what stands everywhere: `isle conflicts resolve --all [--table TABLE]`")
+}
+
+fn hidden(replica: &Replica, limit: usize, out: &mut Out) -> anyhow::Result<()> {
+    let rows = replica.repaired(limit)?;
+    let more = replica.status()?.repaired.saturating_sub(rows.len() as u64);
+    let object = |row: &Repaired| {
+        let key: Map<_, _> = row.key.iter().map(|(name, value)| (name.clone(), values::to_json(value))).collect();
+        json!({
+            "table": row.table,
+            "key": key,
+            "hidden": row.hidden,
+            "constraint": row.constraint,
+            "values": row.values.iter().map(values::to_json).collect::<Vec<_>>(),
+            "instead": row.instead.as_ref().map(|key| key.iter().map(values::to_json).collect::<Vec<_>>()),
+        })
+    };
+    let objects: Vec<_> = rows.iter().map(object).collect();
+    if out.json(&json!({ "rows": objects, "more": more }))? {
+        return Ok(());
+    }
+    if rows.is_empty() {
+        return out.note("every row shows as it is merged");
+    }
+    let listed = |values: &[Value]| {
+        let values: Vec<String> = values.iter().map(values::quote).collect();
+        if values.len() == 1 { values.join("") } else { format!("({})", values.join(", ")) }
+    };
+    let cells = |row: &Repaired| {
+        let key: Vec<Value> = row.key.iter().map(|(_, value)| value.clone()).collect();
+        let why = match (&row.instead, row.hidden) {
+            (Some(instead), _) => format!("{} has {}", listed(instead), listed(&row.values)),
+            (None, true) => format!("there is no {}", listed(&row.values)),
+            (None, false) => format!("there is no {}; it shows without", listed(&row.values)),
+        };
+        vec![Cell::text(format!("{} {}", row.table, listed(&key))), Cell::text(&row.constraint), Cell::text(why)]
+    };
+    out.table(&["ROW", "CONSTRAINT", "WHY"], rows.iter().map(cells).collect())?;
+    if more > 0 {
+        out.line(out.style.yellow(format!("and {} more: `isle conflicts hidden -n N`", thousands(more))))?;
+    }
+    out.note("such a row shows again once that is changed, deleted, or there")
 }
 
 fn keep_all(replica: &Replica, table: Option<&str>, out: &mut Out) -> anyhow::Result<()> {

@@ -25,6 +25,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "queued": status.queued,
         "waiting": status.waiting,
         "conflicts": status.conflicts,
+        "hidden": status.repaired,
         "clock_ahead_ms": status.clock_ahead_ms,
         "remotes": status.remotes.iter().map(remotes::to_json).collect::<Vec<_>>(),
         "devices": devices::to_json(&status),
@@ -71,6 +72,10 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
         n => {
             out.line(format!("conflicts  {}", style.yellow(format!("{}: `isle conflicts`", count(n, "open value")))))?
         }
+    }
+    if status.repaired > 0 {
+        let rows = format!("{} by a constraint: `isle conflicts hidden`", count(status.repaired, "row"));
+        out.line(format!("hidden     {}", style.yellow(rows)))?;
     }
     if let Some(warning) = clock_warning(status) {
         out.line(format!("clock      {}", style.yellow(warning)))?;

@@ -10,13 +10,13 @@ fn an_existing_database_is_adopted_with_its_rows() {
     let device = place.bare("laptop");
     let db = device.folder.join("shop.db");
     let sql = "CREATE TABLE a(id INTEGER PRIMARY KEY, t TEXT); INSERT INTO a VALUES(1, 'x'), (2, 'y');
-               CREATE TABLE b(id INTEGER PRIMARY KEY, mail TEXT UNIQUE); INSERT INTO b VALUES(1, 'm');";
+               CREATE TABLE b(id INTEGER PRIMARY KEY AUTOINCREMENT, mail TEXT); INSERT INTO b VALUES(1, 'm');";
     sqlite3(&db, sql);
     let gave = device.run(["init", "shop.db", "--strict", "--app", "shop"]);
     assert_eq!(gave.code, 4, "{gave:?}");
     assert!(gave.out.contains("✓ tracks a, 2 rows"), "{gave:?}");
     assert!(gave.out.contains("! does not track b: "), "{gave:?}");
-    assert!(gave.out.contains("UNIQUE"), "{gave:?}");
+    assert!(gave.out.contains("AUTOINCREMENT"), "{gave:?}");
 
     let again = device.json(["init", "shop.db", "--track-all"]);
     assert_eq!(again["was_replica"], json!(true));
@@ -42,7 +42,7 @@ fn a_new_file_says_what_comes_next() {
 fn tables_come_and_go() {
     let place = Place::new();
     let device = place.device("laptop");
-    device.ok(["exec", "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(id INTEGER PRIMARY KEY, u INT UNIQUE)"]);
+    device.ok(["exec", "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(id INTEGER PRIMARY KEY AUTOINCREMENT)"]);
     device.ok(["exec", "INSERT INTO a VALUES(1), (2), (3)"]);
     assert!(device.ok(["track", "a"]).contains("✓ tracks a, 3 rows"));
     assert_eq!(device.json(["status"])["tables"], json!(["a"]));

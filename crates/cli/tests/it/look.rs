@@ -158,6 +158,35 @@ fn a_clock_far_ahead_is_pointed_out() {
 }
 
 #[test]
+fn rows_that_a_constraint_hides_are_listed_and_come_back() {
+    let place = Place::new();
+    let (laptop, phone) = (place.device("laptop"), place.device("phone"));
+    laptop.ok(["exec", "CREATE TABLE tags(id TEXT PRIMARY KEY, name TEXT UNIQUE)"]);
+    laptop.ok(["track", "tags"]);
+    for device in [&laptop, &phone] {
+        device.ok(["remote", "add", "hub", &place.text("hub")]);
+        device.ok(["sync"]);
+    }
+    assert!(laptop.ok(["conflicts", "hidden"]).contains("every row shows"));
+    laptop.ok(["exec", "INSERT INTO tags VALUES('a', 'home')"]);
+    phone.ok(["exec", "INSERT INTO tags VALUES('b', 'home')"]);
+    for device in [&laptop, &phone, &laptop] {
+        device.ok(["sync"]);
+    }
+    assert_eq!(laptop.ok(["hash"]), phone.ok(["hash"]));
+    let text = phone.ok(["conflicts", "hidden"]);
+    assert!(text.contains("tags \"b\"  UNIQUE (name)  \"a\" has \"home\""), "{text}");
+    let json = laptop.json(["conflicts", "hidden"]);
+    assert_eq!((&json["rows"][0]["key"]["id"], &json["rows"][0]["instead"]), (&json!("b"), &json!(["a"])));
+    assert!(laptop.ok(["status"]).contains("hidden     1 row by a constraint"));
+    assert_eq!(laptop.json(["status"])["hidden"], json!(1));
+    laptop.ok(["doctor"]);
+    laptop.ok(["exec", "DELETE FROM tags WHERE id = 'a'"]);
+    assert_eq!(laptop.rows("SELECT id FROM tags"), ["b"]);
+    assert_eq!(laptop.json(["status"])["hidden"], json!(0));
+}
+
+#[test]
 fn names_are_one_short_line() {
     let place = Place::new();
     let device = place.device("laptop");
