@@ -166,7 +166,8 @@ pub(crate) struct Query {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemaAction {
     /// Say what it takes to make the tables what a file of SQL says, and change nothing
-    #[command(after_help = "The file has CREATE TABLE and CREATE INDEX statements; `-- @rename old -> new` and\n\
+    #[command(after_help = "The file has CREATE statements for tables, indexes, views, triggers and FTS5 tables\n\
+        with content='TABLE'; `-- @rename old -> new` and\n\
         `-- @rename table.old -> new` say what is called otherwise now.\n\
         Exits with 0 if there is nothing to do, 3 if there is, 4 if something cannot be done.\n\n\
         Example:\n  isle schema plan schema.sql")]

@@ -92,7 +92,7 @@ pub use isle_store::{
     StoreError, Waiting,
 };
 pub use keystore::Device;
-pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, SchemaTable, Status};
+pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, SchemaInfo, SchemaObject, SchemaTable, Status};
 pub use runtime::SystemRuntime;
 pub use sync::{
     CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Prefer, Progress, SyncOptions, SyncReport,

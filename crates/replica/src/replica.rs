@@ -187,6 +187,28 @@ pub struct Status {
     pub remotes: Vec<RemoteInfo>,
 }
 
+/// The group's schema, as far as its operations are here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaInfo {
+    /// Its tables, by name.
+    pub tables: Vec<SchemaTable>,
+    /// Its views, triggers and full-text tables, by name.
+    pub objects: Vec<SchemaObject>,
+    /// How many operations made it.
+    pub operations: usize,
+}
+
+/// A view, a trigger or a full-text table of the group's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaObject {
+    /// `view`, `trigger` or `full-text table`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The statement that makes it.
+    pub sql: String,
+}
+
 /// A table of the group's schema.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SchemaTable {
@@ -365,7 +387,7 @@ impl Replica {
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn schema(&self) -> Result<(Vec<SchemaTable>, usize), Error> {
+    pub fn schema(&self) -> Result<SchemaInfo, Error> {
         let (schema, operations) = self.inner.store.schema()?;
         let table = |state: &isle_schema::TableState| SchemaTable {
             name: state.name.clone(),
@@ -374,7 +396,12 @@ impl Replica {
         };
         let mut tables: Vec<SchemaTable> = schema.tables.values().map(table).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok((tables, operations))
+        let objects = schema.objects.values().flatten().map(|object| SchemaObject {
+            kind: object.kind.as_str(),
+            name: object.name.clone(),
+            sql: object.sql.clone(),
+        });
+        Ok(SchemaInfo { tables, objects: objects.collect(), operations })
     }
 
     /// Stops tracking a table; its rows stay. Changes of others are kept and come when it is tracked again.

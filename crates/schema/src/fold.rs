@@ -9,11 +9,12 @@
 //! | two renames of one object | the last in canonical order |
 //! | a rename to a name that another object has | the other keeps it; this one keeps its old name |
 //! | two indexes of one name | the last in canonical order |
+//! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Column, ColumnId, Migration, MigrationId, Step, TableId};
+use crate::{Column, ColumnId, Migration, MigrationId, Object, Step, TableId};
 
 /// A table as the operations leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct AddedColumn {
 pub struct Schema {
     /// The tables by id.
     pub tables: BTreeMap<TableId, TableState>,
+    /// Views, triggers and full-text tables by name in lower case; `None` for one that was dropped.
+    pub objects: BTreeMap<String, Option<Object>>,
 }
 
 impl Schema {
@@ -95,6 +98,13 @@ impl Schema {
                 if let Some(table) = self.tables.get_mut(table) {
                     table.indexes.insert(name.clone(), Some(sql.clone()));
                 }
+            }
+            Step::PutObject(object) if is_reserved(&object.name) => {}
+            Step::PutObject(object) => {
+                self.objects.insert(object.name.to_ascii_lowercase(), Some(object.clone()));
+            }
+            Step::DropObject { name } => {
+                self.objects.insert(name.to_ascii_lowercase(), None);
             }
             Step::DropIndex { table, name } => {
                 if let Some(table) = self.tables.get_mut(table) {
@@ -250,6 +260,12 @@ mod tests {
             (name(), name()).prop_map(|(column, to)| rename(column, to)),
             name().prop_map(|name| Step::RenameTable { table: table().id, name: name.into() }),
             name().prop_map(|name| Step::DropIndex { table: table().id, name: name.into() }),
+            name().prop_map(|name| Step::DropObject { name: name.to_uppercase() }),
+            (name(), 0..3u8).prop_map(|(name, kind)| Step::PutObject(Object {
+                kind: crate::ObjectKind::View,
+                name: name.into(),
+                sql: kind.to_string()
+            })),
             (name(), 0..3u8).prop_map(|(name, kind)| Step::CreateIndex {
                 table: table().id,
                 name: name.into(),

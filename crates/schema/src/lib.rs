@@ -31,5 +31,5 @@ mod table;
 
 pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};
-pub use migration::{Migration, MigrationError, Step, TableDefinition};
+pub use migration::{Migration, MigrationError, Object, ObjectKind, Step, TableDefinition};
 pub use table::{Affinity, Collation, Column, KeyColumn, Table};

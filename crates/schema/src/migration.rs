@@ -66,6 +66,47 @@ pub enum Step {
         /// The index's name.
         name: String,
     },
+    /// A view, a trigger or a full-text table, or another one under a known name.
+    PutObject(Object),
+    /// A view, a trigger or a full-text table goes.
+    DropObject {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What kind of thing hangs on tables and holds no rows of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ObjectKind {
+    /// An FTS5 table over the rows of a table.
+    FullText,
+    /// A view.
+    View,
+    /// A trigger.
+    Trigger,
+}
+
+impl ObjectKind {
+    /// What people call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ObjectKind::FullText => "full-text table",
+            ObjectKind::View => "view",
+            ObjectKind::Trigger => "trigger",
+        }
+    }
+}
+
+/// A view, a trigger or a full-text table with the SQL that creates it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+    /// The author's `CREATE` statement.
+    pub sql: String,
 }
 
 /// A table with the SQL that creates it.

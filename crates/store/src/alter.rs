@@ -49,6 +49,7 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Resul
         let change = Change { engine, id, tracked: &tracked, target, born: &born };
         adopted.extend(change.make()?.into_iter().map(|column| (tracked.no, column)));
     }
+    crate::objects::follow(engine, &schema)?;
     engine.load_tables()?;
     if !adopted.is_empty() {
         seal_adopted(engine, &adopted, now_ms)?;
@@ -112,6 +113,7 @@ impl Change<'_> {
             || self.target.columns.iter().any(|c| model.table.columns.iter().any(|k| k.id == c.id && k.name != c.name));
         let mut adopted = Vec::new();
         if !missing.is_empty() || renamed {
+            crate::objects::set_aside(conn)?;
             for trigger in triggers::names(self.tracked.no) {
                 conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).doing("change the table")?;
             }

@@ -16,9 +16,10 @@ use crate::{Store, StoreError};
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `add column`, `rename column`, `rename table`, `create index` or `drop index`.
+    /// `create table`, `add column`, `rename column`, `rename table`, `create index` or `drop index`; `create`, `replace` or `drop` of a
+    /// view, a trigger or a full-text table.
     pub kind: &'static str,
-    /// The table, by its name here.
+    /// The table, by its name here, or the name of the view and the like.
     pub table: String,
     /// What of it, for people.
     pub detail: String,
@@ -35,7 +36,8 @@ pub struct SchemaPlan {
 }
 
 impl Store {
-    /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, with
+    /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, views, triggers
+    /// and FTS5 tables with the content of another table, with
     /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
     /// definition does not name stay as they are. Changes nothing.
     ///
@@ -155,6 +157,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
             }
         }
     }
+    crate::objects::plan(conn, &wanted, &schema, &mut plan)?;
     if !plan.refused.is_empty() {
         plan.steps.clear();
     }

@@ -22,6 +22,8 @@ pub(crate) enum Mode {
     App = 1,
     /// A schema operation's, which came from another device.
     Schema = 2,
+    /// One that shows what a trigger of a schema operation does.
+    Trigger = 3,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +109,9 @@ impl Guard {
             let stands_aside = merges || !names.queued.contains(trigger);
             return if stands_aside && own_trigger { Authorization::Ignore } else { Authorization::Allow };
         }
+        if mode == Mode::Trigger as u8 && !own_trigger {
+            return names.judge_trigger(context);
+        }
         if merges && context.accessor.is_some() && !own_trigger {
             return names.decide_trigger(context);
         }
@@ -158,6 +163,30 @@ impl Names {
         }
     }
 
+    /// What the body of another device's trigger may do: nothing to isle's tables or SQLite's, and nothing outside the database.
+    fn judge_trigger(&mut self, context: &AuthContext<'_>) -> Authorization {
+        let internal = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name.starts_with("isle_") || name.starts_with("sqlite_")
+        };
+        let refused = match context.action {
+            _ if context.accessor.is_none() => false,
+            AuthAction::Insert { table_name }
+            | AuthAction::Update { table_name, .. }
+            | AuthAction::Delete { table_name } => internal(table_name),
+            AuthAction::Read { table_name, .. } => table_name.to_ascii_lowercase().starts_with("isle_"),
+            AuthAction::Function { function_name } => reaches_outside(function_name),
+            AuthAction::Select | AuthAction::Recursive => false,
+            _ => true,
+        };
+        if refused {
+            let action = format!("{:?}", context.action);
+            self.refusal.get_or_insert(format!("its body may not do that: {action}"));
+            return Authorization::Deny;
+        }
+        Authorization::Allow
+    }
+
     fn refuse_app(&self, context: &AuthContext<'_>, own_trigger: bool) -> Option<String> {
         let own = |name: &str| name.len() >= 5 && name[..5].eq_ignore_ascii_case("isle_");
         let tracked = |name: &str| self.replicated.contains(&name.to_ascii_lowercase());
@@ -203,10 +232,14 @@ impl Names {
         match context.action {
             AuthAction::CreateTable { table_name } if declared(table_name) => None,
             AuthAction::CreateIndex { table_name, .. } if declared(table_name) => None,
+            AuthAction::CreateTrigger { trigger_name, table_name } if declared(trigger_name) => table_name
+                .to_ascii_lowercase()
+                .starts_with("isle_")
+                .then(|| format!("it may put no trigger on {table_name}, which belongs to isle")),
             AuthAction::Reindex { .. } | AuthAction::Read { .. } => None,
             AuthAction::Insert { table_name: "sqlite_master" | "sqlite_schema" } => None,
             AuthAction::Update { table_name: "sqlite_master" | "sqlite_schema", .. } => None,
-            AuthAction::Function { function_name } if !is_nondeterministic(function_name) => None,
+            AuthAction::Function { function_name } if !reaches_outside(function_name) => None,
             other => {
                 Some(format!("it may only create the table that it declares and its indexes, and wants {other:?}"))
             }
@@ -214,6 +247,7 @@ impl Names {
     }
 }
 
-fn is_nondeterministic(function: &str) -> bool {
+/// Functions that reach outside the database.
+fn reaches_outside(function: &str) -> bool {
     matches!(function.to_ascii_lowercase().as_str(), "load_extension" | "readfile" | "writefile" | "edit")
 }

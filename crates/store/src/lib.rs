@@ -66,6 +66,7 @@ mod identity;
 mod journal;
 mod layout;
 mod log;
+mod objects;
 mod own;
 mod plan;
 mod remotes;

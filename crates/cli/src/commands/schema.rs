@@ -38,15 +38,18 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             Ok(0)
         }
         SchemaAction::Show => {
-            let (tables, operations) = replica.schema()?;
-            if out.json(&json!({ "tables": tables, "operations": operations }))? {
+            let schema = replica.schema()?;
+            if out.json(&schema)? {
                 return Ok(0);
             }
             let row = |table: &isle::SchemaTable| {
                 let columns = table.columns.join(", ");
                 vec![Cell::text(&table.name), Cell::text(table.key.join(", ")), Cell::text(columns)]
             };
-            out.table(&["TABLE", "KEY", "COLUMNS"], tables.iter().map(row).collect())?;
+            out.table(&["TABLE", "KEY", "COLUMNS"], schema.tables.iter().map(row).collect())?;
+            for object in &schema.objects {
+                out.line(format!("{} {}", object.kind, out.style.bold(&object.name)))?;
+            }
             Ok(0)
         }
     }

@@ -1,0 +1,166 @@
+//! Views, triggers and full-text tables that travel with the schema.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use isle_schema::{Migration, Object, ObjectKind, Step};
+use support::{Device, settle};
+
+const NOTES: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, body TEXT);";
+
+const SEARCH: &str = "
+    CREATE VIRTUAL TABLE notes_fts USING fts5(title, body, content='notes', content_rowid='id', tokenize='porter unicode61');
+    CREATE TRIGGER notes_ai AFTER INSERT ON notes BEGIN
+      INSERT INTO notes_fts(rowid, title, body) VALUES (new.id, new.title, new.body);
+    END;
+    CREATE TRIGGER notes_ad AFTER DELETE ON notes BEGIN
+      INSERT INTO notes_fts(notes_fts, rowid, title, body) VALUES('delete', old.id, old.title, old.body);
+    END;
+    CREATE TRIGGER notes_au AFTER UPDATE ON notes BEGIN
+      INSERT INTO notes_fts(notes_fts, rowid, title, body) VALUES('delete', old.id, old.title, old.body);
+      INSERT INTO notes_fts(rowid, title, body) VALUES (new.id, new.title, new.body);
+    END;
+    CREATE VIEW titles AS SELECT id, title FROM notes;
+    CREATE TRIGGER titles_i INSTEAD OF INSERT ON titles BEGIN INSERT INTO notes(id, title) VALUES(new.id, new.title); END;";
+
+fn found(device: &Device, words: &str) -> Vec<String> {
+    device.rows(&format!("SELECT rowid FROM notes_fts WHERE notes_fts MATCH '{words}' ORDER BY rowid"))
+}
+
+fn fts_is_sound(device: &Device) {
+    device.foreign("INSERT INTO notes_fts(notes_fts, rank) VALUES('integrity-check', 1)");
+}
+
+#[test]
+fn search_is_filled_where_rows_are_and_stays_right_after_merges() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.run("INSERT INTO notes VALUES(1, 'Dune', 'sand and spice')");
+    b.run("INSERT INTO notes VALUES(2, 'Ubik', 'cold pac')");
+    let schema = format!("{NOTES}{SEARCH}");
+    let plan = a.store.apply_schema(&schema).unwrap();
+    assert_eq!(plan.changes.len(), 6, "{:?}", plan.changes);
+    assert!(a.store.plan_schema(&schema).unwrap().changes.is_empty(), "a plan of what stands is empty");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(found(device, "spice"), ["Integer(1)"]);
+        assert_eq!(found(device, "pac"), ["Integer(2)"]);
+        fts_is_sound(device);
+    }
+    a.run("UPDATE notes SET body = 'ice' WHERE id = 1; INSERT INTO titles VALUES(3, 'Emma')");
+    b.foreign("DELETE FROM notes WHERE id = 2");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert!(found(device, "spice").is_empty() && found(device, "pac").is_empty());
+        assert_eq!(
+            (found(device, "ice"), found(device, "emma")),
+            (vec!["Integer(1)".into()], vec!["Integer(3)".into()])
+        );
+        fts_is_sound(device);
+        assert_eq!(device.rows("SELECT count(*) FROM titles"), ["Integer(2)"]);
+    }
+    // A device that is new gets all of it.
+    let late = Device::untracked(3, "");
+    late.pull(&a);
+    assert_eq!(found(&late, "emma"), ["Integer(3)"]);
+    fts_is_sound(&late);
+}
+
+#[test]
+fn what_the_definition_says_otherwise_or_no_more_follows_everywhere() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.store.apply_schema(&format!("{NOTES}{SEARCH}")).unwrap();
+    settle(&[&a, &b]);
+    let other = format!("{NOTES} CREATE VIEW titles AS SELECT upper(title) AS t FROM notes;");
+    let plan = b.store.apply_schema(&other).unwrap();
+    assert_eq!(plan.changes.iter().filter(|change| change.kind == "drop").count(), 5, "{:?}", plan.changes);
+    settle(&[&a, &b]);
+    a.run("INSERT INTO notes VALUES(1, 'x', 'y')");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(device.rows("SELECT count(*) FROM titles WHERE t = 'X'"), ["Integer(1)"]);
+        let left = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'notes\\_%' ESCAPE '\\'";
+        assert_eq!(device.rows(left), ["Integer(0)"]);
+    }
+}
+
+#[test]
+fn a_rename_takes_views_and_search_along() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.store.apply_schema(&format!("{NOTES}{SEARCH}")).unwrap();
+    a.run("INSERT INTO notes VALUES(1, 'Dune', 'spice')");
+    settle(&[&a, &b]);
+    let renamed = format!("{NOTES}{SEARCH}").replace("title", "head") + "\n-- @rename notes.title -> head";
+    b.store.apply_schema(&renamed).unwrap();
+    assert!(b.store.plan_schema(&renamed).unwrap().changes.is_empty());
+    a.run("INSERT INTO notes VALUES(2, 'Ubik', 'under the old name')");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(found(device, "head: dune OR head: ubik"), ["Integer(1)", "Integer(2)"]);
+        fts_is_sound(device);
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_right_or_does_not_compile_is_refused_by_name() {
+    let device = Device::new(1, NOTES);
+    device.foreign("CREATE VIEW mine AS SELECT 1");
+    for (sql, reason) in [
+        ("CREATE VIRTUAL TABLE f USING fts5(title)", "keeps its own content"),
+        ("CREATE VIRTUAL TABLE f USING fts5(title, content='')", "keeps its own content"),
+        ("CREATE VIRTUAL TABLE f USING rtree(id, a, b)", "not authorized"),
+        (
+            "CREATE TABLE k(id TEXT PRIMARY KEY, t TEXT); CREATE VIRTUAL TABLE f USING fts5(t, content='k')",
+            "no INTEGER PRIMARY KEY",
+        ),
+        ("CREATE VIEW v AS SELECT * FROM nowhere", "does not compile"),
+        ("CREATE TRIGGER t AFTER INSERT ON notes BEGIN DELETE FROM nowhere; END", "does not compile"),
+        ("CREATE VIEW mine AS SELECT 2", "the app has made another one"),
+    ] {
+        let plan = device.store.plan_schema(&format!("{NOTES} {sql};")).unwrap();
+        assert!(plan.refused.iter().any(|refused| refused.contains(reason)), "{sql}: {:?}", plan.refused);
+        assert!(device.store.apply_schema(&format!("{NOTES} {sql};")).is_err());
+    }
+}
+
+#[test]
+fn hostile_objects_of_another_device_are_left_out_and_nothing_else_is_held_up() {
+    let object = |kind, name: &str, sql: &str| Object { kind, name: name.into(), sql: sql.into() };
+    use ObjectKind::{FullText, Trigger, View};
+    for hostile in [
+        object(View, "v", "DROP TABLE notes"),
+        object(View, "v", "CREATE VIEW v AS SELECT 1; DROP TABLE notes"),
+        object(View, "v", "CREATE VIEW other AS SELECT 1"),
+        object(View, "v", "CREATE TABLE v(a)"),
+        object(View, "isle_log", "CREATE VIEW isle_log AS SELECT 1"),
+        object(View, "notes", "CREATE VIEW notes AS SELECT 1"),
+        object(View, "v", "ATTACH 'x.db' AS v"),
+        object(FullText, "f", "CREATE VIRTUAL TABLE f USING fts5(x, content='isle_log', content_rowid='id')"),
+        object(FullText, "f", "CREATE VIRTUAL TABLE f USING csv(filename='/etc/passwd')"),
+        object(FullText, "notes", "CREATE VIRTUAL TABLE notes USING fts5(x, content='notes')"),
+        object(Trigger, "t", "CREATE TRIGGER t AFTER INSERT ON notes BEGIN DELETE FROM isle_log; END"),
+        object(Trigger, "t", "CREATE TRIGGER t AFTER UPDATE ON notes BEGIN UPDATE isle_meta SET v = 0; END"),
+        object(
+            Trigger,
+            "t",
+            "CREATE TRIGGER t AFTER DELETE ON notes BEGIN INSERT INTO notes(title) SELECT v FROM isle_meta; END",
+        ),
+        object(Trigger, "t", "CREATE TRIGGER t AFTER INSERT ON notes BEGIN SELECT load_extension('x'); END"),
+        object(Trigger, "t", "CREATE TRIGGER t AFTER INSERT ON notes BEGIN SELECT nonsense; END"),
+        object(Trigger, "t", "CREATE TRIGGER t AFTER INSERT ON isle_log BEGIN SELECT 1; END"),
+        object(Trigger, "t", "CREATE TRIGGER isle_x AFTER INSERT ON notes BEGIN DELETE FROM notes; END"),
+        object(Trigger, "isle_x", "CREATE TRIGGER isle_x AFTER INSERT ON notes BEGIN DELETE FROM notes; END"),
+    ] {
+        let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+        a.run("INSERT INTO notes VALUES(1, 'kept', '')");
+        let parents = b.store.schema_heads().unwrap();
+        let operation = Migration { app: "test".into(), parents, steps: vec![Step::PutObject(hostile.clone())] };
+        let names = "SELECT name FROM sqlite_schema ORDER BY name";
+        let before = a.rows(names);
+        a.store.put_migration(&operation.encode().unwrap().1).unwrap();
+        assert_eq!(a.rows(names), before, "{hostile:?}");
+        a.run("INSERT INTO notes VALUES(2, 'works', ''); UPDATE notes SET body = 'x'; DELETE FROM notes WHERE id = 2");
+        settle(&[&a, &b]);
+        assert_eq!(b.rows("SELECT count(*) FROM notes"), ["Integer(1)"], "{hostile:?}");
+    }
+}
