@@ -167,20 +167,28 @@ pub(crate) struct Query {
 pub(crate) enum SchemaAction {
     /// Say what it takes to make the tables what a file of SQL says, and change nothing
     #[command(after_help = "The file has CREATE statements for tables, indexes, views, triggers and FTS5 tables\n\
-        with content='TABLE'; `-- @rename old -> new` and\n\
+        with content='TABLE'; or it is JSON (*.json), or a folder of numbered files of SQL, which count\n\
+        one after the other. `-- @drop table.column` takes a column out; `-- @rename old -> new` and\n\
         `-- @rename table.old -> new` say what is called otherwise now.\n\
         Exits with 0 if there is nothing to do, 3 if there is, 4 if something cannot be done.\n\n\
         Example:\n  isle schema plan schema.sql")]
     Plan {
-        /// The file; `-` reads standard input
+        /// A file of SQL or JSON, or a folder; `-` reads standard input
         file: PathBuf,
     },
     /// Make the tables what a file of SQL says, here and with the next syncs everywhere
     #[command(after_help = "Example:\n  isle schema apply schema.sql")]
     Apply {
-        /// The file; `-` reads standard input
+        /// A file of SQL or JSON, or a folder; `-` reads standard input
         file: PathBuf,
     },
+    /// Print the schema as it stands here: a definition that `plan` finds nothing to do for
+    #[command(after_help = "With --json as data, which `isle schema apply schema.json` takes too.\n\n\
+        Example:\n  isle schema dump > schema.sql")]
+    Dump,
+    /// The operations that made the schema, the same on every replica that has them
+    #[command(after_help = "Example:\n  isle schema history")]
+    History,
     /// The tables and columns that the group agreed on
     #[command(after_help = "Example:\n  isle schema show --json")]
     Show,

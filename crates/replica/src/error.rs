@@ -37,6 +37,20 @@ pub enum Error {
         /// What it said.
         source: RemoteError,
     },
+    /// A definition is no schema document.
+    #[error("the schema document cannot be read: {source}")]
+    Document {
+        /// Where, and why.
+        source: serde_json::Error,
+    },
+    /// A file or folder of a definition cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// No remote of that name.
     #[error("there is no remote {name:?}: `isle remote list` shows those there are")]
     NoSuchRemote {
@@ -183,6 +197,7 @@ impl Error {
             | Error::NoSuchSite { .. }
             | Error::InvalidName { .. }
             | Error::Remote { source: RemoteError::Address { .. }, .. }
+            | Error::Document { .. }
             | Error::NoSuchConflict { .. } => ErrorKind::Invalid,
             Error::Remotes { failed, .. } => {
                 let first = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
@@ -205,6 +220,7 @@ impl Error {
             Error::OtherGroup { .. }
             | Error::Store(
                 StoreError::Untrackable { .. }
+                | StoreError::Undescribed { .. }
                 | StoreError::DefinitionRefused { .. }
                 | StoreError::Refused { .. }
                 | StoreError::NewerFormat { .. },

@@ -74,6 +74,7 @@
 //! author had seen; concurrent transactions of two replicas both happen, and cells that both wrote go to the later one.
 
 mod builder;
+mod definition;
 mod error;
 mod keystore;
 mod names;
@@ -84,12 +85,14 @@ mod transaction;
 mod value;
 
 pub use builder::Builder;
+pub use definition::Definition;
 pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
+pub use isle_schema::Document;
 pub use isle_store::{
-    Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaPlan, Site, StateHash,
-    StoreError, Waiting,
+    Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan, Site,
+    StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, SchemaInfo, SchemaObject, SchemaTable, Status};

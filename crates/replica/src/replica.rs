@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use isle_blobs::{Remote, RemoteOptions};
 use isle_clock::{GroupId, Hlc, SiteId};
-use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, SchemaPlan, Site, StateHash, Store};
+use isle_store::{
+    Changed, LogEntry, Reason, RemoteRow, Report, Runtime, SchemaOperation, SchemaPlan, Site, StateHash, Store,
+};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::builder::{Builder, real_path};
 use crate::keystore::{Device, KeyStore, SiteRecord};
 use crate::sync::{self, CheckReport, CompactOptions, CompactReport, Outcome, SyncOptions, SyncReport};
-use crate::{Error, Queries, Transaction, Value};
+use crate::{Definition, Error, Queries, Transaction, Value};
 
 /// Notifications that a slow subscriber may fall behind by.
 const NOTIFICATIONS_MAX: usize = 256;
@@ -218,6 +220,8 @@ pub struct SchemaTable {
     pub key: Vec<String>,
     /// Its other columns.
     pub columns: Vec<String>,
+    /// Columns that left the definition; their values stay.
+    pub hidden: Vec<String>,
 }
 
 /// A remote of a replica.
@@ -369,8 +373,8 @@ impl Replica {
     ///
     /// # Errors
     /// [`isle_store::StoreError::Definition`] when SQLite does not take the SQL.
-    pub fn plan_schema(&self, sql: &str) -> Result<SchemaPlan, Error> {
-        Ok(self.inner.store.plan_schema(sql)?)
+    pub fn plan_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.plan_schema(definition.into().sql())?)
     }
 
     /// Makes the tables what SQL says: here at once, and on every other replica when it syncs. Tables that the definition does not name
@@ -379,8 +383,33 @@ impl Replica {
     ///
     /// # Errors
     /// [`isle_store::StoreError::DefinitionRefused`] with every change that cannot be made; then nothing was changed.
-    pub fn apply_schema(&self, sql: &str) -> Result<SchemaPlan, Error> {
-        Ok(self.inner.store.apply_schema(sql)?)
+    pub fn apply_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.apply_schema(definition.into().sql())?)
+    }
+
+    /// The tables of the group as they stand in this file, with their indexes, views, triggers and full-text tables: a definition that
+    /// this file meets, as SQL.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn dump_schema(&self) -> Result<String, Error> {
+        Ok(self.inner.store.dump_schema()?)
+    }
+
+    /// The same as data.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Undescribed`] for a table with CHECKs, which SQLite does not tell apart.
+    pub fn dump_schema_document(&self) -> Result<isle_schema::Document, Error> {
+        Ok(self.inner.store.dump_schema_document()?)
+    }
+
+    /// The operations that made the group's schema, in canonical order: the same on every replica that has them.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_history(&self) -> Result<Vec<SchemaOperation>, Error> {
+        Ok(self.inner.store.schema_history()?)
     }
 
     /// The tables of the group as the schema operations that are here leave them, and how many operations those are.
@@ -389,10 +418,16 @@ impl Replica {
     /// SQLite's reason.
     pub fn schema(&self) -> Result<SchemaInfo, Error> {
         let (schema, operations) = self.inner.store.schema()?;
-        let table = |state: &isle_schema::TableState| SchemaTable {
-            name: state.name.clone(),
-            key: state.key.clone(),
-            columns: state.columns.iter().map(|column| column.name.clone()).collect(),
+        let table = |state: &isle_schema::TableState| {
+            let (hidden, shown): (Vec<_>, Vec<_>) =
+                state.columns.iter().partition(|column| state.hidden.contains(&column.id));
+            let names = |columns: Vec<&isle_schema::Column>| columns.iter().map(|column| column.name.clone()).collect();
+            SchemaTable {
+                name: state.name.clone(),
+                key: state.key.clone(),
+                columns: names(shown),
+                hidden: names(hidden),
+            }
         };
         let mut tables: Vec<SchemaTable> = schema.tables.values().map(table).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));

@@ -9,6 +9,7 @@
 //! | two renames of one object | the last in canonical order |
 //! | a rename to a name that another object has | the other keeps it; this one keeps its old name |
 //! | two indexes of one name | the last in canonical order |
+//! | a column that is hidden, and returns or is written or renamed | the last in canonical order; its values merge all the while |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
 
@@ -29,6 +30,8 @@ pub struct TableState {
     pub added: Vec<AddedColumn>,
     /// Indexes that came after its birth, by name; `None` for one that was dropped.
     pub indexes: BTreeMap<String, Option<String>>,
+    /// Columns that are not part of the definition any more. Their values stay.
+    pub hidden: BTreeSet<ColumnId>,
     /// How often each name was born, in lower case.
     births: BTreeMap<String, u32>,
 }
@@ -62,6 +65,11 @@ impl Schema {
             }
         }
         schema
+    }
+
+    /// The ids of operations in canonical order.
+    pub fn order<'m>(operations: impl IntoIterator<Item = (MigrationId, &'m Migration)>) -> Vec<MigrationId> {
+        canonical(&operations.into_iter().collect())
     }
 
     fn step(&mut self, step: &Step) {
@@ -99,6 +107,13 @@ impl Schema {
                     table.indexes.insert(name.clone(), Some(sql.clone()));
                 }
             }
+            Step::HideColumn { table, column, hidden } => {
+                let Some(table) = self.tables.get_mut(table) else { return };
+                match hidden {
+                    true if table.columns.iter().any(|known| known.id == *column) => table.hidden.insert(*column),
+                    _ => table.hidden.remove(column),
+                };
+            }
             Step::PutObject(object) if is_reserved(&object.name) => {}
             Step::PutObject(object) => {
                 self.objects.insert(object.name.to_ascii_lowercase(), Some(object.clone()));
@@ -123,6 +138,7 @@ impl Schema {
             key: model.key.iter().map(|column| column.name.clone()).collect(),
             added: Vec::new(),
             indexes: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             births,
         });
         for column in &model.columns {
@@ -261,6 +277,11 @@ mod tests {
             name().prop_map(|name| Step::RenameTable { table: table().id, name: name.into() }),
             name().prop_map(|name| Step::DropIndex { table: table().id, name: name.into() }),
             name().prop_map(|name| Step::DropObject { name: name.to_uppercase() }),
+            (name(), any::<bool>()).prop_map(|(name, hidden)| Step::HideColumn {
+                table: table().id,
+                column: ColumnId::derive(table().id, name, 0),
+                hidden
+            }),
             (name(), 0..3u8).prop_map(|(name, kind)| Step::PutObject(Object {
                 kind: crate::ObjectKind::View,
                 name: name.into(),

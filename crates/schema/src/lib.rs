@@ -1,7 +1,8 @@
 //! Declared tables, their stable ids, and the operations that carry them between replicas.
 //!
 //! # Promise
-//! This crate is pure: it knows no database, no clock and no network. A table is described by what SQLite
+//! This crate is pure: it knows no database, no clock and no network. A schema may be given as data, which becomes SQL
+//! ([`Document`]). A table is described by what SQLite
 //! reports of it (`store` introspects); this crate never parses SQL.
 //!
 //! # Invariants
@@ -24,11 +25,16 @@
 //! The design page asked for canonical CBOR; no maintained CBOR crate offers a canonical form, and postcard has just one
 //! encoding for each value.
 
+mod document;
 mod fold;
 mod id;
 mod migration;
 mod table;
 
+pub use document::{
+    Document, DocumentCheck, DocumentColumn, DocumentForeignKey, DocumentIndex, DocumentObject, DocumentTable,
+    DocumentUnique, DocumentVirtualTable,
+};
 pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};
 pub use migration::{Migration, MigrationError, Object, ObjectKind, Step, TableDefinition};

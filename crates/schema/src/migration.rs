@@ -73,6 +73,15 @@ pub enum Step {
         /// Its name.
         name: String,
     },
+    /// A column leaves the definition, or returns. Its values stay and go on merging.
+    HideColumn {
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: ColumnId,
+        /// Whether it leaves.
+        hidden: bool,
+    },
 }
 
 /// What kind of thing hangs on tables and holds no rows of its own.

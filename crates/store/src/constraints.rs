@@ -156,7 +156,7 @@ fn part(
 }
 
 /// The condition of a partial index, from its text: what stands behind WHERE after the list of columns.
-fn predicate(sql: &str) -> Option<String> {
+pub(crate) fn predicate(sql: &str) -> Option<String> {
     let bytes = sql.as_bytes();
     let (mut at, mut depth, mut listed) = (0, 0usize, false);
     while at < bytes.len() {

@@ -16,8 +16,8 @@ use crate::{Store, StoreError};
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `add column`, `rename column`, `rename table`, `create index` or `drop index`; `create`, `replace` or `drop` of a
-    /// view, a trigger or a full-text table.
+    /// `create table`, `rename table`, `add column`, `rename column`, `hide column`, `show column`, `create index` or `drop index`;
+    /// `create`, `replace` or `drop` of a view, a trigger or a full-text table.
     pub kind: &'static str,
     /// The table, by its name here, or the name of the view and the like.
     pub table: String,
@@ -38,6 +38,7 @@ pub struct SchemaPlan {
 impl Store {
     /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, views, triggers
     /// and FTS5 tables with the content of another table, with
+    /// `-- @drop table.column` for a column that leaves the definition (its values stay in the file),
     /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
     /// definition does not name stay as they are. Changes nothing.
     ///
@@ -118,7 +119,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let schema = crate::alter::schema(conn)?;
     let tables = crate::engine::load_tables(conn)?;
     let mut plan = SchemaPlan::default();
-    let renames = renames(sql);
+    let (renames, drops) = (renames(sql), drops(sql));
     let names =
         "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%'
                  ESCAPE '\\' ORDER BY name";
@@ -127,6 +128,9 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the definition")?;
     drop(statement);
     for name in names {
+        if crate::clocks::one::<i64>(&wanted, &format!("SELECT 1 FROM {} LIMIT 1", quoted(&name)), [])?.is_some() {
+            plan.refused.push(format!("table {name}: a definition says what tables are; rows are not part of it"));
+        }
         let before = renames.iter().find(|(_, column, new)| column.is_none() && new.eq_ignore_ascii_case(&name));
         let before = before.map_or(&name, |(old, ..)| old);
         let here = |wanted: &str| tables.iter().find(|known| known.table.name.eq_ignore_ascii_case(wanted));
@@ -152,7 +156,9 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                 None => plan.create(definition),
             },
             Some(tracked) => {
-                let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema };
+                let gone = drops.iter().filter(|(table, _)| table.eq_ignore_ascii_case(&name));
+                let gone = gone.map(|(_, column)| column.as_str()).collect();
+                let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema, gone };
                 table.plan(&renames, &mut plan)?;
             }
         }
@@ -212,6 +218,14 @@ pub(crate) fn definition_of(definition: &TableDefinition, id: ColumnId) -> Resul
     Ok(sql.map(|definition| AddedColumn { id, definition }))
 }
 
+/// `-- @drop table.column`: columns that leave the definition.
+fn drops(sql: &str) -> Vec<(String, String)> {
+    let lines = sql.lines().filter_map(|line| line.trim().strip_prefix("--"));
+    let named = lines.filter_map(|line| line.trim().strip_prefix("@drop "));
+    let pairs = named.filter_map(|named| named.trim().split_once('.'));
+    pairs.map(|(table, column)| (table.trim().to_owned(), column.trim().to_owned())).collect()
+}
+
 /// `-- @rename old -> new` for tables, `-- @rename table.old -> new` for columns: the table's name, the column, the new name.
 fn renames(sql: &str) -> Vec<(String, Option<String>, String)> {
     let lines = sql.lines().filter_map(|line| line.trim().strip_prefix("--"));
@@ -245,6 +259,8 @@ struct Altered<'a> {
     tracked: &'a Tracked,
     definition: &'a TableDefinition,
     schema: &'a Schema,
+    /// Columns that the definition says are gone.
+    gone: Vec<&'a str>,
 }
 
 impl Altered<'_> {
@@ -286,9 +302,54 @@ impl Altered<'_> {
             }
             self.add(&trial, &now, &column, plan)?;
         }
+        self.hide(plan)?;
         let differences = self.differences(&trial)?;
         plan.refused.extend(differences.into_iter().map(|difference| format!("table {there}: {difference}")));
         self.indexes(plan)
+    }
+
+    /// Columns that leave the definition, and those that return to it.
+    fn hide(&self, plan: &mut SchemaPlan) -> Result<(), StoreError> {
+        let (id, there) = (self.tracked.table.id, &self.definition.table.name);
+        let hidden =
+            |column: &Column| self.schema.tables.get(&id).is_some_and(|known| known.hidden.contains(&column.id));
+        let wanted = tracked::columns(self.wanted, there)?;
+        let physical = tracked::columns(self.conn, &self.tracked.table.name)?;
+        for column in &self.tracked.table.columns {
+            let named = wanted.iter().any(|wanted| wanted.name.eq_ignore_ascii_case(&column.name));
+            let gone = self.gone.iter().any(|gone| gone.eq_ignore_ascii_case(&column.name));
+            let step = |hidden| Step::HideColumn { table: id, column: column.id, hidden };
+            match (named, hidden(column)) {
+                (true, true) => plan.add("show column", there, column.name.clone(), step(false)),
+                (false, false) if gone => {
+                    let at = physical.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
+                    if at.is_some_and(|at| at.not_null && at.default.is_none()) {
+                        plan.refused.push(format!(
+                            "table {there}: column {:?} is NOT NULL without a default, so rows could not be inserted \
+                             without it; it cannot be dropped yet",
+                            column.name
+                        ));
+                        continue;
+                    }
+                    plan.add(
+                        "hide column",
+                        there,
+                        format!("{} (its values stay in the file)", column.name),
+                        step(true),
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a column may be missing in the definition.
+    fn is_gone(&self, name: &str) -> bool {
+        let known = self.schema.tables.get(&self.tracked.table.id);
+        let id = self.tracked.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)).map(|c| c.id);
+        let hidden = known.zip(id).is_some_and(|(known, id)| known.hidden.contains(&id));
+        hidden || (id.is_some() && self.gone.iter().any(|gone| gone.eq_ignore_ascii_case(name)))
     }
 
     /// Whether a column of the definition is replicated here already, or is part of the key, or is generated.
@@ -342,10 +403,12 @@ impl Altered<'_> {
         for column in &here {
             let Some(wanted) = there.iter().find(|wanted| wanted.name.eq_ignore_ascii_case(&column.name)) else {
                 let name = &column.name;
-                differences.push(format!(
-                    "column {name:?} is not in the definition; dropping is not supported yet, a rename is written `-- @rename {}.{name} -> NEW`",
-                    self.definition.table.name
-                ));
+                if !self.is_gone(name) {
+                    let table = &self.definition.table.name;
+                    differences.push(format!(
+                        "column {name:?} is not in the definition: write `-- @drop {table}.{name}`, or `-- @rename {table}.{name} -> NEW`"
+                    ));
+                }
                 continue;
             };
             let described = |column: &PhysicalColumn| {
@@ -366,7 +429,9 @@ impl Altered<'_> {
                 ));
             }
         }
-        if foreign_keys(trial, name)? != foreign_keys(self.wanted, name)? {
+        let mut keys = foreign_keys(trial, name)?;
+        keys.retain(|key| !key.from.iter().any(|column| self.is_gone(column)));
+        if keys != foreign_keys(self.wanted, name)? {
             differences.push("its foreign keys differ; changing them is not supported yet".to_owned());
         }
         if unique_constraints(trial, name)? != unique_constraints(self.wanted, name)? {
@@ -400,11 +465,10 @@ impl Altered<'_> {
             Step::RenameTable { table, .. } | Step::RenameColumn { table, .. } => *table == id,
             _ => false,
         });
-        let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
         for (name, sql) in &wanted {
             let known = now.iter().find(|(known, _)| known == name);
             // SQLite rewrites the indexes of what is renamed by itself.
-            if known.is_none_or(|(_, known)| !renamed && words(known) != words(sql)) {
+            if known.is_none_or(|(_, known)| !renamed && tracked::words(known) != tracked::words(sql)) {
                 let unique = "SELECT \"unique\" FROM pragma_index_list(?1) WHERE name = ?2";
                 if crate::clocks::one::<bool>(self.wanted, unique, [there, name])? == Some(true) {
                     let reason = "is UNIQUE, which only a new table can begin with yet";
@@ -462,12 +526,12 @@ fn unique_constraints(conn: &Connection, table: &str) -> Result<Vec<Vec<String>>
 
 /// A foreign key of a table.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ForeignKey {
-    from: Vec<String>,
-    parent: String,
-    to: Vec<String>,
-    on_update: String,
-    on_delete: String,
+pub(crate) struct ForeignKey {
+    pub(crate) from: Vec<String>,
+    pub(crate) parent: String,
+    pub(crate) to: Vec<String>,
+    pub(crate) on_update: String,
+    pub(crate) on_delete: String,
 }
 
 impl ForeignKey {
@@ -479,7 +543,7 @@ impl ForeignKey {
     }
 }
 
-fn foreign_keys(conn: &Connection, table: &str) -> Result<Vec<ForeignKey>, StoreError> {
+pub(crate) fn foreign_keys(conn: &Connection, table: &str) -> Result<Vec<ForeignKey>, StoreError> {
     let sql = "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete FROM pragma_foreign_key_list(?1) ORDER BY id, seq";
     let mut statement = conn.prepare(sql).doing("read the foreign keys")?;
     let mut rows = statement.query([table]).doing("read the foreign keys")?;

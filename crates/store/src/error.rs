@@ -43,6 +43,12 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
+    /// A table that cannot be given as data.
+    #[error("table {table:?} has a CHECK, which SQLite gives as text only: dump the schema as SQL")]
+    Undescribed {
+        /// The table.
+        table: String,
+    },
     /// A temporary folder cannot be made.
     #[error("cannot make the temporary folder {}: {source}; TMPDIR names another place", path.display())]
     Folder {

@@ -49,8 +49,21 @@ fn list(conn: &Connection) -> Result<Vec<(String, Object)>, StoreError> {
     Ok(objects)
 }
 
+/// The group's objects as they stand in this file, tables before what stands on them.
+pub(crate) fn of_the_group(conn: &Connection) -> Result<Vec<(String, Object)>, StoreError> {
+    let mut objects = list(conn)?;
+    let mut ours = Vec::new();
+    for (_, object) in &objects {
+        ours.push(layout::meta::<String>(conn, &fact(&object.name))?.is_some());
+    }
+    let mut ours = ours.into_iter();
+    objects.retain(|_| ours.next().unwrap_or(false));
+    objects.sort_by(|(_, a), (_, b)| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    Ok(objects)
+}
+
 fn same(a: &str, b: &str) -> bool {
-    a.split_whitespace().eq(b.split_whitespace())
+    tracked::words(a) == tracked::words(b)
 }
 
 /// Adds what the definition in `wanted` asks for beside tables.
@@ -245,7 +258,7 @@ pub(crate) fn set_aside(conn: &Connection) -> Result<(), StoreError> {
 }
 
 /// The options `name = value` of a virtual table, unquoted.
-fn options(sql: &str) -> Vec<(String, String)> {
+pub(crate) fn options(sql: &str) -> Vec<(String, String)> {
     let Some((_, arguments)) = sql.split_once('(') else { return Vec::new() };
     let arguments = arguments.rsplit_once(')').map_or(arguments, |(arguments, _)| arguments);
     let (mut parts, mut quote, mut part) = (Vec::new(), None, String::new());

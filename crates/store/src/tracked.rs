@@ -281,6 +281,47 @@ pub(crate) fn introspect(conn: &Connection, app: &str, name: &str) -> Result<Tab
     Ok(TableDefinition { table, create_sql, index_sql })
 }
 
+/// The words of a statement: without spaces and comments, names without quotes and in lower case, so that two spellings of one statement
+/// are equal. For comparing only.
+pub(crate) fn words(sql: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut rest = sql;
+    while let Some(first) = rest.chars().next() {
+        let until = |from: usize, end: &str| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+        let length = match first {
+            '-' if rest.starts_with("--") => until(2, "\n"),
+            '/' if rest.starts_with("/*") => until(2, "*/"),
+            '\'' => {
+                let end = until(1, "'");
+                words.push(rest[..end].to_owned());
+                end
+            }
+            '"' | '`' | '[' => {
+                let end = until(1, if first == '[' { "]" } else { &rest[..1] });
+                words.push(rest[1..end].trim_end_matches(['"', '`', ']']).to_ascii_lowercase());
+                end
+            }
+            _ if first.is_alphanumeric() || first == '_' => {
+                let part = |c: char| !(c.is_alphanumeric() || c == '_' || c == '.');
+                let end = rest.find(part).unwrap_or(rest.len());
+                words.push(rest[..end].to_ascii_lowercase());
+                end
+            }
+            _ => {
+                if !first.is_whitespace() && first != ';' {
+                    words.push(first.to_string());
+                }
+                first.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    if let Some(at) = words.windows(3).position(|three| three == ["if", "not", "exists"]) {
+        words.drain(at..at + 3);
+    }
+    words
+}
+
 /// Finds a table without regard to the case of ASCII letters, as SQLite does.
 fn find(conn: &Connection, name: &str) -> Result<(String, String, Option<String>), StoreError> {
     let sql = "SELECT l.name, l.type, s.sql FROM pragma_table_list AS l LEFT JOIN sqlite_schema AS s
@@ -403,5 +444,22 @@ mod tests {
         {
             assert!(!contains_word(sql, "AUTOINCREMENT"), "{sql}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn spelling_is_no_difference_and_anything_else_is() {
+        let one = "CREATE UNIQUE INDEX IF NOT EXISTS \"by at\" ON notes(\"At\") /* x */ WHERE kind = 'A' -- y\n;";
+        let same = "create unique index [by at]\n on Notes (at) where Kind='A'";
+        assert_eq!(words(one), words(same));
+        for other in ["kind = 'a'", "kind = 'A ' ", "kind <> 'A'", "kind = 'A' AND 1.5"] {
+            assert_ne!(words(one), words(&same.replace("Kind='A'", other)), "{other}");
+        }
+        assert_ne!(words("a b"), words("ab"));
+        assert!(words("'open").len() == 1 && words("\"ü").len() == 1 && words("/* ü").is_empty());
     }
 }

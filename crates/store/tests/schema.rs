@@ -361,3 +361,32 @@ fn two_devices_that_declared_one_table_differently_end_with_all_its_columns() {
         assert_eq!(rows, a.rows("SELECT 1, 'a', 1, NULL UNION ALL SELECT 2, 'b', 5, 'bb'"));
     }
 }
+
+#[test]
+fn a_column_that_leaves_the_definition_keeps_its_values_and_may_return() {
+    let old = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, mood TEXT, must TEXT NOT NULL)";
+    let (a, b) = (Device::new(1, old), Device::new(2, old));
+    a.run("INSERT INTO notes VALUES(1, 'x', 'good', 'm')");
+    settle(&[&a, &b]);
+    let without = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, must TEXT NOT NULL);";
+    let refused = a.store.plan_schema(without).unwrap().refused;
+    assert!(refused.iter().any(|reason| reason.contains("-- @drop notes.mood")), "{refused:?}");
+    let dropped = format!("{without}\n-- @drop notes.mood");
+    a.store.apply_schema(&dropped).unwrap();
+    assert!(a.store.plan_schema(&dropped).unwrap().changes.is_empty());
+    assert!(a.store.plan_schema(without).unwrap().refused.is_empty(), "the directive may go once it is done");
+    // Another device does not know yet: what it writes there is not lost.
+    b.run("UPDATE notes SET mood = 'better' WHERE id = 1");
+    settle(&[&a, &b]);
+    a.run("INSERT INTO notes(id, title, must) VALUES(2, 'y', 'm')");
+    settle(&[&a, &b]);
+    let back = format!("{old};");
+    let plan = b.store.apply_schema(&back).unwrap();
+    assert_eq!(plan.changes.iter().map(|change| change.kind).collect::<Vec<_>>(), ["show column"]);
+    settle(&[&a, &b]);
+    assert!(a.store.plan_schema(&back).unwrap().changes.is_empty());
+    assert_eq!(a.rows("SELECT mood = 'better' FROM notes WHERE id = 1"), ["Integer(1)"]);
+    let must = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, mood TEXT);\n-- @drop notes.must";
+    let refused = a.store.plan_schema(must).unwrap().refused;
+    assert!(refused.iter().any(|reason| reason.contains("NOT NULL without a default")), "{refused:?}");
+}

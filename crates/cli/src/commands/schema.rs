@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use isle::SchemaPlan;
+use isle::{Definition, SchemaOperation, SchemaPlan};
 use serde_json::json;
 
 use crate::args::{Args, SchemaAction};
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
     let replica = db::open(args)?;
     match action {
         SchemaAction::Plan { file } => {
-            let plan = replica.plan_schema(&read(file)?)?;
+            let plan = replica.plan_schema(read(file)?)?;
             show(&plan, out)?;
             Ok(match (plan.refused.is_empty(), plan.changes.is_empty()) {
                 (false, _) => REFUSED,
@@ -29,11 +29,37 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             })
         }
         SchemaAction::Apply { file } => {
-            let plan = replica.apply_schema(&read(file)?)?;
+            let plan = replica.apply_schema(read(file)?)?;
             show(&plan, out)?;
             if !out.json && !plan.changes.is_empty() {
                 let mark = out.style.green("✓");
                 out.note(format!("{mark} done here; other replicas follow when they sync"))?;
+            }
+            Ok(0)
+        }
+        SchemaAction::Dump => {
+            if out.json {
+                out.json(&replica.dump_schema_document()?)?;
+            } else {
+                out.line(replica.dump_schema()?.trim_end())?;
+            }
+            Ok(0)
+        }
+        SchemaAction::History => {
+            let operations = replica.schema_history()?;
+            let object = |operation: &SchemaOperation| {
+                let parents: Vec<String> = operation.parents.iter().map(ToString::to_string).collect();
+                json!({ "id": operation.id.to_string(), "parents": parents, "steps": operation.steps })
+            };
+            if out.json(&operations.iter().map(object).collect::<Vec<_>>())? {
+                return Ok(0);
+            }
+            for operation in &operations {
+                let id = operation.id.to_string();
+                out.line(out.style.bold(id.get(..8).unwrap_or(&id)))?;
+                for step in &operation.steps {
+                    out.line(format!("  {step}"))?;
+                }
             }
             Ok(0)
         }
@@ -43,7 +69,10 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
                 return Ok(0);
             }
             let row = |table: &isle::SchemaTable| {
-                let columns = table.columns.join(", ");
+                let mut columns = table.columns.join(", ");
+                if !table.hidden.is_empty() {
+                    columns += &format!(" (hidden: {})", table.hidden.join(", "));
+                }
                 vec![Cell::text(&table.name), Cell::text(table.key.join(", ")), Cell::text(columns)]
             };
             out.table(&["TABLE", "KEY", "COLUMNS"], schema.tables.iter().map(row).collect())?;
@@ -55,13 +84,13 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
     }
 }
 
-fn read(file: &Path) -> anyhow::Result<String> {
-    if file.as_os_str() == "-" {
-        let mut sql = String::new();
-        std::io::stdin().read_to_string(&mut sql).context("cannot read standard input")?;
-        return Ok(sql);
+fn read(file: &Path) -> anyhow::Result<Definition> {
+    if file.as_os_str() != "-" {
+        return Definition::from_path(file).with_context(|| format!("cannot take the schema from {}", file.display()));
     }
-    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+    Ok(if text.trim_start().starts_with('{') { Definition::from_json(&text)? } else { Definition::from(text) })
 }
 
 fn show(plan: &SchemaPlan, out: &mut Out) -> anyhow::Result<()> {

@@ -45,3 +45,74 @@ fn what_cannot_be_done_blocks_all_of_it() {
     assert!(laptop.fails(1, ["schema", "plan", "missing.sql"]).contains("missing.sql"));
     assert_eq!(laptop.json(["schema", "show"])["operations"], json!(1));
 }
+
+/// The schema of a reference document, as data: composite UNIQUE, cascades, a partial index, full-text search.
+const DOCUMENT: &str = r#"{
+  "version": "1.0.0",
+  "tables": {
+    "projects": { "columns": [
+        { "name": "id", "type": "TEXT", "not_null": true, "primary_key": true },
+        { "name": "root_path", "type": "TEXT", "not_null": true, "unique": true },
+        { "name": "created_at", "type": "REAL", "not_null": false, "default": "julianday('now')" } ],
+      "foreign_keys": [], "unique_constraints": [ { "columns": ["root_path"] } ], "check_constraints": [] },
+    "files": { "columns": [
+        { "name": "id", "type": "INTEGER", "not_null": true, "primary_key": true },
+        { "name": "project_id", "type": "TEXT", "not_null": true },
+        { "name": "path", "type": "TEXT", "not_null": true },
+        { "name": "deleted", "type": "BOOLEAN", "not_null": false, "default": "0" } ],
+      "foreign_keys": [ { "columns": ["project_id"], "references_table": "projects", "references_columns": ["id"], "on_delete": "CASCADE" } ],
+      "unique_constraints": [ { "columns": ["project_id", "path"] } ] }
+  },
+  "indexes": [ { "name": "idx_files_deleted", "table": "files", "columns": ["deleted"], "unique": false, "where_clause": "deleted = 1" } ],
+  "virtual_tables": [ { "name": "files_fts", "type": "fts5", "columns": ["path"], "options": { "content": "files", "content_rowid": "rowid" } } ]
+}"#;
+
+const SAME: &str = "
+  -- the same, written otherwise
+  create table projects (id text primary key not null, root_path TEXT NOT NULL UNIQUE, created_at REAL DEFAULT (julianday('now')));
+  CREATE TABLE files(id INTEGER PRIMARY KEY NOT NULL, project_id TEXT NOT NULL REFERENCES projects(id) ON DELETE CASCADE,
+    path TEXT NOT NULL, deleted BOOLEAN DEFAULT 0, UNIQUE (project_id, path));
+  CREATE INDEX idx_files_deleted ON files(deleted) WHERE deleted = 1;
+  CREATE VIRTUAL TABLE \"files_fts\" USING \"fts5\"(\"path\", content='files', content_rowid='rowid');";
+
+#[test]
+fn a_schema_as_data_as_sql_and_as_numbered_files_is_one_schema() {
+    let place = Place::new();
+    let device = place.device("laptop");
+    std::fs::write(device.folder.join("schema.json"), DOCUMENT).expect("written");
+    std::fs::write(device.folder.join("schema.sql"), SAME).expect("written");
+    device.ok(["schema", "apply", "schema.json"]);
+    assert_eq!(device.json(["status"])["tables"], json!(["files", "projects"]));
+    let plan = device.json(["schema", "plan", "schema.sql"]);
+    assert_eq!((&plan["changes"], &plan["refused"]), (&json!([]), &json!([])), "spelling is no difference");
+    // What is dumped is met, in both forms.
+    for (args, name) in [(vec!["schema", "dump"], "dump.sql"), (vec!["schema", "dump", "--json"], "dump.json")] {
+        std::fs::write(device.folder.join(name), device.ok(&args)).expect("written");
+        assert_eq!(device.run(["schema", "plan", name]).code, 0, "{name}");
+    }
+    let steps = device.json(["schema", "history"])[0]["steps"].clone();
+    assert!(steps.to_string().contains("create full-text table files_fts"), "{steps}");
+
+    // Numbered files: what they make one after the other, in the order of versions.
+    let folder = device.folder.join("migrations");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join("1.9.0__start.sql"), "CREATE TABLE log(id INTEGER PRIMARY KEY, text TEXT)")
+        .expect("written");
+    std::fs::write(folder.join("1.10.0__level.sql"), "ALTER TABLE log ADD COLUMN level INT DEFAULT 0;")
+        .expect("written");
+    let plan = device.json(["schema", "apply", "migrations"]);
+    assert_eq!(plan["changes"][0]["table"], json!("log"));
+    std::fs::write(
+        folder.join("1.11.0__rename.sql"),
+        "-- @rename log.text -> message\nALTER TABLE log RENAME text TO message",
+    )
+    .expect("written");
+    let plan = device.json(["schema", "apply", "migrations"]);
+    assert_eq!(plan["changes"][0]["kind"], json!("rename column"));
+    std::fs::write(folder.join("1.12.0__data.sql"), "INSERT INTO log VALUES(1, 'x', 0)").expect("written");
+    assert!(device.fails(4, ["schema", "apply", "migrations"]).contains("rows are not part of it"));
+    assert!(device.fails(1, ["schema", "plan", "nowhere"]).contains("nowhere"));
+    std::fs::write(device.folder.join("bad.json"), "{ \"tables\": { \"t\": { \"colums\": [] } } }").expect("written");
+    let said = device.fails(2, ["schema", "plan", "bad.json"]);
+    assert!(said.contains("bad.json") && said.contains("unknown field `colums`") && said.contains("line 1"), "{said}");
+}

@@ -1,0 +1,135 @@
+//! Declared schemas: one file of SQL, a folder of numbered ones, or a JSON document, all the same in the end.
+
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+
+use isle_schema::Document;
+
+use crate::Error;
+
+/// What the tables should be. Text becomes one as SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    sql: String,
+}
+
+impl From<&str> for Definition {
+    fn from(sql: &str) -> Definition {
+        Definition { sql: sql.to_owned() }
+    }
+}
+
+impl From<String> for Definition {
+    fn from(sql: String) -> Definition {
+        Definition { sql }
+    }
+}
+
+impl From<&Document> for Definition {
+    fn from(document: &Document) -> Definition {
+        Definition { sql: document.to_sql() }
+    }
+}
+
+impl Definition {
+    /// Reads a JSON document ([`Document`]).
+    ///
+    /// # Errors
+    /// [`Error::Document`] with line and column.
+    pub fn from_json(json: &str) -> Result<Definition, Error> {
+        let document: Document = serde_json::from_str(json).map_err(|source| Error::Document { source })?;
+        Ok(Definition::from(&document))
+    }
+
+    /// Reads the `.sql` files of a folder in the order of their versions: `1.9.0__x.sql`, `1.10.0-rc.1__y.sql`, `1.10.0__z.sql`. What they
+    /// make one after the other is the schema.
+    ///
+    /// # Errors
+    /// [`Error::Read`], also for a folder without such files.
+    pub fn from_dir(folder: &Path) -> Result<Definition, Error> {
+        let failed = |path: &Path, source| Error::Read { path: path.to_owned(), source };
+        let mut files: Vec<PathBuf> = Vec::new();
+        for entry in folder.read_dir().map_err(|source| failed(folder, source))? {
+            let path = entry.map_err(|source| failed(folder, source))?.path();
+            if path.extension().is_some_and(|extension| extension == "sql") {
+                files.push(path);
+            }
+        }
+        if files.is_empty() {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there are no .sql files in it");
+            return Err(failed(folder, source));
+        }
+        let name = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        files.sort_by(|a, b| compare(&name(a), &name(b)));
+        let mut sql = String::new();
+        for file in files {
+            sql += &std::fs::read_to_string(&file).map_err(|source| failed(&file, source))?;
+            // A file may end without either.
+            sql += "\n;\n";
+        }
+        Ok(Definition { sql })
+    }
+
+    /// Reads a folder, a `.json` file or a file of SQL.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Document`].
+    pub fn from_path(path: &Path) -> Result<Definition, Error> {
+        if path.is_dir() {
+            return Definition::from_dir(path);
+        }
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
+            true => Definition::from_json(&text),
+            false => Ok(Definition::from(text)),
+        }
+    }
+
+    /// The definition as SQL.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+}
+
+/// A file's version: its numbers, and what a pre-release says behind them.
+fn version(name: &str) -> (Vec<u64>, Option<&str>) {
+    let name = name.strip_prefix(['v', 'V']).unwrap_or(name);
+    let end = name.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(name.len());
+    let numbers = name[..end].split('.').map(|number| number.parse().unwrap_or(0)).collect();
+    let rest = name[end..].strip_prefix('-').map(|rest| rest.split("__").next().unwrap_or(rest));
+    (numbers, rest)
+}
+
+/// Orders names as semantic versions are ordered: number by number, a pre-release before its release.
+fn compare(a: &str, b: &str) -> Ordering {
+    let ((numbers, pre), (other_numbers, other_pre)) = (version(a), version(b));
+    let pre = match (pre, other_pre) {
+        (None, Some(_)) => Ordering::Greater,
+        (Some(_), None) => Ordering::Less,
+        (Some(pre), Some(other)) => {
+            let parts = |text: &str| -> Vec<(u64, String)> {
+                // Numbers come before words.
+                text.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
+            };
+            parts(pre).cmp(&parts(other))
+        }
+        (None, None) => Ordering::Equal,
+    };
+    numbers.cmp(&other_numbers).then(pre).then_with(|| a.cmp(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compare;
+
+    #[test]
+    fn files_come_in_the_order_of_their_versions() {
+        let sorted =
+            ["0001_init", "1.9.0__x", "1.10.0-rc.1__y", "1.10.0-rc.2__a", "1.10.0-rc.10__a", "1.10.0__y", "v2"];
+        for (n, a) in sorted.iter().enumerate() {
+            for (m, b) in sorted.iter().enumerate() {
+                assert_eq!(compare(a, b), n.cmp(&m), "{a} {b}");
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The schema as it stands, for people and for other files: as SQL, as data, and as the operations that made it.
+
+use std::collections::BTreeMap;
+
+use isle_schema::{
+    Document, DocumentColumn, DocumentForeignKey, DocumentIndex, DocumentObject, DocumentTable, DocumentUnique,
+    DocumentVirtualTable, MigrationId, ObjectKind, Schema, Step,
+};
+use rusqlite::Connection;
+
+use crate::error::Doing as _;
+use crate::tracked::{self, Tracked, contains_word};
+use crate::{Store, StoreError};
+
+/// One operation of a group's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaOperation {
+    /// Its id.
+    pub id: MigrationId,
+    /// Those that it follows.
+    pub parents: Vec<MigrationId>,
+    /// What it does, step by step, for people.
+    pub steps: Vec<String>,
+}
+
+impl Store {
+    /// The tracked tables with their indexes, and the group's views, triggers and full-text tables, as SQL.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn dump_schema(&self) -> Result<String, StoreError> {
+        self.snapshot(|conn| {
+            let mut sql = String::new();
+            for tracked in sorted(conn)? {
+                let statement = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
+                                   AND type IN ('table', 'index') ORDER BY type DESC, name";
+                let mut statement = conn.prepare_cached(statement).doing("read the schema")?;
+                let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
+                for text in texts.doing("read the schema")? {
+                    sql += &format!("{};\n", text.doing("read the schema")?);
+                }
+            }
+            for (_, object) in crate::objects::of_the_group(conn)? {
+                sql += &format!("{};\n", object.sql);
+            }
+            Ok(sql)
+        })
+    }
+
+    /// The same as data.
+    ///
+    /// # Errors
+    /// [`StoreError::Undescribed`] for a table with CHECKs, and SQLite's reason.
+    pub fn dump_schema_document(&self) -> Result<Document, StoreError> {
+        self.snapshot(document)
+    }
+
+    /// The operations that are here, in canonical order.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_history(&self) -> Result<Vec<SchemaOperation>, StoreError> {
+        self.snapshot(|conn| {
+            let operations = crate::alter::operations(conn)?;
+            let pairs = || operations.iter().map(|(id, migration)| (*id, migration));
+            let schema = Schema::fold(pairs());
+            let operation = |id: MigrationId| {
+                let migration = &operations[&id];
+                let steps = migration.steps.iter().map(|step| describe(step, &schema)).collect();
+                SchemaOperation { id, parents: migration.parents.clone(), steps }
+            };
+            Ok(Schema::order(pairs()).into_iter().map(operation).collect())
+        })
+    }
+}
+
+fn sorted(conn: &Connection) -> Result<Vec<std::sync::Arc<Tracked>>, StoreError> {
+    let mut tables = crate::engine::load_tables(conn)?;
+    tables.sort_by(|a, b| a.table.name.cmp(&b.table.name));
+    Ok(tables)
+}
+
+fn describe(step: &Step, schema: &Schema) -> String {
+    let table = |id| schema.tables.get(id).map_or_else(|| "a table".to_owned(), |table| table.name.clone());
+    let column = |id, column: &isle_schema::ColumnId| {
+        let known = schema.tables.get(id).and_then(|table| table.columns.iter().find(|known| known.id == *column));
+        let name = known.map_or_else(|| "a column".to_owned(), |known| known.name.clone());
+        format!("{}.{name}", table(id))
+    };
+    match step {
+        Step::CreateTable(definition) => format!("create table {}", definition.table.name),
+        Step::AddColumn { table: id, column, .. } => format!("add column {}.{}", table(id), column.name),
+        Step::RenameColumn { table, column: id, name } => format!("rename column {} to {name}", column(table, id)),
+        Step::RenameTable { table: id, name } => format!("rename table {} to {name}", table(id)),
+        Step::CreateIndex { table: id, name, .. } => format!("create index {name} on {}", table(id)),
+        Step::DropIndex { table: id, name } => format!("drop index {name} on {}", table(id)),
+        Step::PutObject(object) => format!("create {} {}", object.kind.as_str(), object.name),
+        Step::DropObject { name } => format!("drop {name}"),
+        Step::HideColumn { table, column: id, hidden: true } => format!("hide column {}", column(table, id)),
+        Step::HideColumn { table, column: id, hidden: false } => format!("show column {}", column(table, id)),
+        _ => "a step of a newer version".to_owned(),
+    }
+}
+
+fn document(conn: &Connection) -> Result<Document, StoreError> {
+    let mut document = Document::default();
+    for tracked in sorted(conn)? {
+        let name = &tracked.table.name;
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        let sql = crate::clocks::one::<String>(conn, sql, [name])?.unwrap_or_default();
+        if contains_word(&sql, "CHECK") {
+            return Err(StoreError::Undescribed { table: name.clone() });
+        }
+        let (table, indexes) = table(conn, &tracked)?;
+        document.tables.insert(name.clone(), table);
+        document.indexes.extend(indexes);
+    }
+    for (_, object) in crate::objects::of_the_group(conn)? {
+        let as_it_is = DocumentObject { name: object.name.clone(), sql: object.sql.clone() };
+        match object.kind {
+            ObjectKind::View => document.views.push(as_it_is),
+            ObjectKind::Trigger => document.triggers.push(as_it_is),
+            _ => {
+                let columns = tracked::columns(conn, &object.name)?;
+                let columns = columns.into_iter().filter(|column| column.hidden == 0).map(|column| column.name);
+                let options: BTreeMap<_, _> = crate::objects::options(&object.sql).into_iter().collect();
+                document.virtual_tables.push(DocumentVirtualTable {
+                    name: object.name,
+                    module: "fts5".to_owned(),
+                    columns: columns.collect(),
+                    options,
+                });
+            }
+        }
+    }
+    Ok(document)
+}
+
+fn table(conn: &Connection, tracked: &Tracked) -> Result<(DocumentTable, Vec<DocumentIndex>), StoreError> {
+    let name = &tracked.table.name;
+    let kind = |what: &str| {
+        let sql = format!("SELECT {what} FROM pragma_table_list(?1) WHERE schema = 'main'");
+        Ok::<_, StoreError>(crate::clocks::one::<bool>(conn, &sql, [name])?.unwrap_or(false))
+    };
+    let mut table = DocumentTable { without_rowid: kind("wr")?, strict: kind("strict")?, ..DocumentTable::default() };
+    for column in tracked::columns(conn, name)?.into_iter().filter(|column| column.hidden == 0) {
+        let in_key = column.key_position > 0;
+        table.columns.push(DocumentColumn {
+            name: column.name,
+            declared: column.declared,
+            not_null: column.not_null,
+            primary_key: in_key,
+            default: column.default,
+            ..DocumentColumn::default()
+        });
+    }
+    for key in crate::define::foreign_keys(conn, name)? {
+        let action = |action: &str| (action != "NO ACTION").then(|| action.to_owned());
+        table.foreign_keys.push(DocumentForeignKey {
+            on_delete: action(&key.on_delete),
+            on_update: action(&key.on_update),
+            columns: key.from,
+            references_table: key.parent,
+            references_columns: key.to,
+        });
+    }
+    let sql = "SELECT name, \"unique\", origin FROM pragma_index_list(?1) WHERE origin <> 'pk' ORDER BY name";
+    let mut statement = conn.prepare(sql).doing("read the indexes")?;
+    let found =
+        statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).doing("read the indexes")?;
+    let found: Vec<(String, bool, String)> = found.collect::<Result<_, _>>().doing("read the indexes")?;
+    let mut indexes = Vec::new();
+    for (index, unique, origin) in found {
+        let sql = "SELECT coalesce(name, '') FROM pragma_index_xinfo(?1) WHERE key = 1 ORDER BY seqno";
+        let mut statement = conn.prepare_cached(sql).doing("read an index")?;
+        let columns = statement.query_map([&index], |row| row.get(0)).doing("read an index")?;
+        let columns: Vec<String> = columns.collect::<Result<_, _>>().doing("read an index")?;
+        if origin == "u" {
+            table.unique_constraints.push(DocumentUnique { columns });
+            continue;
+        }
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?1";
+        let text = crate::clocks::one::<String>(conn, sql, [&index])?.unwrap_or_default();
+        let where_clause = crate::constraints::predicate(&text);
+        indexes.push(DocumentIndex { name: index, table: name.clone(), columns, unique, where_clause });
+    }
+    Ok((table, indexes))
+}
