@@ -434,6 +434,7 @@ pub(crate) fn contains_word(sql: &str, word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::words;
     use super::*;
 
     #[test]
@@ -445,11 +446,6 @@ mod tests {
             assert!(!contains_word(sql, "AUTOINCREMENT"), "{sql}");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::words;
 
     #[test]
     fn spelling_is_no_difference_and_anything_else_is() {
