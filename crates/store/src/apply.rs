@@ -287,6 +287,8 @@ pub(crate) struct TableApplier<'c> {
     shadowed: bool,
     /// Packed keys of the rows whose constraints are to be looked at in the end.
     touched: BTreeSet<Vec<u8>>,
+    /// Whether that is so of every row that is written, and not just of those that go or clash.
+    watched: bool,
 }
 
 impl<'c> TableApplier<'c> {
@@ -300,6 +302,8 @@ impl<'c> TableApplier<'c> {
             baselines: crate::layout::baselines(conn, tracked.no)?,
             shadowed: tracked.constrained && shadow::any(conn, &tracked)?,
             touched: BTreeSet::new(),
+            watched: tracked.constrained
+                && (tracked.referenced_by_columns || !tracked.foreign.is_empty() || crate::repair::any(conn)?),
             tracked,
         })
     }
@@ -377,7 +381,9 @@ impl<'c> TableApplier<'c> {
         }
         let exact = if mask[0] & 1 == 1 { exact_key(cells[0], key.len()) } else { None };
         let exact: Option<Vec<ValueRef<'_>>> = exact.as_ref().map(|exact| exact.iter().map(Value::as_ref).collect());
-        self.touch(key);
+        if self.watched || self.shadowed {
+            self.touch(key);
+        }
         if self.is_shadowed(conn, key)? {
             if new {
                 shadow::forget(conn, &self.tracked, key)?;
@@ -415,6 +421,7 @@ impl<'c> TableApplier<'c> {
         cells: &[ValueRef<'_>],
     ) -> Result<(), StoreError> {
         self.shadowed = true;
+        self.touch(key);
         if new {
             return shadow::insert(conn, &self.tracked, exact.unwrap_or(key), mask, cells);
         }

@@ -2,6 +2,7 @@
 //!
 //! They are read from the file, never sent: each device enforces its own. See `repair` for what happens when merged rows break them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use isle_changeset::{Value, ValueRef, canonical_value, pack_key};
@@ -205,13 +206,15 @@ pub(crate) fn references(conn: &Connection, table: &str) -> Result<Vec<Reference
 
 /// Looks up the parents, and which tables have something that a merge can break or repair.
 pub(crate) fn connect(mut tables: Vec<Tracked>) -> Vec<Arc<Tracked>> {
-    let mut referenced = std::collections::HashSet::new();
+    let (mut referenced, mut by_columns) = (HashSet::new(), HashSet::new());
     let resolved: Vec<Vec<ForeignKey>> = tables.iter().map(|table| resolve(table, &tables)).collect();
     for (table, foreign) in tables.iter_mut().zip(resolved) {
         referenced.extend(foreign.iter().map(|key| key.parent));
+        by_columns.extend(foreign.iter().filter(|key| !key.to_key).map(|key| key.parent));
         table.foreign = foreign;
     }
     for table in &mut tables {
+        table.referenced_by_columns = by_columns.contains(&table.no);
         table.constrained = !table.unique.is_empty() || !table.foreign.is_empty() || referenced.contains(&table.no);
     }
     tables.into_iter().map(Arc::new).collect()

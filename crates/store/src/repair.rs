@@ -43,6 +43,9 @@ use crate::settle::Settled;
 use crate::shadow;
 use crate::tracked::{Tracked, join};
 
+/// Of more touched rows than these the parents are looked for in one go.
+const SCAN_FROM: usize = 500;
+
 /// A row: the table's local number and the packed canonical key.
 pub(crate) type RowId = (i64, Vec<u8>);
 
@@ -444,8 +447,18 @@ impl Repair<'_> {
     fn hide_orphans(&mut self, rows: &BTreeSet<RowId>) -> Result<(), StoreError> {
         let mut scanned = BTreeSet::new();
         let mut suspects: VecDeque<RowId> = VecDeque::new();
+        let mut counts: HashMap<i64, usize> = HashMap::new();
+        rows.iter().for_each(|(no, _)| *counts.entry(*no).or_default() += 1);
+        for (no, count) in &counts {
+            let child = self.table(*no)?;
+            for (n, foreign) in child.foreign.iter().enumerate().filter(|_| *count > SCAN_FROM) {
+                // One look through the table costs less than one for each of so many rows.
+                scanned.insert((*no, n));
+                suspects.extend(self.rows(&child, &orphans_sql(&child, foreign, &self.engine.tables)?, &[])?);
+            }
+        }
         for row in rows {
-            if !self.table(row.0)?.foreign.is_empty() {
+            if counts[&row.0] <= SCAN_FROM && !self.table(row.0)?.foreign.is_empty() {
                 suspects.push_back(row.clone());
             }
             suspects.extend(self.orphans_of(row, &mut scanned)?);

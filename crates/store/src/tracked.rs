@@ -47,6 +47,8 @@ pub(crate) struct Tracked {
     pub(crate) foreign: Vec<ForeignKey>,
     /// Whether a merge can break a constraint of the table, or one that refers to it.
     pub(crate) constrained: bool,
+    /// Whether foreign keys refer to other columns of it than its key.
+    pub(crate) referenced_by_columns: bool,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -96,6 +98,7 @@ impl Tracked {
             references: Vec::new(),
             foreign: Vec::new(),
             constrained: false,
+            referenced_by_columns: false,
         }
     }
 

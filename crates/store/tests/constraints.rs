@@ -108,6 +108,24 @@ fn a_child_whose_parent_was_deleted_meanwhile_is_hidden_or_loses_the_reference()
 }
 
 #[test]
+fn many_children_are_looked_at_in_one_go_with_the_same_result() {
+    let (a, b) = pair();
+    a.run("INSERT INTO tags(id, name) VALUES('t', 'T'), ('u', 'U')");
+    settle(&[&a, &b]);
+    a.run("DELETE FROM tags WHERE id = 't'");
+    b.run(
+        "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+         INSERT INTO notes SELECT i, 'b', iif(i % 3, 'u', 't'), iif(i % 2, 't', NULL) FROM n",
+    );
+    settle(&[&a, &b]);
+    let counts = "SELECT count(*), count(second), sum(tag <> 'u') FROM notes";
+    assert_eq!(a.rows(counts), ["Integer(600)|Integer(0)|Integer(0)"]);
+    a.run("INSERT INTO tags(id, name) VALUES('t', 'T again')");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows(counts), ["Integer(900)|Integer(450)|Integer(300)"]);
+}
+
+#[test]
 fn a_hidden_parent_hides_its_children_and_they_come_back_together() {
     let (a, b) = pair();
     a.run("INSERT INTO tags(id, name) VALUES('a', 'x')");
