@@ -122,6 +122,9 @@ impl<'c> Applier<'c> {
                 let section = section.map_err(bad)?;
                 let table = section.table();
                 let Some(tracked) = tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) else {
+                    if only.is_none() {
+                        note_missed(self.conn, table)?;
+                    }
                     continue;
                 };
                 self.section(tracked, &author, (header.baseline, header.version), section, bad)?;
@@ -233,6 +236,15 @@ impl<'c> Applier<'c> {
     }
 }
 
+/// A table that stands still, because it was altered past isle, misses what is merged: it is replayed when the table returns.
+fn note_missed(conn: &Connection, table: TableId) -> Result<(), StoreError> {
+    let listed = "SELECT 1 FROM isle_table WHERE id = ?1";
+    if crate::clocks::one::<i64>(conn, listed, [table.as_bytes()])?.is_some() {
+        crate::layout::set_meta(conn, &format!("missed {table}"), 1)?;
+    }
+    Ok(())
+}
+
 impl Tracked {
     /// The cell of a column id.
     pub(crate) fn cell_of(&self, column: ColumnId) -> Option<usize> {
@@ -303,7 +315,9 @@ impl<'c> TableApplier<'c> {
             shadowed: tracked.constrained && shadow::any(conn, &tracked)?,
             touched: BTreeSet::new(),
             watched: tracked.constrained
-                && (tracked.referenced_by_columns || !tracked.foreign.is_empty() || crate::repair::any(conn)?),
+                && (tracked.referenced_by_columns
+                    || !tracked.foreign.is_empty()
+                    || crate::repair::concerns(conn, &tracked)?),
             tracked,
         })
     }
@@ -367,7 +381,7 @@ impl<'c> TableApplier<'c> {
         Ok(())
     }
 
-    /// Writes masked cells: of a new row, or into the row that is there.
+    /// Writes masked cells: of a new row, or into the row that is there. False if nothing was written.
     fn write(
         &mut self,
         conn: &'c Connection,
@@ -375,9 +389,9 @@ impl<'c> TableApplier<'c> {
         key: &[ValueRef<'_>],
         mask: &[u64],
         cells: &[ValueRef<'_>],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         if !new && mask.iter().all(|word| *word == 0) {
-            return Ok(());
+            return Ok(true);
         }
         let exact = if mask[0] & 1 == 1 { exact_key(cells[0], key.len()) } else { None };
         let exact: Option<Vec<ValueRef<'_>>> = exact.as_ref().map(|exact| exact.iter().map(Value::as_ref).collect());
@@ -387,9 +401,11 @@ impl<'c> TableApplier<'c> {
         if self.is_shadowed(conn, key)? {
             if new {
                 shadow::forget(conn, &self.tracked, key)?;
-                return shadow::insert(conn, &self.tracked, exact.as_deref().unwrap_or(key), mask, cells);
+                shadow::insert(conn, &self.tracked, exact.as_deref().unwrap_or(key), mask, cells)?;
+                return Ok(true);
             }
-            return shadow::update(conn, &self.tracked, key, exact.as_deref(), mask, cells);
+            shadow::update(conn, &self.tracked, key, exact.as_deref(), mask, cells)?;
+            return Ok(true);
         }
         let statement = self.statement(conn, new, mask)?;
         bind(statement, if new { exact.as_deref().unwrap_or(key) } else { key }, 1)?;
@@ -402,9 +418,10 @@ impl<'c> TableApplier<'c> {
             statement.raw_bind_parameter(at + n, to_sql(cells[cell])).doing("bind a value")?;
         }
         match statement.raw_execute().doing("write a merged row") {
-            Ok(_) => Ok(()),
+            Ok(written) => Ok(written > 0),
             Err(error) if error.is_unique() && !self.tracked.unique.is_empty() => {
-                self.give_way(conn, new, (key, exact.as_deref()), mask, cells)
+                self.give_way(conn, new, (key, exact.as_deref()), mask, cells)?;
+                Ok(true)
             }
             Err(error) => Err(error),
         }
@@ -727,6 +744,7 @@ impl Merge<'_, '_> {
             && let Some(Some(Value::Blob(exact))) =
                 self.table.read(self.conn, key, &[1])?.map(|cells| cells.into_iter().next())
         {
+            let exact = crate::engine::direct_key(self.table.tracked.no, &exact);
             *direct.lock().unwrap_or_else(PoisonError::into_inner) = exact;
         }
         match self.table.delete(self.conn, key) {
@@ -743,9 +761,13 @@ impl Merge<'_, '_> {
         cells: &[ValueRef<'_>],
     ) -> Result<(), StoreError> {
         match self.table.write(self.conn, new, key, mask, cells) {
+            // A trigger of the app that ignores the row here must not keep it out either.
+            Ok(false) if self.triggers => {
+                self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells)).map(|_| ())
+            }
             Err(error) if error.is_refusal() => {
                 let again = self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells));
-                match again {
+                match again.map(|_| ()) {
                     // The table has a constraint here that its author's has not. A merge must not stop for that either.
                     Err(error) if error.is_refusal() => {
                         let row = Row { key: key.to_vec(), ..Row::default() };
@@ -755,13 +777,13 @@ impl Merge<'_, '_> {
                     other => other,
                 }
             }
-            other => other,
+            other => other.map(|_| ()),
         }
     }
 
     /// A guard trigger of the app refused here what its author's file accepted. A merge must not stop for that: the row is
     /// written without triggers.
-    fn without_triggers(&mut self, f: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    fn without_triggers<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
         tracing::warn!(
             table = self.table.tracked.table.name,
             "a trigger or constraint refused a merged row; it was written without triggers"

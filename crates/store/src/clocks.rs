@@ -413,6 +413,19 @@ impl<'c> ClockTable<'c> {
     }
 }
 
+/// The clock of one key.
+pub(crate) fn clock(
+    conn: &Connection,
+    tracked: &Tracked,
+    key: &[ValueRef<'_>],
+) -> Result<Option<RowClock>, StoreError> {
+    let mut statement = conn.prepare_cached(&tracked.clock_sql.select).doing("read a row clock")?;
+    bind(&mut statement, key, 1)?;
+    let mut rows = statement.raw_query();
+    let row = rows.next().doing("read a row clock")?;
+    row.map_or(Ok(None), |row| RowClock::read(row, 0, tracked))
+}
+
 /// Binds values from parameter `first` on.
 pub(crate) fn bind(statement: &mut Statement<'_>, values: &[ValueRef<'_>], first: usize) -> Result<(), StoreError> {
     for (n, value) in values.iter().enumerate() {

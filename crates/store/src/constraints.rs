@@ -2,11 +2,11 @@
 //!
 //! They are read from the file, never sent: each device enforces its own. See `repair` for what happens when merged rows break them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use isle_changeset::{Value, ValueRef, canonical_value, pack_key};
-use isle_schema::{Affinity, Collation, KeyColumn};
+use isle_schema::{Affinity, KeyColumn};
 use rusqlite::Connection;
 
 use crate::StoreError;
@@ -79,11 +79,8 @@ pub(crate) fn matches(parts: &[Part]) -> String {
 
 /// The same of columns with other names that compare alike: those that a foreign key refers to.
 pub(crate) fn matches_named(parts: &[Part], names: &[String]) -> String {
-    let terms = parts.iter().zip(names).enumerate().map(|(n, (part, name))| match part.column.affinity {
-        Affinity::Text | Affinity::Blob => {
-            format!("{} = ?{} COLLATE {}", quoted(name), n + 1, collation_name(part.column.collation))
-        }
-        _ => format!("{} = ?{}", quoted(name), n + 1),
+    let terms = parts.iter().zip(names).enumerate().map(|(n, (part, name))| {
+        format!("{} = ?{} COLLATE {}", quoted(name), n + 1, collation_name(part.column.collation))
     });
     join(terms, " AND ")
 }
@@ -125,10 +122,15 @@ pub(crate) fn unique(
             parts.push(part);
         }
         let index = Unique { name, parts, predicate: sql.as_deref().and_then(predicate) };
-        let tried = format!("SELECT 1 FROM {} WHERE 1{}", quoted(&table.name), index.condition());
-        if conn.prepare(&tried).is_err() {
+        // It is asked of rows in the shadow too, which has the replicated columns and no other name.
+        let names = table.key.iter().map(|key| &key.name).chain(table.columns.iter().map(|column| &column.name));
+        let columns = join(names.map(|name| format!("NULL AS {}", quoted(name))), ", ");
+        let tried = format!("SELECT 1 FROM (SELECT {columns}) WHERE 1{}", index.condition());
+        if index.predicate.is_some() && conn.prepare(&tried).is_err() {
             let name = index.name;
-            return Ok(Err(format!("the condition of UNIQUE index {name} cannot be read; write it without comments")));
+            return Ok(Err(format!(
+                "the condition of UNIQUE index {name} has to name replicated columns alone, without the table's name or comments"
+            )));
         }
         unique.push(index);
     }
@@ -142,12 +144,7 @@ fn part(
     name: &str,
     collation: &str,
 ) -> Option<Part> {
-    let collation = match collation.to_ascii_uppercase().as_str() {
-        "BINARY" => Collation::Binary,
-        "NOCASE" => Collation::NoCase,
-        "RTRIM" => Collation::RTrim,
-        _ => return None,
-    };
+    let collation = crate::tracked::known_collation(collation)?;
     let column = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name))?;
     let affinity = Affinity::of_declared_type(&column.declared, strict);
     let cell = table.columns.iter().position(|known| known.name.eq_ignore_ascii_case(name));
@@ -206,22 +203,30 @@ pub(crate) fn references(conn: &Connection, table: &str) -> Result<Vec<Reference
 
 /// Looks up the parents, and which tables have something that a merge can break or repair.
 pub(crate) fn connect(mut tables: Vec<Tracked>) -> Vec<Arc<Tracked>> {
-    let (mut referenced, mut by_columns) = (HashSet::new(), HashSet::new());
-    let resolved: Vec<Vec<ForeignKey>> = tables.iter().map(|table| resolve(table, &tables)).collect();
-    for (table, foreign) in tables.iter_mut().zip(resolved) {
-        referenced.extend(foreign.iter().map(|key| key.parent));
+    let (mut children, mut by_columns): (HashMap<i64, Vec<i64>>, HashSet<i64>) = Default::default();
+    let resolved: Vec<(Vec<ForeignKey>, Vec<String>)> = tables.iter().map(|table| resolve(table, &tables)).collect();
+    for (table, (foreign, unrepairable)) in tables.iter_mut().zip(resolved) {
+        table.unrepairable = unrepairable;
+        for key in &foreign {
+            children.entry(key.parent).or_default().push(table.no);
+        }
         by_columns.extend(foreign.iter().filter(|key| !key.to_key).map(|key| key.parent));
         table.foreign = foreign;
     }
     for table in &mut tables {
+        table.children = children.get(&table.no).cloned().unwrap_or_default();
         table.referenced_by_columns = by_columns.contains(&table.no);
-        table.constrained = !table.unique.is_empty() || !table.foreign.is_empty() || referenced.contains(&table.no);
+        table.constrained = table.has_shadow
+            || !table.unique.is_empty()
+            || !table.foreign.is_empty()
+            || children.contains_key(&table.no);
     }
     tables.into_iter().map(Arc::new).collect()
 }
 
-fn resolve(child: &Tracked, tables: &[Tracked]) -> Vec<ForeignKey> {
-    let mut foreign = Vec::new();
+/// The foreign keys to tracked tables, and why others to such tables cannot be repaired.
+fn resolve(child: &Tracked, tables: &[Tracked]) -> (Vec<ForeignKey>, Vec<String>) {
+    let (mut foreign, mut unrepairable) = (Vec::new(), Vec::new());
     for reference in &child.references {
         let named = |table: &&Tracked| table.table.name.eq_ignore_ascii_case(&reference.parent);
         let Some(parent) = tables.iter().find(named) else { continue };
@@ -236,8 +241,14 @@ fn resolve(child: &Tracked, tables: &[Tracked]) -> Vec<ForeignKey> {
                 && targets.iter().all(|target| columns.iter().any(|column| column.name.eq_ignore_ascii_case(target)))
         };
         let to_key = same(&key.iter().collect::<Vec<_>>());
+        let declared = |part: &Part| {
+            let mut columns = parent.physical.iter();
+            columns.any(|c| c.name.eq_ignore_ascii_case(&part.column.name) && c.collation == part.column.collation)
+        };
         let index = parent.unique.iter().find(|index| {
-            index.predicate.is_none() && same(&index.parts.iter().map(|part| &part.column).collect::<Vec<_>>())
+            index.predicate.is_none()
+                && index.parts.iter().all(declared)
+                && same(&index.parts.iter().map(|part| &part.column).collect::<Vec<_>>())
         });
         let columns: Vec<KeyColumn> = match (to_key, index) {
             (true, _) => key,
@@ -252,13 +263,35 @@ fn resolve(child: &Tracked, tables: &[Tracked]) -> Vec<ForeignKey> {
             let column = KeyColumn { name: from.clone(), ..like.clone() };
             (in_key || cell.is_some()).then(|| Part { column, cell: cell.map(|at| at + 1) })
         });
-        let Some(parts) = parts.collect::<Option<Vec<Part>>>() else { continue };
-        let name =
-            format!("({}) -> {}", join(parts.iter().map(|part| part.column.name.clone()), ", "), parent.table.name);
+        let parts = parts.collect::<Option<Vec<Part>>>();
+        let named = join(reference.columns.iter().map(|(from, _)| from.clone()), ", ");
+        let name = format!("({named}) -> {}", parent.table.name);
+        let Some(parts) = parts else {
+            unrepairable.push(format!("its foreign key {name} is on a generated column, which a merge cannot repair"));
+            continue;
+        };
+        let unlike = parts.iter().any(|part| {
+            let own = child.physical.iter().find(|column| column.name.eq_ignore_ascii_case(&part.column.name));
+            let (own, like) = (own.map_or(0, |own| class(own.affinity)), class(part.column.affinity));
+            own != like && own != 0 && like != 0
+        });
+        if unlike {
+            unrepairable.push(format!("its foreign key {name} compares text with numbers; give both columns one type"));
+            continue;
+        }
         let set_null = reference.set_null && parts.iter().all(|part| part.cell.is_some());
         foreign.push(ForeignKey { name, parts, parent: parent.no, targets, to_key, set_null });
     }
-    foreign
+    (foreign, unrepairable)
+}
+
+/// What values of a column become: numbers, text, or what they are.
+fn class(affinity: Affinity) -> u8 {
+    match affinity {
+        Affinity::Blob => 0,
+        Affinity::Integer | Affinity::Real | Affinity::Numeric => 1,
+        Affinity::Text => 2,
+    }
 }
 
 #[cfg(test)]

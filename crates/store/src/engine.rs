@@ -19,8 +19,15 @@ use crate::plan::Plan;
 use crate::tracked::{self, LocalTable, Tracked, join};
 use crate::{Options, StoreError, layout};
 
-/// The key of the row that a merge deletes itself, for the guard against deletes by triggers.
+/// The table and key of the row that a merge deletes itself, for the guard against deletes by triggers.
 pub(crate) type Direct = Arc<Mutex<Vec<u8>>>;
+
+/// What stands there for a row: the table's local number and the packed exact key.
+pub(crate) fn direct_key(no: i64, exact: &[u8]) -> Vec<u8> {
+    let mut key = isle_changeset::pack_key(&[isle_changeset::ValueRef::Integer(no)]);
+    key.extend(exact);
+    key
+}
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,14 +238,13 @@ impl Engine {
         let writes = crate::clocks::one::<i64>(&self.conn, "SELECT 1 FROM isle_table LIMIT 1", [])?.is_some();
         for tracked in self.tables.clone().iter().filter(|_| writes) {
             let fact = format!("constraints {}", tracked.no);
-            let print = format!("{:?} {:?}", tracked.unique, tracked.foreign);
+            let print = format!("{:?} {:?} {:?}", tracked.unique, tracked.foreign, tracked.physical);
             let known: Option<String> = layout::meta(&self.conn, &fact)?;
             let none = tracked.unique.is_empty() && tracked.foreign.is_empty();
-            if known.as_ref() == Some(&print) || (known.is_none() && none && !tracked.constrained) {
+            if known.as_ref() == Some(&print) || (none && !tracked.constrained) {
                 continue;
             }
-            let sql = crate::shadow::create_sql(&self.conn, tracked)?;
-            self.conn.execute_batch(&sql).doing("watch the constraints")?;
+            crate::shadow::make(&self.conn, tracked, tracked)?;
             let [.., replaced, moved] = crate::triggers::names(tracked.no);
             let clashes = crate::triggers::clash_sql(tracked);
             let sql = format!("DROP TRIGGER IF EXISTS {replaced}; DROP TRIGGER IF EXISTS {moved}; {clashes}");
@@ -323,7 +329,7 @@ impl Engine {
             let keys = join(tracked.table.key.iter().map(|column| format!("OLD.{}", quoted(&column.name))), ", ");
             let (no, on) = (tracked.no, quoted(&tracked.table.name));
             let sql = format!(
-                "CREATE TEMP TRIGGER IF NOT EXISTS isle_guard{no} BEFORE DELETE ON main.{on} WHEN NOT isle_direct({keys})
+                "CREATE TEMP TRIGGER IF NOT EXISTS isle_guard{no} BEFORE DELETE ON main.{on} WHEN NOT isle_direct({no}, {keys})
                  BEGIN SELECT RAISE(IGNORE); END"
             );
             self.conn.execute_batch(&sql).doing("guard a table")?;
@@ -346,6 +352,7 @@ impl Engine {
     ) -> Result<T, StoreError> {
         self.begin()?;
         let result = self.seal_foreign(now_ms).and_then(|_| {
+            self.catch_up()?;
             self.repaired = self.repair()?;
             f(self)
         });
@@ -356,6 +363,29 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Replays the log for tables that stood still while something was merged, and are what they were again.
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        let sql = "SELECT 1 FROM isle_meta WHERE k > 'missed ' AND k < 'missed!' LIMIT 1";
+        if crate::clocks::one::<i64>(&self.conn, sql, [])?.is_none() {
+            return Ok(());
+        }
+        for tracked in self.tables.clone() {
+            let fact = format!("missed {}", tracked.table.id);
+            if layout::meta::<i64>(&self.conn, &fact)?.is_none() {
+                continue;
+            }
+            if let Err(error) = crate::track::refuse_short_log(&self.conn) {
+                tracing::warn!(%error, table = tracked.table.name, "what a table missed while it stood still is not in the log any more");
+                continue;
+            }
+            let settled = self.settle()?;
+            let own = self.own()?.version;
+            crate::log::replay(self, tracked.table.id, own, &settled)?;
+            self.conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact]).doing("catch up")?;
+        }
+        Ok(())
     }
 
     /// Seals what foreign clients queued as a version of its own; gives the tables that they changed.

@@ -66,7 +66,7 @@ impl Hasher {
         self.into = Into { merged: true, visible: true };
         self.merged.update(tracked.table.id.as_bytes());
         self.visible.update(tracked.table.id.as_bytes());
-        if !tracked.constrained || !crate::shadow::any(conn, tracked)? {
+        if !tracked.has_shadow || !crate::shadow::any(conn, tracked)? {
             return self.rows(conn, tracked, &tracked.clocks_beside(&quoted(&tracked.table.name), "JOIN"));
         }
         self.into = Into { merged: true, visible: false };

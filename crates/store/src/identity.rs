@@ -104,7 +104,8 @@ pub(crate) fn new_site_after(engine: &mut Engine, site: SiteId, kept: u64) -> Re
     move_versions(conn, &mut own, &source, first)?;
     tracing::warn!(old = %old.site, new = %site, kept, moved = old.version - kept, "took a new site id");
     engine.own = Some(own);
-    Ok(())
+    crate::repair::owe_claims(&engine.conn)?;
+    engine.repair().map(|_| ())
 }
 
 /// Versions of a site's local number.

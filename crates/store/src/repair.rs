@@ -36,7 +36,7 @@ use rusqlite::{Connection, params};
 use crate::StoreError;
 use crate::clocks::{ClockTable, LocalStamp};
 use crate::constraints::{self, ForeignKey, Unique, list, matches, matches_named, packed};
-use crate::engine::{Direct, Engine};
+use crate::engine::{Direct, Engine, direct_key};
 use crate::error::Doing as _;
 use crate::layout::quoted;
 use crate::settle::Settled;
@@ -116,6 +116,23 @@ pub(crate) fn owe(conn: &Connection, no: i64, key: &[u8]) -> Result<(), StoreErr
     let mut statement = conn.prepare_cached(sql).doing("note a row for repair")?;
     statement.execute(params![no, key]).doing("note a row for repair")?;
     Ok(())
+}
+
+/// Stamps moved: whoever shows instead of another is settled anew.
+pub(crate) fn owe_claims(conn: &Connection) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO isle_owed(t, k) SELECT DISTINCT t, k FROM isle_claim";
+    conn.execute(sql, []).doing("note rows for repair").map(|_| ())
+}
+
+/// Whether a row of the table, or one that refers to it, does not show as it is merged.
+pub(crate) fn concerns(conn: &Connection, tracked: &Tracked) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM isle_claim WHERE t = ?1 LIMIT 1";
+    for no in std::iter::once(tracked.no).chain(tracked.children.iter().copied()) {
+        if crate::clocks::one::<i64>(conn, sql, [no])?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether any row does not show as it is merged.
@@ -306,12 +323,12 @@ impl Repair<'_> {
     /// Orders the merged rows that claim the same values, and hides all but the first.
     fn group(&mut self, tracked: &Arc<Tracked>, index: &Unique, values: &[u8]) -> Result<Vec<RowId>, StoreError> {
         let constraint = format!("u:{}", index.name);
-        let sql = "SELECT k FROM isle_claim WHERE t = ?1 AND c = ?2 AND v = ?3";
+        let sql = "SELECT k, behind FROM isle_claim WHERE t = ?1 AND c = ?2 AND v = ?3";
         let mut statement = self.conn.prepare_cached(sql).doing("read claims")?;
-        let keys =
-            statement.query_map(params![tracked.no, constraint, values], |row| row.get(0)).doing("read claims")?;
-        let keys: Vec<Vec<u8>> = keys.collect::<Result<_, _>>().doing("read claims")?;
-        let mut members: Vec<RowId> = keys.into_iter().map(|key| (tracked.no, key)).collect();
+        let claims = statement.query_map(params![tracked.no, constraint, values], |row| Ok((row.get(0)?, row.get(1)?)));
+        let claims = claims.doing("read claims")?.collect::<Result<_, _>>().doing("read claims")?;
+        let claims: HashMap<Vec<u8>, Option<Vec<u8>>> = claims;
+        let mut members: Vec<RowId> = claims.keys().map(|key| (tracked.no, key.clone())).collect();
         if let Some(holder) = self.holder(tracked, index, values)?
             && !members.contains(&holder)
         {
@@ -336,7 +353,9 @@ impl Repair<'_> {
         let first = order.first().map(|(_, (_, key))| key.clone());
         for (_, row) in order.iter().skip(1) {
             self.hide(row)?;
-            self.claim(row, &constraint, values, first.as_deref())?;
+            if claims.get(&row.1) != Some(&first) {
+                self.claim(row, &constraint, values, first.as_deref())?;
+            }
         }
         if let Some((_, row)) = order.first()
             && self.place(row)? != Place::Shown
@@ -412,7 +431,9 @@ impl Repair<'_> {
 
     /// Whether another row shows instead of this one.
     fn gives_way(&self, row: &RowId) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM isle_claim WHERE t = ?1 AND k = ?2 AND behind IS NOT NULL AND c >= 'u:' AND c < 'v'";
+        // SQLite would take a range of constraints for a better way in than the key.
+        let sql = "SELECT 1 FROM isle_claim INDEXED BY isle_claim_k WHERE t = ?1 AND k = ?2 AND behind IS NOT NULL
+                   AND substr(c, 1, 2) = 'u:'";
         Ok(crate::clocks::one::<i64>(self.conn, sql, params![row.0, row.1])?.is_some())
     }
 
@@ -445,25 +466,35 @@ impl Repair<'_> {
 
     /// Hides rows that lack a parent, and those that refer to them, until none does.
     fn hide_orphans(&mut self, rows: &BTreeSet<RowId>) -> Result<(), StoreError> {
-        let mut scanned = BTreeSet::new();
+        let mut scans = BTreeSet::new();
         let mut suspects: VecDeque<RowId> = VecDeque::new();
         let mut counts: HashMap<i64, usize> = HashMap::new();
         rows.iter().for_each(|(no, _)| *counts.entry(*no).or_default() += 1);
         for (no, count) in &counts {
             let child = self.table(*no)?;
-            for (n, foreign) in child.foreign.iter().enumerate().filter(|_| *count > SCAN_FROM) {
-                // One look through the table costs less than one for each of so many rows.
-                scanned.insert((*no, n));
-                suspects.extend(self.rows(&child, &orphans_sql(&child, foreign, &self.engine.tables)?, &[])?);
+            if *count > SCAN_FROM {
+                // One look through the tables costs less than one for each of so many rows.
+                scans.extend((0..child.foreign.len()).map(|n| (*no, n)));
+                scans.extend(self.children.get(no).into_iter().flatten().copied());
             }
         }
         for row in rows {
-            if counts[&row.0] <= SCAN_FROM && !self.table(row.0)?.foreign.is_empty() {
-                suspects.push_back(row.clone());
+            if counts[&row.0] <= SCAN_FROM {
+                if !self.table(row.0)?.foreign.is_empty() {
+                    suspects.push_back(row.clone());
+                }
+                suspects.extend(self.orphans_of(row, &mut scans)?);
             }
-            suspects.extend(self.orphans_of(row, &mut scanned)?);
         }
-        while let Some(row) = suspects.pop_front() {
+        loop {
+            let Some(row) = suspects.pop_front() else {
+                // What is hidden since may have been somebody's parent.
+                let Some((no, n)) = scans.pop_first() else { break };
+                let child = self.table(no)?;
+                let sql = orphans_sql(&child, &child.foreign[n], &self.engine.tables)?;
+                suspects.extend(self.rows(&child, &sql, &[])?);
+                continue;
+            };
             let place = self.place(&row)?;
             if !matches!(place, Place::Shown | Place::Altered) {
                 continue;
@@ -477,19 +508,21 @@ impl Repair<'_> {
                 let constraint = format!("f:{}", foreign.name);
                 if foreign.set_null && self.alter(&row, foreign)? {
                     self.claim(&row, &constraint, &values, Some(&[]))?;
+                    suspects.extend(self.orphans_of(&row, &mut scans)?);
                     continue;
                 }
                 self.hide(&row)?;
                 self.claim(&row, &constraint, &values, Some(&[]))?;
-                suspects.extend(self.orphans_of(&row, &mut scanned)?);
+                suspects.extend(self.orphans_of(&row, &mut scans)?);
                 break;
             }
         }
         Ok(())
     }
 
-    /// Rows that show and refer to a row that does not, or not as it did.
-    fn orphans_of(&self, parent: &RowId, scanned: &mut BTreeSet<(i64, usize)>) -> Result<Vec<RowId>, StoreError> {
+    /// Rows that show and refer to a row that does not. Where they refer to something else than its key, what that was before is
+    /// not known here: the foreign key goes to `scans`.
+    fn orphans_of(&self, parent: &RowId, scans: &mut BTreeSet<(i64, usize)>) -> Result<Vec<RowId>, StoreError> {
         let mut orphans = Vec::new();
         let Some(children) = self.children.get(&parent.0) else { return Ok(orphans) };
         let place = self.place(parent)?;
@@ -509,10 +542,8 @@ impl Repair<'_> {
                 let values: Vec<_> = values.collect();
                 let sql = format!("SELECT {keys} FROM {table} WHERE {}", matches(&foreign.parts));
                 orphans.extend(self.rows(&child, &sql, &values)?);
-            } else if scanned.insert((*no, n.to_owned())) {
-                // What the parent was before is not known here.
-                let sql = orphans_sql(&child, foreign, &self.engine.tables)?;
-                orphans.extend(self.rows(&child, &sql, &[])?);
+            } else {
+                scans.insert((*no, *n));
             }
         }
         Ok(orphans)
@@ -560,7 +591,8 @@ impl Repair<'_> {
             let columns = tracked.key_list("");
             if let Some(exact) = shadow::values(self.conn, &tracked, (false, &columns, ""), &key)? {
                 let exact: Vec<_> = exact.iter().map(Value::as_ref).collect();
-                *self.direct.0.lock().unwrap_or_else(PoisonError::into_inner) = pack_key(&exact);
+                let direct = direct_key(tracked.no, &pack_key(&exact));
+                *self.direct.0.lock().unwrap_or_else(PoisonError::into_inner) = direct;
             }
         }
         let sql = format!("DELETE FROM {} WHERE {}", quoted(&tracked.table.name), tracked.key_match(1));
@@ -592,6 +624,13 @@ impl Repair<'_> {
     fn alter(&mut self, row: &RowId, foreign: &ForeignKey) -> Result<bool, StoreError> {
         let (tracked, key) = self.key(row)?;
         let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+        // Without the reference the row could fall under a partial index, where nobody reckons with it.
+        let named = |condition: &String| {
+            foreign.parts.iter().any(|part| crate::tracked::contains_word(condition, &part.column.name))
+        };
+        if tracked.unique.iter().any(|index| index.predicate.as_ref().is_some_and(named)) {
+            return Ok(false);
+        }
         let fresh = self.place(row)? == Place::Shown;
         if fresh {
             shadow::copy(self.conn, &tracked, &key, false)?;
@@ -611,23 +650,26 @@ impl Repair<'_> {
         }
     }
 
-    /// Writes to a table; a trigger of the app that refuses is passed over.
+    /// Writes one row of a table; a trigger of the app that refuses, or does something else instead, is passed over.
     fn write(
         &mut self,
         tracked: &Tracked,
-        f: impl Fn(&Connection) -> Result<(), StoreError>,
+        f: impl Fn(&Connection) -> Result<usize, StoreError>,
     ) -> Result<(), StoreError> {
         self.changed.insert(tracked.no);
-        match f(self.conn) {
-            Err(error) if error.is_refusal() && self.engine.triggers_needed => {
-                let switch = |on| self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
-                switch(false).doing("suspend triggers")?;
-                let result = f(self.conn);
-                switch(true).doing("resume triggers")?;
-                result
-            }
-            result => result,
+        let again = match f(self.conn) {
+            Ok(written) => written == 0,
+            Err(error) if error.is_refusal() => true,
+            Err(error) => return Err(error),
+        };
+        if !again {
+            return Ok(());
         }
+        let switch = |on| self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
+        switch(false).doing("suspend triggers")?;
+        let result = f(self.conn);
+        switch(self.engine.triggers_needed).doing("resume triggers")?;
+        result.map(|_| ())
     }
 }
 

@@ -70,7 +70,8 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
     sealer.finish(&mut own)?;
     tracing::info!(replaced, by = own.version - published, "unpublished versions were sealed anew");
     engine.own = Some(own);
-    Ok(())
+    crate::repair::owe_claims(&engine.conn)?;
+    engine.repair().map(|_| ())
 }
 
 /// Brings back a clock that ran ahead: other devices would hold back what it stamps. The unpublished versions are sealed anew if

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use isle_changeset::{
-    BlockInfo, BodyWriter, Header, Key, RowKind, SealedBlock, ValueRef, canonical_value, has_forms, pack_key,
+    BlockInfo, BodyWriter, Header, Key, RowKind, SealedBlock, Value, ValueRef, canonical_value, has_forms, pack_key,
+    unpack_key,
 };
 use isle_clock::Hlc;
 use isle_schema::ColumnId;
@@ -18,6 +19,7 @@ use crate::StoreError;
 use crate::capture::{Capture, Event, EventKind, Values, pack};
 use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
 use crate::error::Doing as _;
+use crate::journal::{Journal, Loss, Reason};
 use crate::layout::log_id;
 use crate::own::{Own, take_causes};
 use crate::shadow;
@@ -92,7 +94,7 @@ impl<'c> Sealer<'c> {
         self.shadowed = tracked.constrained && shadow::any(self.conn, tracked)?;
         // Where an orphan shows, SQLite counts a parent that comes against another one that is missing.
         self.repair = tracked.constrained
-            && (self.foreign || crate::repair::any(self.conn)? || crate::repair::is_owed(self.conn)?);
+            && (self.foreign || crate::repair::concerns(self.conn, tracked)? || crate::repair::is_owed(self.conn)?);
         let mut columns = vec![ColumnId::KEY];
         columns.extend(tracked.table.columns.iter().map(|column| column.id));
         self.writer.table(tracked.table.id, &columns, tracked.table.key.len());
@@ -156,11 +158,36 @@ impl<'c> Sealer<'c> {
             // It came over the hidden row and went again.
             (false, true) => return Ok(false),
             (true, false) => {
-                shadow::update(self.conn, tracked, touch.key, None, touch.mask, touch.cells)?;
+                let exact = match touch.cells[0] {
+                    ValueRef::Blob(packed) if touch.mask[0] & 1 == 1 => unpack_key(packed, touch.key.len()).ok(),
+                    _ => None,
+                };
+                let exact: Option<Vec<_>> = exact.as_ref().map(|key| key.iter().map(Value::as_ref).collect());
+                shadow::update(self.conn, tracked, touch.key, exact.as_deref(), touch.mask, touch.cells)?;
             }
-            (true, true) | (false, false) => shadow::forget(self.conn, tracked, touch.key)?,
+            (true, true) => {
+                self.journal_hidden(tracked, touch)?;
+                shadow::forget(self.conn, tracked, touch.key)?;
+            }
+            (false, false) => shadow::forget(self.conn, tracked, touch.key)?,
         }
         Ok(true)
+    }
+
+    /// Journals the values of a hidden row over which another was inserted, by somebody who could not see it.
+    fn journal_hidden(&self, tracked: &Tracked, touch: &Touch<'_>) -> Result<(), StoreError> {
+        let columns = format!("NULL{}", tracked.column_list(""));
+        let hidden = shadow::values(self.conn, tracked, (true, &columns, ""), touch.key)?.unwrap_or_default();
+        let Some(clock) = crate::clocks::clock(self.conn, tracked, touch.key)? else { return Ok(()) };
+        let mut journal = Journal::open(self.conn)?;
+        for (cell, value) in hidden.iter().enumerate().skip(1) {
+            if value.as_ref() != touch.cells[cell] {
+                let (loser, winner) = (clock.cell(cell), Some(self.stamp));
+                let loss = Loss { cell, value: value.as_ref(), loser, winner, reason: Reason::Older };
+                journal.add(tracked, touch.key, loss)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes a row that names every column, and the exact key where it differs.
@@ -361,7 +388,7 @@ fn seal_table_events(
     let mut cells = vec![ValueRef::Null; tracked.cells()];
     let (mut at, mut no_run_before) = (0, 0);
     while at < events.len() {
-        if at >= no_run_before {
+        if at >= no_run_before && !sealer.repair && !sealer.shadowed {
             let count = run_length(capture, &events[at..]);
             if count >= RUN_MIN && seal_run(sealer, clocks, tracked, capture.first_key(&events[at]), count)? {
                 at += count;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use crate::StoreError;
 use crate::clocks::{bind, to_sql};
 use crate::error::Doing as _;
-use crate::layout::quoted;
+use crate::layout::{literal, quoted};
 use crate::seal::bits;
 use crate::tracked::{self, Tracked, collation_name, join};
 
@@ -20,56 +20,83 @@ pub(crate) fn name(tracked: &Tracked) -> String {
     format!("isle_s{}", tracked.no)
 }
 
-/// Creates a shadow. Affinities and defaults are the table's: values convert alike, and columns that an insert does not name begin alike.
-pub(crate) fn create_sql(conn: &Connection, tracked: &Tracked) -> Result<String, StoreError> {
+/// The statement that creates a shadow. Affinities, collations and defaults are the table's: values convert and compare alike, and
+/// columns that an insert does not name begin alike.
+fn create_sql(conn: &Connection, tracked: &Tracked) -> Result<String, StoreError> {
     let physical = tracked::columns(conn, &tracked.table.name)?;
-    let keys = tracked.table.key.iter().map(|column| (&column.name, column.affinity));
-    let others = tracked.table.columns.iter().zip(&tracked.affinities);
-    let columns = keys.chain(others.map(|(column, affinity)| (&column.name, *affinity))).map(|(name, affinity)| {
-        let declared = match affinity {
-            Affinity::Integer => " INTEGER",
+    let columns = tracked.physical.iter().map(|column| {
+        let declared = match column.affinity {
+            // Not INTEGER, which would make the key a rowid.
+            Affinity::Integer => " INT",
             Affinity::Real => " REAL",
             Affinity::Numeric => " NUMERIC",
             Affinity::Text => " TEXT",
             Affinity::Blob => "",
         };
-        let default = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name));
-        let default = default.and_then(|column| column.default.as_ref());
-        let default = default.map_or_else(String::new, |text| format!(" DEFAULT ({text}\n)"));
-        format!("{}{declared}{default}", quoted(name))
+        let there = physical.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
+        let default = there.and_then(|known| known.default.as_deref()).map(default_sql).unwrap_or_default();
+        format!("{}{declared}{default} COLLATE {}", quoted(&column.name), collation_name(column.collation))
     });
     let columns = join(columns, ", ");
-    let key = tracked.table.key.iter().map(|column| match tracked.table.rowid_key {
-        true => quoted(&column.name),
-        false => format!("{} COLLATE {}", quoted(&column.name), collation_name(column.collation)),
-    });
+    let key = tracked
+        .table
+        .key
+        .iter()
+        .map(|column| format!("{} COLLATE {}", quoted(&column.name), collation_name(column.collation)));
     let key = join(key, ", ");
-    Ok(format!("CREATE TABLE IF NOT EXISTS {}({columns}, isle_hidden INT, PRIMARY KEY({key}))", name(tracked)))
+    Ok(format!("CREATE TABLE {}({columns}, isle_hidden INT, PRIMARY KEY({key}))", name(tracked)))
 }
 
-/// The table has other columns, or other names for them: so has its shadow.
-pub(crate) fn follow(conn: &Connection, before: &Tracked, after: &Tracked) -> Result<(), StoreError> {
-    let there = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-    if crate::clocks::one::<i64>(conn, there, [name(before)])?.is_none() {
-        return Ok(());
+/// A default as a column definition takes it, from the text that SQLite gives of it: without the parentheses that it may have had.
+fn default_sql(text: &str) -> String {
+    let bare = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let names_a_string = bare && text.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    let keyword = ["NULL", "TRUE", "FALSE", "CURRENT_TIME", "CURRENT_DATE", "CURRENT_TIMESTAMP"];
+    let known = keyword.iter().any(|keyword| keyword.eq_ignore_ascii_case(text));
+    let in_quotes = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
+    match () {
+        // SQLite takes a name for a string here, but not within parentheses.
+        () if names_a_string && !known => format!(" DEFAULT {}", literal(text)),
+        () if in_quotes => format!(" DEFAULT {}", literal(&text[1..text.len() - 1].replace("\"\"", "\""))),
+        // The text may end in a comment.
+        () => format!(" DEFAULT ({text}\n)"),
     }
-    let shared = after.table.columns.iter().filter_map(|column| {
-        let old = before.table.columns.iter().find(|old| old.id == column.id)?;
-        Some((quoted(&column.name), quoted(&old.name)))
+}
+
+/// Makes the shadow of a table, or makes it anew with what it holds where the table has other columns, or other names for them.
+pub(crate) fn make(conn: &Connection, before: &Tracked, after: &Tracked) -> Result<(), StoreError> {
+    let shadow = name(after);
+    let run = |sql: &str| conn.execute_batch(sql).doing("make the shadow of a table");
+    let create = create_sql(conn, after)?;
+    let old = tracked::columns(conn, &shadow)?;
+    if old.is_empty() {
+        return run(&create);
+    }
+    let is_old = |name: &String| old.iter().any(|old| old.name.eq_ignore_ascii_case(name));
+    let pairs = after.physical.iter().filter_map(|column| {
+        let replicated = after.table.columns.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
+        let was = replicated.and_then(|now| before.table.columns.iter().find(|was| was.id == now.id));
+        let was = was.map_or(&column.name, |was| &was.name);
+        is_old(was).then(|| (quoted(&column.name), quoted(was)))
     });
-    let (new, old): (Vec<String>, Vec<String>) = shared.unzip();
-    let with_key = |columns: Vec<String>| {
-        let key = after.table.key.iter().map(|column| quoted(&column.name));
-        join(key.chain(columns).chain(["isle_hidden".to_owned()]), ", ")
-    };
-    let (shadow, create) = (name(after), create_sql(conn, after)?);
-    let sql = format!(
-        "ALTER TABLE {shadow} RENAME TO isle_s_old; {create};
-         INSERT INTO {shadow}({}) SELECT {} FROM isle_s_old; DROP TABLE isle_s_old;",
-        with_key(new),
-        with_key(old)
-    );
-    conn.execute_batch(&sql).doing("change the shadow of a table")
+    let (new, was): (Vec<String>, Vec<String>) = pairs.unzip();
+    // Not by a rename, which fails where any view of the file is broken.
+    run(&format!(
+        "CREATE TEMP TABLE isle_s_old AS SELECT * FROM {shadow}; DROP TABLE {shadow}; {create};
+         INSERT INTO {shadow}({}, isle_hidden) SELECT {}, isle_hidden FROM temp.isle_s_old; DROP TABLE temp.isle_s_old;",
+        new.join(", "),
+        was.join(", ")
+    ))
+}
+
+/// The table has other columns, or other names for them: so has its shadow, if there is one.
+pub(crate) fn follow(conn: &Connection, before: &Tracked, after: &Tracked) -> Result<(), StoreError> {
+    if before.has_shadow { make(conn, before, after) } else { Ok(()) }
+}
+
+/// All columns that a row has in the table and in the shadow.
+fn all_columns(tracked: &Tracked) -> String {
+    join(tracked.physical.iter().map(|column| quoted(&column.name)), ", ")
 }
 
 /// Whether the shadow holds anything.
@@ -113,7 +140,7 @@ pub(crate) fn state(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) 
 
 /// Copies a row of the table into the shadow.
 pub(crate) fn copy(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>], hidden: bool) -> Result<(), StoreError> {
-    let columns = format!("{}{}", tracked.key_list(""), tracked.column_list(""));
+    let columns = all_columns(tracked);
     let (shadow, table, matches) = (name(tracked), quoted(&tracked.table.name), tracked.key_match(1));
     let hidden = i64::from(hidden);
     run(
@@ -123,23 +150,24 @@ pub(crate) fn copy(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>], h
         ),
         key,
     )
+    .map(|_| ())
 }
 
 /// Copies a row of the shadow into the table.
-pub(crate) fn restore(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
-    let columns = format!("{}{}", tracked.key_list(""), tracked.column_list(""));
+pub(crate) fn restore(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<usize, StoreError> {
+    let columns = all_columns(tracked);
     let (shadow, table, matches) = (name(tracked), quoted(&tracked.table.name), tracked.key_match(1));
     run(conn, &format!("INSERT INTO {table}({columns}) SELECT {columns} FROM {shadow} WHERE {matches}"), key)
 }
 
 /// Says that a row is not in the table any more.
 pub(crate) fn mark_hidden(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
-    run(conn, &format!("UPDATE {} SET isle_hidden = 1 WHERE {}", name(tracked), tracked.key_match(1)), key)
+    run(conn, &format!("UPDATE {} SET isle_hidden = 1 WHERE {}", name(tracked), tracked.key_match(1)), key).map(|_| ())
 }
 
 /// Takes a row out of the shadow.
 pub(crate) fn forget(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
-    run(conn, &format!("DELETE FROM {} WHERE {}", name(tracked), tracked.key_match(1)), key)
+    run(conn, &format!("DELETE FROM {} WHERE {}", name(tracked), tracked.key_match(1)), key).map(|_| ())
 }
 
 /// Puts a new merged row into the shadow; `exact` is its key as it is spelled.
@@ -157,7 +185,7 @@ pub(crate) fn insert(
     let (shadow, key) = (name(tracked), tracked.key_list(""));
     let sql = format!("INSERT INTO {shadow}({key}{columns}, isle_hidden) VALUES({parameters}, 1)");
     let values: Vec<ValueRef<'_>> = exact.iter().copied().chain(named.iter().map(|cell| cells[*cell])).collect();
-    run(conn, &sql, &values)
+    run(conn, &sql, &values).map(|_| ())
 }
 
 /// Writes cells of a row in the shadow, and its key as it is spelled now.
@@ -183,6 +211,7 @@ pub(crate) fn update(
         return Ok(());
     }
     run(conn, &format!("UPDATE {} SET {} WHERE {}", name(tracked), sets.join(", "), tracked.key_match(1)), &values)
+        .map(|_| ())
 }
 
 /// The values of some columns of a row as it is merged: from the shadow or from the table. `None` if there is no such row, or the
@@ -212,10 +241,9 @@ pub(crate) fn first(
     found.optional().doing("look at a row")
 }
 
-/// Runs a statement with values.
-pub(crate) fn run(conn: &Connection, sql: &str, values: &[ValueRef<'_>]) -> Result<(), StoreError> {
+/// Runs a statement with values; gives the number of rows written.
+pub(crate) fn run(conn: &Connection, sql: &str, values: &[ValueRef<'_>]) -> Result<usize, StoreError> {
     let mut statement = conn.prepare_cached(sql).doing("repair a row")?;
     bind(&mut statement, values, 1)?;
-    statement.raw_execute().doing("repair a row")?;
-    Ok(())
+    statement.raw_execute().doing("repair a row")
 }

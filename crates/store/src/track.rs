@@ -67,6 +67,9 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
 fn refuse_orphans(engine: &Engine, added: &[Arc<Tracked>]) -> Result<(), StoreError> {
     let is_new = |no: i64| added.iter().any(|tracked| tracked.no == no);
     for child in &engine.tables {
+        if let Some(reason) = child.unrepairable.first().filter(|_| is_new(child.no)) {
+            return Err(StoreError::Untrackable { table: child.table.name.clone(), reason: reason.clone() });
+        }
         for foreign in child.foreign.iter().filter(|foreign| is_new(child.no) || is_new(foreign.parent)) {
             let sql = crate::repair::orphans_sql(child, foreign, &engine.tables)?;
             let orphans: i64 = engine
@@ -336,7 +339,7 @@ fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
 }
 
 /// Refuses where the log does not reach back to the first version of every site: a table that returns is made from it.
-fn refuse_short_log(conn: &Connection) -> Result<(), StoreError> {
+pub(crate) fn refuse_short_log(conn: &Connection) -> Result<(), StoreError> {
     let sql = "SELECT count(*) FROM isle_site AS s WHERE s.version > 0 AND NOT EXISTS
                (SELECT 1 FROM isle_log WHERE id = s.no << 44 | 1)";
     let short = crate::clocks::one::<i64>(conn, sql, [])?.unwrap_or(0);

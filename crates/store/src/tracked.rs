@@ -23,6 +23,25 @@ pub(crate) struct PhysicalColumn {
     pub(crate) key_position: i64,
     /// 0 for an ordinary column, else a generated or hidden one.
     pub(crate) hidden: i64,
+    /// The collation that it compares with by itself.
+    pub(crate) collation: String,
+}
+
+impl PhysicalColumn {
+    /// The collation, if every SQLite has it.
+    pub(crate) fn known_collation(&self) -> Option<Collation> {
+        known_collation(&self.collation)
+    }
+}
+
+/// A collation that every SQLite has.
+pub(crate) fn known_collation(name: &str) -> Option<Collation> {
+    match name.to_ascii_uppercase().as_str() {
+        "BINARY" => Some(Collation::Binary),
+        "NOCASE" => Some(Collation::NoCase),
+        "RTRIM" => Some(Collation::RTrim),
+        _ => None,
+    }
 }
 
 /// A tracked table. Cell 0 is the exact key, cell `n + 1` is column `n`.
@@ -45,10 +64,18 @@ pub(crate) struct Tracked {
     /// Foreign keys as declared, and those of them whose parents are tracked.
     pub(crate) references: Vec<Reference>,
     pub(crate) foreign: Vec<ForeignKey>,
+    /// Why foreign keys to tracked tables cannot be repaired.
+    pub(crate) unrepairable: Vec<String>,
+    /// All its columns that are no generated ones, replicated or not, with affinity and collation.
+    pub(crate) physical: Vec<KeyColumn>,
     /// Whether a merge can break a constraint of the table, or one that refers to it.
     pub(crate) constrained: bool,
     /// Whether foreign keys refer to other columns of it than its key.
     pub(crate) referenced_by_columns: bool,
+    /// Local numbers of the tables whose foreign keys refer to it.
+    pub(crate) children: Vec<i64>,
+    /// Whether it has a shadow, for constraints of today or before.
+    pub(crate) has_shadow: bool,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -97,8 +124,12 @@ impl Tracked {
             unique: Vec::new(),
             references: Vec::new(),
             foreign: Vec::new(),
+            unrepairable: Vec::new(),
+            physical: Vec::new(),
             constrained: false,
             referenced_by_columns: false,
+            children: Vec::new(),
+            has_shadow: false,
         }
     }
 
@@ -161,7 +192,7 @@ impl Tracked {
     ///
     /// Rows that a constraint hides, and merged values that one changed in the table, come from the shadow if there are any.
     pub(crate) fn clocks_and_rows(&self, conn: &Connection, join: &str) -> Result<String, StoreError> {
-        let merged = self.constrained && crate::shadow::any(conn, self)?;
+        let merged = self.has_shadow && crate::shadow::any(conn, self)?;
         let rows = if merged { crate::shadow::merged_rows(self) } else { quoted(&self.table.name) };
         Ok(self.clocks_beside(&rows, join))
     }
@@ -234,7 +265,23 @@ pub(crate) fn load(conn: &Connection, no: i64, model: LocalTable) -> Result<Trac
     }
     let unique = constraints::unique(conn, table, &physical, strict)?.map_err(|reason| drift(&reason))?;
     let references = constraints::references(conn, &table.name)?;
-    Ok(Tracked { affinities, nullable_key, unique, references, ..Tracked::of_model(no, model) })
+    let ordinary = physical.iter().filter(|column| column.hidden == 0).map(|column| KeyColumn {
+        name: column.name.clone(),
+        affinity: Affinity::of_declared_type(&column.declared, strict),
+        collation: column.known_collation().unwrap_or(Collation::Binary),
+    });
+    let ordinary = ordinary.collect();
+    let there = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    let has_shadow = crate::clocks::one::<i64>(conn, there, [format!("isle_s{no}")])?.is_some();
+    Ok(Tracked {
+        affinities,
+        nullable_key,
+        unique,
+        references,
+        has_shadow,
+        physical: ordinary,
+        ..Tracked::of_model(no, model)
+    })
 }
 
 /// The UNIQUE indexes of a table beside its key, or why one cannot be replicated.
@@ -344,21 +391,30 @@ pub(crate) fn collation(scratch: &Connection, table: &str, column: &str) -> Resu
     found
 }
 
-fn is_strict(conn: &Connection, name: &str) -> Result<bool, StoreError> {
+pub(crate) fn is_strict(conn: &Connection, name: &str) -> Result<bool, StoreError> {
     let sql = "SELECT strict FROM pragma_table_list(?1) WHERE schema = 'main'";
     Ok(conn.query_row(sql, [name], |row| row.get(0)).optional().doing("read the table's kind")?.unwrap_or(false))
 }
 
 /// The columns of a table as SQLite reports them.
-pub(crate) fn columns(conn: &Connection, name: &str) -> Result<Vec<PhysicalColumn>, StoreError> {
+pub(crate) fn columns(conn: &Connection, table: &str) -> Result<Vec<PhysicalColumn>, StoreError> {
     let sql = "SELECT name, type, \"notnull\", pk, hidden, dflt_value FROM pragma_table_xinfo(?1) ORDER BY cid";
     let mut statement = conn.prepare_cached(sql).doing("read the columns")?;
-    let rows = statement.query_map([name], |row| {
+    let rows = statement.query_map([table], |row| {
         let (name, declared, not_null) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let (key_position, hidden, default) = (row.get(3)?, row.get(4)?, row.get(5)?);
-        Ok(PhysicalColumn { name, declared, not_null, default, key_position, hidden })
+        Ok(PhysicalColumn { name, declared, not_null, default, key_position, hidden, collation: String::new() })
     });
-    rows.doing("read the columns")?.collect::<Result<_, _>>().doing("read the columns")
+    let mut columns: Vec<PhysicalColumn> =
+        rows.doing("read the columns")?.collect::<Result<_, _>>().doing("read the columns")?;
+    for column in &mut columns {
+        // Views have none.
+        let found = conn.column_metadata(Some("main"), table, &column.name);
+        let collation =
+            found.ok().and_then(|(_, collation, ..)| collation.map(|name| name.to_string_lossy().into_owned()));
+        column.collation = collation.unwrap_or_else(|| "BINARY".to_owned());
+    }
+    Ok(columns)
 }
 
 /// The key columns in index order, and whether the key is the rowid itself.

@@ -77,20 +77,17 @@ pub(crate) fn clashes(tracked: &Tracked, act: impl Fn(&str) -> String) -> Option
         return None;
     }
     let on = quoted(&tracked.table.name);
-    let body = |same_row: &str| -> String {
-        let key = join(
-            tracked.table.key.iter().map(|column| {
-                let name = quoted(&column.name);
-                format!("{name} IS {same_row}.{name}")
-            }),
-            " AND ",
-        );
+    let key = tracked.table.key.iter().map(|column| format!("{0} IS OLD.{0}", quoted(&column.name)));
+    let key = join(key, " AND ");
+    // Before an insert nobody knows an automatic key yet; a hint too many does no harm.
+    let body = |other: &str| -> String {
         let found = tracked.unique.iter().map(|index| {
             let terms = index.parts.iter().map(|part| {
                 let name = quoted(&part.column.name);
                 format!("{name}=NEW.{name} COLLATE {}", collation_name(part.column.collation))
             });
-            act(&format!("{on} WHERE {} AND NOT ({key})", join(terms, " AND ")))
+            // With its condition a partial index can be used to find them.
+            act(&format!("{on} WHERE {}{}{other}", join(terms, " AND "), index.condition()))
         });
         found.collect()
     };
@@ -102,8 +99,8 @@ pub(crate) fn clashes(tracked: &Tracked, act: impl Fn(&str) -> String) -> Option
         }
     }
     Some([
-        format!("BEFORE INSERT ON {on} BEGIN {} END", body("NEW")),
-        format!("BEFORE UPDATE OF {} ON {on} BEGIN {} END", columns.join(","), body("OLD")),
+        format!("BEFORE INSERT ON {on} BEGIN {} END", body("")),
+        format!("BEFORE UPDATE OF {} ON {on} BEGIN {} END", columns.join(","), body(&format!(" AND NOT ({key})"))),
     ])
 }
 

@@ -481,3 +481,16 @@ fn a_large_savepoint_that_is_undone_keeps_what_came_before_it() {
     settle(&[&a, &b]);
     assert_eq!(b.rows("SELECT id FROM notes"), ["Integer(1000)", "Integer(1001)"]);
 }
+
+#[test]
+fn what_was_merged_while_a_table_stood_still_is_there_when_it_returns() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.run("INSERT INTO notes(id, title) VALUES(1, 'x')");
+    settle(&[&a, &b]);
+    b.foreign("ALTER TABLE notes RENAME COLUMN title TO other");
+    a.run("INSERT INTO notes(id, title) VALUES(2, 'meanwhile'); UPDATE notes SET title = 'y' WHERE id = 1");
+    b.pull(&a);
+    b.foreign("ALTER TABLE notes RENAME COLUMN other TO title");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT count(*) FROM notes WHERE title IN ('meanwhile', 'y')"), ["Integer(2)"]);
+}

@@ -213,6 +213,212 @@ fn a_column_that_is_added_or_renamed_takes_hidden_rows_along() {
     assert_eq!(text(&a, "SELECT CAST(id AS TEXT), title, v, w FROM t"), ["2|x|second|new"]);
 }
 
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE)";
+
+fn two(schema: &str) -> (Device, Device) {
+    (Device::new(1, schema), Device::new(2, schema))
+}
+
+#[test]
+fn stamps_that_move_settle_anew_who_shows() {
+    let (a, b) = two(T);
+    b.run("INSERT INTO t VALUES(2, 'x')");
+    a.pass(1000);
+    a.run("INSERT INTO t VALUES(1, 'x')");
+    a.store.mark_published(1).unwrap();
+    b.pass(5000);
+    b.pull(&a);
+    b.store.restate().unwrap();
+    settle(&[&a, &b]);
+    // Baselines all have time 0: the site id alone decides.
+    for n in 0..4 {
+        let a = Device::new(1, &format!("{T}; INSERT INTO t VALUES(1, 'x')"));
+        let b = Device::new(2, &format!("{T}; INSERT INTO t VALUES(2, 'x')"));
+        let (x, y) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        x.store.mark_published(x.store.status().unwrap().version).unwrap();
+        y.pull(x);
+        for _ in 0..=n {
+            y.store.new_site(0).unwrap();
+        }
+        settle(&[&a, &b]);
+    }
+}
+
+#[test]
+fn a_parent_that_is_hidden_late_or_loses_its_value_hides_those_that_refer_to_it() {
+    let (a, b) = two("CREATE TABLE g(id INTEGER PRIMARY KEY);
+         CREATE TABLE p(id INTEGER PRIMARY KEY, name TEXT UNIQUE, g INT REFERENCES g(id));
+         CREATE TABLE c(id INTEGER PRIMARY KEY, n TEXT REFERENCES p(name))");
+    a.run("INSERT INTO g VALUES(1), (2); INSERT INTO p VALUES(2, 'y', 2)");
+    settle(&[&a, &b]);
+    a.run("DELETE FROM g WHERE id = 1; UPDATE p SET name = 'yy' WHERE id = 2");
+    b.run("INSERT INTO p VALUES(1, 'x', 1); INSERT INTO c VALUES(1, 'x')");
+    b.pull(&a);
+    assert!(b.rows("PRAGMA foreign_key_check").is_empty());
+    let (a, b) = two("CREATE TABLE q(id INTEGER PRIMARY KEY);
+         CREATE TABLE p(id INTEGER PRIMARY KEY, q INT UNIQUE REFERENCES q(id) ON DELETE SET NULL);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, r INT REFERENCES p(q))");
+    a.run("INSERT INTO q VALUES(1)");
+    settle(&[&a, &b]);
+    a.run("DELETE FROM q WHERE id = 1");
+    b.run("INSERT INTO p VALUES(1, 1); INSERT INTO c VALUES(1, 1)");
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn parents_that_come_in_one_go_bring_their_children_back() {
+    let (a, b) = two(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE c(id INTEGER PRIMARY KEY, p INT REFERENCES p(id))",
+    );
+    a.foreign("PRAGMA foreign_keys = OFF; INSERT INTO c VALUES(1, 5)");
+    settle(&[&a, &b]);
+    let values: Vec<String> = (1..=16).map(|n| format!("({n}, 'v')")).collect();
+    a.run(&format!("INSERT INTO p VALUES{}", values.join(",")));
+    assert_eq!(a.rows("SELECT count(*) FROM c"), ["Integer(1)"]);
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn defaults_keys_and_conditions_of_every_spelling_are_hidden_and_come_back() {
+    for (schema, columns, values) in [
+        ("id INTEGER PRIMARY KEY, name TEXT UNIQUE, s TEXT DEFAULT \"new\"", "id, name", ["1, 'x'", "2, 'x'"]),
+        ("id INTEGER PRIMARY KEY, name TEXT UNIQUE, s TEXT DEFAULT open", "id, name", ["1, 'x'", "2, 'x'"]),
+        (
+            "id INTEGER PRIMARY KEY, name TEXT UNIQUE, s INT DEFAULT -5, t DEFAULT (1 -- one\n)",
+            "id, name",
+            ["1, 'x'", "2, 'x'"],
+        ),
+        ("id INT PRIMARY KEY, name TEXT UNIQUE", "id, name", ["1, 'x'", "1.5, 'x'"]),
+        ("id INT PRIMARY KEY, name TEXT UNIQUE", "id, name", ["'abc', 'x'", "2, 'x'"]),
+        ("id INTEGER PRIMARY KEY, v INT, name INT AS (v) UNIQUE", "id, v", ["1, 5", "2, 6"]),
+    ] {
+        let schema = format!("CREATE TABLE t({schema})");
+        if schema.contains(" AS ") {
+            let refused = Device::untracked(1, &schema).store.track(&["t"]).unwrap_err().to_string();
+            assert!(refused.contains("generated column"), "{refused}");
+            continue;
+        }
+        let (a, b) = two(&schema);
+        a.run(&format!("INSERT INTO t({columns}) VALUES({})", values[0]));
+        b.pass(10);
+        b.run(&format!("INSERT INTO t({columns}) VALUES({})", values[1]));
+        settle(&[&a, &b]);
+        assert_eq!(a.store.repaired(9).unwrap().len(), 1, "{schema}");
+        a.run("UPDATE t SET name = 'y'");
+        settle(&[&a, &b]);
+        assert_eq!(b.rows("SELECT count(*) FROM t"), ["Integer(2)"], "{schema}");
+    }
+    let condition = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, kind TEXT COLLATE NOCASE);
+                     CREATE UNIQUE INDEX i ON t(name) WHERE kind = 'mail'";
+    let (a, b) = two(condition);
+    a.run("INSERT INTO t VALUES(1, 'x', 'MAIL')");
+    b.pass(10);
+    b.run("INSERT INTO t VALUES(2, 'x', 'Mail')");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT id FROM t"), ["Integer(1)"]);
+    let generated = condition.replace("kind TEXT COLLATE NOCASE", "kind AS (id)");
+    let refused = Device::untracked(1, &generated).store.track(&["t"]).unwrap_err().to_string();
+    assert!(refused.contains("name replicated columns alone"), "{refused}");
+}
+
+#[test]
+fn an_automatic_key_that_meets_a_hidden_row_journals_what_it_replaces() {
+    let (a, b) = two("CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE, v TEXT)");
+    a.run("INSERT INTO t VALUES(1, 'x', 'mine')");
+    b.pass(10);
+    b.run("INSERT INTO t VALUES(2, 'x', 'precious')");
+    settle(&[&a, &b]);
+    a.run("INSERT INTO t(name, v) VALUES('fresh', 'fresh')");
+    settle(&[&a, &b]);
+    let lost = a.store.conflicts(false, 10).unwrap();
+    assert!(lost.iter().any(|lost| lost.value == isle_changeset::Value::Text(b"precious".to_vec())), "{lost:?}");
+}
+
+#[test]
+fn the_spelling_of_a_key_is_kept_where_a_row_shows_without_a_reference() {
+    let (a, b) = two("CREATE TABLE p(id INTEGER PRIMARY KEY);
+         CREATE TABLE c(id TEXT PRIMARY KEY COLLATE NOCASE, p INT REFERENCES p(id) ON DELETE SET NULL)");
+    a.run("INSERT INTO p VALUES(1)");
+    settle(&[&a, &b]);
+    a.run("DELETE FROM p");
+    b.run("INSERT INTO c VALUES('a', 1)");
+    settle(&[&a, &b]);
+    b.run("UPDATE c SET id = 'A'");
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn an_index_may_go_and_come_back_with_rows_hidden() {
+    let (a, b) = two("CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, v TEXT); CREATE UNIQUE INDEX i ON t(name)");
+    a.run("INSERT INTO t VALUES(1, 'x', 'a')");
+    b.pass(10);
+    b.run("INSERT INTO t VALUES(2, 'x', 'b')");
+    settle(&[&a, &b]);
+    let before = b.hash().0;
+    b.foreign("DROP INDEX i");
+    assert_eq!(b.hash().0, before, "what is merged does not depend on the index");
+    b.store.export_snapshot(|_| Ok::<_, isle_store::StoreError>(())).unwrap();
+    a.foreign("DROP INDEX i");
+    a.run("INSERT INTO t VALUES(2, 'y', 'new')");
+    a.store.apply().unwrap();
+    a.foreign("CREATE UNIQUE INDEX i ON t(name)");
+    settle(&[&a]);
+    b.pull(&a);
+    assert_eq!(a.hash().0, b.hash().0);
+}
+
+#[test]
+fn triggers_of_the_app_neither_stop_a_repair_nor_spread_it() {
+    let (a, b) =
+        two("CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE); CREATE TABLE n(id INTEGER PRIMARY KEY, t INT);
+         CREATE TRIGGER l AFTER DELETE ON t BEGIN DELETE FROM n WHERE t = OLD.id; END;
+         CREATE TRIGGER m AFTER DELETE ON n BEGIN DELETE FROM t WHERE id = OLD.t; END;");
+    a.run("INSERT INTO t VALUES(1, 'x')");
+    b.pass(10);
+    b.run("INSERT INTO t VALUES(2, 'x'); INSERT INTO n VALUES(2, 2)");
+    settle(&[&a, &b]);
+    let (a, b) = two(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE, gone INT DEFAULT 0);
+         CREATE TRIGGER soft BEFORE DELETE ON t BEGIN UPDATE t SET gone = 1 WHERE id = OLD.id; SELECT RAISE(IGNORE); END;
+         CREATE TRIGGER no BEFORE INSERT ON t WHEN NEW.gone = 7 BEGIN SELECT RAISE(IGNORE); END;",
+    );
+    a.run("INSERT INTO t(id, name) VALUES(1, 'x')");
+    b.pass(10);
+    b.run("INSERT INTO t(id, name) VALUES(2, 'x'); UPDATE t SET gone = 7 WHERE id = 2");
+    settle(&[&a, &b]);
+    assert_eq!(a.rows("SELECT id FROM t"), ["Integer(1)"]);
+    a.run("UPDATE t SET name = 'y' WHERE id = 1");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT id FROM t ORDER BY id"), ["Integer(1)", "Integer(2)"]);
+}
+
+#[test]
+fn a_row_that_would_fall_under_a_partial_index_without_its_reference_is_hidden() {
+    let schema = "CREATE TABLE p(id INTEGER PRIMARY KEY);
+      CREATE TABLE c(id INTEGER PRIMARY KEY, p INT REFERENCES p(id) ON DELETE SET NULL, slot INT);
+      CREATE UNIQUE INDEX i ON c(slot) WHERE p IS NULL";
+    let (a, b) = two(schema);
+    a.run("INSERT INTO p VALUES(1)");
+    settle(&[&a, &b]);
+    a.run("DELETE FROM p");
+    b.run("INSERT INTO c VALUES(1, 1, 7)");
+    let c = Device::new(3, schema);
+    c.pass(10);
+    c.run("INSERT INTO c VALUES(2, NULL, 7)");
+    settle(&[&a, &b]);
+    settle(&[&c, &b, &a]);
+}
+
+#[test]
+fn replace_finds_the_row_whose_key_is_minus_one() {
+    let (a, b) = two(T);
+    a.run("INSERT INTO t VALUES(-1, 'x')");
+    settle(&[&a, &b]);
+    a.run("INSERT OR REPLACE INTO t(name) VALUES('x')");
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT count(*) FROM t"), ["Integer(1)"]);
+}
+
 /// One step of a random fleet.
 #[derive(Debug, Clone)]
 enum Step {
