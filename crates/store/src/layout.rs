@@ -29,9 +29,9 @@ CREATE TABLE isle_conflict(id INTEGER PRIMARY KEY, t INT, k BLOB, col INT, value
 CREATE TABLE isle_floor(site INTEGER PRIMARY KEY, version INT, hlc INT);
 CREATE TABLE isle_retired(site INTEGER PRIMARY KEY, version INT);
 CREATE TABLE isle_snapshot(n INTEGER PRIMARY KEY, body BLOB);
-CREATE TABLE isle_claim(t INT, c TEXT, v BLOB, k BLOB, behind BLOB, PRIMARY KEY(t, c, v, k)) WITHOUT ROWID;
-CREATE INDEX isle_claim_k ON isle_claim(t, k);
-CREATE INDEX isle_claim_behind ON isle_claim(t, behind) WHERE behind IS NOT NULL;
+CREATE TABLE isle_claim(t INT, k BLOB, c TEXT, v BLOB, behind BLOB, PRIMARY KEY(t, k, c, v)) WITHOUT ROWID;
+CREATE INDEX isle_claim_v ON isle_claim(t, c, v, behind);
+CREATE INDEX isle_claim_behind ON isle_claim(t, behind);
 CREATE TABLE isle_owed(t INT, k BLOB, PRIMARY KEY(t, k)) WITHOUT ROWID;
 CREATE TABLE isle_remote(name TEXT PRIMARY KEY, url TEXT, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_remote_head(remote TEXT, site BLOB, etag TEXT, head BLOB, PRIMARY KEY(remote, site)) WITHOUT ROWID;

@@ -266,7 +266,7 @@ impl Repair<'_> {
                 .conn
                 .prepare_cached(
                     "SELECT c, v FROM isle_claim WHERE t = ?1 AND k = ?2
-                     UNION SELECT c, v FROM isle_claim WHERE t = ?1 AND behind = ?2",
+                     UNION ALL SELECT c, v FROM isle_claim WHERE t = ?1 AND behind = ?2",
                 )
                 .doing("read claims")?;
             let claims = statement
@@ -431,8 +431,8 @@ impl Repair<'_> {
 
     /// Whether another row shows instead of this one.
     fn gives_way(&self, row: &RowId) -> Result<bool, StoreError> {
-        // SQLite would take a range of constraints for a better way in than the key.
-        let sql = "SELECT 1 FROM isle_claim INDEXED BY isle_claim_k WHERE t = ?1 AND k = ?2 AND behind IS NOT NULL
+        // The key is the way in, not all that give way to somebody.
+        let sql = "SELECT 1 FROM isle_claim WHERE t = ?1 AND k = ?2 AND +behind IS NOT NULL
                    AND substr(c, 1, 2) = 'u:'";
         Ok(crate::clocks::one::<i64>(self.conn, sql, params![row.0, row.1])?.is_some())
     }

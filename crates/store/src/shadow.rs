@@ -110,6 +110,20 @@ pub(crate) fn any(conn: &Connection, tracked: &Tracked) -> Result<bool, StoreErr
     }
 }
 
+/// How many rows do not show as they are merged, in all tables.
+pub(crate) fn count(conn: &Connection) -> Result<u64, StoreError> {
+    let sql =
+        "SELECT s.name FROM isle_table AS t JOIN sqlite_schema AS s ON s.type = 'table' AND s.name = 'isle_s' || t.no";
+    let mut statement = conn.prepare_cached(sql).doing("count hidden rows")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("count hidden rows")?;
+    let mut rows = 0;
+    for name in names {
+        let sql = format!("SELECT count(*) FROM {}", name.doing("count hidden rows")?);
+        rows += crate::clocks::one::<i64>(conn, &sql, [])?.unwrap_or(0);
+    }
+    Ok(rows as u64)
+}
+
 /// The merged rows, in the place of the table.
 pub(crate) fn merged_rows(tracked: &Tracked) -> String {
     let (table, shadow) = (quoted(&tracked.table.name), name(tracked));

@@ -487,9 +487,7 @@ impl Store {
                     own.no
                 ))?,
                 conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
-                repaired: count(
-                    "SELECT count(*) FROM (SELECT DISTINCT t, k FROM isle_claim WHERE behind IS NOT NULL)",
-                )?,
+                repaired: crate::shadow::count(conn)?,
                 clock_ahead_ms: clock_ahead_ms(own.clock.last(), now_ms, &self.options),
                 sites: sites(conn, &own)?,
             })
