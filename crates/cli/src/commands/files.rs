@@ -157,7 +157,7 @@ pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8
     let status = replica.status()?;
     let unsynced = status.version.saturating_sub(status.published) + status.queued;
     if !yes {
-        confirm(&path, unsynced, out)?;
+        confirm(&path, unsynced, status.repaired, out)?;
     }
     replica.detach()?;
     if !out.json(&json!({ "detached": path.to_string_lossy(), "unpublished": unsynced }))? {
@@ -170,12 +170,16 @@ pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8
     Ok(0)
 }
 
-fn confirm(path: &Path, unsynced: u64, out: &Out) -> anyhow::Result<()> {
+fn confirm(path: &Path, unsynced: u64, hidden: u64, out: &Out) -> anyhow::Result<()> {
     let lost = match unsynced {
         0 => String::new(),
         n => format!(" ({} not synced yet)", thousands(n)),
     };
-    let question = format!("detach {}: its history and journal are removed{lost}, the rows stay", path.display());
+    let gone = match hidden {
+        0 => String::new(),
+        n => format!(" but for {} that a constraint keeps from showing as merged", count(n, "row")),
+    };
+    let question = format!("detach {}: its history and journal are removed{lost}, the rows stay{gone}", path.display());
     confirm::ask(question, out)
 }
 

@@ -181,6 +181,7 @@ fn rows_that_a_constraint_hides_are_listed_and_come_back() {
     assert!(laptop.ok(["status"]).contains("hidden     1 row by a constraint"));
     assert_eq!(laptop.json(["status"])["hidden"], json!(1));
     laptop.ok(["doctor"]);
+    assert!(laptop.fails(3, ["detach"]).contains("the rows stay but for 1 row that a constraint keeps"));
     laptop.ok(["exec", "DELETE FROM tags WHERE id = 'a'"]);
     assert_eq!(laptop.rows("SELECT id FROM tags"), ["b"]);
     assert_eq!(laptop.json(["status"])["hidden"], json!(0));
