@@ -22,8 +22,14 @@
 //! Costs: tables without constraints nothing; others one look-up per merged row and foreign key, and more only for rows that clash.
 //!
 //! # Limits
-//! A foreign key to columns other than the parent's key makes a change of the parent look through all children. Neither names that
-//! get a number instead, nor children that are pointed at another parent, can be chosen yet.
+//! * A foreign key to columns other than the parent's key makes a change of the parent look through all children. Neither names that
+//!   get a number instead, nor children that are pointed at another parent, can be chosen yet.
+//! * A hidden row is not there for SQL: a child under a hidden parent is refused, and an automatic key may fall on a hidden row; the
+//!   insert is a write of that row then, and what it replaces goes to the journal.
+//! * A row that shows without its reference cannot be told to lose it for good: NULL over NULL is no change.
+//! * A UNIQUE index that is made, and a REPLACE by it, in one transaction of the app or one touch of another client, leave the row
+//!   that was replaced without a trace; [`crate::Store::check`] finds it missing.
+//! * Children of a table that stands still wait until they are touched.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};

@@ -220,6 +220,12 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
         let lost = count(report.conflicts, "value");
         lines.push(format!("{lost} lost against concurrent writes and wait in the journal: `isle conflicts`"));
     }
+    if report.hidden > 0 && report.pulled_rows > 0 {
+        let rows = count(report.hidden, "row");
+        lines.push(format!(
+            "{rows} in all kept from showing by a UNIQUE index or a foreign key: `isle conflicts hidden`"
+        ));
+    }
     if report.put_back > 0 {
         let values = count(report.put_back, "value");
         lines.push(format!("{values} of them written again, as --prefer says"));

@@ -140,6 +140,8 @@ pub struct SyncReport {
     pub conflicts: u64,
     /// How many of them were written again, because this replica's or the other's value is preferred.
     pub put_back: u64,
+    /// Rows that a constraint keeps from showing as they are merged, in all, after this sync.
+    pub hidden: u64,
     /// Tables that changed here.
     pub tables: Vec<String>,
     /// Replicas seen in the remote, this one included.
@@ -372,7 +374,8 @@ impl<'a> Session<'a> {
             self.push().await?;
             self.watch_floor();
         }
-        self.report.local_version = blocking(self.inner, |inner| Ok(inner.store.status()?.version)).await?;
+        let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
+        (self.report.local_version, self.report.hidden) = (status.version, status.repaired);
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
         self.save_state().await?;
         self.report_waiting();
