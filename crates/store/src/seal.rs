@@ -174,7 +174,8 @@ impl<'c> Sealer<'c> {
         Ok(true)
     }
 
-    /// Journals the values of a hidden row over which another was inserted, by somebody who could not see it.
+    /// Journals the values of a hidden row over which another was inserted, by somebody who could not see it. Stamps may still be owed
+    /// here: the entry may name an older one, for people alone.
     fn journal_hidden(&self, tracked: &Tracked, touch: &Touch<'_>) -> Result<(), StoreError> {
         let columns = format!("NULL{}", tracked.column_list(""));
         let hidden = shadow::values(self.conn, tracked, (true, &columns, ""), touch.key)?.unwrap_or_default();
