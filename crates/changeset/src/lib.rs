@@ -39,6 +39,9 @@
 //!      kind 0 = insert, 1 = update, 2 = delete (no mask); length = causal length after the change
 //!   …  key columns and then columns, one stream each; a column's stream has a value for each row whose run has its bit
 //! ```
+//! A column of a kind has a second id for the writes of that kind ([`ColumnId::of_kind`](isle_schema::ColumnId::of_kind)): what a
+//! counter's value grew by (an integer), a value for a maximum or minimum, what came into and went out of a set ([`SetChange`]).
+//!
 //! A stream of values:
 //! ```text
 //!   v  runs of types: count, then (type 1: 0 null 1 integer 2 real 3 text 4 blob, values v) each
@@ -58,6 +61,7 @@ mod block;
 mod encode;
 mod header;
 mod key;
+mod set;
 pub mod snapshot;
 mod stream;
 mod value;
@@ -67,6 +71,7 @@ pub use block::{Block, LENGTH_MAX, Row, RowKind, Section, Sections};
 pub use encode::{BodyWriter, SealedBlock};
 pub use header::{BlockInfo, Cause, Hash, Header};
 pub use key::{Key, canonical_key, canonical_value, has_forms, pack_key, unpack_key};
+pub use set::{RemovedMember, SetChange};
 pub use value::{Value, ValueRef};
 pub use wire::DecodeError;
 

@@ -18,13 +18,15 @@
 //! ```text
 //! SITES    key: number                   columns 1 id, 2 version, 3 time, 4 hash of the header, 5 floor's version, 6 its time
 //! SEEN     key: author, site             columns 1 version, 2 time
-//! tables   key: canonical, in order      the columns by their ids; LENGTH if not 1, TIME, SITE, EXCEPTIONS if there are any
+//! tables   key: canonical, in order      the columns by their ids; LENGTH if not 1, TIME, SITE, EXCEPTIONS and STATE if there are any
 //! JOURNAL  key: running number           columns 1 table, 2 key, 3 column, 4 value, 5 time, 6 site, 7 winner's time,
 //!                                        8 winner's site, 9 reason
 //! ```
 //! A row without values of its own is a tombstone: its length is even. EXCEPTIONS holds (cell v, site's number + 1 v, time 8
 //! big-endian) each, rising by cell; cell 0 is the exact key, cell n + 1 the n-th column as the header lists them; number −1 is
-//! "never written".
+//! "never written". STATE holds (cell v, what 1, site's number + 1 v, time 8 big-endian, value: length v, as in an exact key) each:
+//! 1 what a site has added to a counter, 2 a maximum, 3 a minimum, 4 a member of a set and who added it when, 5 a member of the plain
+//! value that went.
 
 use isle_clock::{GroupId, SiteId};
 use isle_schema::{ColumnId, MigrationId, TableId};
@@ -56,6 +58,9 @@ pub const TIME: ColumnId = field(0xf1);
 pub const SITE: ColumnId = field(0xf2);
 /// A row's cells with another stamp.
 pub const EXCEPTIONS: ColumnId = field(0xf3);
+
+/// What the columns of kinds of a row go by, beside their plain values.
+pub const STATE: ColumnId = field(0xf4);
 
 /// The `n`-th column of a section that is no table of the app.
 pub const fn field(n: u8) -> ColumnId {

@@ -5,7 +5,8 @@
 //!   "version": "1.0.0",
 //!   "tables": { "notes": {
 //!     "columns": [ { "name": "id", "type": "TEXT", "not_null": true, "primary_key": true },
-//!                  { "name": "at", "type": "REAL", "default": "julianday('now')" } ],
+//!                  { "name": "at", "type": "REAL", "default": "julianday('now')" },
+//!                  { "name": "reads", "type": "INTEGER", "not_null": true, "default": "0", "merge": "counter" } ],
 //!     "foreign_keys": [ { "columns": ["book"], "references_table": "books", "references_columns": ["id"], "on_delete": "CASCADE" } ],
 //!     "unique_constraints": [ { "columns": ["book", "page"] } ],
 //!     "check_constraints": [ { "expression": "page > 0" } ] } },
@@ -20,6 +21,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::Kind;
 
 /// A schema as data.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +98,9 @@ pub struct DocumentColumn {
     /// A collation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collation: Option<String>,
+    /// How concurrent writes merge, where the last one does not simply win.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<Kind>,
 }
 
 /// A foreign key.
@@ -195,6 +201,13 @@ impl Document {
         let mut sql = String::new();
         for (name, table) in &self.tables {
             sql += &table.to_sql(name);
+        }
+        for (name, table) in &self.tables {
+            for column in &table.columns {
+                if let Some(kind) = column.merge {
+                    sql += &format!("-- @merge {}.{} {kind}\n", quoted(name), quoted(&column.name));
+                }
+            }
         }
         for index in &self.indexes {
             let unique = if index.unique { "UNIQUE " } else { "" };

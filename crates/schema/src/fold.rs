@@ -10,12 +10,13 @@
 //! | a rename to a name that another object has | the other keeps it; this one keeps its old name |
 //! | two indexes of one name | the last in canonical order |
 //! | a column that is hidden, and returns or is written or renamed | the last in canonical order; its values merge all the while |
+//! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Column, ColumnId, Migration, MigrationId, Object, Step, TableId};
+use crate::{Column, ColumnId, Kind, Migration, MigrationId, Object, Step, TableId};
 
 /// A table as the operations leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct TableState {
     pub indexes: BTreeMap<String, Option<String>>,
     /// Columns that are not part of the definition any more. Their values stay.
     pub hidden: BTreeSet<ColumnId>,
+    /// Columns of a kind.
+    pub kinds: BTreeMap<ColumnId, Kind>,
     /// How often each name was born, in lower case.
     births: BTreeMap<String, u32>,
 }
@@ -114,6 +117,12 @@ impl Schema {
                     _ => table.hidden.remove(column),
                 };
             }
+            Step::SetKind { table, column, kind } => {
+                let Some(table) = self.tables.get_mut(table) else { return };
+                if table.columns.iter().any(|known| known.id == *column) {
+                    table.kinds.insert(*column, *kind);
+                }
+            }
             Step::PutObject(object) if is_reserved(&object.name) => {}
             Step::PutObject(object) => {
                 self.objects.insert(object.name.to_ascii_lowercase(), Some(object.clone()));
@@ -139,6 +148,7 @@ impl Schema {
             added: Vec::new(),
             indexes: BTreeMap::new(),
             hidden: BTreeSet::new(),
+            kinds: BTreeMap::new(),
             births,
         });
         for column in &model.columns {
@@ -281,6 +291,11 @@ mod tests {
                 table: table().id,
                 column: ColumnId::derive(table().id, name, 0),
                 hidden
+            }),
+            (name(), any::<prop::sample::Index>()).prop_map(|(name, kind)| Step::SetKind {
+                table: table().id,
+                column: ColumnId::derive(table().id, name, 0),
+                kind: Kind::ALL[kind.index(Kind::ALL.len())]
             }),
             (name(), 0..3u8).prop_map(|(name, kind)| Step::PutObject(Object {
                 kind: crate::ObjectKind::View,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Kind;
 use crate::table::KeyColumn;
 
 macro_rules! id {
@@ -75,6 +76,13 @@ impl ColumnId {
     pub fn derive(table: TableId, name: &str, birth: u32) -> ColumnId {
         let mut hash = Fields::new("column");
         hash.bytes(table.as_bytes()).text(&name.to_ascii_lowercase()).bytes(&birth.to_le_bytes());
+        ColumnId(hash.finish())
+    }
+
+    /// The id under which the writes of a kind travel for this column; the column's own id is for plain values.
+    pub fn of_kind(self, kind: Kind) -> ColumnId {
+        let mut hash = Fields::new("kind");
+        hash.bytes(self.as_bytes()).text(kind.as_str());
         ColumnId(hash.finish())
     }
 }

@@ -28,6 +28,7 @@
 mod document;
 mod fold;
 mod id;
+mod kind;
 mod migration;
 mod table;
 
@@ -37,5 +38,6 @@ pub use document::{
 };
 pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};
+pub use kind::Kind;
 pub use migration::{Migration, MigrationError, Object, ObjectKind, Step, TableDefinition};
 pub use table::{Affinity, Collation, Column, KeyColumn, Table};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Column, ColumnId, MigrationId, Table, TableId};
+use crate::{Column, ColumnId, Kind, MigrationId, Table, TableId};
 
 const MAGIC: &[u8; 5] = b"ISLM\x01";
 
@@ -81,6 +81,15 @@ pub enum Step {
         column: ColumnId,
         /// Whether it leaves.
         hidden: bool,
+    },
+    /// Concurrent writes of a column merge by a kind from now on; what it holds is what they start from.
+    SetKind {
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: ColumnId,
+        /// The kind.
+        kind: Kind,
     },
 }
 

@@ -51,6 +51,9 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Resul
     }
     crate::objects::follow(engine, &schema)?;
     engine.load_tables()?;
+    if let Some((table, reason)) = crate::kinds::follow(engine, &schema)? {
+        return Err(StoreError::SchemaConflict { id: id.to_string(), table, reason });
+    }
     if !adopted.is_empty() {
         seal_adopted(engine, &adopted, now_ms)?;
     }

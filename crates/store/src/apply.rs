@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use isle_changeset::{Block, Header, Key, Row, RowKind, Section, Value, ValueRef, pack_key, unpack_key};
 use isle_clock::SiteId;
-use isle_schema::{ColumnId, TableId};
+use isle_schema::{ColumnId, Kind, TableId};
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection};
 
@@ -20,6 +20,7 @@ use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql, to_sql};
 use crate::engine::{Direct, Engine};
 use crate::error::Doing as _;
 use crate::journal::{Journal, Loss, Reason};
+use crate::kinds;
 use crate::layout::quoted;
 use crate::own::{note_seen, site_no};
 use crate::seal::bits;
@@ -220,7 +221,7 @@ impl<'c> Applier<'c> {
         if section.key_columns() != tracked.table.key.len() {
             return Err(bad(isle_changeset::DecodeError::Inconsistent { what: "key of a section" }));
         }
-        let places: Vec<Option<usize>> = section.columns().iter().map(|column| tracked.cell_of(*column)).collect();
+        let places: Vec<Option<Place>> = section.columns().iter().map(|column| tracked.place_of(*column)).collect();
         if baseline {
             crate::layout::set_baseline(self.conn, tracked.no, author.no, version)?;
             self.opened(tracked)?.baselines.insert(author.no, version);
@@ -245,7 +246,22 @@ fn note_missed(conn: &Connection, table: TableId) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What a column of a section means here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// A cell's plain value.
+    Cell(usize),
+    /// What a write of a kind did to a cell.
+    Kind(usize, Kind),
+}
+
 impl Tracked {
+    /// What values under a column id are.
+    pub(crate) fn place_of(&self, column: ColumnId) -> Option<Place> {
+        let of_kind = || self.kind_of(column).map(|(n, kind)| Place::Kind(self.kinds[n].cell, kind));
+        self.cell_of(column).map(Place::Cell).or_else(of_kind)
+    }
+
     /// The cell of a column id.
     pub(crate) fn cell_of(&self, column: ColumnId) -> Option<usize> {
         if column == ColumnId::KEY {
@@ -259,19 +275,26 @@ impl Tracked {
 pub(crate) struct Incoming<'a> {
     pub(crate) mask: Vec<u64>,
     pub(crate) cells: Vec<ValueRef<'a>>,
+    /// What writes of kinds did: cell, kind, value.
+    pub(crate) kinds: Vec<(usize, Kind, ValueRef<'a>)>,
 }
 
 impl<'a> Incoming<'a> {
     pub(crate) fn new(cells: usize) -> Incoming<'a> {
-        Incoming { mask: vec![0; cells.div_ceil(64)], cells: vec![ValueRef::Null; cells] }
+        Incoming { mask: vec![0; cells.div_ceil(64)], cells: vec![ValueRef::Null; cells], kinds: Vec::new() }
     }
 
-    pub(crate) fn take(&mut self, row: &Row<'a>, places: &[Option<usize>]) {
+    pub(crate) fn take(&mut self, row: &Row<'a>, places: &[Option<Place>]) {
         self.mask.fill(0);
+        self.kinds.clear();
         for (column, value) in bits(&row.mask).zip(&row.values) {
-            if let Some(Some(cell)) = places.get(column) {
-                self.mask[cell / 64] |= 1 << (cell % 64);
-                self.cells[*cell] = *value;
+            match places.get(column) {
+                Some(Some(Place::Cell(cell))) => {
+                    self.mask[cell / 64] |= 1 << (cell % 64);
+                    self.cells[*cell] = *value;
+                }
+                Some(Some(Place::Kind(cell, kind))) => self.kinds.push((*cell, *kind, *value)),
+                _ => {}
             }
         }
     }
@@ -544,7 +567,7 @@ impl Merge<'_, '_> {
             if !clock.exceptions.is_empty() {
                 self.table.clocks.update(&row.key, &clock)?;
             }
-            return self.write(true, &row.key, &incoming.mask, &incoming.cells);
+            return self.write_merged((true, false), row, &incoming.mask, incoming);
         }
         let clock = self.table.clocks.get(&row.key)?;
         let length = clock.as_ref().map_or(0, |clock| clock.length);
@@ -587,9 +610,9 @@ impl Merge<'_, '_> {
             _ if alive => {
                 // The columns that the new life does not name begin with their defaults.
                 self.delete(&row.key)?;
-                self.write(true, &row.key, &incoming.mask, &incoming.cells)
+                self.write_merged((true, known), row, &incoming.mask, incoming)
             }
-            _ => self.write(true, &row.key, &incoming.mask, &incoming.cells),
+            _ => self.write_merged((true, known), row, &incoming.mask, incoming),
         }
     }
 
@@ -638,7 +661,8 @@ impl Merge<'_, '_> {
             let contested = unseen.iter().chain(&lost).map(|(cell, _)| *cell).chain(tied.iter().copied());
             let mut wanted = vec![0u64; won.len()];
             contested.for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
-            let current = self.table.read(self.conn, &row.key, &wanted)?.unwrap_or_default();
+            let mut current = self.table.read(self.conn, &row.key, &wanted)?.unwrap_or_default();
+            kinds::with_bases(&self.table.tracked, &mut self.table.clocks, &row.key, &mut current)?;
             for cell in tied {
                 // One stamp, two values: a file was copied, or a table adopted twice. The larger value stands everywhere.
                 let Some(value) = current.get(cell) else { continue };
@@ -673,14 +697,39 @@ impl Merge<'_, '_> {
                 self.journal.add(&self.table.tracked, &row.key, loss)?;
             }
         }
-        if won.iter().all(|word| *word == 0) {
+        let none = won.iter().all(|word| *word == 0);
+        if none && incoming.kinds.is_empty() {
             return Ok(());
         }
         for cell in bits(&won) {
             clock.stamp_cell(cell, stamp);
         }
-        self.table.clocks.update(&row.key, &clock)?;
-        self.write(false, &row.key, &won, &incoming.cells)
+        if !none {
+            self.table.clocks.update(&row.key, &clock)?;
+        }
+        self.write_merged((false, true), row, &won, incoming)
+    }
+
+    /// Writes the cells that won, and what columns of kinds show after this write. `new` says that a life begins, `known` that its key
+    /// has been here before.
+    fn write_merged(
+        &mut self,
+        (new, known): (bool, bool),
+        row: &Row<'_>,
+        mask: &[u64],
+        incoming: &Incoming<'_>,
+    ) -> Result<(), StoreError> {
+        let tracked = Arc::clone(&self.table.tracked);
+        if tracked.kinds.is_empty() {
+            return self.write(new, &row.key, mask, &incoming.cells);
+        }
+        let clocks = &mut self.table.clocks;
+        let mut changing = kinds::Changing::open(new, clocks, &row.key)?;
+        changing.bases(&tracked, mask, incoming);
+        changing.writes(self.conn, incoming, self.author.stamp)?;
+        let shown = changing.close(&tracked, clocks, &row.key, known)?;
+        let write = kinds::write(&tracked, mask, &incoming.cells, &shown);
+        self.write(new, &row.key, &write.mask, &write.cells)
     }
 
     fn had_seen(&self, stamp: LocalStamp) -> bool {
@@ -717,19 +766,25 @@ impl Merge<'_, '_> {
             let loss = Loss { cell, value: incoming.cells[cell], loser: self.author.stamp, winner, reason };
             self.journal.add(&self.table.tracked, &row.key, loss)?;
         }
+        for (cell, kind, value) in &incoming.kinds {
+            let value = kinds::readable(*kind, *value);
+            let loss = Loss { cell: *cell, value: value.as_ref(), loser: self.author.stamp, winner, reason };
+            self.journal.add(&self.table.tracked, &row.key, loss)?;
+        }
         Ok(())
     }
 
     /// Journals the cells of a row that ends although the author of its end had not seen them.
     fn journal_unseen(&mut self, row: &Row<'_>, clock: &RowClock) -> Result<(), StoreError> {
-        let seen_row = self.had_seen(clock.stamp);
+        let of_kinds = self.unseen_kinds(row)?;
+        let seen_row = self.had_seen(clock.stamp) && of_kinds.is_empty();
         if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.had_seen(*stamp)) {
             return Ok(());
         }
         let cells = self.table.tracked.cells();
         let mut wanted = vec![0u64; cells.div_ceil(64)];
         let unseen = (1..cells).filter(|cell| !self.had_seen(clock.cell(*cell)));
-        unseen.for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
+        unseen.chain(of_kinds).for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
         let Some(current) = self.table.read(self.conn, &row.key, &wanted)? else { return Ok(()) };
         for cell in bits(&wanted) {
             let (loser, winner) = (clock.cell(cell), Some(self.author.stamp));
@@ -737,6 +792,16 @@ impl Merge<'_, '_> {
             self.journal.add(&self.table.tracked, &row.key, loss)?;
         }
         Ok(())
+    }
+
+    /// Cells of kinds whose state has something that the author had not seen.
+    fn unseen_kinds(&mut self, row: &Row<'_>) -> Result<Vec<usize>, StoreError> {
+        if self.table.tracked.kinds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let state = kinds::Row::unpack(self.table.clocks.state(&row.key)?.as_deref())?;
+        let unseen = state.state().filter(|entry| entry.what != kinds::What::Gone && !self.had_seen(entry.stamp));
+        Ok(unseen.map(|entry| entry.cell).collect())
     }
 
     pub(crate) fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
@@ -771,7 +836,7 @@ impl Merge<'_, '_> {
                     // The table has a constraint here that its author's has not. A merge must not stop for that either.
                     Err(error) if error.is_refusal() => {
                         let row = Row { key: key.to_vec(), ..Row::default() };
-                        let refused = Incoming { mask: mask.to_vec(), cells: cells.to_vec() };
+                        let refused = Incoming { mask: mask.to_vec(), cells: cells.to_vec(), kinds: Vec::new() };
                         self.journal_incoming(&row, &refused, None, Reason::Constraint)
                     }
                     other => other,

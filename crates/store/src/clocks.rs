@@ -12,6 +12,7 @@
 //! ```text
 //! v cell   v site's local number + 1   8 time, big-endian
 //! ```
+//! Tables with columns of a kind have one field more, `s` (see `kinds`).
 //!
 //! The length is always true. Stamps of the site's own updates may still be owed: whoever reads stamps settles first (see
 //! `settle`).
@@ -167,7 +168,7 @@ impl RowClock {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -175,7 +176,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {
         let (byte, tail) = rest.split_first()?;
@@ -221,6 +222,8 @@ pub(crate) struct ClockSql {
     bury: String,
     except: String,
     forget: String,
+    state: String,
+    set_state: String,
 }
 
 impl ClockSql {
@@ -249,6 +252,8 @@ impl ClockSql {
             ),
             except: format!("UPDATE isle_c{no} SET x = ?{a} WHERE {matches} AND w >> {LENGTH_SHIFT} = 0 AND x IS NULL"),
             forget: format!("DELETE FROM isle_c{no} WHERE {matches}"),
+            state: format!("SELECT s FROM isle_c{no} WHERE {matches}"),
+            set_state: format!("UPDATE isle_c{no} SET s = ?{a} WHERE {matches}"),
         }
     }
 }
@@ -264,6 +269,8 @@ pub(crate) struct ClockTable<'c> {
     update: Option<CachedStatement<'c>>,
     bury: Option<CachedStatement<'c>>,
     except: Option<CachedStatement<'c>>,
+    state: Option<CachedStatement<'c>>,
+    set_state: Option<CachedStatement<'c>>,
     /// What the insert statement has bound behind the key: a bulk insert binds it once.
     inserting: Option<(u64, LocalStamp)>,
     /// The same of the statement that stamps cells.
@@ -294,6 +301,8 @@ impl<'c> ClockTable<'c> {
             update: None,
             bury: None,
             except: None,
+            state: None,
+            set_state: None,
             inserting: None,
             excepting: None,
         }
@@ -390,6 +399,24 @@ impl<'c> ClockTable<'c> {
         statement.raw_bind_parameter(self.keys + 2, whose).doing("write a row clock")?;
         statement.raw_bind_parameter(self.keys + 3, exceptions).doing("write a row clock")?;
         statement.raw_execute().doing("write a row clock")?;
+        Ok(())
+    }
+
+    /// The state of a row's columns of kinds (see `kinds`); of tables that have some.
+    pub(crate) fn state(&mut self, key: &[ValueRef<'_>]) -> Result<Option<Vec<u8>>, StoreError> {
+        let statement = prepared(&mut self.state, self.conn, &self.tracked.clock_sql.state)?;
+        bind(statement, key, 1)?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next().doing("read a state")? else { return Ok(None) };
+        row.get(0).doing("read a state")
+    }
+
+    /// Writes the state of a row that has a clock.
+    pub(crate) fn set_state(&mut self, key: &[ValueRef<'_>], state: Option<&[u8]>) -> Result<(), StoreError> {
+        let statement = prepared(&mut self.set_state, self.conn, &self.tracked.clock_sql.set_state)?;
+        bind(statement, key, 1)?;
+        statement.raw_bind_parameter(self.keys + 1, state).doing("write a state")?;
+        statement.raw_execute().doing("write a state")?;
         Ok(())
     }
 

@@ -55,6 +55,13 @@ pub(crate) struct Reference {
     set_null: bool,
 }
 
+impl Reference {
+    /// The child's columns.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(column, _)| column.as_str())
+    }
+}
+
 /// The packed canonical values of a constraint's columns; `None` if one is NULL, which clashes with nothing and refers to nothing.
 pub(crate) fn packed(values: &[ValueRef<'_>], parts: &[Part]) -> Option<Vec<u8>> {
     if values.contains(&ValueRef::Null) {

@@ -4,19 +4,22 @@
 //! to there are tried on a second scratch database with the tables as they stand; what still differs then is a change that isle
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
-use isle_schema::{AddedColumn, Column, ColumnId, Schema, Step, TableDefinition, TableState};
+use isle_changeset::Value;
+use isle_schema::{AddedColumn, Column, ColumnId, Kind, Schema, Step, TableDefinition, TableId, TableState};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use crate::error::Doing as _;
 use crate::layout::quoted;
-use crate::tracked::{self, PhysicalColumn, Tracked, contains_word};
+use crate::tracked::{self, LocalTable, PhysicalColumn, Tracked, contains_word};
+use crate::directives::Directives;
 use crate::{Store, StoreError};
 
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `rename table`, `add column`, `rename column`, `hide column`, `show column`, `create index` or `drop index`;
+    /// `create table`, `rename table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `create index` or
+    /// `drop index`;
     /// `create`, `replace` or `drop` of a view, a trigger or a full-text table.
     pub kind: &'static str,
     /// The table, by its name here, or the name of the view and the like.
@@ -39,6 +42,7 @@ impl Store {
     /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, views, triggers
     /// and FTS5 tables with the content of another table, with
     /// `-- @drop table.column` for a column that leaves the definition (its values stay in the file),
+    /// `-- @merge counter`, `max`, `min` or `set` on the line of a column whose concurrent writes merge so,
     /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
     /// definition does not name stay as they are. Changes nothing.
     ///
@@ -112,6 +116,26 @@ pub(crate) fn probe(definition: &str) -> Result<Probed, String> {
     }
 }
 
+/// The value of a default that is always the same, as a column of the declared type stores it; NULL for any other.
+pub(crate) fn constant(declared: &str, default: &str) -> Result<Value, StoreError> {
+    let conn = scratch()?;
+    // Only a constant can be added to a table with a row.
+    let sql = format!(
+        "CREATE TABLE isle_probe(isle_key INTEGER PRIMARY KEY); INSERT INTO isle_probe VALUES(1);
+         ALTER TABLE isle_probe ADD COLUMN isle_value {declared} DEFAULT {default}"
+    );
+    if conn.execute_batch(&sql).is_err() {
+        let sql = format!("ALTER TABLE isle_probe ADD COLUMN isle_value {declared} DEFAULT ({default}\n)");
+        if conn.execute_batch(&sql).is_err() {
+            return Ok(Value::Null);
+        }
+    }
+    let value = conn.query_row("SELECT isle_value FROM isle_probe", [], |row| {
+        Ok(crate::clocks::from_sql(row.get_ref(0)?).to_value())
+    });
+    value.doing("read a default")
+}
+
 /// Compares a definition with the tables that are here. Changes nothing.
 pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan, StoreError> {
     let wanted = scratch()?;
@@ -119,7 +143,8 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let schema = crate::alter::schema(conn)?;
     let tables = crate::engine::load_tables(conn)?;
     let mut plan = SchemaPlan::default();
-    let (renames, drops) = (renames(sql), drops(sql));
+    let Directives { renames, drops, kinds, errors } = Directives::read(sql);
+    plan.refused.extend(errors);
     let names =
         "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%'
                  ESCAPE '\\' ORDER BY name";
@@ -153,14 +178,27 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                     "table {name}: that was the name of {} before; a new table under an old name is not supported yet",
                     known.name
                 )),
-                None => plan.create(definition),
+                None => {
+                    let (id, columns) = (definition.table.id, definition.table.columns.clone());
+                    let asked = Asked::of(&wanted, &definition, &kinds)?;
+                    plan.create(definition);
+                    asked.plan(id, &columns, None, &mut plan);
+                }
             },
             Some(tracked) => {
                 let gone = drops.iter().filter(|(table, _)| table.eq_ignore_ascii_case(&name));
                 let gone = gone.map(|(_, column)| column.as_str()).collect();
                 let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema, gone };
                 table.plan(&renames, &mut plan)?;
+                let asked = Asked::of(&wanted, &definition, &kinds)?;
+                let (id, columns) = (tracked.table.id, columns_after(tracked, &plan));
+                asked.plan(id, &columns, schema.tables.get(&id), &mut plan);
             }
+        }
+    }
+    for (table, column, _) in &kinds {
+        if tracked::columns(&wanted, table)?.is_empty() {
+            plan.refused.push(format!("@merge {table}.{column}: the definition has no table {table}"));
         }
     }
     crate::objects::plan(conn, &wanted, &schema, &mut plan)?;
@@ -218,27 +256,6 @@ pub(crate) fn definition_of(definition: &TableDefinition, id: ColumnId) -> Resul
     Ok(sql.map(|definition| AddedColumn { id, definition }))
 }
 
-/// `-- @drop table.column`: columns that leave the definition.
-fn drops(sql: &str) -> Vec<(String, String)> {
-    let lines = sql.lines().filter_map(|line| line.trim().strip_prefix("--"));
-    let named = lines.filter_map(|line| line.trim().strip_prefix("@drop "));
-    let pairs = named.filter_map(|named| named.trim().split_once('.'));
-    pairs.map(|(table, column)| (table.trim().to_owned(), column.trim().to_owned())).collect()
-}
-
-/// `-- @rename old -> new` for tables, `-- @rename table.old -> new` for columns: the table's name, the column, the new name.
-fn renames(sql: &str) -> Vec<(String, Option<String>, String)> {
-    let lines = sql.lines().filter_map(|line| line.trim().strip_prefix("--"));
-    let lines = lines.filter_map(|line| line.trim().strip_prefix("@rename "));
-    let pairs = lines.filter_map(|line| line.split_once("->"));
-    pairs
-        .map(|(old, new)| match old.trim().split_once('.') {
-            Some((table, column)) => (table.trim().to_owned(), Some(column.trim().to_owned()), new.trim().to_owned()),
-            None => (old.trim().to_owned(), None, new.trim().to_owned()),
-        })
-        .collect()
-}
-
 impl SchemaPlan {
     fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {
         self.changes.push(SchemaChange { kind, table: table.to_owned(), detail });
@@ -249,6 +266,76 @@ impl SchemaPlan {
         let table = definition.table.name.clone();
         let columns = definition.table.columns.len() + definition.table.key.len();
         self.add("create table", &table, format!("{columns} columns"), Step::CreateTable(definition));
+    }
+}
+
+/// The columns of a table that is here, as the steps leave them.
+fn columns_after(tracked: &Tracked, plan: &SchemaPlan) -> Vec<Column> {
+    let mut columns = tracked.table.columns.clone();
+    for step in &plan.steps {
+        match step {
+            Step::AddColumn { table, column, .. } if *table == tracked.table.id => columns.push(column.clone()),
+            Step::RenameColumn { table, column, name } if *table == tracked.table.id => {
+                columns.iter_mut().filter(|known| known.id == *column).for_each(|known| known.name.clone_from(name));
+            }
+            _ => {}
+        }
+    }
+    columns
+}
+
+/// The kinds that a definition asks for in one table.
+struct Asked<'a> {
+    table: String,
+    kinds: Vec<(&'a str, Kind)>,
+    refused: Vec<String>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(
+        wanted: &Connection,
+        definition: &TableDefinition,
+        kinds: &'a [(String, String, Kind)],
+    ) -> Result<Asked<'a>, StoreError> {
+        let table = definition.table.name.clone();
+        let mut asked = Asked { kinds: Vec::new(), refused: Vec::new(), table };
+        let model = LocalTable { table: definition.table.clone(), sets: Vec::new(), kinds: Vec::new() };
+        let there = tracked::load(wanted, 0, model)?;
+        for (table, column, kind) in kinds {
+            if !table.eq_ignore_ascii_case(&asked.table) {
+                continue;
+            }
+            asked.refused.extend(crate::kinds::refuse(&there, column, *kind));
+            if asked.kinds.iter().any(|(known, _)| known.eq_ignore_ascii_case(column)) {
+                asked.refused.push(format!("column {column:?} has two kinds"));
+            }
+            asked.kinds.push((column, *kind));
+        }
+        Ok(asked)
+    }
+
+    /// The steps to them. `columns` are the table's as the other steps leave them.
+    fn plan(self, id: TableId, columns: &[Column], known: Option<&TableState>, plan: &mut SchemaPlan) {
+        let table = &self.table;
+        plan.refused.extend(self.refused.iter().map(|reason| format!("table {table}: {reason}")));
+        for column in columns {
+            let asked = self.kinds.iter().find(|(name, _)| name.eq_ignore_ascii_case(&column.name));
+            let asked = asked.map(|(_, kind)| *kind);
+            let here = known.filter(|known| !known.hidden.contains(&column.id));
+            let has = here.and_then(|known| known.kinds.get(&column.id)).copied();
+            match (asked, has) {
+                (Some(kind), None) => {
+                    let step = Step::SetKind { table: id, column: column.id, kind };
+                    plan.add("set kind", table, format!("{} merges as a {kind}", column.name), step);
+                }
+                (asked, Some(has)) if asked != Some(has) => plan.refused.push(format!(
+                    "table {table}: column {:?} is a {has} here; a kind cannot be changed yet: write `-- @merge {has}` \
+                     on its line",
+                    column.name
+                )),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use crate::StoreError;
 use crate::clocks::{CLOCK_FIELDS, RowClock, alive, from_sql};
 use crate::error::Doing as _;
+use crate::kinds;
 use crate::layout::quoted;
 use crate::settle::Settled;
 use crate::tracked::Tracked;
@@ -97,10 +98,14 @@ impl Hasher {
             if let Some(packed) = packed {
                 self.cell(&clock, 0, ColumnId::KEY, &packed);
             }
+            let state = tracked.state_in(row)?;
             for &column in &by_id {
                 let value = from_sql(row.get_ref(CLOCK_FIELDS + 2 * keys + column).doing("hash the rows")?);
                 let id = tracked.table.columns[column].id;
                 self.cell(&clock, column + 1, id, &pack_key(&[value]));
+                if let Some(kind) = tracked.kinds.iter().find(|kind| self.into.merged && kind.cell == column + 1) {
+                    self.merged.update(&self.logical(&state, kind));
+                }
             }
             self.rows += u64::from(self.into.visible);
         }
@@ -116,6 +121,28 @@ impl Hasher {
             self.merged.update(&stamp.hlc.to_le_bytes());
             self.merged.update(site.as_ref().map_or(&[0; 16], SiteId::as_bytes).as_slice());
         }
+    }
+
+    /// What a cell of a kind goes by, as every device tells it.
+    fn logical(&self, state: &kinds::Row, column: &kinds::KindColumn) -> Vec<u8> {
+        let mut lines = vec![pack_key(&[state.base(column)])];
+        for entry in state.state().filter(|entry| entry.cell == column.cell) {
+            let site = usize::try_from(entry.stamp.site).ok().and_then(|no| self.sites.get(no).copied().flatten());
+            let mut line = vec![entry.what as u8];
+            line.extend(pack_key(&[entry.value.as_ref()]));
+            match entry.what {
+                // Of two equal extremes either may stand; a total of nothing is as good as none.
+                kinds::What::Max | kinds::What::Min | kinds::What::Gone => {}
+                kinds::What::Total if entry.value == Value::Integer(0) => continue,
+                _ => line.extend(site.as_ref().map_or(&[0; 16], SiteId::as_bytes)),
+            }
+            if entry.what == kinds::What::Member {
+                line.extend(entry.stamp.hlc.to_le_bytes());
+            }
+            lines.push(line);
+        }
+        lines[1..].sort_unstable();
+        lines.iter().flat_map(|line| (line.len() as u64).to_le_bytes().into_iter().chain(line.iter().copied())).collect()
     }
 
     fn both(&mut self, bytes: &[u8]) {

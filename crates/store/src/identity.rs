@@ -101,11 +101,48 @@ pub(crate) fn new_site_after(engine: &mut Engine, site: SiteId, kept: u64) -> Re
     own.version = 0;
     own.chain = Default::default();
     own.causes_told = false;
+    let unsent = crate::kinds::unsent(conn, &old, kept + 1..=old.version, &engine.tables)?;
     move_versions(conn, &mut own, &source, first)?;
+    for tracked in engine.tables.iter().filter(|tracked| !tracked.kinds.is_empty()) {
+        unsent.move_to(conn, tracked, (old.no, no, hlc.bits()))?;
+    }
+    let tied = is_tied(conn, &own, &engine.tables)?;
     tracing::warn!(old = %old.site, new = %site, kept, moved = old.version - kept, "took a new site id");
     engine.own = Some(own);
+    if tied {
+        merge_again(engine)?;
+    }
     crate::repair::owe_claims(&engine.conn)?;
     engine.repair().map(|_| ())
+}
+
+/// Whether a version of the site has the very time of another site's, as all baselines have: the ids decided there, and they are others
+/// now.
+fn is_tied(conn: &Connection, own: &Own, tables: &[Arc<Tracked>]) -> Result<bool, StoreError> {
+    for tracked in tables {
+        let baselines = crate::layout::baselines(conn, tracked.no)?;
+        if baselines.contains_key(&own.no) && baselines.len() > 1 {
+            return Ok(true);
+        }
+    }
+    let sql = "SELECT 1 FROM isle_log AS mine JOIN isle_log AS other ON other.hlc = mine.hlc
+               WHERE mine.id BETWEEN ?1 AND ?2 AND NOT other.id BETWEEN ?1 AND ?2 LIMIT 1";
+    let range = params![log_id(own.no, 0), log_id(own.no + 1, 0) - 1];
+    Ok(crate::clocks::one::<i64>(conn, sql, range)?.is_some())
+}
+
+/// Merges the log once more: with the new id, other writes win.
+fn merge_again(engine: &mut Engine) -> Result<(), StoreError> {
+    if let Err(error) = crate::track::refuse_short_log(&engine.conn) {
+        tracing::warn!(%error, "writes of the very same time as another device's may differ from what others show");
+        return Ok(());
+    }
+    let settled = engine.settle()?;
+    let last = engine.own()?.version;
+    for tracked in engine.tables.clone() {
+        crate::log::replay(engine, tracked.table.id, last, &settled)?;
+    }
+    Ok(())
 }
 
 /// Versions of a site's local number.

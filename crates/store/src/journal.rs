@@ -21,6 +21,8 @@ pub enum Reason {
     Unknown,
     /// A constraint of the table here, which its author's table lacks, refuses the row.
     Constraint,
+    /// It is not of its column's kind, say text for a counter.
+    NotOfKind,
 }
 
 impl Reason {
@@ -31,6 +33,7 @@ impl Reason {
             Reason::Deleted => "deleted",
             Reason::Unknown => "unknown",
             Reason::Constraint => "constraint",
+            Reason::NotOfKind => "kind",
         }
     }
 
@@ -39,6 +42,7 @@ impl Reason {
             "deleted" => Reason::Deleted,
             "unknown" => Reason::Unknown,
             "constraint" => Reason::Constraint,
+            "kind" => Reason::NotOfKind,
             _ => Reason::Older,
         }
     }

@@ -32,7 +32,7 @@
 //! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key, key before
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
 //! isle_block      blocks of larger changesets
-//! isle_c<n>       row clocks of table n (see `clocks`)
+//! isle_c<n>       row clocks of table n (see `clocks`), and what columns of kinds go by (see `kinds`)
 //! isle_s<n>       merged rows of table n that differ from what it shows (see `shadow`)
 //! isle_claim      what these claim and lack (see `repair`)
 //! isle_owed       rows whose constraints have to be looked at
@@ -57,6 +57,7 @@ mod clocks;
 mod compact;
 mod constraints;
 mod define;
+mod directives;
 mod dump;
 mod engine;
 mod error;
@@ -65,6 +66,7 @@ mod guard;
 mod hash;
 mod identity;
 mod journal;
+mod kinds;
 mod layout;
 mod log;
 mod objects;

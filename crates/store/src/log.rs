@@ -547,13 +547,14 @@ fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), D
         if section.key_columns() != tracked.table.key.len() {
             return Err(DecodeError::Inconsistent { what: "key of a section" });
         }
-        if section.columns().iter().any(|column| tracked.cell_of(*column).is_none()) {
+        if section.columns().iter().any(|column| tracked.place_of(*column).is_none()) {
             return Err(DecodeError::Inconsistent { what: "column of a section" });
         }
         let exact = section.columns().iter().position(|column| *column == isle_schema::ColumnId::KEY);
         while section.next(&mut row)? {
             rows += 1;
             check_key(&tracked.table, &row, exact)?;
+            crate::kinds::check(tracked, &section, &row)?;
         }
     }
     if rows != u64::from(info.rows) {

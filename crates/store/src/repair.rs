@@ -205,13 +205,27 @@ pub(crate) fn orphans_sql(
 
 impl Repair<'_> {
     fn run(&mut self, touched: BTreeSet<RowId>) -> Result<(), StoreError> {
-        let touched: BTreeSet<RowId> = touched.into_iter().filter(|(no, _)| self.tables.contains_key(no)).collect();
+        let mut touched: BTreeSet<RowId> = touched.into_iter().filter(|(no, _)| self.tables.contains_key(no)).collect();
+        self.show_kinds(&touched)?;
+        touched.retain(|(no, _)| self.tables[no].constrained);
         let mut rows = touched.clone();
         if any(self.conn)? || self.anything_in_shadows(&touched)? {
             rows.extend(self.unique(&touched)?);
             self.show(&mut rows)?;
         }
         self.hide_orphans(&rows)
+    }
+
+    /// Shows the merged values of columns of kinds where a local write left others.
+    fn show_kinds(&mut self, touched: &BTreeSet<RowId>) -> Result<(), StoreError> {
+        for row in touched.iter().filter(|(no, _)| !self.tables[no].kinds.is_empty()) {
+            let (tracked, key) = self.key(row)?;
+            let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+            if crate::kinds::show(self.conn, &tracked, &key)? {
+                self.changed.insert(row.0);
+            }
+        }
+        Ok(())
     }
 
     fn anything_in_shadows(&self, touched: &BTreeSet<RowId>) -> Result<bool, StoreError> {

@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, from_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
+use crate::kinds::Unsent;
 use crate::layout::{self, log_id};
 use crate::own::{Own, state_at};
 use crate::seal::Sealer;
@@ -34,6 +35,8 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
         _ => state_at(conn, own.no, published)?
             .ok_or_else(|| StoreError::Internal { table: "isle_log", detail: format!("no version {published}") })?,
     };
+    let unsent = crate::kinds::unsent(conn, &own, published + 1..=own.version, &engine.tables)?;
+    let nothing = Unsent::default();
     let range = params![log_id(own.no, published + 1), log_id(own.no + 1, 0) - 1];
     conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("seal anew")?;
     conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("seal anew")?;
@@ -58,14 +61,14 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
         let mut sealer = Sealer::begin(conn, &mut own, now_ms, true)?;
         for tracked in &baseline {
             layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
-            table(conn, &mut sealer, tracked, |stamp| stamp == from)?;
+            table(conn, &mut sealer, tracked, &nothing, |stamp| stamp == from)?;
         }
         sealer.finish(&mut own)?;
     }
     let no = own.no;
     let mut sealer = Sealer::begin(conn, &mut own, now_ms, false)?;
     for tracked in &order {
-        table(conn, &mut sealer, tracked, |stamp| stamp.site == no && stamp.hlc > hlc.bits())?;
+        table(conn, &mut sealer, tracked, &unsent, |stamp| stamp.site == no && stamp.hlc > hlc.bits())?;
     }
     sealer.finish(&mut own)?;
     tracing::info!(replaced, by = own.version - published, "unpublished versions were sealed anew");
@@ -129,6 +132,7 @@ fn table(
     conn: &Connection,
     sealer: &mut Sealer<'_>,
     tracked: &Arc<Tracked>,
+    unsent: &Unsent,
     mine: impl Fn(LocalStamp) -> bool,
 ) -> Result<(), StoreError> {
     let (keys, cells) = (tracked.table.key.len(), tracked.cells());
@@ -139,11 +143,15 @@ fn table(
     let mut restamped = Vec::new();
     while let Some(row) = rows.next().doing("seal anew")? {
         let Some(mut clock) = RowClock::read(row, 0, tracked)? else { continue };
-        if !mine(clock.stamp) && !clock.exceptions.iter().any(|(_, stamp)| mine(*stamp)) {
-            continue;
-        }
+        let state = tracked.state_in(row)?;
         let value = |at: usize| row.get_ref(at).map(from_sql).doing("seal anew");
         let key: Vec<_> = (0..keys).map(|n| value(CLOCK_FIELDS + n)).collect::<Result<_, _>>()?;
+        let of_kinds = clock.is_alive()
+            && (state.state().any(|entry| mine(entry.stamp)) || unsent.concerns(tracked, &key, clock.length));
+        if !of_kinds && !mine(clock.stamp) && !clock.exceptions.iter().any(|(_, stamp)| mine(*stamp)) {
+            continue;
+        }
+        let mut new_state = None;
         if !clock.is_alive() {
             sealer.row(tracked, RowKind::Delete, clock.length, &[], &key, &[])?;
             clock.stamp = sealer.stamp();
@@ -157,6 +165,10 @@ fn table(
             let mut values = Vec::new();
             for cell in (0..cells).filter(|cell| mine(clock.cell(*cell)) && (*cell > 0 || packed.is_some())) {
                 mask[cell / 64] |= 1 << (cell % 64);
+                if let Some(kind) = tracked.kinds.iter().find(|kind| kind.cell == cell) {
+                    values.push(state.base(kind));
+                    continue;
+                }
                 values.push(match (cell.checked_sub(1), &packed) {
                     (Some(column), _) => value(CLOCK_FIELDS + 2 * keys + column)?,
                     (None, Some(packed)) => ValueRef::Blob(packed),
@@ -164,20 +176,26 @@ fn table(
                 });
             }
             // An insert of the same life is a write of its cells where the row is known.
-            sealer.row(tracked, RowKind::Insert, clock.length, &mask, &key, &values)?;
+            let mut stamped = state.clone();
+            let sent = unsent.again(tracked, (&key, clock.length), &mut stamped, &mine, sealer.stamp());
+            sealer.row_with(tracked, (RowKind::Insert, clock.length), &key, (&mask, &values), &sent)?;
             let new = restamp(&clock, cells, &mine, sealer.stamp());
             // A baseline keeps its stamp: a million adopted rows need no list.
-            if new == clock {
+            if new == clock && stamped == state {
                 continue;
             }
             clock = new;
+            new_state = (stamped != state).then(|| stamped.packed());
         }
-        restamped.push((key.iter().map(|value| value.to_value()).collect::<Vec<_>>(), clock));
+        restamped.push((key.iter().map(|value| value.to_value()).collect::<Vec<_>>(), clock, new_state));
     }
     let mut clocks = ClockTable::open(conn, tracked);
-    for (key, clock) in restamped {
+    for (key, clock, state) in restamped {
         let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
         clocks.update(&key, &clock)?;
+        if let Some(state) = state {
+            clocks.set_state(&key, state.as_deref())?;
+        }
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::capture::{Capture, Event, EventKind, Values, pack};
 use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
 use crate::error::Doing as _;
 use crate::journal::{Journal, Loss, Reason};
+use crate::kinds::Sent;
 use crate::layout::log_id;
 use crate::own::{Own, take_causes};
 use crate::shadow;
@@ -89,6 +90,10 @@ impl<'c> Sealer<'c> {
         self.stamp
     }
 
+    pub(crate) fn conn(&self) -> &'c Connection {
+        self.conn
+    }
+
     /// Starts the rows of a table.
     pub(crate) fn table(&mut self, tracked: &Tracked) -> Result<(), StoreError> {
         self.shadowed = tracked.constrained && shadow::any(self.conn, tracked)?;
@@ -97,6 +102,7 @@ impl<'c> Sealer<'c> {
             && (self.foreign || crate::repair::concerns(self.conn, tracked)? || crate::repair::is_owed(self.conn)?);
         let mut columns = vec![ColumnId::KEY];
         columns.extend(tracked.table.columns.iter().map(|column| column.id));
+        columns.extend(tracked.kinds.iter().map(crate::kinds::KindColumn::id));
         self.writer.table(tracked.table.id, &columns, tracked.table.key.len());
         self.tables.push(tracked.no);
         Ok(())
@@ -118,7 +124,7 @@ impl<'c> Sealer<'c> {
             crate::repair::owe(self.conn, tracked.no, &pack_key(key))?;
         }
         if present && touch.fresh && clocks.insert(key, 1, self.stamp)? {
-            self.insert_row(tracked, 1, touch)?;
+            self.insert_row(tracked, clocks, (1, true), touch)?;
             return Ok(true);
         }
         if !present && clocks.bury_first_life(key, self.stamp)? {
@@ -129,10 +135,11 @@ impl<'c> Sealer<'c> {
         let next = RowClock { length: length + 1, stamp: self.stamp, exceptions: Vec::new() };
         match (length % 2 == 1, present) {
             (true, true) => {
-                if mask.iter().any(|word| *word != 0) {
-                    // The clock stays as it is: the log has the stamps until somebody needs them.
-                    self.owes = true;
-                    self.row(tracked, RowKind::Update, length, mask, key, &masked(mask, touch.cells))?;
+                if tracked.kinds.is_empty() {
+                    self.update_row(tracked, length, (mask, &Vec::new()), touch)?;
+                } else {
+                    let (mask, sent) = self.updated(tracked, clocks, touch)?;
+                    self.update_row(tracked, length, (&mask, &sent), touch)?;
                 }
             }
             (true, false) => {
@@ -144,7 +151,7 @@ impl<'c> Sealer<'c> {
                     return Ok(false);
                 }
                 clocks.put(key, length > 0, &next)?;
-                self.insert_row(tracked, next.length, touch)?;
+                self.insert_row(tracked, clocks, (next.length, false), touch)?;
             }
             (false, false) => {}
         }
@@ -191,10 +198,60 @@ impl<'c> Sealer<'c> {
         Ok(())
     }
 
-    /// Writes a row that names every column, and the exact key where it differs.
-    fn insert_row(&mut self, tracked: &Tracked, length: u64, touch: &Touch<'_>) -> Result<(), StoreError> {
+    /// Writes changed cells and what travels beside them, if there are any.
+    fn update_row(
+        &mut self,
+        tracked: &Tracked,
+        length: u64,
+        (mask, sent): (&[u64], &Sent),
+        touch: &Touch<'_>,
+    ) -> Result<(), StoreError> {
+        let changed = mask.iter().any(|word| *word != 0);
+        // The clock stays as it is: the log has the stamps until somebody needs them.
+        self.owes |= changed;
+        match sent.is_empty() {
+            true if !changed => Ok(()),
+            true => self.row(tracked, RowKind::Update, length, mask, touch.key, &masked(mask, touch.cells)),
+            false => self.row_with(tracked, (RowKind::Update, length), touch.key, (mask, &masked(mask, touch.cells)), sent),
+        }
+    }
+
+    /// Adds a row with values of kinds behind its cells.
+    pub(crate) fn row_with(
+        &mut self,
+        tracked: &Tracked,
+        (kind, length): (RowKind, u64),
+        key: &[ValueRef<'_>],
+        (mask, values): (&[u64], &[ValueRef<'_>]),
+        sent: &Sent,
+    ) -> Result<(), StoreError> {
+        let cells = tracked.cells();
+        let mut mask = mask.to_vec();
+        mask.resize((cells + tracked.kinds.len()).div_ceil(64), 0);
+        let mut values = values.to_vec();
+        for (n, value) in sent {
+            mask[(cells + n) / 64] |= 1 << ((cells + n) % 64);
+            values.push(value.as_ref());
+        }
+        self.row(tracked, kind, length, &mask, key, &values)
+    }
+
+    /// Writes a row that names every column, and the exact key where it differs. A fresh one is the first of its key.
+    fn insert_row(
+        &mut self,
+        tracked: &Tracked,
+        clocks: &mut ClockTable<'_>,
+        (length, fresh): (u64, bool),
+        touch: &Touch<'_>,
+    ) -> Result<(), StoreError> {
         let exact = !matches!(touch.cells[0], ValueRef::Null);
         let cells = tracked.cells();
+        if !tracked.kinds.is_empty() {
+            let sent = self.born(tracked, clocks, touch, fresh)?;
+            let mask = all_cells(cells, exact);
+            let values = masked(&mask, touch.cells);
+            return self.row_with(tracked, (RowKind::Insert, length), touch.key, (&mask, &values), &sent);
+        }
         let mut mask = [0u64; 1];
         if cells <= 64 {
             mask[0] = (u64::MAX >> (64 - cells)) & !u64::from(!exact);
@@ -476,7 +533,7 @@ fn seal_run(
         let cells = (0..tracked.cells()).map(|cell| if cell == 0 { Ok(ValueRef::Null) } else { value(cell) });
         let cells: Vec<_> = cells.collect::<Result<_, _>>()?;
         let touch = Touch { key: &[value(0)?], present: true, fresh: true, mask: &[], cells: &cells, complete: true };
-        sealer.insert_row(tracked, 1, &touch)?;
+        sealer.insert_row(tracked, clocks, (1, true), &touch)?;
     }
     Ok(true)
 }

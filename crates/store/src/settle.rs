@@ -127,6 +127,9 @@ impl Settling<'_> {
             for cell in bits(&row.mask).filter_map(|column| places.get(column).copied().flatten()) {
                 mask[cell / 64] |= 1 << (cell % 64);
             }
+            if mask.iter().all(|word| *word == 0) {
+                continue;
+            }
             let whole = covers_all_columns(tracked, &mask);
             if !whole && row.length == 1 && clocks.except_untouched(&row.key, &mask, stamp)? {
                 continue;

@@ -238,8 +238,8 @@ impl Store {
                 engine.commit()?;
                 changed.extend(tables);
                 let names = names_of(engine, &changed);
-                let constrained = engine.tables.iter().any(|tracked| tracked.constrained);
-                let owed = constrained && crate::repair::is_owed(&engine.conn)?;
+                let derived = |tracked: &Arc<crate::tracked::Tracked>| tracked.constrained || !tracked.kinds.is_empty();
+                let owed = engine.tables.iter().any(derived) && crate::repair::is_owed(&engine.conn)?;
                 drop(engines);
                 self.notify(names, false);
                 if owed {

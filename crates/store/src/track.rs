@@ -47,6 +47,11 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     }
     let added = adopt(engine, &definitions)?;
     refuse_orphans(engine, &added)?;
+    if let Some((table, reason)) = crate::kinds::follow(engine, &schema)? {
+        return Err(StoreError::Untrackable { table, reason });
+    }
+    let added: Vec<Arc<Tracked>> =
+        engine.tables.iter().filter(|now| added.iter().any(|added| added.no == now.no)).cloned().collect();
     if !steps.is_empty() {
         let migration = Migration { app, parents: own.heads.clone(), steps };
         let (id, body) = migration.encode()?;
@@ -209,7 +214,7 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
     let mut numbers = Vec::new();
     for definition in definitions {
         let table = &definition.table;
-        let model = LocalTable { table: table.clone(), sets: Vec::new() };
+        let model = LocalTable { table: table.clone(), sets: Vec::new(), kinds: Vec::new() };
         let json = model.to_json()?;
         // A table that was untracked and returns takes its old number, under which the journal knows it.
         let old = crate::clocks::one::<i64>(

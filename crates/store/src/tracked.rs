@@ -1,5 +1,6 @@
 //! A tracked table as it stands in this file: the declared model, where its columns are, and the SQL that touches it.
 
+use isle_changeset::pack_key;
 use isle_schema::{Affinity, Collation, KeyColumn, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use crate::StoreError;
 use crate::clocks::ClockSql;
 use crate::constraints::{self, ForeignKey, Reference, Unique};
 use crate::error::Doing as _;
+use crate::kinds::{KindColumn, LocalKind};
 use crate::layout::quoted;
 
 /// Changed columns per queue word: 62, so that every mask is a positive SQLite integer and −1 means all.
@@ -76,6 +78,8 @@ pub(crate) struct Tracked {
     pub(crate) children: Vec<i64>,
     /// Whether it has a shadow, for constraints of today or before.
     pub(crate) has_shadow: bool,
+    /// Columns of a kind, rising by cell.
+    pub(crate) kinds: Vec<KindColumn>,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -86,6 +90,9 @@ pub(crate) struct LocalTable {
     /// See [`Tracked::sets`]; empty for a table that has what it was born with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sets: Vec<usize>,
+    /// Columns of a kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) kinds: Vec<LocalKind>,
 }
 
 impl LocalTable {
@@ -102,6 +109,7 @@ impl LocalTable {
         let model: LocalTable = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
         let cells = model.table.columns.len() + 1;
         let sound = model.sets.is_sorted() && model.sets.last().is_none_or(|last| *last == cells);
+        let sound = sound && crate::kinds::columns(&model.table, &model.kinds).is_some();
         if sound { Ok(model) } else { Err(damaged("column sets".to_owned())) }
     }
 }
@@ -109,7 +117,8 @@ impl LocalTable {
 impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
-        let LocalTable { table, mut sets } = model;
+        let LocalTable { table, mut sets, kinds } = model;
+        let kinds = crate::kinds::columns(&table, &kinds).unwrap_or_default();
         let clock_sql = ClockSql::new(no, &table);
         if sets.is_empty() {
             sets.push(table.columns.len() + 1);
@@ -130,12 +139,22 @@ impl Tracked {
             referenced_by_columns: false,
             children: Vec::new(),
             has_shadow: false,
+            kinds,
         }
     }
 
     /// What `isle_table` says of the table.
     pub(crate) fn model(&self) -> LocalTable {
-        LocalTable { table: self.table.clone(), sets: self.sets.clone() }
+        let kind = |column: &KindColumn| LocalKind {
+            column: self.table.columns[column.cell - 1].id,
+            kind: column.kind,
+            default: pack_key(&[column.default.as_ref()]),
+        };
+        LocalTable {
+            table: self.table.clone(),
+            sets: self.sets.clone(),
+            kinds: self.kinds.iter().map(kind).collect(),
+        }
     }
 
     /// The number of cells: the exact key and the columns.
@@ -210,7 +229,8 @@ impl Tracked {
         let keys: String = self.clock_key().iter().map(|key| format!(", c.{key}")).collect();
         let (exact, columns) = (self.key_list("d."), self.column_list("d."));
         let clock = self.clock();
-        format!("c.h, c.w, c.x{keys}, {exact}{columns} FROM {clock} AS c {join} {rows} AS d ON {on}")
+        let state = if self.kinds.is_empty() { "" } else { ", c.s" };
+        format!("c.h, c.w, c.x{keys}, {exact}{columns}{state} FROM {clock} AS c {join} {rows} AS d ON {on}")
     }
 
     /// `c.k0, c.k1`: the order of canonical keys.

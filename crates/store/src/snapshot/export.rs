@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use isle_changeset::snapshot::{
-    EXCEPTIONS, JOURNAL, LENGTH, SEEN, SITE, SITES, SnapshotHeader, SnapshotTable, TIME, field,
+    EXCEPTIONS, JOURNAL, LENGTH, SEEN, SITE, SITES, STATE, SnapshotHeader, SnapshotTable, TIME, field,
 };
 use isle_changeset::{BlockInfo, BodyWriter, RowKind, SealedBlock, ValueRef, canonical_key};
 use isle_clock::VersionVector;
@@ -182,7 +182,7 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
         let (keys, columns) = (tracked.table.key.len(), tracked.table.columns.len());
         let mut ids = vec![ColumnId::KEY];
         ids.extend(tracked.table.columns.iter().map(|column| column.id));
-        ids.extend([LENGTH, TIME, SITE, EXCEPTIONS]);
+        ids.extend([LENGTH, TIME, SITE, EXCEPTIONS, STATE]);
         self.writer.table(tracked.table.id, &ids, keys);
         let sql =
             format!("SELECT {} ORDER BY {}", tracked.clocks_and_rows(self.conn, "LEFT JOIN")?, tracked.clock_order());
@@ -208,9 +208,15 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
             if let Some(packed) = &packed {
                 add(0, ValueRef::Blob(packed));
             }
+            let state = tracked.state_in(row)?;
+            let mut bases = tracked.kinds.iter().peekable();
             for column in (0..columns).filter(|_| alive) {
-                add(column + 1, value(CLOCK_FIELDS + 2 * keys + column)?);
+                match bases.next_if(|kind| kind.cell == column + 1) {
+                    Some(kind) => add(column + 1, state.base(kind)),
+                    None => add(column + 1, value(CLOCK_FIELDS + 2 * keys + column)?),
+                }
             }
+            let packed_state = state.clone().without_bases().packed();
             // Length and exceptions stand only where they say something.
             if clock.length != 1 {
                 add(columns + 1, ValueRef::Integer(clock.length as i64));
@@ -219,6 +225,9 @@ impl<'c, 's, E: From<StoreError>, S: FnMut(SealedBlock) -> Result<(), E>> Export
             add(columns + 3, ValueRef::Integer(clock.stamp.site));
             if let Some(packed) = packed_clock.as_ref().filter(|_| alive) {
                 add(columns + 4, ValueRef::Blob(packed));
+            }
+            if let Some(packed) = packed_state.as_ref().filter(|_| alive) {
+                add(columns + 5, ValueRef::Blob(packed));
             }
             self.rows += 1;
             self.row(&tracked.table.name, &mask, &key, &values)?;

@@ -5,18 +5,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use isle_changeset::snapshot::{
-    EXCEPTIONS, JOURNAL, LENGTH, SEEN, SITE, SITES, SnapshotHeader, SnapshotTable, TIME, field,
+    EXCEPTIONS, JOURNAL, LENGTH, SEEN, SITE, SITES, STATE, SnapshotHeader, SnapshotTable, TIME, field,
 };
 use isle_changeset::{Block, DecodeError, Hash, Key, Row, RowKind, Section, Value, ValueRef, pack_key, unpack_key};
 use isle_clock::{Clock, Hlc, SiteId, VersionVector};
 use isle_schema::{ColumnId, TableId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::apply::{Applier, Author, Incoming};
+use crate::apply::{Applier, Author, Incoming, Place};
 use crate::clocks::{CLOCK_FIELDS, LocalStamp, RowClock, from_sql, to_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::journal::{Loss, Reason};
+use crate::kinds;
 use crate::layout::log_id;
 use crate::own::{note_seen, site_no, state_at};
 use crate::seal::bits;
@@ -285,7 +286,7 @@ impl Join<'_> {
         }
         self.applier.opened(&tracked)?;
         let places = section.columns().to_vec();
-        let cells: Vec<Option<usize>> = places.iter().map(|id| tracked.cell_of(*id)).collect();
+        let cells: Vec<Option<Place>> = places.iter().map(|id| tracked.cell_of(*id).map(Place::Cell)).collect();
         let exact = places.iter().position(|column| *column == ColumnId::KEY);
         let mut row = Row::default();
         let mut incoming = Incoming::new(tracked.cells());
@@ -297,6 +298,7 @@ impl Join<'_> {
             crate::log::check_key(&tracked.table, &row, exact).map_err(undecodable)?;
             incoming.take(&row, &cells);
             let mut clock = self.clock(&both, &row, &places)?;
+            let state = self.state(&both, &row, &places)?;
             let complete =
                 both.cells.iter().filter(|cell| **cell > 0).all(|n| incoming.mask[n / 64] >> (n % 64) & 1 == 1);
             if clock.is_alive() && !complete {
@@ -311,7 +313,7 @@ impl Join<'_> {
                 statement.execute(params![tracked.no, pack_key(&row.key)]).doing("join a snapshot")?;
             }
             self.rows += 1;
-            self.row(&both, &row.key, &clock, &incoming)?;
+            self.row(&both, &row.key, (&clock, &state), &incoming)?;
         }
         self.tables.insert(section.table(), both);
         Ok(())
@@ -358,11 +360,37 @@ impl Join<'_> {
         Ok(clock)
     }
 
+    /// What the columns of kinds of a row in the snapshot go by, with this file's numbers.
+    fn state(&self, both: &Both, row: &Row<'_>, places: &[ColumnId]) -> Result<kinds::Row, StoreError> {
+        let at = bits(&row.mask).position(|column| places[column] == STATE);
+        let Some(value) = at.and_then(|at| row.values.get(at)) else { return Ok(kinds::Row::default()) };
+        let wrong = || bad("state of a row");
+        let ValueRef::Blob(packed) = value else { return Err(wrong()) };
+        let mut state = kinds::Row::unpack(Some(packed)).map_err(|_| wrong())?;
+        let mut sound = true;
+        state.change(|mut entry| {
+            let cell = both.cells.get(entry.cell).copied();
+            let cell = cell.filter(|cell| both.tracked.kinds.iter().any(|column| column.cell == *cell));
+            let site = match u64::try_from(entry.stamp.site) {
+                Ok(number) => self.numbers.get(&number).map(|(no, _)| *no),
+                Err(_) => Some(LocalStamp::NEVER.site),
+            };
+            if let (Some(cell), Some(site)) = (cell, site) {
+                (entry.cell, entry.stamp.site) = (cell, site);
+                sound &= entry.is_sound() && self.theirs.covers(entry.stamp, &both.theirs);
+                return Some(entry);
+            }
+            sound = false;
+            None
+        });
+        if sound { Ok(state) } else { Err(wrong()) }
+    }
+
     fn row(
         &mut self,
         both: &Both,
         key: &[ValueRef<'_>],
-        theirs: &RowClock,
+        (theirs, state): (&RowClock, &kinds::Row),
         incoming: &Incoming<'_>,
     ) -> Result<(), StoreError> {
         let tracked = &both.tracked;
@@ -373,7 +401,7 @@ impl Join<'_> {
                 return Ok(());
             }
             clocks.put(key, false, theirs)?;
-            return self.begin(both, key, theirs, incoming);
+            return self.begin(both, key, (theirs, state), incoming);
         };
         // A side that knows the other's life, and yet counts fewer, has collected it and begun anew.
         let order = match theirs.length.cmp(&ours.length) {
@@ -388,7 +416,7 @@ impl Join<'_> {
                     self.delete(both, key)?;
                 }
                 self.applier.opened(tracked)?.clocks.put(key, true, theirs)?;
-                self.begin(both, key, theirs, incoming)
+                self.begin(both, key, (theirs, state), incoming)
             }
             Ordering::Less => {
                 for cell in bits(&incoming.mask).filter(|_| theirs.is_alive()) {
@@ -400,7 +428,7 @@ impl Join<'_> {
                 }
                 Ok(())
             }
-            Ordering::Equal if ours.is_alive() => self.cells(both, key, ours, theirs, incoming),
+            Ordering::Equal if ours.is_alive() => self.cells(both, key, ours, (theirs, state), incoming),
             Ordering::Equal => {
                 if self.compare(theirs.stamp, ours.stamp)? == Ordering::Greater {
                     self.applier.opened(tracked)?.clocks.update(key, theirs)?;
@@ -415,13 +443,13 @@ impl Join<'_> {
         &mut self,
         both: &Both,
         key: &[ValueRef<'_>],
-        theirs: &RowClock,
+        (theirs, state): (&RowClock, &kinds::Row),
         incoming: &Incoming<'_>,
     ) -> Result<(), StoreError> {
         if !theirs.is_alive() {
             return Ok(());
         }
-        self.write(both, theirs.stamp, true, key, &incoming.mask, incoming)
+        self.write(both, (theirs.stamp, state), true, key, &incoming.mask, incoming)
     }
 
     /// One life on both sides: each cell goes to the larger stamp.
@@ -430,12 +458,14 @@ impl Join<'_> {
         both: &Both,
         key: &[ValueRef<'_>],
         mut ours: RowClock,
-        theirs: &RowClock,
+        (theirs, state): (&RowClock, &kinds::Row),
         incoming: &Incoming<'_>,
     ) -> Result<(), StoreError> {
         let tracked = &both.tracked;
         let all = crate::seal::all_cells(tracked.cells(), true);
-        let current = self.applier.opened(tracked)?.read(self.conn, key, &all)?;
+        let opened = self.applier.opened(tracked)?;
+        let mut current = opened.read(self.conn, key, &all)?;
+        kinds::with_bases(tracked, &mut opened.clocks, key, current.as_deref_mut().unwrap_or_default())?;
         let mut won = vec![0u64; incoming.mask.len()];
         for cell in bits(&incoming.mask) {
             let (mine, other) = (ours.cell(cell), theirs.cell(cell));
@@ -458,14 +488,17 @@ impl Join<'_> {
                 self.applier.journal.add(tracked, key, loss)?;
             }
         }
-        if won.iter().all(|word| *word == 0) {
+        let none = won.iter().all(|word| *word == 0);
+        if none && tracked.kinds.is_empty() {
             return Ok(());
         }
         for cell in bits(&won) {
             ours.stamp_cell(cell, theirs.cell(cell));
         }
-        self.applier.opened(tracked)?.clocks.update(key, &ours)?;
-        self.write(both, theirs.stamp, false, key, &won, incoming)
+        if !none {
+            self.applier.opened(tracked)?.clocks.update(key, &ours)?;
+        }
+        self.write(both, (theirs.stamp, state), false, key, &won, incoming)
     }
 
     fn compare(&self, a: LocalStamp, b: LocalStamp) -> Result<Ordering, StoreError> {
@@ -514,14 +547,25 @@ impl Join<'_> {
     fn write(
         &mut self,
         both: &Both,
-        stamp: LocalStamp,
+        (stamp, state): (LocalStamp, &kinds::Row),
         new: bool,
         key: &[ValueRef<'_>],
         mask: &[u64],
         incoming: &Incoming<'_>,
     ) -> Result<(), StoreError> {
         let author = self.author(stamp)?;
-        self.applier.merge(&both.tracked, &author)?.write(new, key, mask, &incoming.cells)
+        let tracked = &both.tracked;
+        if tracked.kinds.is_empty() {
+            return self.applier.merge(tracked, &author)?.write(new, key, mask, &incoming.cells);
+        }
+        let (ours, theirs) = (&self.ours, &self.theirs);
+        let clocks = &mut self.applier.opened(tracked)?.clocks;
+        let mut changing = kinds::Changing::open(new, clocks, key)?;
+        changing.bases(tracked, mask, incoming);
+        changing.join(state, |stamp| ours.covers(stamp, &both.ours), |stamp| theirs.covers(stamp, &both.theirs));
+        let shown = changing.close(tracked, clocks, key, true)?;
+        let write = kinds::write(tracked, mask, &incoming.cells, &shown);
+        self.applier.merge(tracked, &author)?.write(new, key, &write.mask, &write.cells)
     }
 
     fn delete(&mut self, both: &Both, key: &[ValueRef<'_>]) -> Result<(), StoreError> {

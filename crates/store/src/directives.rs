@@ -1,0 +1,249 @@
+//! What a definition says in comments, because SQL has no words for it.
+//!
+//! ```sql
+//! -- @rename old -> new            a table is called otherwise
+//! -- @rename table.old -> new      a column is
+//! -- @drop table.column            a column leaves the definition; its values stay
+//! -- @merge table.column counter   how concurrent writes of a column merge
+//! CREATE TABLE files(
+//!   id INTEGER PRIMARY KEY,
+//!   reads INTEGER NOT NULL DEFAULT 0, -- @merge counter: of the column that this line defines
+//! ```
+
+use isle_schema::Kind;
+
+/// What the comments of a definition say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Directives {
+    /// The table's name, the column if it is about one, the new name.
+    pub(crate) renames: Vec<(String, Option<String>, String)>,
+    /// Table and column.
+    pub(crate) drops: Vec<(String, String)>,
+    /// Table, column and kind.
+    pub(crate) kinds: Vec<(String, String, Kind)>,
+    /// What cannot be understood.
+    pub(crate) errors: Vec<String>,
+}
+
+/// A part of a text in SQL.
+enum Token<'a> {
+    /// A bare word.
+    Word(&'a str),
+    /// A name in quotes, without them.
+    Name(String),
+    Mark(char),
+    Newline,
+    /// What follows `--`.
+    Comment(&'a str),
+}
+
+/// Splits a text in SQL; comments in `/* */`, strings and spaces are passed over. This is no parser: it knows quotes and comments.
+fn tokens(sql: &str) -> Vec<Token<'_>> {
+    let mut tokens = Vec::new();
+    let mut rest = sql;
+    while let Some(first) = rest.chars().next() {
+        let until = |from: usize, end: &str| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+        let length = match first {
+            '\n' => {
+                tokens.push(Token::Newline);
+                1
+            }
+            '-' if rest.starts_with("--") => {
+                let end = rest.find('\n').unwrap_or(rest.len());
+                tokens.push(Token::Comment(&rest[2..end]));
+                end
+            }
+            '/' if rest.starts_with("/*") => until(2, "*/"),
+            '\'' => until(1, "'"),
+            '"' | '`' | '[' => {
+                let end = until(1, if first == '[' { "]" } else { &rest[..1] });
+                tokens.push(Token::Name(rest[1..end].trim_end_matches(['"', '`', ']']).to_owned()));
+                end
+            }
+            _ if first.is_alphanumeric() || first == '_' => {
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+                tokens.push(Token::Word(&rest[..end]));
+                end
+            }
+            _ => {
+                if !first.is_whitespace() {
+                    tokens.push(Token::Mark(first));
+                }
+                first.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    tokens
+}
+
+/// Words with which a constraint begins, and no column.
+const CONSTRAINTS: [&str; 5] = ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"];
+
+/// Where a reader of CREATE TABLE statements is.
+#[derive(Default)]
+struct Place {
+    /// The words of the statement so far, up to its first parenthesis.
+    head: Vec<String>,
+    depth: usize,
+    /// Whether the next word begins a column or a constraint.
+    begins: bool,
+    /// The last column that was begun, with its table.
+    column: Option<(String, String)>,
+    /// Whether this line has something beside comments.
+    line: bool,
+}
+
+impl Place {
+    /// The table that the statement creates.
+    fn table(&self) -> Option<&String> {
+        let is = |at: usize, word: &str| self.head.get(at).is_some_and(|found| found.eq_ignore_ascii_case(word));
+        let table = 1 + usize::from(is(1, "TEMP") || is(1, "TEMPORARY"));
+        (is(0, "CREATE") && is(table, "TABLE")).then(|| self.head.last()).flatten()
+    }
+
+    fn take(&mut self, token: &Token<'_>) {
+        self.line = !matches!(token, Token::Newline) && (self.line || !matches!(token, Token::Comment(_)));
+        match token {
+            Token::Mark(';') if self.depth == 0 => self.head.clear(),
+            Token::Mark('(') => {
+                self.depth += 1;
+                self.begins = self.depth == 1 && self.table().is_some();
+            }
+            Token::Mark(')') => self.depth = self.depth.saturating_sub(1),
+            Token::Mark(',') => self.begins = self.depth == 1 && self.table().is_some(),
+            Token::Word(word) if self.depth == 0 => self.head.push((*word).to_owned()),
+            Token::Name(name) if self.depth == 0 => self.head.push(name.clone()),
+            Token::Word(word) if std::mem::take(&mut self.begins) => {
+                let constraint = CONSTRAINTS.iter().any(|known| word.eq_ignore_ascii_case(known));
+                let table = self.table().cloned().filter(|_| !constraint);
+                self.column = table.map(|table| (table, (*word).to_owned()));
+            }
+            Token::Name(name) if std::mem::take(&mut self.begins) => {
+                self.column = self.table().cloned().map(|table| (table, name.clone()));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Directives {
+    /// Reads the comments of a definition.
+    pub(crate) fn read(sql: &str) -> Directives {
+        let mut found = Directives::default();
+        let mut place = Place::default();
+        for token in tokens(sql) {
+            if let Token::Comment(text) = token
+                && let Some(directive) = text.trim().strip_prefix('@')
+            {
+                found.take(directive, &place);
+            }
+            place.take(&token);
+        }
+        found
+    }
+
+    fn take(&mut self, directive: &str, place: &Place) {
+        let (word, rest) = directive.split_once(char::is_whitespace).unwrap_or((directive, ""));
+        match word {
+            "rename" => match rest.split_once("->") {
+                Some((old, new)) => {
+                    let (table, column) = match column_of(old) {
+                        Some((table, column)) => (table, Some(column)),
+                        None => (unquoted(old), None),
+                    };
+                    self.renames.push((table, column, unquoted(new)));
+                }
+                None => self.errors.push(format!("@{directive}: write `-- @rename old -> new`")),
+            },
+            "drop" => match column_of(rest) {
+                Some(column) => self.drops.push(column),
+                None => self.errors.push(format!("@{directive}: write `-- @drop table.column`")),
+            },
+            "merge" => self.merge(rest.trim(), place),
+            // Comments of another use.
+            _ => {}
+        }
+    }
+
+    fn merge(&mut self, rest: &str, place: &Place) {
+        let kinds = || Kind::ALL.map(Kind::as_str).join(", ");
+        let (column, word) = match rest.rsplit_once(char::is_whitespace) {
+            Some((column, word)) => (column_of(column), word),
+            None if place.line => (place.column.clone(), rest),
+            None => {
+                self.errors.push(format!(
+                    "@merge {rest}: write it on the line of its column, or as `-- @merge table.column {rest}`"
+                ));
+                return;
+            }
+        };
+        match (column, Kind::parse(word)) {
+            (Some((table, column)), Some(kind)) => self.kinds.push((table, column, kind)),
+            (None, _) => self.errors.push(format!("@merge {rest}: write `-- @merge table.column {word}`")),
+            (_, None) => self.errors.push(format!("@merge {rest}: no kind {word:?}; there are {}", kinds())),
+        }
+    }
+}
+
+/// `table.column`, either perhaps in quotes.
+fn column_of(text: &str) -> Option<(String, String)> {
+    let text = text.trim();
+    let dot = match text.strip_prefix('"') {
+        Some(quoted) => quoted.find("\".").map(|at| at + 2)?,
+        None => text.find('.')?,
+    };
+    let (table, column) = (unquoted(&text[..dot]), unquoted(&text[dot + 1..]));
+    (!table.is_empty() && !column.is_empty()).then_some((table, column))
+}
+
+fn unquoted(name: &str) -> String {
+    let name = name.trim();
+    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        Some(name) => name.replace("\"\"", "\""),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(sql: &str) -> Vec<String> {
+        let found = Directives::read(sql);
+        let kinds = found.kinds.iter().map(|(table, column, kind)| format!("{table}.{column} {kind}"));
+        kinds.chain(found.errors.iter().map(|_| "?".to_owned())).collect()
+    }
+
+    #[test]
+    fn a_kind_belongs_to_the_column_of_its_line() {
+        let sql = "CREATE TABLE IF NOT EXISTS \"my files\"(id INTEGER PRIMARY KEY, -- nothing
+              reads INTEGER NOT NULL DEFAULT (max(1, 2)), -- @merge counter
+              [last read] TEXT CHECK([last read] <> 'a,b'), -- @MERGE is no directive
+              first TEXT, /* , x */ tags TEXT DEFAULT '-- @merge min', -- @merge set
+              UNIQUE(a, b)
+            ); -- x
+            CREATE TEMP TABLE main.t(a, b); -- @merge Max
+            create index i on t(a);";
+        assert_eq!(kinds(sql), ["my files.reads counter", "my files.tags set", "t.b max"]);
+    }
+
+    #[test]
+    fn what_belongs_to_no_column_is_refused() {
+        assert_eq!(kinds("CREATE TABLE t(a INT,\n -- @merge counter\n b INT)"), ["?"]);
+        assert_eq!(kinds("CREATE TABLE t(a INT, -- @merge countr\n b INT)"), ["?"]);
+        assert_eq!(kinds("CREATE TABLE t(a INT,\n UNIQUE(a) -- @merge counter\n)"), ["?"]);
+        assert_eq!(kinds("CREATE INDEX i ON t(a) -- @merge counter"), ["?"]);
+        assert_eq!(kinds("-- @merge t counter"), ["?"]);
+        assert_eq!(kinds("-- @merge \"a.b\".\"c d\" counter\n-- @merge t.c min"), ["a.b.c d counter", "t.c min"]);
+    }
+
+    #[test]
+    fn renames_and_drops_name_tables_and_columns() {
+        let found = Directives::read("-- @rename a -> b\n --@rename a.b -> c d\n-- @drop t.c\n-- @author me\n-- @drop t");
+        let name = |text: &str| text.to_owned();
+        assert_eq!(found.renames, [(name("a"), None, name("b")), (name("a"), Some(name("b")), name("c d"))]);
+        assert_eq!(found.drops, [(name("t"), name("c"))]);
+        assert_eq!(found.errors.len(), 1);
+    }
+}

@@ -1,0 +1,190 @@
+//! What comes from elsewhere for columns of a kind, and what the table shows of it.
+
+use std::sync::Arc;
+
+use isle_changeset::{DecodeError, Section, Value, ValueRef};
+use isle_schema::Kind;
+use rusqlite::Connection;
+
+use super::Row;
+use crate::StoreError;
+use crate::apply::Incoming;
+use crate::clocks::{ClockTable, LocalStamp};
+use crate::layout::quoted;
+use crate::own::site_no;
+use crate::shadow;
+use crate::tracked::Tracked;
+
+/// Cells to write: which, and their values.
+pub(crate) struct Write<'a> {
+    pub(crate) mask: Vec<u64>,
+    pub(crate) cells: Vec<ValueRef<'a>>,
+}
+
+/// A row whose state changes: what it showed, so that what it shows now can be told.
+pub(crate) struct Changing {
+    row: Row,
+    before: Option<Row>,
+    /// Cells whose plain values came.
+    named: Vec<usize>,
+}
+
+impl Changing {
+    /// A new life, or the one that is there.
+    pub(crate) fn open(new: bool, clocks: &mut ClockTable<'_>, key: &[ValueRef<'_>]) -> Result<Changing, StoreError> {
+        if new {
+            return Ok(Changing { row: Row::default(), before: None, named: Vec::new() });
+        }
+        let row = Row::unpack(clocks.state(key)?.as_deref())?;
+        Ok(Changing { before: Some(row.clone()), row, named: Vec::new() })
+    }
+
+    /// Takes the plain values that won.
+    pub(crate) fn bases(&mut self, tracked: &Tracked, mask: &[u64], incoming: &Incoming<'_>) {
+        for column in tracked.kinds.iter().filter(|column| mask[column.cell / 64] >> (column.cell % 64) & 1 == 1) {
+            self.row.set_base(column, incoming.cells[column.cell]);
+            self.named.push(column.cell);
+        }
+    }
+
+    /// Takes what the author's writes of kinds did.
+    pub(crate) fn writes(
+        &mut self,
+        conn: &Connection,
+        incoming: &Incoming<'_>,
+        stamp: LocalStamp,
+    ) -> Result<(), StoreError> {
+        for (cell, kind, value) in &incoming.kinds {
+            self.row.take(*cell, *kind, *value, stamp, &mut |site| site_no(conn, site))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the state that the same life has elsewhere.
+    pub(crate) fn join(
+        &mut self,
+        theirs: &Row,
+        we_cover: impl Fn(LocalStamp) -> bool,
+        they_cover: impl Fn(LocalStamp) -> bool,
+    ) {
+        let new = self.before.is_none();
+        self.row.join(theirs, |stamp| !new && we_cover(stamp), they_cover);
+    }
+
+    /// Stores the state, and gives the values that the table shows from now on and did not show before.
+    pub(crate) fn close(
+        self,
+        tracked: &Tracked,
+        clocks: &mut ClockTable<'_>,
+        key: &[ValueRef<'_>],
+        known: bool,
+    ) -> Result<Vec<(usize, Value)>, StoreError> {
+        let packed = self.row.packed();
+        if known || packed.is_some() {
+            clocks.set_state(key, packed.as_deref())?;
+        }
+        let shows = tracked.kinds.iter().filter_map(|column| {
+            let shown = self.row.shown(column);
+            let differs = match &self.before {
+                Some(before) => before.shown(column) != shown,
+                // The table's own default may be no constant.
+                None => self.named.contains(&column.cell) || shown != column.default,
+            };
+            differs.then_some((column.cell, shown))
+        });
+        Ok(shows.collect())
+    }
+}
+
+/// The cells to write where those of kinds show something else than what came as plain values.
+pub(crate) fn write<'a>(
+    tracked: &Tracked,
+    mask: &[u64],
+    cells: &[ValueRef<'a>],
+    shown: &'a [(usize, Value)],
+) -> Write<'a> {
+    let mut write = Write { mask: mask.to_vec(), cells: cells.to_vec() };
+    for column in &tracked.kinds {
+        write.mask[column.cell / 64] &= !(1 << (column.cell % 64));
+    }
+    for (cell, value) in shown {
+        write.mask[cell / 64] |= 1 << (cell % 64);
+        write.cells[*cell] = value.as_ref();
+    }
+    write
+}
+
+/// Puts the plain values of kinds in the place of what the table shows.
+pub(crate) fn with_bases(
+    tracked: &Tracked,
+    clocks: &mut ClockTable<'_>,
+    key: &[ValueRef<'_>],
+    cells: &mut [Value],
+) -> Result<(), StoreError> {
+    if tracked.kinds.is_empty() || cells.is_empty() {
+        return Ok(());
+    }
+    let row = Row::unpack(clocks.state(key)?.as_deref())?;
+    for column in &tracked.kinds {
+        cells[column.cell] = row.base(column).to_value();
+    }
+    Ok(())
+}
+
+/// A value as people read it in the journal.
+pub(crate) fn readable(kind: Kind, value: ValueRef<'_>) -> Value {
+    let change = match (kind, value) {
+        (Kind::Set, ValueRef::Blob(bytes)) => isle_changeset::SetChange::decode(bytes).ok(),
+        _ => None,
+    };
+    change.map_or_else(|| value.to_value(), |change| super::state::array(&change.added))
+}
+
+/// Whether the values of a section are such as their columns' kinds send.
+pub(crate) fn check(
+    tracked: &Tracked,
+    section: &Section<'_>,
+    row: &isle_changeset::Row<'_>,
+) -> Result<(), DecodeError> {
+    if tracked.kinds.is_empty() {
+        return Ok(());
+    }
+    for (column, value) in crate::seal::bits(&row.mask).zip(&row.values) {
+        if let Some((_, kind)) = section.columns().get(column).and_then(|id| tracked.kind_of(*id)) {
+            super::state::check(kind, *value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the state of a row says into the table, where a local write left something else; true if it did.
+pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_>]) -> Result<bool, StoreError> {
+    let mut clocks = ClockTable::open(conn, tracked);
+    if clocks.length(key)? % 2 == 0 {
+        return Ok(false);
+    }
+    let row = Row::unpack(clocks.state(key)?.as_deref())?;
+    let columns = tracked.column_list("");
+    let hidden = if tracked.has_shadow { shadow::state(conn, tracked, key)? } else { None };
+    let list = format!("NULL{columns}");
+    let Some(there) = shadow::values(conn, tracked, (hidden.is_some(), &list, ""), key)? else { return Ok(false) };
+    let mut written = false;
+    for column in &tracked.kinds {
+        let shown = row.shown(column);
+        if there[column.cell] == shown {
+            continue;
+        }
+        written = true;
+        let mut values = key.to_vec();
+        values.push(shown.as_ref());
+        let name = quoted(&tracked.table.columns[column.cell - 1].name);
+        let set = |table: &str| format!("UPDATE {table} SET {name} = ?{} WHERE {}", values.len(), tracked.key_match(1));
+        if hidden.is_some() {
+            shadow::run(conn, &set(&shadow::name(tracked)), &values)?;
+        }
+        if hidden != Some(true) {
+            shadow::run(conn, &set(&quoted(&tracked.table.name)), &values)?;
+        }
+    }
+    Ok(written)
+}

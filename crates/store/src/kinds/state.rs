@@ -1,0 +1,493 @@
+//! Base and state of a row's cells, and what they show. Pure.
+
+use isle_changeset::{DecodeError, RemovedMember, SetChange, Value, ValueRef, pack_key, unpack_key};
+use isle_clock::{Hlc, SiteId};
+use isle_schema::Kind;
+use serde_json::value::RawValue;
+
+use super::KindColumn;
+use crate::StoreError;
+use crate::clocks::{LocalStamp, put_varint, take_varint};
+
+/// What an entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum What {
+    /// The plain value.
+    Base = 0,
+    /// What a site has added since the row's life began; the stamp is that of its last addition.
+    Total = 1,
+    /// The largest value.
+    Max = 2,
+    /// The smallest.
+    Min = 3,
+    /// A member and who added it when.
+    Member = 4,
+    /// A member of the base that went.
+    Gone = 5,
+}
+
+impl What {
+    fn of(byte: u8) -> Option<What> {
+        [What::Base, What::Total, What::Max, What::Min, What::Member, What::Gone]
+            .into_iter()
+            .find(|what| *what as u8 == byte)
+    }
+}
+
+/// One thing that is known of a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) cell: usize,
+    pub(crate) what: What,
+    pub(crate) stamp: LocalStamp,
+    pub(crate) value: Value,
+}
+
+impl Entry {
+    /// Whether the value is one that the heading can have.
+    pub(crate) fn is_sound(&self) -> bool {
+        match (self.what, &self.value) {
+            (What::Base, _) | (What::Max | What::Min, Value::Null) => false,
+            (What::Total, value) => matches!(value, Value::Integer(_)),
+            (What::Member | What::Gone, value) => matches!(value, Value::Text(member) if is_json(member)),
+            (What::Max | What::Min, _) => true,
+        }
+    }
+}
+
+/// What became of a local write.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Local {
+    /// It changes nothing.
+    Nothing,
+    /// It travels as this.
+    Sent(Value),
+    /// The value is not of the column's kind.
+    NotOfKind,
+}
+
+/// Base and state of a row's cells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Row {
+    entries: Vec<Entry>,
+}
+
+impl Row {
+    /// Reads a state as stored; nothing is a row whose bases are defaults.
+    pub(crate) fn unpack(bytes: Option<&[u8]>) -> Result<Row, StoreError> {
+        let damaged = || StoreError::Internal { table: "isle_c", detail: "state of a kind".to_owned() };
+        let mut entries = Vec::new();
+        let mut rest = bytes.unwrap_or_default();
+        while !rest.is_empty() {
+            entries.push(unpack_entry(&mut rest).ok_or_else(damaged)?);
+        }
+        Ok(Row { entries })
+    }
+
+    /// The state as stored.
+    pub(crate) fn packed(&self) -> Option<Vec<u8>> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let mut out = Vec::with_capacity(self.entries.len() * 24);
+        for entry in &self.entries {
+            put_varint(&mut out, entry.cell as u64);
+            out.push(entry.what as u8);
+            put_varint(&mut out, (entry.stamp.site + 1) as u64);
+            out.extend(entry.stamp.hlc.to_be_bytes());
+            let value = pack_key(&[entry.value.as_ref()]);
+            put_varint(&mut out, value.len() as u64);
+            out.extend(value);
+        }
+        Some(out)
+    }
+
+    /// What is known of a cell under one heading.
+    pub(crate) fn of(&self, cell: usize, what: What) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.cell == cell && entry.what == what)
+    }
+
+    /// Everything beside bases.
+    pub(crate) fn state(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.what != What::Base)
+    }
+
+    /// The row without its bases, which travel as plain values.
+    pub(crate) fn without_bases(mut self) -> Row {
+        self.entries.retain(|entry| entry.what != What::Base);
+        self
+    }
+
+    /// Changes entries; one without a value goes.
+    pub(crate) fn change(&mut self, mut f: impl FnMut(Entry) -> Option<Entry>) {
+        let entries = std::mem::take(&mut self.entries).into_iter().filter_map(&mut f).collect::<Vec<_>>();
+        self.entries = entries;
+        self.entries.sort_by_key(|entry| (entry.cell, entry.what));
+    }
+
+    /// Takes in entries.
+    pub(crate) fn add(&mut self, entries: Vec<Entry>) {
+        entries.into_iter().for_each(|entry| self.put(entry.cell, entry.what, entry.stamp, entry.value));
+    }
+
+    fn put(&mut self, cell: usize, what: What, stamp: LocalStamp, value: Value) {
+        let at = self.entries.partition_point(|entry| (entry.cell, entry.what) <= (cell, what));
+        self.entries.insert(at, Entry { cell, what, stamp, value });
+    }
+
+    fn drop_all(&mut self, cell: usize, what: What) {
+        self.entries.retain(|entry| entry.cell != cell || entry.what != what);
+    }
+
+    /// The plain value of a cell.
+    pub(crate) fn base<'a>(&'a self, column: &'a KindColumn) -> ValueRef<'a> {
+        self.of(column.cell, What::Base).next().map_or(column.default.as_ref(), |entry| entry.value.as_ref())
+    }
+
+    /// Writes the plain value of a cell.
+    pub(crate) fn set_base(&mut self, column: &KindColumn, value: ValueRef<'_>) {
+        self.drop_all(column.cell, What::Base);
+        if value != column.default.as_ref() {
+            self.put(column.cell, What::Base, LocalStamp::NEVER, value.to_value());
+        }
+    }
+
+    /// What the table shows.
+    pub(crate) fn shown(&self, column: &KindColumn) -> Value {
+        let base = self.base(column);
+        match column.kind {
+            Kind::Counter => {
+                let mut totals = self.of(column.cell, What::Total).map(|entry| integer(entry.value.as_ref())).peekable();
+                if totals.peek().is_none() {
+                    return base.to_value();
+                }
+                Value::Integer(totals.fold(integer(base), i64::wrapping_add))
+            }
+            Kind::Max => best(What::Max, base, self.of(column.cell, What::Max)).to_value(),
+            Kind::Min => best(What::Min, base, self.of(column.cell, What::Min)).to_value(),
+            Kind::Set => {
+                let changed = self.state().any(|entry| entry.cell == column.cell && entry.what >= What::Member);
+                if changed { array(&self.members(column)) } else { base.to_value() }
+            }
+            _ => base.to_value(),
+        }
+    }
+
+    /// The members that a set shows, in order.
+    fn members(&self, column: &KindColumn) -> Vec<Vec<u8>> {
+        let cell = column.cell;
+        let gone = |member: &Vec<u8>| self.of(cell, What::Gone).any(|entry| is(&entry.value, member));
+        let mut members: Vec<Vec<u8>> = members(self.base(column)).unwrap_or_default();
+        members.retain(|member| !gone(member));
+        let mut added: Vec<(u64, &Vec<u8>)> = self.of(cell, What::Member).filter_map(dated).collect();
+        added.sort_unstable();
+        for (_, member) in added {
+            if !members.contains(member) {
+                members.push(member.clone());
+            }
+        }
+        members
+    }
+
+    /// Takes what a local insert leaves in a cell; gives what travels beside the plain value.
+    pub(crate) fn born(&mut self, column: &KindColumn, value: ValueRef<'_>, stamp: LocalStamp) -> Option<Value> {
+        self.set_base(column, value);
+        match (column.kind, value) {
+            // Of two inserts of one row the larger counts, and not the later.
+            (Kind::Max | Kind::Min, value) if !matches!(value, ValueRef::Null) => {
+                self.take_best(column.cell, column.kind, value, stamp);
+                Some(value.to_value())
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes what a local update leaves in a cell. `site` gives the id of a local number.
+    pub(crate) fn local(
+        &mut self,
+        column: &KindColumn,
+        new: ValueRef<'_>,
+        stamp: LocalStamp,
+        site: &mut dyn FnMut(i64) -> Result<SiteId, StoreError>,
+    ) -> Result<Local, StoreError> {
+        let shown = self.shown(column);
+        if new == shown.as_ref() {
+            return Ok(Local::Nothing);
+        }
+        Ok(match (column.kind, new) {
+            (Kind::Counter, ValueRef::Integer(new)) => {
+                let difference = new.wrapping_sub(integer(shown.as_ref()));
+                self.count(column.cell, difference, stamp);
+                Local::Sent(Value::Integer(difference))
+            }
+            (Kind::Max | Kind::Min, new) if !matches!(new, ValueRef::Null) => {
+                if !beats(what_of(column.kind), new, shown.as_ref()) {
+                    return Ok(Local::Nothing);
+                }
+                self.take_best(column.cell, column.kind, new, stamp);
+                Local::Sent(new.to_value())
+            }
+            (Kind::Set, new) => match members(new) {
+                Some(wanted) => match self.set_members(column, wanted, stamp, site)? {
+                    Some(change) => Local::Sent(Value::Blob(change.encode())),
+                    None => Local::Nothing,
+                },
+                None => Local::NotOfKind,
+            },
+            _ => Local::NotOfKind,
+        })
+    }
+
+    fn set_members(
+        &mut self,
+        column: &KindColumn,
+        wanted: Vec<Vec<u8>>,
+        stamp: LocalStamp,
+        site: &mut dyn FnMut(i64) -> Result<SiteId, StoreError>,
+    ) -> Result<Option<SetChange>, StoreError> {
+        let shown = self.members(column);
+        let first = members(self.base(column)).unwrap_or_default();
+        let mut change = SetChange::default();
+        for member in shown.iter().filter(|member| !wanted.contains(member)) {
+            let mut additions = Vec::new();
+            for entry in self.of(column.cell, What::Member).filter(|entry| is(&entry.value, member)) {
+                if let Some(hlc) = Hlc::from_bits(entry.stamp.hlc) {
+                    additions.push((site(entry.stamp.site)?, hlc));
+                }
+            }
+            additions.sort_unstable();
+            change.removed.push(RemovedMember { member: member.clone(), first: first.contains(member), additions });
+        }
+        change.added = wanted.into_iter().filter(|member| !shown.contains(member)).collect();
+        if change == SetChange::default() {
+            return Ok(None);
+        }
+        let gone: Vec<&Vec<u8>> = change.removed.iter().map(|removed| &removed.member).collect();
+        self.entries.retain(|entry| {
+            entry.cell != column.cell || entry.what != What::Member || !gone.iter().any(|member| is(&entry.value, member))
+        });
+        self.mark_gone(column.cell, &change);
+        for member in &change.added {
+            self.put(column.cell, What::Member, stamp, Value::Text(member.clone()));
+        }
+        Ok(Some(change))
+    }
+
+    /// Takes a write of a kind that was made elsewhere; false if it changes nothing. `number` gives the local number of a site.
+    ///
+    /// Malformed values change nothing: they were checked before.
+    pub(crate) fn take(
+        &mut self,
+        cell: usize,
+        kind: Kind,
+        value: ValueRef<'_>,
+        stamp: LocalStamp,
+        number: &mut dyn FnMut(SiteId) -> Result<i64, StoreError>,
+    ) -> Result<bool, StoreError> {
+        Ok(match (kind, value) {
+            (Kind::Counter, ValueRef::Integer(difference)) => self.count(cell, difference, stamp),
+            (Kind::Max | Kind::Min, value) => self.take_best(cell, kind, value, stamp),
+            (Kind::Set, ValueRef::Blob(bytes)) => match SetChange::decode(bytes) {
+                Ok(change) => self.change_members(cell, &change, stamp, number)?,
+                Err(_) => false,
+            },
+            _ => false,
+        })
+    }
+
+    /// Adds to a site's total, unless it has been added already.
+    fn count(&mut self, cell: usize, difference: i64, stamp: LocalStamp) -> bool {
+        let known = self.entries.iter_mut().find(|entry| {
+            entry.cell == cell && entry.what == What::Total && entry.stamp.site == stamp.site
+        });
+        match known {
+            Some(entry) if entry.stamp.hlc >= stamp.hlc => return false,
+            Some(entry) => {
+                entry.value = Value::Integer(integer(entry.value.as_ref()).wrapping_add(difference));
+                entry.stamp = stamp;
+            }
+            None => self.put(cell, What::Total, stamp, Value::Integer(difference)),
+        }
+        true
+    }
+
+    fn take_best(&mut self, cell: usize, kind: Kind, value: ValueRef<'_>, stamp: LocalStamp) -> bool {
+        let what = what_of(kind);
+        let better = self.of(cell, what).all(|entry| beats(what, value, entry.value.as_ref()));
+        if better {
+            self.drop_all(cell, what);
+            self.put(cell, what, stamp, value.to_value());
+        }
+        better
+    }
+
+    fn change_members(
+        &mut self,
+        cell: usize,
+        change: &SetChange,
+        stamp: LocalStamp,
+        number: &mut dyn FnMut(SiteId) -> Result<i64, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let before = self.entries.clone();
+        for removed in &change.removed {
+            // The author's own additions it had seen in any case, also those that it made under a site id that it gave up since.
+            self.entries.retain(|entry| {
+                (entry.cell, entry.what, entry.stamp.site) != (cell, What::Member, stamp.site)
+                    || entry.stamp.hlc > stamp.hlc
+                    || !is(&entry.value, &removed.member)
+            });
+            for (site, hlc) in &removed.additions {
+                let ended = LocalStamp { hlc: hlc.bits(), site: number(*site)? };
+                self.entries.retain(|entry| {
+                    (entry.cell, entry.what, entry.stamp) != (cell, What::Member, ended)
+                        || !is(&entry.value, &removed.member)
+                });
+            }
+        }
+        self.mark_gone(cell, change);
+        for member in &change.added {
+            let known = self.of(cell, What::Member).any(|entry| entry.stamp == stamp && is(&entry.value, member));
+            if !known {
+                self.put(cell, What::Member, stamp, Value::Text(member.clone()));
+            }
+        }
+        Ok(self.entries != before)
+    }
+
+    fn mark_gone(&mut self, cell: usize, change: &SetChange) {
+        for removed in change.removed.iter().filter(|removed| removed.first) {
+            if !self.of(cell, What::Gone).any(|entry| is(&entry.value, &removed.member)) {
+                self.put(cell, What::Gone, LocalStamp::NEVER, Value::Text(removed.member.clone()));
+            }
+        }
+    }
+
+    /// Joins the state of the same life from elsewhere; bases are not its business. The closures say whether a side had taken in the
+    /// write with a stamp.
+    pub(crate) fn join(
+        &mut self,
+        theirs: &Row,
+        we_cover: impl Fn(LocalStamp) -> bool,
+        they_cover: impl Fn(LocalStamp) -> bool,
+    ) {
+        let has = |row: &Row, entry: &Entry| row.entries.contains(entry);
+        // An addition that one side knows and does not have has come to an end there.
+        let ours = self.clone();
+        self.entries.retain(|entry| {
+            entry.what != What::Member || has(theirs, entry) || !they_cover(entry.stamp)
+        });
+        for entry in theirs.state() {
+            let Entry { cell, what, stamp, value } = entry.clone();
+            match what {
+                What::Member if has(&ours, entry) || we_cover(stamp) => {}
+                What::Gone if has(&ours, entry) => {}
+                What::Base | What::Member | What::Gone => self.put(cell, what, stamp, value),
+                What::Max => drop(self.take_best(cell, Kind::Max, value.as_ref(), stamp)),
+                What::Min => drop(self.take_best(cell, Kind::Min, value.as_ref(), stamp)),
+                What::Total => {
+                    let same = |known: &Entry| {
+                        (known.cell, known.what, known.stamp.site) == (cell, what, stamp.site)
+                    };
+                    if !self.entries.iter().any(|known| same(known) && known.stamp.hlc >= stamp.hlc) {
+                        self.entries.retain(|known| !same(known));
+                        self.put(cell, what, stamp, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a value that came under the id of a kind is one that the kind sends.
+pub(super) fn check(kind: Kind, value: ValueRef<'_>) -> Result<(), DecodeError> {
+    match (kind, value) {
+        (Kind::Counter, ValueRef::Integer(_)) => Ok(()),
+        (Kind::Max | Kind::Min, value) if !matches!(value, ValueRef::Null) => Ok(()),
+        (Kind::Set, ValueRef::Blob(bytes)) => {
+            let change = SetChange::decode(bytes)?;
+            let members = change.added.iter().chain(change.removed.iter().map(|removed| &removed.member));
+            if members.into_iter().all(|member| is_json(member)) {
+                return Ok(());
+            }
+            Err(DecodeError::Inconsistent { what: "member of a set" })
+        }
+        _ => Err(DecodeError::Inconsistent { what: "value of a kind" }),
+    }
+}
+
+/// What a value adds to a counter.
+fn integer(value: ValueRef<'_>) -> i64 {
+    if let ValueRef::Integer(value) = value { value } else { 0 }
+}
+
+/// Whether a text is one JSON value as it stands in an array.
+fn is_json(member: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(member).is_ok_and(|value| value.get().as_bytes() == member)
+}
+
+fn is(value: &Value, member: &[u8]) -> bool {
+    matches!(value, Value::Text(text) if text == member)
+}
+
+fn dated(entry: &Entry) -> Option<(u64, &Vec<u8>)> {
+    if let Value::Text(text) = &entry.value { Some((entry.stamp.hlc, text)) } else { None }
+}
+
+fn what_of(kind: Kind) -> What {
+    if kind == Kind::Max { What::Max } else { What::Min }
+}
+
+/// Whether one value is larger, or smaller, than another; NULL never is.
+fn beats(what: What, new: ValueRef<'_>, old: ValueRef<'_>) -> bool {
+    match (new, old) {
+        (ValueRef::Null, _) => false,
+        (_, ValueRef::Null) => true,
+        _ if what == What::Max => new.order(old).is_gt(),
+        _ => new.order(old).is_lt(),
+    }
+}
+
+fn best<'a>(what: What, base: ValueRef<'a>, entries: impl Iterator<Item = &'a Entry>) -> ValueRef<'a> {
+    entries.map(|entry| entry.value.as_ref()).fold(base, |best, value| if beats(what, value, best) { value } else { best })
+}
+
+/// The members of a JSON array, each once; NULL and empty text have none. `None` for anything else.
+fn members(value: ValueRef<'_>) -> Option<Vec<Vec<u8>>> {
+    let text = match value {
+        ValueRef::Null => return Some(Vec::new()),
+        ValueRef::Text(text) if text.iter().all(u8::is_ascii_whitespace) => return Some(Vec::new()),
+        ValueRef::Text(text) => text,
+        _ => return None,
+    };
+    let raw: Vec<&RawValue> = serde_json::from_slice(text).ok()?;
+    let mut members: Vec<Vec<u8>> = Vec::with_capacity(raw.len());
+    for member in raw {
+        let member = member.get().as_bytes();
+        if !members.iter().any(|known| known == member) {
+            members.push(member.to_vec());
+        }
+    }
+    Some(members)
+}
+
+pub(super) fn array(members: &[Vec<u8>]) -> Value {
+    let mut text = vec![b'['];
+    text.extend(members.join(&b','));
+    text.push(b']');
+    Value::Text(text)
+}
+
+fn unpack_entry(rest: &mut &[u8]) -> Option<Entry> {
+    let cell = take_varint(rest)? as usize;
+    let (&what, tail) = rest.split_first()?;
+    *rest = tail;
+    let site = take_varint(rest)? as i64 - 1;
+    let (hlc, tail) = rest.split_first_chunk::<8>()?;
+    *rest = tail;
+    let length = usize::try_from(take_varint(rest)?).ok()?;
+    let (value, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    let value = unpack_key(value, 1).ok()?.pop()?;
+    Some(Entry { cell, what: What::of(what)?, stamp: LocalStamp { hlc: u64::from_be_bytes(*hlc), site }, value })
+}
