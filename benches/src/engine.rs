@@ -41,6 +41,14 @@ pub trait Engine {
     /// See [`Engine::insert`].
     fn update_column(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>>;
 
+    /// [`Engine::insert`], [`Engine::update_column`] and [`Engine::apply`] of both, with a counter in the place of the column.
+    ///
+    /// # Errors
+    /// See [`Engine::insert`].
+    fn counter(&mut self, _cx: &Cx<'_>) -> Result<Option<Counter>> {
+        Ok(None)
+    }
+
     /// Deletes [`Dataset::half`] in one transaction.
     ///
     /// # Errors
@@ -147,6 +155,17 @@ pub struct FileSize {
     pub with_log: u64,
     /// After the engine dropped what it no longer needs, if it can.
     pub compacted: Option<u64>,
+}
+
+/// What a counter costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    /// Insert all rows.
+    pub insert: Duration,
+    /// Update the counter of each row.
+    pub update: Duration,
+    /// Apply both elsewhere.
+    pub apply: Duration,
 }
 
 /// One-row transactions: medians over those of one sample.

@@ -21,7 +21,7 @@ use isle_clock::Hlc;
 use isle_store::{Frame, Init, Logged, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
-use crate::engine::{Conflict, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
+use crate::engine::{Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
 use crate::sql::{self, Tuning};
 use crate::wire::{Reader, Writer};
 
@@ -390,6 +390,28 @@ impl Engine for Isle {
         check(&path, cx.data.digest_after(&cx.data.updates, &[]))?;
         check_log(&path, 1, cx.data.updates.len())?;
         Ok(Some(elapsed))
+    }
+
+    fn counter(&mut self, cx: &Cx<'_>) -> Result<Option<Counter>> {
+        let scratch = cx.scratch()?;
+        let (path, peer) = (scratch.path(DATABASE), scratch.path("peer.db"));
+        let replica = init(&path)?;
+        replica.apply_schema(format!("{};\n-- @merge items.stock counter", sql::schema(Keys::Int)).as_str())?;
+        replica.write(|_| Ok(()))?;
+        let insert = insert(&replica, cx.data.rows(Keys::Int))?;
+        let update = update(&replica, &cx.data.updates)?;
+        check(&path, cx.data.digest_after(&cx.data.updates, &[]))?;
+        let store = open_store(&path)?;
+        let status = store.status()?;
+        drop(init(&peer)?);
+        let other = open_merging(&peer)?;
+        other.join_group(status.group, None)?;
+        for head in store.schema_heads()? {
+            other.put_migration(&store.migration(head)?.context("a schema operation is missing")?)?;
+        }
+        let (apply, _) = apply(&other, &export(&store, status.site, 0)?)?;
+        check(&peer, cx.data.digest_after(&cx.data.updates, &[]))?;
+        Ok(Some(Counter { insert, update, apply }))
     }
 
     fn delete_half(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>> {

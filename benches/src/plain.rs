@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rusqlite::Connection;
 
 use crate::data::{Dataset, Keys, Row};
-use crate::engine::{Conflict, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
+use crate::engine::{Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
 use crate::{sql, wire};
 
 const NAME: &str = "plain";
@@ -72,6 +72,15 @@ impl Engine for Plain {
         let elapsed = sql::update(&conn, &cx.data.updates)?;
         sql::check(&conn, cx.data.digest_after(&cx.data.updates, &[]))?;
         Ok(Some(elapsed))
+    }
+
+    fn counter(&mut self, cx: &Cx<'_>) -> Result<Option<Counter>> {
+        let scratch = cx.scratch()?;
+        let conn = create(&scratch.path(DATABASE), Keys::Int)?;
+        let insert = sql::insert(&conn, cx.data.rows(Keys::Int))?;
+        let update = sql::update(&conn, &cx.data.updates)?;
+        sql::check(&conn, cx.data.digest_after(&cx.data.updates, &[]))?;
+        Ok(Some(Counter { insert, update, apply: insert + update }))
     }
 
     fn delete_half(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>> {

@@ -101,6 +101,18 @@ pub const ALL: &[Workload] = &[
         sample: |engine, cx| Ok(single(engine.update_column(cx)?)),
     },
     Workload {
+        name: "counter",
+        figures: &[
+            time("counter.insert", "insert all rows, one column a counter"),
+            Figure { baseline: 1, ..time("counter.update", "  update the counter of each row") },
+            Figure { baseline: 2, ..time("counter.apply", "  apply both to an empty replica") },
+        ],
+        sample: |engine, cx| {
+            let sample = engine.counter(cx)?;
+            Ok(sample.map(|it| [it.insert, it.update, it.apply].map(|time| Some(milliseconds(time))).to_vec()))
+        },
+    },
+    Workload {
         name: "delete-half",
         figures: &[time("delete-half", "delete a random half by key")],
         sample: |engine, cx| Ok(single(engine.delete_half(cx)?)),

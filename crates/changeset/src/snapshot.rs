@@ -24,7 +24,8 @@
 //! ```
 //! A row without values of its own is a tombstone: its length is even. EXCEPTIONS holds (cell v, site's number + 1 v, time 8
 //! big-endian) each, rising by cell; cell 0 is the exact key, cell n + 1 the n-th column as the header lists them; number −1 is
-//! "never written". STATE holds (cell v, what 1, site's number + 1 v, time 8 big-endian, value: length v, as in an exact key) each:
+//! "never written". STATE holds (cell v, what 1, site's number + 1 v, time 8 big-endian, and the value: 1 and a zigzag varint for an integer, or 0,
+//! length v and the value as in an exact key) each, without site and time where what is 5:
 //! 1 what a site has added to a counter, 2 a maximum, 3 a minimum, 4 a member of a set and who added it when, 5 a member of the plain
 //! value that went.
 

@@ -799,7 +799,7 @@ impl Merge<'_, '_> {
         if self.table.tracked.kinds.is_empty() {
             return Ok(Vec::new());
         }
-        let state = kinds::Row::unpack(self.table.clocks.state(&row.key)?.as_deref())?;
+        let (_, state) = self.table.clocks.state(&row.key)?;
         let unseen = state.state().filter(|entry| entry.what != kinds::What::Gone && !self.had_seen(entry.stamp));
         Ok(unseen.map(|entry| entry.cell).collect())
     }

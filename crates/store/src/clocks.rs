@@ -23,6 +23,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Statement};
 
 use crate::StoreError;
 use crate::error::Doing as _;
+use crate::kinds::Row;
 use crate::layout::quoted;
 use crate::tracked::Tracked;
 
@@ -224,6 +225,7 @@ pub(crate) struct ClockSql {
     forget: String,
     state: String,
     set_state: String,
+    insert_state: String,
 }
 
 impl ClockSql {
@@ -252,7 +254,10 @@ impl ClockSql {
             ),
             except: format!("UPDATE isle_c{no} SET x = ?{a} WHERE {matches} AND w >> {LENGTH_SHIFT} = 0 AND x IS NULL"),
             forget: format!("DELETE FROM isle_c{no} WHERE {matches}"),
-            state: format!("SELECT s FROM isle_c{no} WHERE {matches}"),
+            state: format!("SELECT w, s FROM isle_c{no} WHERE {matches}"),
+            insert_state: format!(
+                "INSERT INTO isle_c{no}({key}, h, w, s) VALUES({parameters}, ?{a}, ?{b}, ?{c}) ON CONFLICT DO NOTHING"
+            ),
             set_state: format!("UPDATE isle_c{no} SET s = ?{a} WHERE {matches}"),
         }
     }
@@ -270,6 +275,7 @@ pub(crate) struct ClockTable<'c> {
     bury: Option<CachedStatement<'c>>,
     except: Option<CachedStatement<'c>>,
     state: Option<CachedStatement<'c>>,
+    insert_state: Option<CachedStatement<'c>>,
     set_state: Option<CachedStatement<'c>>,
     /// What the insert statement has bound behind the key: a bulk insert binds it once.
     inserting: Option<(u64, LocalStamp)>,
@@ -302,6 +308,7 @@ impl<'c> ClockTable<'c> {
             bury: None,
             except: None,
             state: None,
+            insert_state: None,
             set_state: None,
             inserting: None,
             excepting: None,
@@ -402,13 +409,38 @@ impl<'c> ClockTable<'c> {
         Ok(())
     }
 
-    /// The state of a row's columns of kinds (see `kinds`); of tables that have some.
-    pub(crate) fn state(&mut self, key: &[ValueRef<'_>]) -> Result<Option<Vec<u8>>, StoreError> {
+    /// The causal length of a key and the state of the row's columns of kinds (see `kinds`); of tables that have some.
+    pub(crate) fn state(&mut self, key: &[ValueRef<'_>]) -> Result<(u64, Row), StoreError> {
+        let damaged = |detail: &str| StoreError::Internal { table: "isle_c", detail: detail.to_owned() };
         let statement = prepared(&mut self.state, self.conn, &self.tracked.clock_sql.state)?;
         bind(statement, key, 1)?;
         let mut rows = statement.raw_query();
-        let Some(row) = rows.next().doing("read a state")? else { return Ok(None) };
-        row.get(0).doing("read a state")
+        let Some(row) = rows.next().doing("read a state")? else { return Ok((0, Row::default())) };
+        let state = match row.get_ref(1).doing("read a state")? {
+            SqlRef::Null => Row::default(),
+            SqlRef::Blob(bytes) => Row::unpack(Some(bytes))?,
+            _ => return Err(damaged("state of a kind")),
+        };
+        match row.get_ref(0).doing("read a state")? {
+            SqlRef::Integer(whose) if whose >= 0 => Ok((length_of(whose), state)),
+            _ => Err(damaged("causal length")),
+        }
+    }
+
+    /// Writes clock and state of a key that has none; false if it has one.
+    pub(crate) fn insert_with_state(
+        &mut self,
+        key: &[ValueRef<'_>],
+        stamp: LocalStamp,
+        state: Option<&[u8]>,
+    ) -> Result<bool, StoreError> {
+        let whose = whose(1, self.tracked.sets.len() - 1, stamp.site);
+        let statement = prepared(&mut self.insert_state, self.conn, &self.tracked.clock_sql.insert_state)?;
+        bind(statement, key, 1)?;
+        statement.raw_bind_parameter(self.keys + 1, stamp.hlc as i64).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 2, whose).doing("write a row clock")?;
+        statement.raw_bind_parameter(self.keys + 3, state).doing("write a row clock")?;
+        Ok(statement.raw_execute().doing("write a row clock")? == 1)
     }
 
     /// Writes the state of a row that has a clock.

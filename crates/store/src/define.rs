@@ -306,7 +306,7 @@ impl<'a> Asked<'a> {
                 continue;
             }
             asked.refused.extend(crate::kinds::refuse(&there, column, *kind));
-            if asked.kinds.iter().any(|(known, _)| known.eq_ignore_ascii_case(column)) {
+            if asked.kinds.iter().any(|(known, other)| known.eq_ignore_ascii_case(column) && other != kind) {
                 asked.refused.push(format!("column {column:?} has two kinds"));
             }
             asked.kinds.push((column, *kind));

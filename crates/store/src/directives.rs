@@ -102,6 +102,21 @@ impl Place {
         (is(0, "CREATE") && is(table, "TABLE")).then(|| self.head.last()).flatten()
     }
 
+    /// A word before any parenthesis; it may be the column of an ALTER TABLE … ADD.
+    fn head(&mut self, word: String) {
+        let is = |at: usize, word: &str| self.head.get(at).is_some_and(|found| found.eq_ignore_ascii_case(word));
+        let alter = is(0, "ALTER") && is(1, "TABLE");
+        let add = (3..self.head.len()).find(|at| is(*at, "ADD"));
+        if let Some(add) = add.filter(|_| alter) {
+            let begun = self.head.len() - add - 1;
+            let named = usize::from(is(add + 1, "COLUMN"));
+            if begun == named && !(begun == 0 && word.eq_ignore_ascii_case("COLUMN")) {
+                self.column = Some((self.head[add - 1].clone(), word.clone()));
+            }
+        }
+        self.head.push(word);
+    }
+
     fn take(&mut self, token: &Token<'_>) {
         self.line = !matches!(token, Token::Newline) && (self.line || !matches!(token, Token::Comment(_)));
         match token {
@@ -112,8 +127,8 @@ impl Place {
             }
             Token::Mark(')') => self.depth = self.depth.saturating_sub(1),
             Token::Mark(',') => self.begins = self.depth == 1 && self.table().is_some(),
-            Token::Word(word) if self.depth == 0 => self.head.push((*word).to_owned()),
-            Token::Name(name) if self.depth == 0 => self.head.push(name.clone()),
+            Token::Word(word) if self.depth == 0 => self.head((*word).to_owned()),
+            Token::Name(name) if self.depth == 0 => self.head(name.clone()),
             Token::Word(word) if std::mem::take(&mut self.begins) => {
                 let constraint = CONSTRAINTS.iter().any(|known| word.eq_ignore_ascii_case(known));
                 let table = self.table().cloned().filter(|_| !constraint);
@@ -226,6 +241,13 @@ mod tests {
             CREATE TEMP TABLE main.t(a, b); -- @merge Max
             create index i on t(a);";
         assert_eq!(kinds(sql), ["my files.reads counter", "my files.tags set", "t.b max"]);
+    }
+
+    #[test]
+    fn a_column_that_is_added_can_have_a_kind() {
+        let sql = "ALTER TABLE main.t ADD COLUMN n INT DEFAULT 0; -- @merge counter\n alter table [u v] add m text -- @merge max";
+        assert_eq!(kinds(sql), ["t.n counter", "u v.m max"]);
+        assert_eq!(kinds("ALTER TABLE t RENAME TO u; -- @merge max"), ["?"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use isle_schema::{
 use rusqlite::Connection;
 
 use crate::error::Doing as _;
+use crate::layout::quoted;
 use crate::tracked::{self, Tracked, contains_word};
 use crate::{Store, StoreError};
 
@@ -38,6 +39,10 @@ impl Store {
                 let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
                 for text in texts.doing("read the schema")? {
                     sql += &format!("{};\n", text.doing("read the schema")?);
+                }
+                for kind in &tracked.kinds {
+                    let (table, column) = (&tracked.table.name, &tracked.table.columns[kind.cell - 1].name);
+                    sql += &format!("-- @merge {}.{} {}\n", quoted(table), quoted(column), kind.kind);
                 }
             }
             for (_, object) in crate::objects::of_the_group(conn)? {
@@ -146,12 +151,15 @@ fn table(conn: &Connection, tracked: &Tracked) -> Result<(DocumentTable, Vec<Doc
     let mut table = DocumentTable { without_rowid: kind("wr")?, strict: kind("strict")?, ..DocumentTable::default() };
     for column in tracked::columns(conn, name)?.into_iter().filter(|column| column.hidden == 0) {
         let in_key = column.key_position > 0;
+        let is = |kind: &&crate::kinds::KindColumn| tracked.table.columns[kind.cell - 1].name == column.name;
+        let merge = tracked.kinds.iter().find(is).map(|kind| kind.kind);
         table.columns.push(DocumentColumn {
             name: column.name,
             declared: column.declared,
             not_null: column.not_null,
             primary_key: in_key,
             default: column.default,
+            merge,
             ..DocumentColumn::default()
         });
     }

@@ -20,7 +20,6 @@ use crate::capture::{Capture, Event, EventKind, Values, pack};
 use crate::clocks::{ClockTable, LocalStamp, RowClock, bind, from_sql};
 use crate::error::Doing as _;
 use crate::journal::{Journal, Loss, Reason};
-use crate::kinds::Sent;
 use crate::layout::log_id;
 use crate::own::{Own, take_causes};
 use crate::shadow;
@@ -90,6 +89,11 @@ impl<'c> Sealer<'c> {
         self.stamp
     }
 
+    /// Notes that cells were written whose clocks do not show it.
+    pub(crate) fn owes_stamps(&mut self) {
+        self.owes = true;
+    }
+
     pub(crate) fn conn(&self) -> &'c Connection {
         self.conn
     }
@@ -123,8 +127,11 @@ impl<'c> Sealer<'c> {
         if self.repair {
             crate::repair::owe(self.conn, tracked.no, &pack_key(key))?;
         }
+        if !tracked.kinds.is_empty() {
+            return self.touch_kinds(tracked, clocks, touch);
+        }
         if present && touch.fresh && clocks.insert(key, 1, self.stamp)? {
-            self.insert_row(tracked, clocks, (1, true), touch)?;
+            self.insert_row(tracked, 1, touch)?;
             return Ok(true);
         }
         if !present && clocks.bury_first_life(key, self.stamp)? {
@@ -135,12 +142,7 @@ impl<'c> Sealer<'c> {
         let next = RowClock { length: length + 1, stamp: self.stamp, exceptions: Vec::new() };
         match (length % 2 == 1, present) {
             (true, true) => {
-                if tracked.kinds.is_empty() {
-                    self.update_row(tracked, length, (mask, &Vec::new()), touch)?;
-                } else {
-                    let (mask, sent) = self.updated(tracked, clocks, touch)?;
-                    self.update_row(tracked, length, (&mask, &sent), touch)?;
-                }
+                self.update_row(tracked, length, mask, touch)?;
             }
             (true, false) => {
                 clocks.update(key, &next)?;
@@ -151,7 +153,7 @@ impl<'c> Sealer<'c> {
                     return Ok(false);
                 }
                 clocks.put(key, length > 0, &next)?;
-                self.insert_row(tracked, clocks, (next.length, false), touch)?;
+                self.insert_row(tracked, next.length, touch)?;
             }
             (false, false) => {}
         }
@@ -198,60 +200,26 @@ impl<'c> Sealer<'c> {
         Ok(())
     }
 
-    /// Writes changed cells and what travels beside them, if there are any.
-    fn update_row(
+    /// Writes changed cells, if there are any.
+    pub(crate) fn update_row(
         &mut self,
         tracked: &Tracked,
         length: u64,
-        (mask, sent): (&[u64], &Sent),
+        mask: &[u64],
         touch: &Touch<'_>,
     ) -> Result<(), StoreError> {
-        let changed = mask.iter().any(|word| *word != 0);
+        if mask.iter().all(|word| *word == 0) {
+            return Ok(());
+        }
         // The clock stays as it is: the log has the stamps until somebody needs them.
-        self.owes |= changed;
-        match sent.is_empty() {
-            true if !changed => Ok(()),
-            true => self.row(tracked, RowKind::Update, length, mask, touch.key, &masked(mask, touch.cells)),
-            false => self.row_with(tracked, (RowKind::Update, length), touch.key, (mask, &masked(mask, touch.cells)), sent),
-        }
+        self.owes = true;
+        self.row(tracked, RowKind::Update, length, mask, touch.key, &masked(mask, touch.cells))
     }
 
-    /// Adds a row with values of kinds behind its cells.
-    pub(crate) fn row_with(
-        &mut self,
-        tracked: &Tracked,
-        (kind, length): (RowKind, u64),
-        key: &[ValueRef<'_>],
-        (mask, values): (&[u64], &[ValueRef<'_>]),
-        sent: &Sent,
-    ) -> Result<(), StoreError> {
-        let cells = tracked.cells();
-        let mut mask = mask.to_vec();
-        mask.resize((cells + tracked.kinds.len()).div_ceil(64), 0);
-        let mut values = values.to_vec();
-        for (n, value) in sent {
-            mask[(cells + n) / 64] |= 1 << ((cells + n) % 64);
-            values.push(value.as_ref());
-        }
-        self.row(tracked, kind, length, &mask, key, &values)
-    }
-
-    /// Writes a row that names every column, and the exact key where it differs. A fresh one is the first of its key.
-    fn insert_row(
-        &mut self,
-        tracked: &Tracked,
-        clocks: &mut ClockTable<'_>,
-        (length, fresh): (u64, bool),
-        touch: &Touch<'_>,
-    ) -> Result<(), StoreError> {
+    /// Writes a row that names every column, and the exact key where it differs.
+    pub(crate) fn insert_row(&mut self, tracked: &Tracked, length: u64, touch: &Touch<'_>) -> Result<(), StoreError> {
         let exact = !matches!(touch.cells[0], ValueRef::Null);
         let cells = tracked.cells();
-        if !tracked.kinds.is_empty() {
-            let sent = self.born(tracked, clocks, touch, fresh)?;
-            let mask = all_cells(cells, exact);
-            let values = masked(&mask, touch.cells);
-            return self.row_with(tracked, (RowKind::Insert, length), touch.key, (&mask, &values), &sent);
-        }
         let mut mask = [0u64; 1];
         if cells <= 64 {
             mask[0] = (u64::MAX >> (64 - cells)) & !u64::from(!exact);
@@ -386,7 +354,7 @@ pub(crate) fn bits(mask: &[u64]) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// The masked cells; mostly they are one, or stand side by side, and need no copy.
-fn masked<'t, 'a>(mask: &[u64], cells: &'t [ValueRef<'a>]) -> Cow<'t, [ValueRef<'a>]> {
+pub(crate) fn masked<'t, 'a>(mask: &[u64], cells: &'t [ValueRef<'a>]) -> Cow<'t, [ValueRef<'a>]> {
     if let [word] = *mask {
         let (first, count) = (word.trailing_zeros(), word.count_ones());
         if count > 0 && (word >> first).trailing_ones() == count {
@@ -520,9 +488,12 @@ fn seal_run(
 ) -> Result<bool, StoreError> {
     let ValueRef::Integer(first) = first else { return Ok(false) };
     let last = first + count as i64 - 1;
-    if !clocks.insert_run(first, last, sealer.stamp)? {
+    // States differ from row to row; there the rows are read in one go alone.
+    let clocked = tracked.kinds.is_empty();
+    if clocked && !clocks.insert_run(first, last, sealer.stamp)? {
         return Ok(false);
     }
+    let all = all_cells(tracked.cells(), false);
     let (key, table) = (crate::layout::quoted(&tracked.table.key[0].name), crate::layout::quoted(&tracked.table.name));
     let columns = tracked.column_list("");
     let sql = format!("SELECT {key}{columns} FROM {table} WHERE {key} BETWEEN ?1 AND ?2 ORDER BY {key}");
@@ -532,8 +503,12 @@ fn seal_run(
         let value = |at: usize| row.get_ref(at).map(from_sql).doing("read new rows");
         let cells = (0..tracked.cells()).map(|cell| if cell == 0 { Ok(ValueRef::Null) } else { value(cell) });
         let cells: Vec<_> = cells.collect::<Result<_, _>>()?;
-        let touch = Touch { key: &[value(0)?], present: true, fresh: true, mask: &[], cells: &cells, complete: true };
-        sealer.insert_row(tracked, clocks, (1, true), &touch)?;
+        let touch = Touch { key: &[value(0)?], present: true, fresh: true, mask: &all, cells: &cells, complete: true };
+        if clocked {
+            sealer.insert_row(tracked, 1, &touch)?;
+        } else {
+            sealer.touch(tracked, clocks, &touch)?;
+        }
     }
     Ok(true)
 }

@@ -221,6 +221,42 @@ fn a_table_that_was_untracked_counts_the_same_when_it_returns() {
     assert_eq!(usage(&b), ["17 2026-05-05 2026-05-05 [\"a\",\"d\"]"]);
 }
 
+#[test]
+fn a_removal_and_an_addition_meet_in_a_snapshot() {
+    for ours_removes in [true, false] {
+        let (a, b) = pair();
+        a.run("UPDATE usage SET tags = '[\"a\",\"b\",\"c\"]'");
+        b.pull(&a);
+        // One has removed what the other still has, and has not seen what the other has added.
+        let (removes, adds) = if ours_removes { (&a, &b) } else { (&b, &a) };
+        removes.run("UPDATE usage SET tags = '[\"b\"]'");
+        adds.run("UPDATE usage SET tags = '[\"a\",\"b\",\"c\",\"d\"]'");
+        snapshot(&b, &a);
+        assert_eq!(usage(&a), ["10 2026-05-05 2026-05-05 [\"b\",\"d\"]"], "ours removes: {ours_removes}");
+    }
+}
+
+#[test]
+fn the_original_of_a_copied_file_is_still_counted() {
+    let (a, b) = pair();
+    a.run("UPDATE usage SET uses = uses + 1");
+    a.store.mark_published(a.store.status().unwrap().version).unwrap();
+    let folder = support::folder();
+    let path = folder.path().join("test.db");
+    rusqlite::Connection::open(a.path()).unwrap().execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
+    let runtime = std::sync::Arc::new(support::TestRuntime::new(9));
+    let runtime_of_store = std::sync::Arc::clone(&runtime) as std::sync::Arc<dyn isle_store::Runtime>;
+    let store = isle_store::Store::open(isle_store::Options::new(&path), runtime_of_store).unwrap();
+    let copy = Device { store, runtime, folder };
+    // The copy counts at a later time than the original, and learns only then that it is one.
+    copy.pass(60_000);
+    copy.run("UPDATE usage SET uses = uses + 10");
+    copy.store.new_site(0).unwrap();
+    a.run("UPDATE usage SET uses = uses + 100");
+    settle(&[&a, &b, &copy]);
+    assert_eq!(usage(&b), ["121 2026-05-05 2026-05-05 [\"a\",\"b\"]"]);
+}
+
 /// One random statement on one of a few rows.
 fn statement() -> impl Strategy<Value = String> {
     let key = || prop_oneof![Just("p"), Just("q")];

@@ -191,3 +191,21 @@ fn tables_of_more_than_64_cells_and_keys_of_several_forms_are_settled() {
     a.run("UPDATE wide SET c70 = 9, c71 = 9 WHERE id = 1; UPDATE names SET v = 5");
     settle(&[&a, &b]);
 }
+
+#[test]
+fn writes_of_the_very_same_time_go_by_the_new_site_id() {
+    const NOTES: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT); INSERT INTO notes VALUES(1, 'base')";
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.pull(&b);
+    a.store.new_site(0).unwrap();
+    support::settle(&[&a, &b]);
+    // Ids are drawn at random: within some rounds their order turns.
+    for round in 0..8 {
+        a.store.mark_published(a.store.status().unwrap().version).unwrap();
+        a.run(&format!("UPDATE notes SET title = 'a {round}'"));
+        b.run(&format!("UPDATE notes SET title = 'b {round}'"));
+        a.pull(&b);
+        a.store.new_site(0).unwrap();
+        support::settle(&[&a, &b]);
+    }
+}

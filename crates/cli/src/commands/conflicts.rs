@@ -43,6 +43,7 @@ pub(crate) fn why(reason: Reason) -> &'static str {
     match reason {
         Reason::Older => "a later write won",
         Reason::Deleted => "the row was deleted",
+        Reason::NotOfKind => "it is no value of the column's kind",
         Reason::Constraint => "a constraint of this table refuses the row",
         _ => "the row is unknown here",
     }

@@ -35,7 +35,7 @@ impl Changing {
         if new {
             return Ok(Changing { row: Row::default(), before: None, named: Vec::new() });
         }
-        let row = Row::unpack(clocks.state(key)?.as_deref())?;
+        let (_, row) = clocks.state(key)?;
         Ok(Changing { before: Some(row.clone()), row, named: Vec::new() })
     }
 
@@ -124,7 +124,7 @@ pub(crate) fn with_bases(
     if tracked.kinds.is_empty() || cells.is_empty() {
         return Ok(());
     }
-    let row = Row::unpack(clocks.state(key)?.as_deref())?;
+    let (_, row) = clocks.state(key)?;
     for column in &tracked.kinds {
         cells[column.cell] = row.base(column).to_value();
     }
@@ -160,10 +160,10 @@ pub(crate) fn check(
 /// Writes what the state of a row says into the table, where a local write left something else; true if it did.
 pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_>]) -> Result<bool, StoreError> {
     let mut clocks = ClockTable::open(conn, tracked);
-    if clocks.length(key)? % 2 == 0 {
+    let (length, row) = clocks.state(key)?;
+    if length % 2 == 0 {
         return Ok(false);
     }
-    let row = Row::unpack(clocks.state(key)?.as_deref())?;
     let columns = tracked.column_list("");
     let hidden = if tracked.has_shadow { shadow::state(conn, tracked, key)? } else { None };
     let list = format!("NULL{columns}");

@@ -3,57 +3,131 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use isle_changeset::{Block, Header, RemovedMember, SetChange, Value, ValueRef, pack_key};
+use isle_changeset::{Block, Header, RemovedMember, RowKind, SetChange, Value, ValueRef, pack_key};
 use isle_schema::{Kind, TableId};
 use rusqlite::Connection;
 
 use super::state::{Entry, Local, What};
 use super::Row;
 use crate::StoreError;
-use crate::clocks::{ClockTable, LocalStamp};
+use crate::clocks::{ClockTable, LocalStamp, RowClock};
 use crate::journal::{Journal, Loss, Reason};
 use crate::layout::log_id;
 use crate::own::{Own, site_id};
-use crate::seal::{Sealer, Touch, bits};
+use crate::seal::{Sealer, Touch, all_cells, bits, masked};
 use crate::tracked::Tracked;
 
 /// Values of kinds that travel with a row: the column's place among those of a kind, and what is sent.
 pub(crate) type Sent = Vec<(usize, Value)>;
 
 impl Sealer<'_> {
-    /// Takes the cells of a new row; gives what travels beside them.
-    pub(crate) fn born(
-        &self,
+    /// [`Sealer::touch`] of a table with columns of kinds.
+    pub(crate) fn touch_kinds(
+        &mut self,
         tracked: &Tracked,
         clocks: &mut ClockTable<'_>,
         touch: &Touch<'_>,
-        fresh: bool,
-    ) -> Result<Sent, StoreError> {
+    ) -> Result<bool, StoreError> {
+        let Touch { key, present, mask, .. } = *touch;
+        if present && touch.fresh && touch.complete {
+            let (state, sent) = self.born(tracked, touch);
+            if clocks.insert_with_state(key, self.stamp(), state.as_deref())? {
+                self.insert_row_with(tracked, 1, touch, &sent)?;
+                return Ok(true);
+            }
+        }
+        let (length, state) = clocks.state(key)?;
+        let next = RowClock { length: length + 1, stamp: self.stamp(), exceptions: Vec::new() };
+        match (length % 2 == 1, present) {
+            (true, true) if !tracked.kinds.iter().any(|kind| mask[kind.cell / 64] >> (kind.cell % 64) & 1 == 1) => {
+                self.update_row(tracked, length, mask, touch)?;
+            }
+            (true, true) => {
+                let (mask, sent) = self.updated(tracked, clocks, state, touch)?;
+                if sent.is_empty() {
+                    self.update_row(tracked, length, &mask, touch)?;
+                } else {
+                    if mask.iter().any(|word| *word != 0) {
+                        self.owes_stamps();
+                    }
+                    let values = masked(&mask, touch.cells);
+                    self.row_with(tracked, (RowKind::Update, length), key, (&mask, &values), &sent)?;
+                }
+            }
+            (true, false) => {
+                clocks.update(key, &next)?;
+                self.row(tracked, RowKind::Delete, next.length, &[], key, &[])?;
+            }
+            (false, true) => {
+                if !touch.complete {
+                    return Ok(false);
+                }
+                let (state, sent) = self.born(tracked, touch);
+                clocks.put(key, length > 0, &next)?;
+                clocks.set_state(key, state.as_deref())?;
+                self.insert_row_with(tracked, next.length, touch, &sent)?;
+            }
+            (false, false) => {}
+        }
+        Ok(true)
+    }
+
+    /// Adds a row with values of kinds behind its cells.
+    pub(crate) fn row_with(
+        &mut self,
+        tracked: &Tracked,
+        (kind, length): (RowKind, u64),
+        key: &[ValueRef<'_>],
+        (mask, values): (&[u64], &[ValueRef<'_>]),
+        sent: &Sent,
+    ) -> Result<(), StoreError> {
+        let cells = tracked.cells();
+        let mut mask = mask.to_vec();
+        mask.resize((cells + tracked.kinds.len()).div_ceil(64), 0);
+        let mut values = values.to_vec();
+        for (n, value) in sent {
+            mask[(cells + n) / 64] |= 1 << ((cells + n) % 64);
+            values.push(value.as_ref());
+        }
+        self.row(tracked, kind, length, &mask, key, &values)
+    }
+
+    /// Writes a row that names every column, and values of kinds behind them.
+    fn insert_row_with(
+        &mut self,
+        tracked: &Tracked,
+        length: u64,
+        touch: &Touch<'_>,
+        sent: &Sent,
+    ) -> Result<(), StoreError> {
+        if sent.is_empty() {
+            return self.insert_row(tracked, length, touch);
+        }
+        let mask = all_cells(tracked.cells(), !matches!(touch.cells[0], ValueRef::Null));
+        let values = masked(&mask, touch.cells);
+        self.row_with(tracked, (RowKind::Insert, length), touch.key, (&mask, &values), sent)
+    }
+
+    /// The state of a new row, and what travels beside its cells.
+    fn born(&self, tracked: &Tracked, touch: &Touch<'_>) -> (Option<Vec<u8>>, Sent) {
         let (mut row, mut sent) = (Row::default(), Vec::new());
         for (n, column) in tracked.kinds.iter().enumerate() {
             sent.extend(row.born(column, touch.cells[column.cell], self.stamp()).map(|value| (n, value)));
         }
-        let packed = row.packed();
-        if !fresh || packed.is_some() {
-            clocks.set_state(touch.key, packed.as_deref())?;
-        }
-        Ok(sent)
+        (row.packed(), sent)
     }
 
     /// Takes the cells of a row that changed; gives the mask of the others, and what travels of these.
-    pub(crate) fn updated(
+    fn updated(
         &self,
         tracked: &Tracked,
         clocks: &mut ClockTable<'_>,
+        mut row: Row,
         touch: &Touch<'_>,
     ) -> Result<(Vec<u64>, Sent), StoreError> {
         let conn = self.conn();
         let (mut mask, mut sent) = (touch.mask.to_vec(), Vec::new());
         let named = |cell: usize| touch.mask[cell / 64] >> (cell % 64) & 1 == 1;
-        if !tracked.kinds.iter().any(|column| named(column.cell)) {
-            return Ok((mask, sent));
-        }
-        let mut row = Row::unpack(clocks.state(touch.key)?.as_deref())?;
         let mut owed = false;
         for (n, column) in tracked.kinds.iter().enumerate().filter(|(_, column)| named(column.cell)) {
             mask[column.cell / 64] &= !(1 << (column.cell % 64));

@@ -33,7 +33,8 @@
 //! # Format of a state
 //! ```text
 //! v cell   1 what (0 base, 1 counter, 2 max, 3 min, 4 member, 5 member of the base that went)
-//! v site's local number + 1   8 time, big-endian   v length, value as in an exact key
+//! v site's local number + 1   8 time, big-endian      (not of 0 and 5)
+//! 1 = 1 and a zigzag varint for an integer, or 0 and v length, value as in an exact key
 //! ```
 //! each, rising by cell and what.
 
@@ -48,7 +49,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use change::{columns, follow, refuse};
 pub(crate) use incoming::{Changing, check, readable, show, with_bases, write};
-pub(crate) use local::{Sent, Unsent, unsent};
+pub(crate) use local::{Unsent, unsent};
 pub(crate) use state::{Row, What};
 
 /// A column of a kind.
