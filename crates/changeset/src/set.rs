@@ -98,9 +98,8 @@ mod tests {
 
     fn change() -> impl Strategy<Value = SetChange> {
         let text = || prop::collection::vec(any::<u8>(), 0..20);
-        let addition = (any::<[u8; 16]>(), 0..1u64 << 60).prop_map(|(site, hlc)| {
-            (SiteId::from_bytes(site), Hlc::from_bits(hlc).unwrap_or(Hlc::ZERO))
-        });
+        let addition = (any::<[u8; 16]>(), 0..1u64 << 60)
+            .prop_map(|(site, hlc)| (SiteId::from_bytes(site), Hlc::from_bits(hlc).unwrap_or(Hlc::ZERO)));
         let removed = (text(), any::<bool>(), prop::collection::vec(addition, 0..3))
             .prop_map(|(member, first, additions)| RemovedMember { member, first, additions });
         (prop::collection::vec(text(), 0..5), prop::collection::vec(removed, 0..4))
@@ -129,8 +128,11 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_that_the_docs_draw() {
         let hlc = Hlc::from_bits(0x0102_0304).unwrap_or(Hlc::ZERO);
-        let removed =
-            RemovedMember { member: b"\"b\"".to_vec(), first: true, additions: vec![(SiteId::from_bytes([7; 16]), hlc)] };
+        let removed = RemovedMember {
+            member: b"\"b\"".to_vec(),
+            first: true,
+            additions: vec![(SiteId::from_bytes([7; 16]), hlc)],
+        };
         let change = SetChange { added: vec![b"1".to_vec()], removed: vec![removed] };
         let mut expected = vec![1, 1, b'1', 1, 3, b'"', b'b', b'"', 1, 1];
         expected.extend([7; 16]);

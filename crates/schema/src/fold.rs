@@ -10,13 +10,14 @@
 //! | a rename to a name that another object has | the other keeps it; this one keeps its old name |
 //! | two indexes of one name | the last in canonical order |
 //! | a column that is hidden, and returns or is written or renamed | the last in canonical order; its values merge all the while |
+//! | two definitions of one table | the last in canonical order; columns that it does not name stay |
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Column, ColumnId, Kind, Migration, MigrationId, Object, Step, TableId};
+use crate::{Column, ColumnId, Kind, Migration, MigrationId, Object, Shape, Step, TableId};
 
 /// A table as the operations leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct TableState {
     pub indexes: BTreeMap<String, Option<String>>,
     /// Columns that are not part of the definition any more. Their values stay.
     pub hidden: BTreeSet<ColumnId>,
+    /// Its definition, if it has another than it was born with.
+    pub shape: Option<Shape>,
     /// Columns of a kind.
     pub kinds: BTreeMap<ColumnId, Kind>,
     /// How often each name was born, in lower case.
@@ -123,6 +126,11 @@ impl Schema {
                     table.kinds.insert(*column, *kind);
                 }
             }
+            Step::Redefine { table, shape } => {
+                if let Some(table) = self.tables.get_mut(table) {
+                    table.shape = Some(shape.clone());
+                }
+            }
             Step::PutObject(object) if is_reserved(&object.name) => {}
             Step::PutObject(object) => {
                 self.objects.insert(object.name.to_ascii_lowercase(), Some(object.clone()));
@@ -148,6 +156,7 @@ impl Schema {
             added: Vec::new(),
             indexes: BTreeMap::new(),
             hidden: BTreeSet::new(),
+            shape: None,
             kinds: BTreeMap::new(),
             births,
         });
@@ -291,6 +300,10 @@ mod tests {
                 table: table().id,
                 column: ColumnId::derive(table().id, name, 0),
                 hidden
+            }),
+            (name(), 0..3u8).prop_map(|(name, kind)| Step::Redefine {
+                table: table().id,
+                shape: Shape { create_sql: format!("{name}{kind}"), columns: vec![], parents: vec![] }
             }),
             (name(), any::<prop::sample::Index>()).prop_map(|(name, kind)| Step::SetKind {
                 table: table().id,

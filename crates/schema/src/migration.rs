@@ -91,6 +91,24 @@ pub enum Step {
         /// The kind.
         kind: Kind,
     },
+    /// A table has another definition from now on, with the same key.
+    Redefine {
+        /// The table.
+        table: TableId,
+        /// Its definition.
+        shape: Shape,
+    },
+}
+
+/// A table's definition at some time after its birth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The author's `CREATE TABLE` statement.
+    pub create_sql: String,
+    /// Its replicated columns outside the key, by their names in the statement. Columns that it does not name stay as they are.
+    pub columns: Vec<Column>,
+    /// The tables that its foreign keys name.
+    pub parents: Vec<(String, TableId)>,
 }
 
 /// What kind of thing hangs on tables and holds no rows of its own.

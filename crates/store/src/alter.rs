@@ -39,18 +39,32 @@ pub(crate) fn schema(conn: &Connection) -> Result<Schema, StoreError> {
 }
 
 /// Brings every tracked table to what the operations say; `id` is the one that came last.
-pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Result<(), StoreError> {
+/// `own` says that it was made here.
+pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: bool) -> Result<(), StoreError> {
     let operations = operations(&engine.conn)?;
     let schema = Schema::fold(operations.iter().map(|(id, migration)| (*id, migration)));
-    let mut adopted = Vec::new();
+    let (mut adopted, mut reshaped) = (Vec::new(), Vec::new());
     for tracked in engine.tables.clone() {
         let Some(target) = schema.tables.get(&tracked.table.id) else { continue };
         let born = born_elsewhere(&operations, &tracked, target)?;
-        let change = Change { engine, id, tracked: &tracked, target, born: &born };
+        let change = Change { engine, id, tracked: &tracked, target, born: &born, schema: &schema, own };
+        if change.is_reshaped() {
+            reshaped.push(tracked.no);
+        }
         adopted.extend(change.make()?.into_iter().map(|column| (tracked.no, column)));
     }
     crate::objects::follow(engine, &schema)?;
     engine.load_tables()?;
+    if own {
+        let is = |tracked: &&Arc<Tracked>| reshaped.contains(&tracked.no);
+        let reshaped: Vec<Arc<Tracked>> = engine.tables.iter().filter(is).cloned().collect();
+        crate::track::refuse_orphans(engine, &reshaped).map_err(|error| match error {
+            StoreError::Untrackable { table, reason } => {
+                StoreError::DefinitionRefused { reasons: vec![format!("table {table}: {reason}")] }
+            }
+            other => other,
+        })?;
+    }
     if let Some((table, reason)) = crate::kinds::follow(engine, &schema)? {
         return Err(StoreError::SchemaConflict { id: id.to_string(), table, reason });
     }
@@ -87,11 +101,44 @@ struct Change<'a> {
     tracked: &'a Arc<Tracked>,
     target: &'a TableState,
     born: &'a [AddedColumn],
+    schema: &'a Schema,
+    /// The operation was made here: what the rows do not fit is refused rather than hidden.
+    own: bool,
 }
 
 impl Change<'_> {
     fn refuse(&self, reason: String) -> StoreError {
         StoreError::SchemaConflict { id: self.id.to_string(), table: self.tracked.table.name.clone(), reason }
+    }
+
+    /// Whether the table has another definition than it should.
+    fn is_reshaped(&self) -> bool {
+        let wanted = self.target.shape.as_ref().map(crate::reshape::fingerprint);
+        wanted.is_some() && wanted != self.tracked.shape
+    }
+
+    /// Makes the table anew.
+    fn reshape(&self, model: &mut tracked::LocalTable) -> Result<(), StoreError> {
+        let Some(shape) = &self.target.shape else { return Ok(()) };
+        let conn = &self.engine.conn;
+        let wanted = crate::reshape::wanted(conn, shape, model, &self.target.columns, self.schema)?;
+        let wanted = wanted.map_err(|reason| self.refuse(reason))?;
+        let now = tracked::load(conn, self.tracked.no, model.clone())?;
+        if let Some(reason) = crate::reshape::make(self.engine, &now, &wanted, self.own)? {
+            return Err(self.refuse_rows(reason));
+        }
+        model.shape = Some(crate::reshape::fingerprint(shape));
+        Ok(())
+    }
+
+    /// An operation that the rows here do not fit: where it is made, nobody else has heard of it.
+    fn refuse_rows(&self, reason: String) -> StoreError {
+        match self.own {
+            true => {
+                StoreError::DefinitionRefused { reasons: vec![format!("table {}: {reason}", self.tracked.table.name)] }
+            }
+            false => self.refuse(reason),
+        }
     }
 
     /// Runs isle's own SQL; what SQLite has against it is the operation's fault, unless the disk or a lock is.
@@ -115,7 +162,7 @@ impl Change<'_> {
         let renamed = model.table.name != self.target.name
             || self.target.columns.iter().any(|c| model.table.columns.iter().any(|k| k.id == c.id && k.name != c.name));
         let mut adopted = Vec::new();
-        if !missing.is_empty() || renamed {
+        if !missing.is_empty() || renamed || self.is_reshaped() {
             crate::objects::set_aside(conn)?;
             for trigger in triggers::names(self.tracked.no) {
                 conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).doing("change the table")?;
@@ -136,6 +183,9 @@ impl Change<'_> {
                 if model.sets.len() > SETS_MAX {
                     return Err(self.refuse(format!("columns came {SETS_MAX} times: make a new table")));
                 }
+            }
+            if self.is_reshaped() {
+                self.reshape(&mut model)?;
             }
             let sql = "UPDATE isle_table SET name = ?2, def = ?3 WHERE no = ?1";
             conn.execute(sql, params![self.tracked.no, model.table.name, model.to_json()?]).doing("list the table")?;
@@ -206,17 +256,30 @@ impl Change<'_> {
                 self.run(&format!("DROP INDEX {}", quoted(name)))?;
             }
             let Some(sql) = sql else { continue };
+            self.clear_the_way(name, sql)?;
             let made = self.engine.guard.creating(&self.target.name, || conn.execute(sql, []));
             if let Some(reason) = self.engine.guard.take_refusal() {
                 return Err(self.refuse(reason));
             }
             made.map_err(|error| self.blame(error))?;
-            let unique = "SELECT \"unique\" FROM pragma_index_list(?1) WHERE name = ?2";
-            if crate::clocks::one::<bool>(conn, unique, params![self.target.name, name])? == Some(true) {
-                return Err(self.refuse(format!("index {name} is UNIQUE, which only a new table can have yet")));
-            }
         }
         Ok(())
+    }
+
+    /// Before a UNIQUE index is made: rows that it cannot hold together step aside.
+    fn clear_the_way(&self, name: &str, sql: &str) -> Result<(), StoreError> {
+        let conn = &self.engine.conn;
+        let def = "SELECT def FROM isle_table WHERE no = ?1";
+        let def = crate::clocks::one::<String>(conn, def, [self.tracked.no])?.unwrap_or_default();
+        let now = tracked::load(conn, self.tracked.no, tracked::LocalTable::of_json(&def)?)?;
+        let table = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        let table = crate::clocks::one::<String>(conn, table, [&self.target.name])?.unwrap_or_default();
+        let index = crate::reshape::unique_index(&now, &table, name, sql)?.map_err(|reason| self.refuse(reason))?;
+        let Some(index) = index else { return Ok(()) };
+        match crate::reshape::give_way(conn, &now, &index, self.own)? {
+            Some(reason) => Err(self.refuse_rows(reason)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,21 +5,23 @@
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
 use isle_changeset::Value;
-use isle_schema::{AddedColumn, Column, ColumnId, Kind, Schema, Step, TableDefinition, TableId, TableState};
+use isle_schema::{
+    AddedColumn, Affinity, Column, ColumnId, Kind, Schema, Shape, Step, TableDefinition, TableId, TableState,
+};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use crate::directives::Directives;
 use crate::error::Doing as _;
 use crate::layout::quoted;
 use crate::tracked::{self, LocalTable, PhysicalColumn, Tracked, contains_word};
-use crate::directives::Directives;
 use crate::{Store, StoreError};
 
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `rename table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `create index` or
-    /// `drop index`;
+    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`,
+    /// `create index` or `drop index`;
     /// `create`, `replace` or `drop` of a view, a trigger or a full-text table.
     pub kind: &'static str,
     /// The table, by its name here, or the name of the view and the like.
@@ -82,7 +84,7 @@ pub(crate) struct Probed {
 }
 
 /// A database in memory in which nothing but tables, indexes and the like can be made.
-fn scratch() -> Result<Connection, StoreError> {
+pub(crate) fn scratch() -> Result<Connection, StoreError> {
     let mut conn = Connection::open_in_memory().doing("open a scratch database")?;
     let decide = |context: AuthContext<'_>| match context.action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } | AuthAction::Transaction { .. } => Authorization::Deny,
@@ -299,7 +301,7 @@ impl<'a> Asked<'a> {
     ) -> Result<Asked<'a>, StoreError> {
         let table = definition.table.name.clone();
         let mut asked = Asked { kinds: Vec::new(), refused: Vec::new(), table };
-        let model = LocalTable { table: definition.table.clone(), sets: Vec::new(), kinds: Vec::new() };
+        let model = LocalTable { table: definition.table.clone(), sets: Vec::new(), kinds: Vec::new(), shape: None };
         let there = tracked::load(wanted, 0, model)?;
         for (table, column, kind) in kinds {
             if !table.eq_ignore_ascii_case(&asked.table) {
@@ -381,7 +383,7 @@ impl Altered<'_> {
             plan.add("rename column", &here, format!("{} to {new}", column.name), step);
         }
         let now = tracked::columns(&trial, there)?;
-        for column in tracked::columns(self.wanted, there)? {
+        for column in tracked::columns(self.wanted, there)?.into_iter().filter(|column| column.hidden == 0) {
             if now.iter().any(|known| known.name.eq_ignore_ascii_case(&column.name))
                 && self.knows(&column.name, renames)
             {
@@ -390,8 +392,11 @@ impl Altered<'_> {
             self.add(&trial, &now, &column, plan)?;
         }
         self.hide(plan)?;
-        let differences = self.differences(&trial)?;
-        plan.refused.extend(differences.into_iter().map(|difference| format!("table {there}: {difference}")));
+        let (missing, changed) = self.differences(&trial)?;
+        plan.refused.extend(missing.into_iter().map(|difference| format!("table {there}: {difference}")));
+        if !changed.is_empty() {
+            self.redefine(&trial, &changed, plan)?;
+        }
         self.indexes(plan)
     }
 
@@ -482,17 +487,85 @@ impl Altered<'_> {
         Ok(())
     }
 
-    /// What the steps leave undone.
-    fn differences(&self, trial: &Connection) -> Result<Vec<String>, StoreError> {
+    /// Plans that the table is made anew, after a try in memory.
+    fn redefine(&self, trial: &Connection, changed: &[String], plan: &mut SchemaPlan) -> Result<(), StoreError> {
+        let (id, name) = (self.tracked.table.id, &self.definition.table.name);
+        let columns = columns_after(self.tracked, plan);
+        let is = |column: &Column, named: &Column| column.name.eq_ignore_ascii_case(&named.name);
+        let named = self.definition.table.columns.iter();
+        let with_ids = named.filter_map(|named| {
+            let known = columns.iter().find(|column| is(column, named))?;
+            Some(Column { id: known.id, name: named.name.clone() })
+        });
+        let parents = foreign_keys(self.wanted, name)?.into_iter().filter_map(|key| {
+            let parent = self.schema.tables.iter().find(|(_, table)| table.name.eq_ignore_ascii_case(&key.parent));
+            parent.map(|(id, _)| (key.parent.clone(), *id))
+        });
+        let shape = Shape {
+            create_sql: self.definition.create_sql.clone(),
+            columns: with_ids.collect(),
+            parents: parents.collect(),
+        };
+        let mut model = self.tracked.model();
+        (model.table.name, model.table.columns) = (name.clone(), columns.clone());
+        let refuse = |reason: String| format!("table {name}: {reason}");
+        match crate::reshape::wanted(trial, &shape, &model, &columns, self.schema)? {
+            Err(reason) => plan.refused.push(refuse(reason)),
+            Ok(wanted) => {
+                let (_, left) = self.differences(&wanted.scratch)?;
+                plan.refused.extend(left.into_iter().map(refuse));
+            }
+        }
+        plan.refused.extend(self.refuse_conversions(trial)?.into_iter().map(refuse));
+        let rows = format!("SELECT count(*) FROM {}", quoted(&self.tracked.table.name));
+        let rows = crate::clocks::one::<i64>(self.conn, &rows, [])?.unwrap_or(0);
+        let detail = format!("{}; {rows} rows are copied", changed.join("; "));
+        plan.add("change table", name, detail, Step::Redefine { table: id, shape });
+        Ok(())
+    }
+
+    /// Changes of columns that would not go the same way everywhere.
+    fn refuse_conversions(&self, trial: &Connection) -> Result<Vec<String>, StoreError> {
+        let name = &self.definition.table.name;
+        let strict = tracked::is_strict(trial, name)?;
+        let affinity = |column: &PhysicalColumn| Affinity::of_declared_type(&column.declared, strict);
+        let mut refused = Vec::new();
+        let before = tracked::columns(trial, name)?;
+        for column in tracked::columns(self.wanted, name)? {
+            let Some(was) = before.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name)) else { continue };
+            let (old, new, name) = (&was.declared, &column.declared, &column.name);
+            if affinity(was) != affinity(&column) || (strict && !old.eq_ignore_ascii_case(new)) {
+                refused.push(format!(
+                    "column {name:?} converts its values otherwise as {new:?} than as {old:?}; add a column of the new type, and \
+                     fill it with an UPDATE"
+                ));
+            }
+            if column.not_null && !was.not_null {
+                refused.push(format!(
+                    "column {name:?} becomes NOT NULL, which rows of other devices may not fit; write CHECK({name} IS NOT NULL), which \
+                     binds local writes"
+                ));
+            }
+            if column.hidden != was.hidden {
+                refused
+                    .push(format!("column {name:?} becomes a generated one, or an ordinary one; add another column"));
+            }
+        }
+        Ok(refused)
+    }
+
+    /// What the steps leave undone: columns that the definition lacks, and what differs of the others.
+    fn differences(&self, trial: &Connection) -> Result<(Vec<String>, Vec<String>), StoreError> {
         let name = &self.definition.table.name;
         let (here, there) = (tracked::columns(trial, name)?, tracked::columns(self.wanted, name)?);
-        let mut differences = Vec::new();
-        for column in &here {
+        let (mut missing, mut differences) = (Vec::new(), Vec::new());
+        // What columns are generated from, their clauses tell.
+        for column in here.iter().filter(|column| column.hidden == 0) {
             let Some(wanted) = there.iter().find(|wanted| wanted.name.eq_ignore_ascii_case(&column.name)) else {
                 let name = &column.name;
                 if !self.is_gone(name) {
                     let table = &self.definition.table.name;
-                    differences.push(format!(
+                    missing.push(format!(
                         "column {name:?} is not in the definition: write `-- @drop {table}.{name}`, or `-- @rename {table}.{name} -> NEW`"
                     ));
                 }
@@ -509,7 +582,7 @@ impl Altered<'_> {
                     == tracked::collation(self.wanted, name, &column.name)?;
             if !same {
                 differences.push(format!(
-                    "column {:?} is {:?} here and {:?} in the definition; changing a column is not supported yet",
+                    "column {}: {} -> {}",
                     column.name,
                     described(column).trim(),
                     described(wanted).trim()
@@ -519,23 +592,25 @@ impl Altered<'_> {
         let mut keys = foreign_keys(trial, name)?;
         keys.retain(|key| !key.from.iter().any(|column| self.is_gone(column)));
         if keys != foreign_keys(self.wanted, name)? {
-            differences.push("its foreign keys differ; changing them is not supported yet".to_owned());
+            differences.push("foreign keys".to_owned());
         }
         if unique_constraints(trial, name)? != unique_constraints(self.wanted, name)? {
-            differences.push("its UNIQUE constraints differ; changing them is not supported yet".to_owned());
+            differences.push("UNIQUE constraints".to_owned());
         }
         let kind = "SELECT wr || strict FROM pragma_table_list(?1) WHERE schema = 'main'";
         let kind = |conn: &Connection| crate::clocks::one::<String>(conn, kind, [name]);
         if kind(trial)? != kind(self.wanted)? {
-            differences.push("STRICT or WITHOUT ROWID differs; changing it is not supported yet".to_owned());
+            differences.push("STRICT or WITHOUT ROWID".to_owned());
         }
         let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
         let sql = |conn: &Connection| crate::clocks::one::<String>(conn, sql, [name]);
-        let checks = |sql: Option<String>| sql.is_some_and(|sql| contains_word(&sql, "CHECK"));
-        if checks(sql(trial)?) != checks(sql(self.wanted)?) {
-            differences.push("its CHECK constraints differ; changing them is not supported yet".to_owned());
+        let clauses = |sql: Option<String>, word: &str| clauses(&sql.unwrap_or_default(), word);
+        for (word, what) in [("check", "CHECK constraints"), ("as", "generated columns")] {
+            if clauses(sql(trial)?, word) != clauses(sql(self.wanted)?, word) {
+                differences.push(what.to_owned());
+            }
         }
-        Ok(differences)
+        Ok((missing, differences))
     }
 
     fn indexes(&self, plan: &mut SchemaPlan) -> Result<(), StoreError> {
@@ -556,12 +631,6 @@ impl Altered<'_> {
             let known = now.iter().find(|(known, _)| known == name);
             // SQLite rewrites the indexes of what is renamed by itself.
             if known.is_none_or(|(_, known)| !renamed && tracked::words(known) != tracked::words(sql)) {
-                let unique = "SELECT \"unique\" FROM pragma_index_list(?1) WHERE name = ?2";
-                if crate::clocks::one::<bool>(self.wanted, unique, [there, name])? == Some(true) {
-                    let reason = "is UNIQUE, which only a new table can begin with yet";
-                    plan.refused.push(format!("table {there}: index {name} {reason}"));
-                    continue;
-                }
                 let step = Step::CreateIndex { table: id, name: name.clone(), sql: sql.clone() };
                 plan.add("create index", there, name.clone(), step);
             }
@@ -573,8 +642,24 @@ impl Altered<'_> {
     }
 }
 
+/// What stands in parentheses behind a word of a statement, each time, in a fixed order.
+pub(crate) fn clauses(sql: &str, word: &str) -> Vec<Vec<String>> {
+    let words = tracked::words(sql);
+    let mut found = Vec::new();
+    for at in (0..words.len()).filter(|at| words[*at] == word && words.get(at + 1).is_some_and(|next| next == "(")) {
+        let mut depth = 0;
+        let end = words[at + 1..].iter().position(|word| {
+            depth += i32::from(word == "(") - i32::from(word == ")");
+            depth == 0
+        });
+        found.push(words[at + 1..].iter().take(end.map_or(usize::MAX, |end| end + 1)).cloned().collect());
+    }
+    found.sort();
+    found
+}
+
 /// A column's definition, put together from what SQLite says of it.
-fn column_sql(wanted: &Connection, table: &str, column: &PhysicalColumn) -> Result<String, StoreError> {
+pub(crate) fn column_sql(wanted: &Connection, table: &str, column: &PhysicalColumn) -> Result<String, StoreError> {
     let mut sql = quoted(&column.name);
     if !column.declared.is_empty() {
         sql += &format!(" {}", column.declared);
@@ -585,9 +670,8 @@ fn column_sql(wanted: &Connection, table: &str, column: &PhysicalColumn) -> Resu
     if let Some(default) = &column.default {
         sql += &format!(" DEFAULT {default}");
     }
-    let collation = tracked::collation(wanted, table, &column.name)?;
-    if collation != "BINARY" {
-        sql += &format!(" COLLATE {collation}");
+    if column.collation != "BINARY" {
+        sql += &format!(" COLLATE {}", column.collation);
     }
     for key in foreign_keys(wanted, table)?.iter().filter(|key| key.from == [column.name.clone()]) {
         sql += &key.sql();

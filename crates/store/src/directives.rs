@@ -262,7 +262,8 @@ mod tests {
 
     #[test]
     fn renames_and_drops_name_tables_and_columns() {
-        let found = Directives::read("-- @rename a -> b\n --@rename a.b -> c d\n-- @drop t.c\n-- @author me\n-- @drop t");
+        let found =
+            Directives::read("-- @rename a -> b\n --@rename a.b -> c d\n-- @drop t.c\n-- @author me\n-- @drop t");
         let name = |text: &str| text.to_owned();
         assert_eq!(found.renames, [(name("a"), None, name("b")), (name("a"), Some(name("b")), name("c d"))]);
         assert_eq!(found.drops, [(name("t"), name("c"))]);

@@ -103,6 +103,7 @@ fn describe(step: &Step, schema: &Schema) -> String {
         Step::DropObject { name } => format!("drop {name}"),
         Step::HideColumn { table, column: id, hidden: true } => format!("hide column {}", column(table, id)),
         Step::HideColumn { table, column: id, hidden: false } => format!("show column {}", column(table, id)),
+        Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
         _ => "a step of a newer version".to_owned(),
     }

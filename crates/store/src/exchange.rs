@@ -50,7 +50,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SchemaConflict`] when a table stands in its way, [`StoreError::Migration`] when it is broken.
     pub fn put_migration(&self, body: &[u8]) -> Result<MigrationId, StoreError> {
-        self.merge(|engine, now_ms| track::apply_migration(engine, body, now_ms))
+        self.merge(|engine, now_ms| track::apply_migration(engine, body, now_ms, false))
     }
 
     /// Whether a schema operation has been applied.

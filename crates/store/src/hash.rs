@@ -142,7 +142,10 @@ impl Hasher {
             lines.push(line);
         }
         lines[1..].sort_unstable();
-        lines.iter().flat_map(|line| (line.len() as u64).to_le_bytes().into_iter().chain(line.iter().copied())).collect()
+        lines
+            .iter()
+            .flat_map(|line| (line.len() as u64).to_le_bytes().into_iter().chain(line.iter().copied()))
+            .collect()
     }
 
     fn both(&mut self, bytes: &[u8]) {

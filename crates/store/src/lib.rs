@@ -74,6 +74,7 @@ mod own;
 mod plan;
 mod remotes;
 mod repair;
+mod reshape;
 mod restate;
 mod seal;
 mod settle;

@@ -257,6 +257,21 @@ pub(crate) fn set_aside(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Fills the full-text tables over a table that was made anew.
+pub(crate) fn fill_again(conn: &Connection, table: &str) -> Result<(), StoreError> {
+    for (kind, object) in list(conn)? {
+        let over = |(name, value): &(String, String)| {
+            name.eq_ignore_ascii_case("content") && value.eq_ignore_ascii_case(table)
+        };
+        if kind == "virtual" && options(&object.sql).iter().any(over) {
+            let name = quoted(&object.name);
+            conn.execute_batch(&format!("INSERT INTO {name}({name}) VALUES('rebuild')"))
+                .doing("fill a full-text table")?;
+        }
+    }
+    Ok(())
+}
+
 /// The options `name = value` of a virtual table, unquoted.
 pub(crate) fn options(sql: &str) -> Vec<(String, String)> {
     let Some((_, arguments)) = sql.split_once('(') else { return Vec::new() };

@@ -69,7 +69,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
 }
 
 /// Refuses tables whose rows refer to parents that are not there: they would be hidden at once.
-fn refuse_orphans(engine: &Engine, added: &[Arc<Tracked>]) -> Result<(), StoreError> {
+pub(crate) fn refuse_orphans(engine: &Engine, added: &[Arc<Tracked>]) -> Result<(), StoreError> {
     let is_new = |no: i64| added.iter().any(|tracked| tracked.no == no);
     for child in &engine.tables {
         if let Some(reason) = child.unrepairable.first().filter(|_| is_new(child.no)) {
@@ -107,7 +107,14 @@ fn keep_ids(table: &mut Table, schema: &Schema) {
 }
 
 /// Applies a schema operation from another device: creates its tables, or adopts those that are here with their rows.
-pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> Result<MigrationId, StoreError> {
+///
+/// `own` says that it was made here.
+pub(crate) fn apply_migration(
+    engine: &mut Engine,
+    body: &[u8],
+    now_ms: u64,
+    own: bool,
+) -> Result<MigrationId, StoreError> {
     let (id, migration) = Migration::decode(body)?;
     if is_known(&engine.conn, id)? {
         return Ok(id);
@@ -144,11 +151,11 @@ pub(crate) fn apply_migration(engine: &mut Engine, body: &[u8], now_ms: u64) -> 
     definitions.sort_by_key(|definition| definition.table.id);
     let added = adopt(engine, &definitions)?;
     record(&engine.conn, id, body)?;
-    let mut own = engine.own()?;
-    own.heads = crate::own::note_heads(&engine.conn)?;
-    seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
-    engine.own = Some(own);
-    crate::alter::follow(engine, id, now_ms)?;
+    let mut site = engine.own()?;
+    site.heads = crate::own::note_heads(&engine.conn)?;
+    seal_baseline(&engine.conn, &mut site, &added, now_ms)?;
+    engine.own = Some(site);
+    crate::alter::follow(engine, id, now_ms, own)?;
     engine.repair()?;
     Ok(id)
 }
@@ -165,7 +172,7 @@ pub(crate) fn apply_definition(engine: &mut Engine, sql: &str, now_ms: u64) -> R
     }
     let migration = Migration { app, parents: engine.own()?.heads, steps: plan.steps.clone() };
     let (_, body) = migration.encode()?;
-    apply_migration(engine, &body, now_ms)?;
+    apply_migration(engine, &body, now_ms, true)?;
     Ok(plan)
 }
 
@@ -214,7 +221,7 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
     let mut numbers = Vec::new();
     for definition in definitions {
         let table = &definition.table;
-        let model = LocalTable { table: table.clone(), sets: Vec::new(), kinds: Vec::new() };
+        let model = LocalTable { table: table.clone(), sets: Vec::new(), kinds: Vec::new(), shape: None };
         let json = model.to_json()?;
         // A table that was untracked and returns takes its old number, under which the journal knows it.
         let old = crate::clocks::one::<i64>(

@@ -80,6 +80,8 @@ pub(crate) struct Tracked {
     pub(crate) has_shadow: bool,
     /// Columns of a kind, rising by cell.
     pub(crate) kinds: Vec<KindColumn>,
+    /// See [`LocalTable::shape`].
+    pub(crate) shape: Option<String>,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -93,6 +95,9 @@ pub(crate) struct LocalTable {
     /// Columns of a kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) kinds: Vec<LocalKind>,
+    /// Which definition it has here, if not that of its birth (see `reshape`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shape: Option<String>,
 }
 
 impl LocalTable {
@@ -117,7 +122,7 @@ impl LocalTable {
 impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
-        let LocalTable { table, mut sets, kinds } = model;
+        let LocalTable { table, mut sets, kinds, shape } = model;
         let kinds = crate::kinds::columns(&table, &kinds).unwrap_or_default();
         let clock_sql = ClockSql::new(no, &table);
         if sets.is_empty() {
@@ -140,6 +145,7 @@ impl Tracked {
             children: Vec::new(),
             has_shadow: false,
             kinds,
+            shape,
         }
     }
 
@@ -154,6 +160,7 @@ impl Tracked {
             table: self.table.clone(),
             sets: self.sets.clone(),
             kinds: self.kinds.iter().map(kind).collect(),
+            shape: self.shape.clone(),
         }
     }
 

@@ -31,7 +31,8 @@ fn pair() -> (Device, Device) {
 }
 
 fn usage(device: &Device) -> Vec<String> {
-    device.rows("SELECT uses || ' ' || ifnull(last, '') || ' ' || ifnull(first, '') || ' ' || tags FROM usage")
+    device
+        .rows("SELECT uses || ' ' || ifnull(last, '') || ' ' || ifnull(first, '') || ' ' || tags FROM usage")
         .into_iter()
         .map(|row| row.replace("Text([", "").replace("])", ""))
         .map(|row| String::from_utf8(row.split(", ").map(|byte| byte.parse().unwrap()).collect()).unwrap())
@@ -390,7 +391,8 @@ impl ModelRow {
     }
 
     fn members(&self, base: &Value) -> Value {
-        let gone = |member: &Vec<u8>| self.removed.iter().any(|(_, removed)| removed.first && removed.member == *member);
+        let gone =
+            |member: &Vec<u8>| self.removed.iter().any(|(_, removed)| removed.first && removed.member == *member);
         let mut found = members(base);
         found.retain(|member| !gone(member));
         let ended = |(hlc, site, member): &(Hlc, SiteId, Vec<u8>)| {

@@ -7,8 +7,8 @@ use isle_changeset::{Block, Header, RemovedMember, RowKind, SetChange, Value, Va
 use isle_schema::{Kind, TableId};
 use rusqlite::Connection;
 
-use super::state::{Entry, Local, What};
 use super::Row;
+use super::state::{Entry, Local, What};
 use crate::StoreError;
 use crate::clocks::{ClockTable, LocalStamp, RowClock};
 use crate::journal::{Journal, Loss, Reason};

@@ -173,7 +173,8 @@ impl Row {
         let base = self.base(column);
         match column.kind {
             Kind::Counter => {
-                let mut totals = self.of(column.cell, What::Total).map(|entry| integer(entry.value.as_ref())).peekable();
+                let mut totals =
+                    self.of(column.cell, What::Total).map(|entry| integer(entry.value.as_ref())).peekable();
                 if totals.peek().is_none() {
                     return base.to_value();
                 }
@@ -280,7 +281,9 @@ impl Row {
         }
         let gone: Vec<&Vec<u8>> = change.removed.iter().map(|removed| &removed.member).collect();
         self.entries.retain(|entry| {
-            entry.cell != column.cell || entry.what != What::Member || !gone.iter().any(|member| is(&entry.value, member))
+            entry.cell != column.cell
+                || entry.what != What::Member
+                || !gone.iter().any(|member| is(&entry.value, member))
         });
         self.mark_gone(column.cell, &change);
         for member in &change.added {
@@ -313,9 +316,10 @@ impl Row {
 
     /// Adds to a site's total, unless it has been added already.
     fn count(&mut self, cell: usize, difference: i64, stamp: LocalStamp) -> bool {
-        let known = self.entries.iter_mut().find(|entry| {
-            entry.cell == cell && entry.what == What::Total && entry.stamp.site == stamp.site
-        });
+        let known = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.cell == cell && entry.what == What::Total && entry.stamp.site == stamp.site);
         match known {
             Some(entry) if entry.stamp.hlc >= stamp.hlc => return false,
             Some(entry) => {
@@ -389,9 +393,7 @@ impl Row {
         let has = |row: &Row, entry: &Entry| row.entries.contains(entry);
         // An addition that one side knows and does not have has come to an end there.
         let ours = self.clone();
-        self.entries.retain(|entry| {
-            entry.what != What::Member || has(theirs, entry) || !they_cover(entry.stamp)
-        });
+        self.entries.retain(|entry| entry.what != What::Member || has(theirs, entry) || !they_cover(entry.stamp));
         for entry in theirs.state() {
             let Entry { cell, what, stamp, value } = entry.clone();
             match what {
@@ -401,9 +403,7 @@ impl Row {
                 What::Max => drop(self.take_best(cell, Kind::Max, value.as_ref(), stamp)),
                 What::Min => drop(self.take_best(cell, Kind::Min, value.as_ref(), stamp)),
                 What::Total => {
-                    let same = |known: &Entry| {
-                        (known.cell, known.what, known.stamp.site) == (cell, what, stamp.site)
-                    };
+                    let same = |known: &Entry| (known.cell, known.what, known.stamp.site) == (cell, what, stamp.site);
                     if !self.entries.iter().any(|known| same(known) && known.stamp.hlc >= stamp.hlc) {
                         self.entries.retain(|known| !same(known));
                         self.put(cell, what, stamp, value);
@@ -464,7 +464,9 @@ fn beats(what: What, new: ValueRef<'_>, old: ValueRef<'_>) -> bool {
 }
 
 fn best<'a>(what: What, base: ValueRef<'a>, entries: impl Iterator<Item = &'a Entry>) -> ValueRef<'a> {
-    entries.map(|entry| entry.value.as_ref()).fold(base, |best, value| if beats(what, value, best) { value } else { best })
+    entries
+        .map(|entry| entry.value.as_ref())
+        .fold(base, |best, value| if beats(what, value, best) { value } else { best })
 }
 
 /// The members of a JSON array, each once; NULL and empty text have none. `None` for anything else.

@@ -1,0 +1,346 @@
+//! A table gets another definition: other defaults, CHECKs, UNIQUE constraints, foreign keys, generated columns, collations.
+//!
+//! SQLite changes little of a table in place, so it is made anew under its name and its rows are copied (lang_altertable.html §7,
+//! with the order of its steps turned: the old table steps aside, so that nothing that names the table is rewritten). What travels is the
+//! author's CREATE TABLE statement with the ids of its columns; each device brings it to the names of today in a scratch database
+//! first, adds the columns that its author did not know or name, and checks that the key is still the key.
+//!
+//! No value and no clock changes. Rows that clash in a new UNIQUE index, and rows without a parent, are refused where the definition is
+//! written; what other devices have of them is hidden as `repair` says. CHECKs too are tried by the author alone.
+//!
+//! # Limits
+//! Keys, STRICT and WITHOUT ROWID stay as they are, and so does what a column converts its values to: '007' that became 7 on a device and
+//! text again by a later definition would differ from a '007' that came by the log. For the same reason no column becomes NOT NULL; CHECK(x IS NOT
+//! NULL) binds local writes as well. A table's statistics (ANALYZE) go.
+
+use isle_schema::{Column, Schema, Shape};
+use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+use crate::StoreError;
+use crate::constraints::{Unique, list};
+use crate::define::{clauses, column_sql, scratch};
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::quoted;
+use crate::shadow;
+use crate::tracked::{self, LocalTable, Tracked, collation_name, join};
+
+/// Keys that an error names.
+const NAMED_MAX: usize = 5;
+
+/// A table as it is to be, tried in a scratch database.
+pub(crate) struct Wanted {
+    /// The statement that creates it.
+    sql: String,
+    /// The table in the scratch database.
+    pub(crate) tracked: Tracked,
+    pub(crate) scratch: Connection,
+}
+
+/// Tells one shape from another.
+pub(crate) fn fingerprint(shape: &Shape) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(shape.create_sql.as_bytes());
+    for column in &shape.columns {
+        hash.update(column.id.as_bytes());
+    }
+    hash.finalize().to_hex()[..32].to_owned()
+}
+
+/// Brings a shape to the table's names of today; or says why it does not fit the table `model` in this file.
+pub(crate) fn wanted(
+    conn: &Connection,
+    shape: &Shape,
+    model: &LocalTable,
+    columns: &[Column],
+    schema: &Schema,
+) -> Result<Result<Wanted, String>, StoreError> {
+    let mut scratch = scratch()?;
+    if let Err(reason) = create_alone(&mut scratch, &shape.create_sql)? {
+        return Ok(Err(reason));
+    }
+    let tried = rename(&scratch, shape, &model.table.name, columns, schema).and_then(|()| keep(conn, &scratch, model));
+    if let Err(error) = tried {
+        return Ok(Err(error.to_string()));
+    }
+    let name = &model.table.name;
+    let made = match tracked::introspect(&scratch, "", name) {
+        Ok(made) => made.table,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let of = |what: &str, conn: &Connection| {
+        let sql = format!("SELECT {what} FROM pragma_table_list(?1) WHERE schema = 'main'");
+        crate::clocks::one::<bool>(conn, &sql, [name])
+    };
+    if made.key != model.table.key || made.rowid_key != model.table.rowid_key || of("wr", &scratch)? != of("wr", conn)?
+    {
+        return Ok(Err("its key differs; a key cannot be changed".to_owned()));
+    }
+    if of("strict", &scratch)? != of("strict", conn)? {
+        return Ok(Err("STRICT differs; it cannot be changed".to_owned()));
+    }
+    let tracked = match tracked::load(&scratch, 0, model.clone()) {
+        Ok(tracked) => tracked,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let sql = crate::clocks::one::<String>(&scratch, sql, [name])?.unwrap_or_default();
+    Ok(Ok(Wanted { sql, tracked, scratch }))
+}
+
+/// Runs another device's CREATE TABLE where it can do no harm: it makes one table and computes nothing.
+fn create_alone(scratch: &mut Connection, sql: &str) -> Result<Result<(), String>, StoreError> {
+    let decide = |context: AuthContext<'_>| match context.action {
+        AuthAction::CreateTable { .. }
+        | AuthAction::CreateIndex { .. }
+        | AuthAction::Reindex { .. }
+        | AuthAction::Read { .. } => Authorization::Allow,
+        AuthAction::Function { function_name } if !function_name.eq_ignore_ascii_case("load_extension") => {
+            Authorization::Allow
+        }
+        AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. }
+            if table_name.starts_with("sqlite_") =>
+        {
+            Authorization::Allow
+        }
+        _ => Authorization::Deny,
+    };
+    scratch.authorizer(Some(decide)).doing("open a scratch database")?;
+    let created = scratch.execute(sql, []).map(drop).map_err(|error| error.to_string());
+    scratch.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).doing("open a scratch database")?;
+    Ok(created)
+}
+
+/// Gives the table in the scratch database, its columns and its parents the names of today.
+fn rename(
+    scratch: &Connection,
+    shape: &Shape,
+    name: &str,
+    columns: &[Column],
+    schema: &Schema,
+) -> Result<(), StoreError> {
+    let run = |sql: String| scratch.execute_batch(&sql).doing("name the columns of a table");
+    let made = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    let made = crate::clocks::one::<String>(scratch, made, [])?.unwrap_or_default();
+    if made != name {
+        // By way of a name that nobody has: another spelling of one name is no rename to SQLite.
+        run(format!(
+            "ALTER TABLE {} RENAME TO isle_shape; ALTER TABLE isle_shape RENAME TO {}",
+            quoted(&made),
+            quoted(name)
+        ))?;
+    }
+    let table = quoted(name);
+    let now = |column: &Column| columns.iter().find(|now| now.id == column.id).map(|now| now.name.as_str());
+    let renamed: Vec<(usize, &Column, &str)> = shape
+        .columns
+        .iter()
+        .enumerate()
+        .filter_map(|(n, column)| Some((n, column, now(column)?)))
+        .filter(|(_, column, now)| column.name != *now)
+        .collect();
+    for (n, column, _) in &renamed {
+        run(format!("ALTER TABLE {table} RENAME COLUMN {} TO isle_column{n}", quoted(&column.name)))?;
+    }
+    for (n, _, now) in &renamed {
+        run(format!("ALTER TABLE {table} RENAME COLUMN isle_column{n} TO {}", quoted(now)))?;
+    }
+    for (parent, id) in &shape.parents {
+        let now = schema.tables.get(id).map(|table| &table.name).filter(|now| !now.eq_ignore_ascii_case(parent));
+        if let Some(now) = now.filter(|_| !parent.eq_ignore_ascii_case(name)) {
+            run(format!("CREATE TABLE {0}(x); ALTER TABLE {0} RENAME TO {1}", quoted(parent), quoted(now)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the columns that the table has here and the shape does not name: hidden ones, those of other authors, and the app's own.
+fn keep(conn: &Connection, scratch: &Connection, model: &LocalTable) -> Result<(), StoreError> {
+    let name = &model.table.name;
+    let there = tracked::columns(scratch, name)?;
+    let has =
+        |column: &tracked::PhysicalColumn| there.iter().any(|known| known.name.eq_ignore_ascii_case(&column.name));
+    for column in tracked::columns(conn, name)?.iter().filter(|column| column.hidden == 0 && !has(column)) {
+        let definition = column_sql(conn, name, column)?;
+        let sql = format!("ALTER TABLE {} ADD COLUMN {definition}", quoted(name));
+        scratch.execute_batch(&sql).doing("keep the columns of a table")?;
+    }
+    Ok(())
+}
+
+/// Makes the table of `now` what is wanted, with its rows. `own` says that this device is the author. Gives the reason where that is
+/// refused.
+pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -> Result<Option<String>, StoreError> {
+    let conn = &engine.conn;
+    for index in &wanted.tracked.unique {
+        if let Some(reason) = give_way(conn, now, index, own)? {
+            return Ok(Some(reason));
+        }
+    }
+    let name = &now.table.name;
+    let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger')
+               AND sql IS NOT NULL ORDER BY type, name";
+    let mut statement = conn.prepare(sql).doing("read the indexes")?;
+    let kept = statement.query_map([name], |row| row.get::<_, String>(0)).doing("read the indexes")?;
+    let kept: Vec<String> = kept.collect::<Result<_, _>>().doing("read the indexes")?;
+    drop(statement);
+    let triggers = "SELECT name FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND type = 'trigger'";
+    let mut statement = conn.prepare(triggers).doing("read the triggers")?;
+    let triggers = statement.query_map([name], |row| row.get::<_, String>(0)).doing("read the triggers")?;
+    let triggers: Vec<String> = triggers.collect::<Result<_, _>>().doing("read the triggers")?;
+    drop(statement);
+    for trigger in triggers {
+        conn.execute_batch(&format!("DROP TRIGGER {}", quoted(&trigger))).doing("set a trigger aside")?;
+    }
+    if let Some(reason) = swap(engine, now, wanted, own)? {
+        return Ok(Some(reason));
+    }
+    for sql in kept {
+        // What does not fit the new definition was the app's own.
+        if let Err(error) = conn.execute_batch(&sql) {
+            tracing::warn!(%error, table = name, "an index or trigger does not fit the table any more");
+        }
+    }
+    crate::objects::fill_again(conn, name)?;
+    Ok(None)
+}
+
+/// Puts a table of the new definition in the place of the old one, with its rows.
+fn swap(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -> Result<Option<String>, StoreError> {
+    let conn = &engine.conn;
+    let (name, old) = (quoted(&now.table.name), format!("isle_old{}", now.no));
+    let before = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let before = crate::clocks::one::<String>(conn, before, [&now.table.name])?.unwrap_or_default();
+    // Modern renames would rewrite views, triggers and foreign keys that name the table.
+    let aside =
+        format!("PRAGMA legacy_alter_table = ON; ALTER TABLE {name} RENAME TO {old}; PRAGMA legacy_alter_table = OFF");
+    let moved = conn.execute_batch(&aside).doing("make a table anew");
+    if moved.is_err() {
+        conn.execute_batch("PRAGMA legacy_alter_table = OFF").doing("make a table anew")?;
+    }
+    moved?;
+    let created = engine.guard.creating(&now.table.name, || conn.execute(&wanted.sql, []));
+    if let Some(reason) = engine.guard.take_refusal() {
+        return Ok(Some(reason));
+    }
+    created.doing("make a table anew")?;
+    let copy = copy_sql(conn, now, &old)?;
+    // A CHECK that is new is tried by its author; elsewhere, and of rows that others wrote before, it binds writes alone.
+    let is_new = clauses(&before, "check") != clauses(&wanted.sql, "check");
+    let checks =
+        |on: &str| conn.execute_batch(&format!("PRAGMA ignore_check_constraints = {on}")).doing("copy the rows");
+    checks(if own && is_new { "OFF" } else { "ON" })?;
+    let copied = conn.execute(&copy, []);
+    checks("ON")?;
+    let copied = match copied {
+        Ok(copied) => copied as i64,
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+            return Ok(Some(format!("its rows do not fit: {error}")));
+        }
+        Err(error) => return Err(error).doing("copy the rows"),
+    };
+    let rows = conn.query_row(&format!("SELECT count(*) FROM {old}"), [], |row| row.get::<_, i64>(0));
+    if rows.doing("copy the rows")? != copied {
+        return Ok(Some("not all of its rows could be copied".to_owned()));
+    }
+    conn.execute_batch(&format!("DROP TABLE {old}")).doing("make a table anew")?;
+    Ok(None)
+}
+
+/// The statement that copies the rows, with their rowids where search may know them by those.
+fn copy_sql(conn: &Connection, now: &Tracked, old: &str) -> Result<String, StoreError> {
+    let name = &now.table.name;
+    let (there, here) = (tracked::columns(conn, old)?, tracked::columns(conn, name)?);
+    let mut columns = Vec::new();
+    for column in here.iter().filter(|column| column.hidden == 0) {
+        if !there.iter().any(|known| known.hidden == 0 && known.name.eq_ignore_ascii_case(&column.name)) {
+            continue;
+        }
+        columns.push(quoted(&column.name));
+    }
+    let without = "SELECT wr FROM pragma_table_list(?1) WHERE schema = 'main'";
+    let without = crate::clocks::one::<bool>(conn, without, [name])?.unwrap_or(false);
+    let is_column = |alias: &&str| here.iter().chain(&there).any(|column| column.name.eq_ignore_ascii_case(alias));
+    if !without
+        && !now.table.rowid_key
+        && let Some(alias) = ["rowid", "_rowid_", "oid"].into_iter().find(|alias| !is_column(alias))
+    {
+        columns.push(alias.to_owned());
+    }
+    let columns = columns.join(", ");
+    Ok(format!("INSERT INTO {}({columns}) SELECT {columns} FROM {old}", quoted(name)))
+}
+
+/// The UNIQUE index that a statement makes on a table; `None` if it makes another one.
+pub(crate) fn unique_index(
+    now: &Tracked,
+    table: &str,
+    name: &str,
+    sql: &str,
+) -> Result<Result<Option<Unique>, String>, StoreError> {
+    let mut scratch = scratch()?;
+    scratch.execute_batch(table).doing("try an index")?;
+    if let Err(reason) = create_alone(&mut scratch, sql)? {
+        return Ok(Err(reason));
+    }
+    let found = tracked::unique(&scratch, &now.table)?;
+    Ok(found.map(|found| found.into_iter().find(|index| index.name.eq_ignore_ascii_case(name))))
+}
+
+/// Rows that a new UNIQUE index cannot hold together: the author is told; elsewhere all of them step aside into the shadow, and `repair`
+/// shows the first.
+pub(crate) fn give_way(
+    conn: &Connection,
+    now: &Tracked,
+    index: &Unique,
+    own: bool,
+) -> Result<Option<String>, StoreError> {
+    let table = quoted(&now.table.name);
+    let compared = |n: usize| {
+        let part = &index.parts[n];
+        format!("{} COLLATE {}", quoted(&part.column.name), collation_name(part.column.collation))
+    };
+    let count = index.parts.len();
+    let groups = join((0..count).map(compared), ", ");
+    let named = join((0..count).map(|n| format!("{} AS v{n}", quoted(&index.parts[n].column.name))), ", ");
+    let set = join(index.parts.iter().map(|part| format!("{} IS NOT NULL", quoted(&part.column.name))), " AND ");
+    let same = join((0..count).map(|n| format!("o.{} = d.v{n}", compared(n))), " AND ");
+    let (condition, keys) = (index.condition(), now.key_list("o."));
+    let sql = format!(
+        "SELECT {keys} FROM (SELECT {named} FROM {table} WHERE {set}{condition} GROUP BY {groups} HAVING count(*) > 1) AS d
+         JOIN (SELECT * FROM {table} WHERE {set}{condition}) AS o ON {same}"
+    );
+    let mut statement = conn.prepare(&sql).doing("look for rows that clash")?;
+    let rows = statement.query_map([], |row| {
+        let value = |at: usize| Ok(crate::clocks::from_sql(row.get_ref(at)?).to_value());
+        (0..now.table.key.len()).map(value).collect::<rusqlite::Result<Vec<_>>>()
+    });
+    let clash: Vec<Vec<isle_changeset::Value>> =
+        rows.doing("look for rows that clash")?.collect::<Result<_, _>>().doing("look for rows that clash")?;
+    if clash.is_empty() {
+        return Ok(None);
+    }
+    if own {
+        let shown = clash.iter().take(NAMED_MAX).map(|key| format!("{key:?}"));
+        let (rows, columns, first) = (clash.len(), list(&index.parts), join(shown, ", "));
+        return Ok(Some(format!(
+            "{rows} of its rows share values in UNIQUE ({columns}): {first}; change or delete them first"
+        )));
+    }
+    shadow::make(conn, now, now)?;
+    for exact in clash {
+        let key = isle_changeset::canonical_key(
+            &exact.iter().map(isle_changeset::Value::as_ref).collect::<Vec<_>>(),
+            &now.table.key,
+        )
+        .0;
+        let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
+        match shadow::state(conn, now, &key)? {
+            None => shadow::copy(conn, now, &key, true)?,
+            Some(_) => shadow::mark_hidden(conn, now, &key)?,
+        }
+        shadow::run(conn, &format!("DELETE FROM {table} WHERE {}", now.key_match(1)), &key)?;
+    }
+    Ok(None)
+}
