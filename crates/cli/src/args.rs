@@ -177,10 +177,19 @@ pub(crate) enum SchemaAction {
         file: PathBuf,
     },
     /// Make the tables what a file of SQL says, here and with the next syncs everywhere
-    #[command(after_help = "Example:\n  isle schema apply schema.sql")]
+    #[command(
+        after_help = "Where a table is made anew with its rows, the database is copied first, to a folder beside it.\n\n\
+        Example:\n  isle schema apply schema.sql"
+    )]
     Apply {
         /// A file of SQL or JSON, or a folder; `-` reads standard input
         file: PathBuf,
+        /// Where such copies go
+        #[arg(long, value_name = "FOLDER", conflicts_with = "no_backup")]
+        backups: Option<PathBuf>,
+        /// Make none
+        #[arg(long)]
+        no_backup: bool,
     },
     /// Print the schema as it stands here: a definition that `plan` finds nothing to do for
     #[command(after_help = "With --json as data, which `isle schema apply schema.json` takes too.\n\n\

@@ -89,13 +89,15 @@ pub use definition::Definition;
 pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
-pub use isle_schema::Document;
+pub use isle_schema::{Document, Kind};
 pub use isle_store::{
     Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan, Site,
     StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;
-pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, SchemaInfo, SchemaObject, SchemaTable, Status};
+pub use replica::{
+    Conflict, RemoteInfo, Repaired, Replica, Resolution, SchemaInfo, SchemaObject, SchemaReport, SchemaTable, Status,
+};
 pub use runtime::SystemRuntime;
 pub use sync::{
     CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Prefer, Progress, SyncOptions, SyncReport,

@@ -19,6 +19,15 @@ use crate::{Definition, Error, Queries, Transaction, Value};
 /// Notifications that a slow subscriber may fall behind by.
 const NOTIFICATIONS_MAX: usize = 256;
 
+/// What [`Replica::sync_schema`] did.
+#[derive(Debug, Clone)]
+pub struct SchemaReport {
+    /// The changes.
+    pub plan: SchemaPlan,
+    /// The copy of the database as it was, where a table was made anew.
+    pub backup: Option<PathBuf>,
+}
+
 /// What the clones of a handle share.
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
@@ -385,6 +394,32 @@ impl Replica {
     /// [`isle_store::StoreError::DefinitionRefused`] with every change that cannot be made; then nothing was changed.
     pub fn apply_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
         Ok(self.inner.store.apply_schema(definition.into().sql())?)
+    }
+
+    /// As [`Replica::apply_schema`]; where a table is made anew with its rows, the database is copied into the folder first. An app calls it
+    /// at each start.
+    ///
+    /// # Errors
+    /// As [`Replica::apply_schema`], and [`isle_store::StoreError::Backup`]; then nothing was changed.
+    pub fn sync_schema(&self, definition: impl Into<Definition>, backups: &Path) -> Result<SchemaReport, Error> {
+        let definition = definition.into();
+        let mut backup = None;
+        if self.plan_schema(definition.clone())?.rewrites() {
+            let failed = |source| isle_store::StoreError::Backup { path: backups.to_owned(), source };
+            std::fs::create_dir_all(backups).map_err(failed)?;
+            let path = backups.join(self.backup_name());
+            self.inner.store.back_up(&path)?;
+            backup = Some(path);
+        }
+        Ok(SchemaReport { plan: self.apply_schema(definition)?, backup })
+    }
+
+    /// What a backup of now is called: the file's name, the milliseconds since 1970, and something that no other has.
+    fn backup_name(&self) -> String {
+        let stem =
+            self.inner.path.file_stem().map_or_else(|| "isle".into(), |stem| stem.to_string_lossy().into_owned());
+        let random: String = self.inner.runtime.random()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{stem}-{}-{random}.db", self.inner.runtime.now_ms())
     }
 
     /// The tables of the group as they stand in this file, with their indexes, views, triggers and full-text tables: a definition that

@@ -257,6 +257,7 @@ impl Change<'_> {
             }
             let Some(sql) = sql else { continue };
             self.clear_the_way(name, sql)?;
+            crate::objects::flush(conn)?;
             let made = self.engine.guard.creating(&self.target.name, || conn.execute(sql, []));
             if let Some(reason) = self.engine.guard.take_refusal() {
                 return Err(self.refuse(reason));

@@ -259,6 +259,11 @@ pub(crate) fn definition_of(definition: &TableDefinition, id: ColumnId) -> Resul
 }
 
 impl SchemaPlan {
+    /// Whether a table is made anew with its rows.
+    pub fn rewrites(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Redefine { .. }))
+    }
+
     fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {
         self.changes.push(SchemaChange { kind, table: table.to_owned(), detail });
         self.steps.push(step);

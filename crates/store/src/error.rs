@@ -57,6 +57,14 @@ pub enum StoreError {
         /// Why.
         source: std::io::Error,
     },
+    /// A backup cannot be made.
+    #[error("cannot make the backup {}: {source}; nothing was changed", path.display())]
+    Backup {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file cannot be written.
     #[error("cannot {doing}: the database is read-only; check the permissions of the file and its folder")]
     ReadOnly {

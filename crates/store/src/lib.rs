@@ -51,6 +51,7 @@
 
 mod alter;
 mod apply;
+mod backup;
 mod capture;
 mod check;
 mod clocks;

@@ -257,6 +257,12 @@ pub(crate) fn set_aside(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Lets full-text tables write what they keep in memory, before statements are compiled that may not write: FTS5 does so when a savepoint
+/// begins, or else in the middle of the next change of the schema.
+pub(crate) fn flush(conn: &Connection) -> Result<(), StoreError> {
+    conn.execute_batch("SAVEPOINT isle_flush; RELEASE isle_flush").doing("write full-text tables")
+}
+
 /// Fills the full-text tables over a table that was made anew.
 pub(crate) fn fill_again(conn: &Connection, table: &str) -> Result<(), StoreError> {
     for (kind, object) in list(conn)? {
@@ -371,7 +377,10 @@ fn try_make(engine: &Engine, object: &Object) -> Result<Result<(), String>, Stor
         return Ok(Err("something else has its name here".to_owned()));
     }
     let created = match object.kind {
-        ObjectKind::Trigger => engine.guard.creating(&object.name, || conn.execute(&object.sql, [])),
+        ObjectKind::Trigger => {
+            flush(conn)?;
+            engine.guard.creating(&object.name, || conn.execute(&object.sql, []))
+        }
         _ => conn.execute(&object.sql, []),
     };
     if let Some(reason) = engine.guard.take_refusal() {

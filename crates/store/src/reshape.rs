@@ -220,6 +220,7 @@ fn swap(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -> Result<Op
         conn.execute_batch("PRAGMA legacy_alter_table = OFF").doing("make a table anew")?;
     }
     moved?;
+    crate::objects::flush(conn)?;
     let created = engine.guard.creating(&now.table.name, || conn.execute(&wanted.sql, []));
     if let Some(reason) = engine.guard.take_refusal() {
         return Ok(Some(reason));

@@ -192,6 +192,7 @@ fn create(engine: &Engine, app: &str, definition: &TableDefinition, id: Migratio
     let model = &definition.table;
     let conflict =
         |reason: String| StoreError::SchemaConflict { id: id.to_string(), table: model.name.clone(), reason };
+    crate::objects::flush(&engine.conn)?;
     for sql in std::iter::once(&definition.create_sql).chain(&definition.index_sql) {
         let result = engine.guard.creating(&model.name, || engine.conn.execute(sql, []));
         if let Some(reason) = engine.guard.take_refusal() {

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use isle::{Definition, SchemaOperation, SchemaPlan};
+use isle::{Definition, SchemaOperation, SchemaPlan, SchemaReport};
 use serde_json::json;
 
 use crate::args::{Args, SchemaAction};
@@ -21,16 +21,24 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
     match action {
         SchemaAction::Plan { file } => {
             let plan = replica.plan_schema(read(file)?)?;
-            show(&plan, out)?;
+            show(&plan, None, out)?;
             Ok(match (plan.refused.is_empty(), plan.changes.is_empty()) {
                 (false, _) => REFUSED,
                 (true, false) => CHANGES,
                 (true, true) => 0,
             })
         }
-        SchemaAction::Apply { file } => {
-            let plan = replica.apply_schema(read(file)?)?;
-            show(&plan, out)?;
+        SchemaAction::Apply { file, backups, no_backup } => {
+            let definition = read(file)?;
+            let report = match no_backup {
+                true => SchemaReport { plan: replica.apply_schema(definition)?, backup: None },
+                false => {
+                    let beside = || replica.path().with_extension("backups");
+                    replica.sync_schema(definition, &backups.clone().unwrap_or_else(beside))?
+                }
+            };
+            let SchemaReport { plan, backup } = report;
+            show(&plan, backup.as_deref(), out)?;
             if !out.json && !plan.changes.is_empty() {
                 let mark = out.style.green("✓");
                 out.note(format!("{mark} done here; other replicas follow when they sync"))?;
@@ -93,16 +101,19 @@ fn read(file: &Path) -> anyhow::Result<Definition> {
     Ok(if text.trim_start().starts_with('{') { Definition::from_json(&text)? } else { Definition::from(text) })
 }
 
-fn show(plan: &SchemaPlan, out: &mut Out) -> anyhow::Result<()> {
+fn show(plan: &SchemaPlan, backup: Option<&Path>, out: &mut Out) -> anyhow::Result<()> {
     let changes = plan
         .changes
         .iter()
         .map(|change| json!({ "kind": change.kind, "table": change.table, "detail": change.detail }));
-    if out.json(&json!({ "changes": changes.collect::<Vec<_>>(), "refused": plan.refused }))? {
+    if out.json(&json!({ "changes": changes.collect::<Vec<_>>(), "refused": plan.refused, "backup": backup }))? {
         return Ok(());
     }
     for change in &plan.changes {
         out.line(format!("{:<14} {}: {}", change.kind, out.style.bold(&change.table), change.detail))?;
+    }
+    if let Some(backup) = backup {
+        out.note(format!("the database as it was: {}", backup.display()))?;
     }
     for reason in &plan.refused {
         let line = out.style.yellow(format!("cannot be done: {reason}"));

@@ -73,3 +73,37 @@ fn a_sync_that_finds_no_room_loses_nothing_and_goes_on_later() {
     assert_eq!(phone.json(["hash"]), before);
     assert_eq!(phone.json(["status"])["conflicts"], json!(0));
 }
+
+#[test]
+fn a_definition_that_finds_no_room_leaves_the_old_one() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    laptop.ok(["exec", FILL]);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    let changed = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT CHECK(stars <> -1));";
+    std::fs::write(laptop.folder.join("changed.sql"), changed).expect("written");
+    let before = laptop.json(["hash"]);
+    // Too little for the copy of the file, and then for the copy of the table.
+    for (kib, args) in [(300, vec![]), (1_200, vec![]), (900, vec!["--no-backup"])] {
+        let args: Vec<&str> = ["schema", "apply", "changed.sql"].into_iter().chain(args).collect();
+        let gave = limited(&laptop, kib, &args);
+        assert!(gave.code == 1 && gave.err.starts_with("error: "), "{kib} KiB: {gave:?}");
+        assert_eq!(laptop.json(["hash"]), before);
+        assert_eq!(laptop.run(["schema", "plan", "changed.sql"]).code, 3, "{kib} KiB: it is still to be done");
+        laptop.ok(["doctor"]);
+    }
+    let partial = std::fs::read_dir(laptop.folder.join("app.backups")).expect("a folder");
+    assert_eq!(
+        partial.filter_map(Result::ok).filter(|file| file.path().extension() == Some("partial".as_ref())).count(),
+        0
+    );
+    laptop.ok(["schema", "apply", "changed.sql"]);
+    laptop.ok(["sync"]);
+    let gave = limited(&phone, 900, &["sync"]);
+    assert!(gave.code == 1 && gave.err.starts_with("error: "), "{gave:?}");
+    phone.ok(["doctor"]);
+    phone.ok(["sync"]);
+    assert_eq!(phone.json(["hash"]), before);
+    assert_eq!(phone.fails(1, ["exec", "UPDATE notes SET stars = -1"]).matches("CHECK").count(), 1);
+}

@@ -116,3 +116,71 @@ fn a_schema_as_data_as_sql_and_as_numbered_files_is_one_schema() {
     let said = device.fails(2, ["schema", "plan", "bad.json"]);
     assert!(said.contains("bad.json") && said.contains("unknown field `colums`") && said.contains("line 1"), "{said}");
 }
+
+#[test]
+fn columns_of_a_kind_count_together() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    let schema = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT, reads INTEGER NOT NULL DEFAULT 0, -- @merge counter
+        last_read TEXT, -- @merge max
+        tags TEXT -- @merge set
+      );";
+    std::fs::write(laptop.folder.join("schema.sql"), schema).expect("written");
+    assert!(laptop.ok(["schema", "apply", "schema.sql"]).contains("reads merges as a counter"));
+    for device in [&laptop, &phone] {
+        device.ok(["sync"]);
+    }
+    laptop.ok(["exec", "UPDATE notes SET reads = reads + 3, last_read = '2026-05-01', tags = '[\"a\"]' WHERE id = 1"]);
+    phone.ok(["exec", "UPDATE notes SET reads = reads + 4, last_read = '2026-04-01', tags = '[\"b\"]' WHERE id = 1"]);
+    for device in [&laptop, &phone, &laptop] {
+        device.ok(["sync"]);
+    }
+    for device in [&laptop, &phone] {
+        assert_eq!(
+            device.rows("SELECT reads, last_read, json_array_length(tags) FROM notes WHERE id = 1"),
+            ["7,2026-05-01,2"]
+        );
+        assert_eq!(device.json(["status"])["conflicts"], json!(0));
+    }
+    for (args, name) in [(vec!["schema", "dump"], "dump.sql"), (vec!["schema", "dump", "--json"], "dump.json")] {
+        std::fs::write(phone.folder.join(name), phone.ok(&args)).expect("written");
+        assert_eq!(phone.run(["schema", "plan", name]).code, 0, "{name}");
+    }
+    // What is no number goes to the journal.
+    phone.ok(["exec", "UPDATE notes SET reads = 'many' WHERE id = 1"]);
+    assert_eq!(phone.rows("SELECT reads FROM notes WHERE id = 1"), ["7"]);
+    assert!(phone.ok(["conflicts"]).contains("many"));
+}
+
+#[test]
+fn a_table_that_is_made_anew_is_copied_before() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    let file = |rule: &str| {
+        let sql = format!("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT CHECK({rule}));");
+        std::fs::write(laptop.folder.join("schema.sql"), sql).expect("written");
+    };
+    file("stars < 6");
+    let plan = laptop.run(["schema", "plan", "schema.sql"]);
+    assert!(plan.code == 3 && plan.out.contains("change table") && plan.out.contains("2 rows are copied"), "{plan:?}");
+    assert!(!laptop.folder.join("app.backups").exists(), "a plan changes nothing");
+    let backup = laptop.json(["schema", "apply", "schema.sql"])["backup"].as_str().expect("a path").to_owned();
+    let table = "SELECT sql LIKE '%CHECK%' FROM sqlite_schema WHERE name = 'notes'";
+    assert_eq!(crate::support::sqlite3(std::path::Path::new(&backup), table).trim(), "0");
+    assert_eq!(laptop.rows(table), ["1"]);
+    assert_eq!(laptop.json(["schema", "apply", "schema.sql"])["backup"], json!(null), "nothing to do, nothing to copy");
+    file("stars < 7");
+    let taken = laptop.folder.join("taken");
+    std::fs::write(&taken, "a file").expect("written");
+    let said = laptop.fails(1, ["schema", "apply", "schema.sql", "--backups", "taken"]);
+    assert!(said.contains("taken") && said.contains("nothing was changed"), "{said}");
+    laptop.ok(["schema", "apply", "schema.sql", "--no-backup"]);
+    assert_eq!(std::fs::read_dir(laptop.folder.join("app.backups")).expect("a folder").count(), 1);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    assert!(phone.fails(1, ["exec", "UPDATE notes SET stars = 8"]).contains("CHECK"));
+    // Rows that do not fit a new rule are named, and nothing is done.
+    file("stars < 3");
+    assert!(laptop.fails(4, ["schema", "apply", "schema.sql"]).contains("CHECK"));
+    assert_eq!(laptop.rows("SELECT count(*) FROM notes"), ["2"]);
+}

@@ -20,7 +20,7 @@ pub(crate) fn refuse(tracked: &Tracked, name: &str, kind: Kind) -> Option<String
         return Some(format!("{name:?} is no column outside the key"));
     };
     let unique = tracked.unique.iter().flat_map(|index| &index.parts).any(|part| is(&part.column.name));
-    let refers = tracked.references.iter().any(|key| key.columns().any(|column| is(column)));
+    let refers = tracked.references.iter().any(|key| key.columns().any(is));
     if unique || refers {
         return Some(format!("column {name:?} is part of a UNIQUE index or a foreign key, so it cannot be a {kind}"));
     }
