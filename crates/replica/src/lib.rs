@@ -80,6 +80,7 @@ mod keystore;
 mod names;
 mod replica;
 mod runtime;
+mod schema;
 mod sync;
 mod transaction;
 mod value;
@@ -95,10 +96,9 @@ pub use isle_store::{
     StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;
-pub use replica::{
-    Conflict, RemoteInfo, Repaired, Replica, Resolution, SchemaInfo, SchemaObject, SchemaReport, SchemaTable, Status,
-};
+pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, Status};
 pub use runtime::SystemRuntime;
+pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};
 pub use sync::{
     CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Prefer, Progress, SyncOptions, SyncReport,
 };

@@ -77,7 +77,11 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
                 return Ok(0);
             }
             let row = |table: &isle::SchemaTable| {
-                let mut columns = table.columns.join(", ");
+                let column = |name: &String| match table.kinds.get(name) {
+                    Some(kind) => format!("{name} ({kind})"),
+                    None => name.clone(),
+                };
+                let mut columns = table.columns.iter().map(column).collect::<Vec<_>>().join(", ");
                 if !table.hidden.is_empty() {
                     columns += &format!(" (hidden: {})", table.hidden.join(", "));
                 }

@@ -146,6 +146,7 @@ fn columns_of_a_kind_count_together() {
         std::fs::write(phone.folder.join(name), phone.ok(&args)).expect("written");
         assert_eq!(phone.run(["schema", "plan", name]).code, 0, "{name}");
     }
+    assert!(phone.ok(["schema", "show"]).contains("reads (counter), last_read (max), tags (set)"));
     // What is no number goes to the journal.
     phone.ok(["exec", "UPDATE notes SET reads = 'many' WHERE id = 1"]);
     assert_eq!(phone.rows("SELECT reads FROM notes WHERE id = 1"), ["7"]);

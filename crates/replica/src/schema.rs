@@ -1,0 +1,159 @@
+//! Declared schemas on a replica.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use isle_schema::Kind;
+use isle_store::{SchemaOperation, SchemaPlan};
+use serde::Serialize;
+
+use crate::{Definition, Error, Replica};
+
+/// The group's schema, as far as its operations are here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaInfo {
+    /// Its tables, by name.
+    pub tables: Vec<SchemaTable>,
+    /// Its views, triggers and full-text tables, by name.
+    pub objects: Vec<SchemaObject>,
+    /// How many operations made it.
+    pub operations: usize,
+}
+
+/// A view, a trigger or a full-text table of the group's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaObject {
+    /// `view`, `trigger` or `full-text table`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The statement that makes it.
+    pub sql: String,
+}
+
+/// A table of the group's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaTable {
+    /// Its name.
+    pub name: String,
+    /// The columns of its key.
+    pub key: Vec<String>,
+    /// Its other columns.
+    pub columns: Vec<String>,
+    /// Columns that left the definition; their values stay.
+    pub hidden: Vec<String>,
+    /// Columns of a kind.
+    pub kinds: BTreeMap<String, Kind>,
+}
+
+/// What [`Replica::sync_schema`] did.
+#[derive(Debug, Clone)]
+pub struct SchemaReport {
+    /// The changes.
+    pub plan: SchemaPlan,
+    /// The copy of the database as it was, where a table was made anew.
+    pub backup: Option<PathBuf>,
+}
+
+impl Replica {
+    /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, with
+    /// `-- @rename old -> new` and `-- @rename table.old -> new` where something is called otherwise now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Definition`] when SQLite does not take the SQL.
+    pub fn plan_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.plan_schema(definition.into().sql())?)
+    }
+
+    /// Makes the tables what SQL says: here at once, and on every other replica when it syncs. Tables that the definition does not name
+    /// stay as they are. New tables are tracked. An app can call it at each start: a definition that is met already changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::DefinitionRefused`] with every change that cannot be made; then nothing was changed.
+    pub fn apply_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.apply_schema(definition.into().sql())?)
+    }
+
+    /// As [`Replica::apply_schema`]; where a table is made anew with its rows, the database is copied into the folder first. An app calls it
+    /// at each start.
+    ///
+    /// # Errors
+    /// As [`Replica::apply_schema`], and [`isle_store::StoreError::Backup`]; then nothing was changed.
+    pub fn sync_schema(&self, definition: impl Into<Definition>, backups: &Path) -> Result<SchemaReport, Error> {
+        let definition = definition.into();
+        let mut backup = None;
+        if self.plan_schema(definition.clone())?.rewrites() {
+            let failed = |source| isle_store::StoreError::Backup { path: backups.to_owned(), source };
+            std::fs::create_dir_all(backups).map_err(failed)?;
+            let path = backups.join(self.backup_name());
+            self.inner.store.back_up(&path)?;
+            backup = Some(path);
+        }
+        Ok(SchemaReport { plan: self.apply_schema(definition)?, backup })
+    }
+
+    /// What a backup of now is called: the file's name, the milliseconds since 1970, and something that no other has.
+    fn backup_name(&self) -> String {
+        let stem =
+            self.inner.path.file_stem().map_or_else(|| "isle".into(), |stem| stem.to_string_lossy().into_owned());
+        let random: String = self.inner.runtime.random()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{stem}-{}-{random}.db", self.inner.runtime.now_ms())
+    }
+
+    /// The tables of the group as they stand in this file, with their indexes, views, triggers and full-text tables: a definition that
+    /// this file meets, as SQL.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn dump_schema(&self) -> Result<String, Error> {
+        Ok(self.inner.store.dump_schema()?)
+    }
+
+    /// The same as data.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Undescribed`] for a table with CHECKs, which SQLite does not tell apart.
+    pub fn dump_schema_document(&self) -> Result<isle_schema::Document, Error> {
+        Ok(self.inner.store.dump_schema_document()?)
+    }
+
+    /// The operations that made the group's schema, in canonical order: the same on every replica that has them.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_history(&self) -> Result<Vec<SchemaOperation>, Error> {
+        Ok(self.inner.store.schema_history()?)
+    }
+
+    /// The tables of the group as the schema operations that are here leave them, and how many operations those are.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema(&self) -> Result<SchemaInfo, Error> {
+        let (schema, operations) = self.inner.store.schema()?;
+        let name_of = |state: &isle_schema::TableState, id: &isle_schema::ColumnId| {
+            state.columns.iter().find(|column| column.id == *id).map(|column| column.name.clone())
+        };
+        let table = |state: &isle_schema::TableState| {
+            let (hidden, shown): (Vec<_>, Vec<_>) =
+                state.columns.iter().partition(|column| state.hidden.contains(&column.id));
+            let names = |columns: Vec<&isle_schema::Column>| columns.iter().map(|column| column.name.clone()).collect();
+            SchemaTable {
+                name: state.name.clone(),
+                key: state.key.clone(),
+                columns: names(shown),
+                hidden: names(hidden),
+                kinds: state.kinds.iter().filter_map(|(id, kind)| Some((name_of(state, id)?, *kind))).collect(),
+            }
+        };
+        let mut tables: Vec<SchemaTable> = schema.tables.values().map(table).collect();
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        let objects = schema.objects.values().flatten().map(|object| SchemaObject {
+            kind: object.kind.as_str(),
+            name: object.name.clone(),
+            sql: object.sql.clone(),
+        });
+        Ok(SchemaInfo { tables, objects: objects.collect(), operations })
+    }
+}
