@@ -6,7 +6,6 @@ use std::sync::Arc;
 use isle_blobs::{Remote, RemoteOptions};
 use isle_clock::{GroupId, Hlc, SiteId};
 use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
-use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::builder::{Builder, real_path};
