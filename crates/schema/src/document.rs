@@ -69,6 +69,12 @@ pub struct DocumentTable {
     /// Whether it is STRICT.
     #[serde(default, skip_serializing_if = "is_false")]
     pub strict: bool,
+    /// Whether its rows stay where they are written.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local: bool,
+    /// Of a local table, the column that says when a row expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// A column.
@@ -203,6 +209,12 @@ impl Document {
             sql += &table.to_sql(name);
         }
         for (name, table) in &self.tables {
+            if table.local {
+                sql += &format!("-- @scope {} local\n", quoted(name));
+            }
+            if let Some(column) = &table.expires {
+                sql += &format!("-- @expires {}.{}\n", quoted(name), quoted(column));
+            }
             for column in &table.columns {
                 if let Some(kind) = column.merge {
                     sql += &format!("-- @merge {}.{} {kind}\n", quoted(name), quoted(&column.name));

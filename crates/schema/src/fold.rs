@@ -12,12 +12,13 @@
 //! | a column that is hidden, and returns or is written or renamed | the last in canonical order; its values merge all the while |
 //! | two definitions of one table | the last in canonical order; columns that it does not name stay |
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
+//! | two local tables of one name | the last in canonical order |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Column, ColumnId, Kind, Migration, MigrationId, Object, Shape, Step, TableId};
+use crate::{Column, ColumnId, Kind, LocalDefinition, Migration, MigrationId, Object, Shape, Step, TableId};
 
 /// A table as the operations leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Schema {
     pub tables: BTreeMap<TableId, TableState>,
     /// Views, triggers and full-text tables by name in lower case; `None` for one that was dropped.
     pub objects: BTreeMap<String, Option<Object>>,
+    /// Tables whose rows do not travel, by name in lower case.
+    pub locals: BTreeMap<String, LocalDefinition>,
 }
 
 impl Schema {
@@ -130,6 +133,10 @@ impl Schema {
                 if let Some(table) = self.tables.get_mut(table) {
                     table.shape = Some(shape.clone());
                 }
+            }
+            Step::PutLocal(local) if is_reserved(&local.name) => {}
+            Step::PutLocal(local) => {
+                self.locals.insert(local.name.to_ascii_lowercase(), local.clone());
             }
             Step::PutObject(object) if is_reserved(&object.name) => {}
             Step::PutObject(object) => {
@@ -301,6 +308,12 @@ mod tests {
                 column: ColumnId::derive(table().id, name, 0),
                 hidden
             }),
+            (name(), 0..3u8).prop_map(|(name, kind)| Step::PutLocal(LocalDefinition {
+                name: name.to_uppercase(),
+                create_sql: kind.to_string(),
+                index_sql: vec![],
+                expires: None
+            })),
             (name(), 0..3u8).prop_map(|(name, kind)| Step::Redefine {
                 table: table().id,
                 shape: Shape { create_sql: format!("{name}{kind}"), columns: vec![], parents: vec![] }

@@ -98,6 +98,21 @@ pub enum Step {
         /// Its definition.
         shape: Shape,
     },
+    /// A table of every file whose rows stay where they are written, or another one under a known name.
+    PutLocal(LocalDefinition),
+}
+
+/// A table whose definition travels and whose rows do not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalDefinition {
+    /// Its name.
+    pub name: String,
+    /// The author's `CREATE TABLE` statement.
+    pub create_sql: String,
+    /// The author's `CREATE INDEX` statements for it.
+    pub index_sql: Vec<String>,
+    /// The column that says when a row expires.
+    pub expires: Option<String>,
 }
 
 /// A table's definition at some time after its birth.

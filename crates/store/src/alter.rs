@@ -53,6 +53,7 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
         }
         adopted.extend(change.make()?.into_iter().map(|column| (tracked.no, column)));
     }
+    crate::local::follow(engine, &schema, own)?;
     crate::objects::follow(engine, &schema)?;
     engine.load_tables()?;
     if own {

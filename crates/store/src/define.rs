@@ -44,6 +44,7 @@ impl Store {
     /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, views, triggers
     /// and FTS5 tables with the content of another table, with
     /// `-- @drop table.column` for a column that leaves the definition (its values stay in the file),
+    /// `-- @scope local` on the line of a table's name whose rows do not travel, and `-- @expires` on that of its column that says when they go,
     /// `-- @merge counter`, `max`, `min` or `set` on the line of a column whose concurrent writes merge so,
     /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
     /// definition does not name stay as they are. Changes nothing.
@@ -145,8 +146,10 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let schema = crate::alter::schema(conn)?;
     let tables = crate::engine::load_tables(conn)?;
     let mut plan = SchemaPlan::default();
-    let Directives { renames, drops, kinds, errors } = Directives::read(sql);
-    plan.refused.extend(errors);
+    let directives = Directives::read(sql);
+    let Directives { renames, drops, kinds, errors, .. } = &directives;
+    plan.refused.extend(errors.iter().cloned());
+    let locals = crate::local::wanted(&wanted, &directives, &mut plan)?;
     let names =
         "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%'
                  ESCAPE '\\' ORDER BY name";
@@ -157,6 +160,14 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     for name in names {
         if crate::clocks::one::<i64>(&wanted, &format!("SELECT 1 FROM {} LIMIT 1", quoted(&name)), [])?.is_some() {
             plan.refused.push(format!("table {name}: a definition says what tables are; rows are not part of it"));
+        }
+        if let Some(local) = locals.iter().find(|local| local.name == name) {
+            crate::local::plan(conn, local, &schema, &mut plan)?;
+            continue;
+        }
+        if schema.locals.contains_key(&name.to_ascii_lowercase()) {
+            plan.refused.push(format!("table {name}: it is local here; write `-- @scope local` on the line of its name"));
+            continue;
         }
         let before = renames.iter().find(|(_, column, new)| column.is_none() && new.eq_ignore_ascii_case(&name));
         let before = before.map_or(&name, |(old, ..)| old);
@@ -182,7 +193,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                 )),
                 None => {
                     let (id, columns) = (definition.table.id, definition.table.columns.clone());
-                    let asked = Asked::of(&wanted, &definition, &kinds)?;
+                    let asked = Asked::of(&wanted, &definition, kinds)?;
                     plan.create(definition);
                     asked.plan(id, &columns, None, &mut plan);
                 }
@@ -191,14 +202,14 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                 let gone = drops.iter().filter(|(table, _)| table.eq_ignore_ascii_case(&name));
                 let gone = gone.map(|(_, column)| column.as_str()).collect();
                 let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema, gone };
-                table.plan(&renames, &mut plan)?;
-                let asked = Asked::of(&wanted, &definition, &kinds)?;
+                table.plan(renames, &mut plan)?;
+                let asked = Asked::of(&wanted, &definition, kinds)?;
                 let (id, columns) = (tracked.table.id, columns_after(tracked, &plan));
                 asked.plan(id, &columns, schema.tables.get(&id), &mut plan);
             }
         }
     }
-    for (table, column, _) in &kinds {
+    for (table, column, _) in kinds {
         if tracked::columns(&wanted, table)?.is_empty() {
             plan.refused.push(format!("@merge {table}.{column}: the definition has no table {table}"));
         }
@@ -264,7 +275,7 @@ impl SchemaPlan {
         self.steps.iter().any(|step| matches!(step, Step::Redefine { .. }))
     }
 
-    fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {
+    pub(crate) fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {
         self.changes.push(SchemaChange { kind, table: table.to_owned(), detail });
         self.steps.push(step);
     }

@@ -4,10 +4,20 @@
 //! -- @rename old -> new            a table is called otherwise
 //! -- @rename table.old -> new      a column is
 //! -- @drop table.column            a column leaves the definition; its values stay
+//! -- @scope table local            its rows stay where they are written
+//! -- @expires table.column         they go when this moment of theirs has come
 //! -- @merge table.column counter   how concurrent writes of a column merge
 //! CREATE TABLE files(
 //!   id INTEGER PRIMARY KEY,
-//!   reads INTEGER NOT NULL DEFAULT 0, -- @merge counter: of the column that this line defines
+//!   reads INTEGER NOT NULL DEFAULT 0, -- @merge counter
+//! );
+//! ```
+//! Without a name, `@merge` and `@expires` are about the column that their line defines, `@scope` about the table:
+//! ```sql
+//! CREATE TABLE cache( -- @scope local
+//!   query TEXT PRIMARY KEY,
+//!   until REAL -- @expires
+//! );
 //! ```
 
 use isle_schema::Kind;
@@ -21,6 +31,10 @@ pub(crate) struct Directives {
     pub(crate) drops: Vec<(String, String)>,
     /// Table, column and kind.
     pub(crate) kinds: Vec<(String, String, Kind)>,
+    /// Tables whose rows stay.
+    pub(crate) locals: Vec<String>,
+    /// Table and column.
+    pub(crate) expires: Vec<(String, String)>,
     /// What cannot be understood.
     pub(crate) errors: Vec<String>,
 }
@@ -90,6 +104,8 @@ struct Place {
     begins: bool,
     /// The last column that was begun, with its table.
     column: Option<(String, String)>,
+    /// The last table that was begun.
+    last: Option<String>,
     /// Whether this line has something beside comments.
     line: bool,
 }
@@ -123,6 +139,9 @@ impl Place {
             Token::Mark(';') if self.depth == 0 => self.head.clear(),
             Token::Mark('(') => {
                 self.depth += 1;
+                if self.depth == 1 && self.table().is_some() {
+                    self.last = self.table().cloned();
+                }
                 self.begins = self.depth == 1 && self.table().is_some();
             }
             Token::Mark(')') => self.depth = self.depth.saturating_sub(1),
@@ -176,8 +195,30 @@ impl Directives {
                 None => self.errors.push(format!("@{directive}: write `-- @drop table.column`")),
             },
             "merge" => self.merge(rest.trim(), place),
+            "scope" => self.scope(rest.trim(), place),
+            "expires" => match (column_of(rest), place.column.clone().filter(|_| place.line && rest.trim().is_empty())) {
+                (Some(column), _) | (None, Some(column)) => self.expires.push(column),
+                (None, None) => {
+                    self.errors.push(format!("@{directive}: write it on the line of its column, or as `-- @expires table.column`"));
+                }
+            },
             // Comments of another use.
             _ => {}
+        }
+    }
+
+    fn scope(&mut self, rest: &str, place: &Place) {
+        let (table, word) = match rest.rsplit_once(char::is_whitespace) {
+            Some((table, word)) => (Some(unquoted(table)), word),
+            None => (place.last.clone().filter(|_| place.line), rest),
+        };
+        match (table, word) {
+            (Some(table), "local") => self.locals.push(table),
+            (Some(_), "replicated") => {}
+            (None, _) => self.errors.push(format!(
+                "@scope {rest}: write it on the line of its table's name, or as `-- @scope table {word}`"
+            )),
+            (Some(_), _) => self.errors.push(format!("@scope {rest}: no scope {word:?}; there are local and replicated")),
         }
     }
 
@@ -258,6 +299,21 @@ mod tests {
         assert_eq!(kinds("CREATE INDEX i ON t(a) -- @merge counter"), ["?"]);
         assert_eq!(kinds("-- @merge t counter"), ["?"]);
         assert_eq!(kinds("-- @merge \"a.b\".\"c d\" counter\n-- @merge t.c min"), ["a.b.c d counter", "t.c min"]);
+    }
+
+    #[test]
+    fn a_scope_belongs_to_its_table_and_an_expiry_to_its_column() {
+        let sql = "CREATE TABLE a(id INT);
+            CREATE TABLE \"b c\"( -- @scope local
+              id INT, until REAL, -- @expires
+              x INT);
+            CREATE TABLE d(id INT); -- @scope local
+            -- @scope e local\n-- @expires e.gone\n-- @scope f everywhere\n-- @scope local\n-- @expires";
+        let found = Directives::read(sql);
+        assert_eq!(found.locals, ["b c", "d", "e"]);
+        let columns: Vec<String> = found.expires.iter().map(|(table, column)| format!("{table}.{column}")).collect();
+        assert_eq!(columns, ["b c.until", "e.gone"]);
+        assert_eq!(found.errors.len(), 3);
     }
 
     #[test]

@@ -45,6 +45,15 @@ impl Store {
                     sql += &format!("-- @merge {}.{} {}\n", quoted(table), quoted(column), kind.kind);
                 }
             }
+            for local in crate::alter::schema(conn)?.locals.values() {
+                for text in std::iter::once(&local.create_sql).chain(&local.index_sql) {
+                    sql += &format!("{text};\n");
+                }
+                sql += &format!("-- @scope {} local\n", quoted(&local.name));
+                if let Some(column) = &local.expires {
+                    sql += &format!("-- @expires {}.{}\n", quoted(&local.name), quoted(column));
+                }
+            }
             for (_, object) in crate::objects::of_the_group(conn)? {
                 sql += &format!("{};\n", object.sql);
             }
@@ -103,6 +112,7 @@ fn describe(step: &Step, schema: &Schema) -> String {
         Step::DropObject { name } => format!("drop {name}"),
         Step::HideColumn { table, column: id, hidden: true } => format!("hide column {}", column(table, id)),
         Step::HideColumn { table, column: id, hidden: false } => format!("show column {}", column(table, id)),
+        Step::PutLocal(local) => format!("local table {}", local.name),
         Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
         _ => "a step of a newer version".to_owned(),
@@ -118,8 +128,17 @@ fn document(conn: &Connection) -> Result<Document, StoreError> {
         if contains_word(&sql, "CHECK") {
             return Err(StoreError::Undescribed { table: name.clone() });
         }
-        let (table, indexes) = table(conn, &tracked)?;
+        let (table, indexes) = table(conn, name, &tracked.kinds, &tracked.table.columns)?;
         document.tables.insert(name.clone(), table);
+        document.indexes.extend(indexes);
+    }
+    for local in crate::alter::schema(conn)?.locals.into_values() {
+        if contains_word(&local.create_sql, "CHECK") || contains_word(&local.create_sql, "AUTOINCREMENT") {
+            return Err(StoreError::Undescribed { table: local.name });
+        }
+        let (table, indexes) = table(conn, &local.name, &[], &[])?;
+        let table = DocumentTable { local: true, expires: local.expires, ..table };
+        document.tables.insert(local.name, table);
         document.indexes.extend(indexes);
     }
     for (_, object) in crate::objects::of_the_group(conn)? {
@@ -143,8 +162,12 @@ fn document(conn: &Connection) -> Result<Document, StoreError> {
     Ok(document)
 }
 
-fn table(conn: &Connection, tracked: &Tracked) -> Result<(DocumentTable, Vec<DocumentIndex>), StoreError> {
-    let name = &tracked.table.name;
+fn table(
+    conn: &Connection,
+    name: &str,
+    kinds: &[crate::kinds::KindColumn],
+    columns: &[isle_schema::Column],
+) -> Result<(DocumentTable, Vec<DocumentIndex>), StoreError> {
     let kind = |what: &str| {
         let sql = format!("SELECT {what} FROM pragma_table_list(?1) WHERE schema = 'main'");
         Ok::<_, StoreError>(crate::clocks::one::<bool>(conn, &sql, [name])?.unwrap_or(false))
@@ -152,8 +175,8 @@ fn table(conn: &Connection, tracked: &Tracked) -> Result<(DocumentTable, Vec<Doc
     let mut table = DocumentTable { without_rowid: kind("wr")?, strict: kind("strict")?, ..DocumentTable::default() };
     for column in tracked::columns(conn, name)?.into_iter().filter(|column| column.hidden == 0) {
         let in_key = column.key_position > 0;
-        let is = |kind: &&crate::kinds::KindColumn| tracked.table.columns[kind.cell - 1].name == column.name;
-        let merge = tracked.kinds.iter().find(is).map(|kind| kind.kind);
+        let is = |kind: &&crate::kinds::KindColumn| columns[kind.cell - 1].name == column.name;
+        let merge = kinds.iter().find(is).map(|kind| kind.kind);
         table.columns.push(DocumentColumn {
             name: column.name,
             declared: column.declared,
@@ -192,7 +215,7 @@ fn table(conn: &Connection, tracked: &Tracked) -> Result<(DocumentTable, Vec<Doc
         let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?1";
         let text = crate::clocks::one::<String>(conn, sql, [&index])?.unwrap_or_default();
         let where_clause = crate::constraints::predicate(&text);
-        indexes.push(DocumentIndex { name: index, table: name.clone(), columns, unique, where_clause });
+        indexes.push(DocumentIndex { name: index, table: name.to_owned(), columns, unique, where_clause });
     }
     Ok((table, indexes))
 }

@@ -56,6 +56,8 @@ pub(crate) struct Engine {
     /// The queue was empty when this connection looked last, and nobody else has written since.
     pub(crate) queue_empty: bool,
     /// Whether triggers in the file have anything to do on this connection.
+    /// Rows of local tables expire.
+    expires: bool,
     pub(crate) triggers_needed: bool,
     /// The connection cannot follow a change of the schema; another one can.
     pub(crate) outdated: bool,
@@ -141,6 +143,7 @@ impl Engine {
             epoch: 0,
             plan: None,
             queue_empty: false,
+            expires: false,
             triggers_needed: true,
             outdated: false,
             stale: AtomicBool::new(false),
@@ -229,6 +232,7 @@ impl Engine {
             self.ready_constraints()?;
             self.guard_deletes()?;
         }
+        self.expires = crate::local::any(&self.conn)?;
         self.triggers_needed = self.needs_triggers()?;
         self.enable_triggers(self.triggers_needed)
     }
@@ -352,6 +356,7 @@ impl Engine {
     ) -> Result<T, StoreError> {
         self.begin()?;
         let result = self.seal_foreign(now_ms).and_then(|_| {
+            self.expire(now_ms)?;
             self.catch_up()?;
             self.repaired = self.repair()?;
             f(self)
@@ -363,6 +368,14 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Deletes the rows of local tables whose time has come.
+    pub(crate) fn expire(&self, now_ms: u64) -> Result<(), StoreError> {
+        if self.expires {
+            self.guard.with(Mode::Engine, || crate::local::expire(&self.conn, now_ms))?;
+        }
+        Ok(())
     }
 
     /// Replays the log for tables that stood still while something was merged, and are what they were again.

@@ -230,7 +230,8 @@ impl Names {
     fn refuse_schema(&self, context: &AuthContext<'_>) -> Option<String> {
         let declared = |name: &str| self.creating.as_deref().is_some_and(|table| table.eq_ignore_ascii_case(name));
         match context.action {
-            AuthAction::CreateTable { table_name } if declared(table_name) => None,
+            // The latter comes with AUTOINCREMENT, which local tables may have.
+            AuthAction::CreateTable { table_name } if declared(table_name) || table_name == "sqlite_sequence" => None,
             AuthAction::CreateIndex { table_name, .. } if declared(table_name) => None,
             AuthAction::CreateTrigger { trigger_name, table_name } if declared(trigger_name) => table_name
                 .to_ascii_lowercase()

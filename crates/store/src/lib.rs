@@ -69,6 +69,7 @@ mod identity;
 mod journal;
 mod kinds;
 mod layout;
+mod local;
 mod log;
 mod objects;
 mod own;

@@ -185,14 +185,7 @@ pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -
     let kept = statement.query_map([name], |row| row.get::<_, String>(0)).doing("read the indexes")?;
     let kept: Vec<String> = kept.collect::<Result<_, _>>().doing("read the indexes")?;
     drop(statement);
-    let triggers = "SELECT name FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND type = 'trigger'";
-    let mut statement = conn.prepare(triggers).doing("read the triggers")?;
-    let triggers = statement.query_map([name], |row| row.get::<_, String>(0)).doing("read the triggers")?;
-    let triggers: Vec<String> = triggers.collect::<Result<_, _>>().doing("read the triggers")?;
-    drop(statement);
-    for trigger in triggers {
-        conn.execute_batch(&format!("DROP TRIGGER {}", quoted(&trigger))).doing("set a trigger aside")?;
-    }
+    drop_triggers(conn, name)?;
     if let Some(reason) = swap(engine, now, wanted, own)? {
         return Ok(Some(reason));
     }
@@ -206,27 +199,49 @@ pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -
     Ok(None)
 }
 
+fn drop_triggers(conn: &Connection, table: &str) -> Result<(), StoreError> {
+    let sql = "SELECT name FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND type = 'trigger'";
+    let mut statement = conn.prepare(sql).doing("read the triggers")?;
+    let triggers = statement.query_map([table], |row| row.get::<_, String>(0)).doing("read the triggers")?;
+    let triggers: Vec<String> = triggers.collect::<Result<_, _>>().doing("read the triggers")?;
+    drop(statement);
+    for trigger in triggers {
+        conn.execute_batch(&format!("DROP TRIGGER {}", quoted(&trigger))).doing("set a trigger aside")?;
+    }
+    Ok(())
+}
+
+/// Gives a table another name, without a word to whatever names it, and takes its triggers off; gives their statements.
+pub(crate) fn set_aside(conn: &Connection, table: &str, old: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND type = 'trigger' ORDER BY name";
+    let mut statement = conn.prepare(sql).doing("read the triggers")?;
+    let triggers = statement.query_map([table], |row| row.get::<_, String>(0)).doing("read the triggers")?;
+    let triggers = triggers.collect::<Result<_, _>>().doing("read the triggers")?;
+    drop(statement);
+    drop_triggers(conn, table)?;
+    // Modern renames would rewrite views, triggers and foreign keys that name the table.
+    let legacy = |on| conn.execute_batch(&format!("PRAGMA legacy_alter_table = {on}")).doing("make a table anew");
+    legacy("ON")?;
+    let moved = conn.execute_batch(&format!("ALTER TABLE {} RENAME TO {old}", quoted(table)));
+    legacy("OFF")?;
+    moved.doing("make a table anew")?;
+    Ok(triggers)
+}
+
 /// Puts a table of the new definition in the place of the old one, with its rows.
 fn swap(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -> Result<Option<String>, StoreError> {
     let conn = &engine.conn;
-    let (name, old) = (quoted(&now.table.name), format!("isle_old{}", now.no));
+    let old = format!("isle_old{}", now.no);
     let before = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
     let before = crate::clocks::one::<String>(conn, before, [&now.table.name])?.unwrap_or_default();
-    // Modern renames would rewrite views, triggers and foreign keys that name the table.
-    let aside =
-        format!("PRAGMA legacy_alter_table = ON; ALTER TABLE {name} RENAME TO {old}; PRAGMA legacy_alter_table = OFF");
-    let moved = conn.execute_batch(&aside).doing("make a table anew");
-    if moved.is_err() {
-        conn.execute_batch("PRAGMA legacy_alter_table = OFF").doing("make a table anew")?;
-    }
-    moved?;
+    set_aside(conn, &now.table.name, &old)?;
     crate::objects::flush(conn)?;
     let created = engine.guard.creating(&now.table.name, || conn.execute(&wanted.sql, []));
     if let Some(reason) = engine.guard.take_refusal() {
         return Ok(Some(reason));
     }
     created.doing("make a table anew")?;
-    let copy = copy_sql(conn, now, &old)?;
+    let copy = copy_sql(conn, &now.table.name, &old, now.table.rowid_key)?;
     // A CHECK that is new is tried by its author; elsewhere, and of rows that others wrote before, it binds writes alone.
     let is_new = clauses(&before, "check") != clauses(&wanted.sql, "check");
     let checks =
@@ -249,9 +264,9 @@ fn swap(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -> Result<Op
     Ok(None)
 }
 
-/// The statement that copies the rows, with their rowids where search may know them by those.
-fn copy_sql(conn: &Connection, now: &Tracked, old: &str) -> Result<String, StoreError> {
-    let name = &now.table.name;
+/// The statement that copies the rows, with their rowids where search may know them by those; `numbered` says that they have those as a
+/// column.
+pub(crate) fn copy_sql(conn: &Connection, name: &str, old: &str, numbered: bool) -> Result<String, StoreError> {
     let (there, here) = (tracked::columns(conn, old)?, tracked::columns(conn, name)?);
     let mut columns = Vec::new();
     for column in here.iter().filter(|column| column.hidden == 0) {
@@ -264,7 +279,7 @@ fn copy_sql(conn: &Connection, now: &Tracked, old: &str) -> Result<String, Store
     let without = crate::clocks::one::<bool>(conn, without, [name])?.unwrap_or(false);
     let is_column = |alias: &&str| here.iter().chain(&there).any(|column| column.name.eq_ignore_ascii_case(alias));
     if !without
-        && !now.table.rowid_key
+        && !numbered
         && let Some(alias) = ["rowid", "_rowid_", "oid"].into_iter().find(|alias| !is_column(alias))
     {
         columns.push(alias.to_owned());

@@ -230,6 +230,10 @@ impl Store {
                 return Err(error.into());
             }
         };
+        if let Err(error) = engine.expire(now_ms) {
+            engine.rollback();
+            return Err(error.into());
+        }
         let transaction = Transaction::new(engine, now_ms);
         let result = f(&transaction).and_then(|value| Ok((value, transaction.finish()?)));
         let sealed = result.and_then(|(value, queued)| Ok((value, seal(engine, queued, now_ms)?)));

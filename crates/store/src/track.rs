@@ -25,6 +25,10 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let mut definitions: Vec<TableDefinition> = Vec::new();
     for name in names {
         let mut definition = tracked::introspect(&engine.conn, &app, name)?;
+        if schema.locals.contains_key(&definition.table.name.to_ascii_lowercase()) {
+            let reason = "the schema of the group says that its rows stay on each device".to_owned();
+            return Err(StoreError::Untrackable { table: definition.table.name, reason });
+        }
         keep_ids(&mut definition.table, &schema);
         let known = engine.by_id.contains_key(&definition.table.id);
         if !known && definitions.iter().all(|other| other.table.id != definition.table.id) {
@@ -378,7 +382,8 @@ pub(crate) fn detach(engine: &mut Engine) -> Result<(), StoreError> {
 pub(crate) fn untracked(conn: &Connection) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.type = 'table'
                AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-               AND l.name NOT IN (SELECT name FROM isle_table) ORDER BY l.name";
+               AND l.name NOT IN (SELECT name FROM isle_table)
+               AND NOT EXISTS (SELECT 1 FROM isle_meta WHERE k = 'local ' || lower(l.name)) ORDER BY l.name";
     let mut statement = conn.prepare(sql).doing("list the tables")?;
     let names = statement.query_map([], |row| row.get(0)).doing("list the tables")?;
     names.collect::<Result<_, _>>().doing("list the tables")

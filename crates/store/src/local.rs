@@ -1,0 +1,210 @@
+//! Local tables: their definition travels, their rows stay where they are written.
+//!
+//! They are plain tables: nothing of theirs is captured, and everything that SQLite knows is theirs, AUTOINCREMENT too. isle makes them, and
+//! makes them anew when their definition changes: columns that both have keep their values. Rows that say when they expire go with
+//! the next write or sync through isle after that moment: a number counts seconds since 1970, text is a date and time in UTC as SQLite's
+//! functions give it.
+//!
+//! # Limits
+//! A table that the app made itself under the name of another's local table stays as it is.
+
+use isle_schema::{LocalDefinition, Schema, Step};
+use rusqlite::{Connection, params};
+
+use crate::define::SchemaPlan;
+use crate::directives::Directives;
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::{self, quoted};
+use crate::tracked;
+use crate::{StoreError, reshape};
+
+/// The fact that holds what isle made of a local table: its definition as JSON.
+fn fact(name: &str) -> String {
+    format!("local {}", name.to_ascii_lowercase())
+}
+
+/// The local tables that a definition in `wanted` has.
+pub(crate) fn wanted(
+    wanted: &Connection,
+    directives: &Directives,
+    plan: &mut SchemaPlan,
+) -> Result<Vec<LocalDefinition>, StoreError> {
+    let mut found = Vec::new();
+    for name in &directives.locals {
+        let sql = "SELECT s.name, s.sql FROM sqlite_schema AS s JOIN pragma_table_list AS l ON l.name = s.name
+                   WHERE s.type = 'table' AND l.type = 'table' AND s.name = ?1 COLLATE NOCASE";
+        let table = wanted.query_row(sql, [name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+        let Ok((name, create_sql)) = table else {
+            plan.refused.push(format!("@scope {name} local: the definition has no table {name}"));
+            continue;
+        };
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL ORDER BY name";
+        let mut statement = wanted.prepare(sql).doing("read the definition")?;
+        let index_sql = statement.query_map([&name], |row| row.get(0)).doing("read the definition")?;
+        let index_sql = index_sql.collect::<Result<_, _>>().doing("read the definition")?;
+        let expires = directives.expires.iter().find(|(table, _)| table.eq_ignore_ascii_case(&name));
+        let expires = expires.map(|(_, column)| column.clone());
+        let columns = tracked::columns(wanted, &name)?;
+        if let Some(column) = expires.as_ref().filter(|e| !columns.iter().any(|c| c.name.eq_ignore_ascii_case(e))) {
+            plan.refused.push(format!("@expires {name}.{column}: the table has no such column"));
+        }
+        found.push(LocalDefinition { name, create_sql, index_sql, expires });
+    }
+    for (table, column) in &directives.expires {
+        if !found.iter().any(|local| local.name.eq_ignore_ascii_case(table)) {
+            plan.refused.push(format!("@expires {table}.{column}: only rows of a local table expire; write `-- @scope local`"));
+        }
+    }
+    Ok(found)
+}
+
+/// Adds what the definition asks of a local table.
+pub(crate) fn plan(
+    conn: &Connection,
+    local: &LocalDefinition,
+    schema: &Schema,
+    plan: &mut SchemaPlan,
+) -> Result<(), StoreError> {
+    let name = &local.name;
+    let known = schema.locals.get(&name.to_ascii_lowercase());
+    if known.is_some_and(|known| is_same(known, local)) {
+        return Ok(());
+    }
+    if schema.tables.values().any(|table| table.name.eq_ignore_ascii_case(name)) {
+        plan.refused.push(format!("table {name}: it is replicated here; a table cannot become a local one"));
+        return Ok(());
+    }
+    let rows = match tracked::columns(conn, name)?.is_empty() {
+        true => None,
+        false => crate::clocks::one::<i64>(conn, &format!("SELECT count(*) FROM {}", quoted(name)), [])?,
+    };
+    let (kind, detail) = match (known, rows) {
+        (Some(_), Some(rows)) => ("change table", format!("a local one; {rows} rows are copied")),
+        _ => ("create table", "a local one: its rows stay on each device".to_owned()),
+    };
+    plan.add(kind, name, detail, Step::PutLocal(local.clone()));
+    Ok(())
+}
+
+fn is_same(a: &LocalDefinition, b: &LocalDefinition) -> bool {
+    let words = |local: &LocalDefinition| {
+        let mut indexes: Vec<_> = local.index_sql.iter().map(|sql| tracked::words(sql)).collect();
+        indexes.sort();
+        (tracked::words(&local.create_sql), indexes, local.expires.as_ref().map(|column| column.to_ascii_lowercase()))
+    };
+    words(a) == words(b)
+}
+
+/// Brings the file's local tables to what the operations say. `own` says that the last one was made here: a table that the app has made
+/// before becomes the group's then.
+pub(crate) fn follow(engine: &Engine, schema: &Schema, own: bool) -> Result<(), StoreError> {
+    for local in schema.locals.values() {
+        let (conn, name) = (&engine.conn, &local.name);
+        let made: Option<String> = layout::meta(conn, &fact(name))?;
+        let text = serde_json::to_string(local)
+            .map_err(|error| StoreError::Internal { table: "isle_migration", detail: error.to_string() })?;
+        if made.as_ref() == Some(&text) {
+            continue;
+        }
+        let there = !tracked::columns(conn, name)?.is_empty();
+        let replicated = schema.tables.values().any(|table| table.name.eq_ignore_ascii_case(name));
+        if replicated || (there && made.is_none() && !own) {
+            tracing::warn!(name, "there is another table of this name; the group's local one is left out");
+            continue;
+        }
+        let run = |sql: &str| conn.execute_batch(sql).doing("make a local table");
+        run("SAVEPOINT isle_local")?;
+        match make(engine, local, there) {
+            Ok(None) => {
+                run("RELEASE isle_local")?;
+                layout::set_meta(conn, &fact(name), text)?;
+            }
+            Ok(Some(reason)) => {
+                run("ROLLBACK TO isle_local; RELEASE isle_local")?;
+                if own {
+                    return Err(StoreError::DefinitionRefused { reasons: vec![format!("table {name}: {reason}")] });
+                }
+                tracing::warn!(name, reason, "a local table of the group is left out");
+            }
+            Err(error) => {
+                run("ROLLBACK TO isle_local; RELEASE isle_local")?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a local table, with the rows of the one that is there; gives the reason where it cannot be made.
+fn make(engine: &Engine, local: &LocalDefinition, there: bool) -> Result<Option<String>, StoreError> {
+    let (conn, name) = (&engine.conn, &local.name);
+    let triggers = if there { reshape::set_aside(conn, name, "isle_old_local")? } else { Vec::new() };
+    let create = |sql: &str| -> Result<Option<String>, StoreError> {
+        let created = engine.guard.creating(name, || conn.execute(sql, []));
+        if let Some(reason) = engine.guard.take_refusal() {
+            return Ok(Some(reason));
+        }
+        match created.map_err(|error| StoreError::sqlite("make a local table", error)) {
+            Ok(_) => Ok(None),
+            Err(StoreError::Sqlite { source, .. }) => Ok(Some(source.to_string())),
+            Err(other) => Err(other),
+        }
+    };
+    crate::objects::flush(conn)?;
+    if let Some(reason) = create(&local.create_sql)? {
+        return Ok(Some(reason));
+    }
+    if tracked::columns(conn, name)?.is_empty() {
+        return Ok(Some("its SQL makes another table".to_owned()));
+    }
+    if there {
+        let copy = reshape::copy_sql(conn, name, "isle_old_local", true)?;
+        // What does not fit the new definition was this device's alone.
+        conn.execute(&copy.replacen("INSERT", "INSERT OR IGNORE", 1), []).doing("copy the rows of a local table")?;
+        conn.execute_batch("DROP TABLE isle_old_local").doing("make a local table anew")?;
+    }
+    for sql in &local.index_sql {
+        if let Some(reason) = create(sql)? {
+            return Ok(Some(reason));
+        }
+    }
+    for sql in triggers {
+        if let Err(error) = conn.execute_batch(&sql) {
+            tracing::warn!(%error, table = name, "a trigger does not fit its local table any more");
+        }
+    }
+    crate::objects::fill_again(conn, name)?;
+    Ok(None)
+}
+
+/// Whether the group has local tables here.
+pub(crate) fn any(conn: &Connection) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM isle_meta WHERE k > 'local ' AND k < 'local!' LIMIT 1";
+    Ok(crate::clocks::one::<i64>(conn, sql, [])?.is_some())
+}
+
+/// Deletes the rows of local tables whose time has come.
+pub(crate) fn expire(conn: &Connection, now_ms: u64) -> Result<(), StoreError> {
+    let sql = "SELECT v FROM isle_meta WHERE k > 'local ' AND k < 'local!'";
+    let mut statement = conn.prepare_cached(sql).doing("look for local tables")?;
+    let texts = statement.query_map([], |row| row.get::<_, String>(0)).doing("look for local tables")?;
+    let texts: Vec<String> = texts.collect::<Result<_, _>>().doing("look for local tables")?;
+    drop(statement);
+    for text in texts {
+        let Ok(local) = serde_json::from_str::<LocalDefinition>(&text) else { continue };
+        let Some(column) = local.expires else { continue };
+        let (table, column) = (quoted(&local.name), quoted(&column));
+        let sql = format!(
+            "DELETE FROM {table} WHERE CASE typeof({column}) WHEN 'text' THEN julianday({column}) <= ?2
+               WHEN 'integer' THEN {column} <= ?1 WHEN 'real' THEN {column} <= ?1 ELSE 0 END"
+        );
+        let (seconds, day) = (now_ms as f64 / 1000.0, crate::triggers::julian_day_of_ms(now_ms));
+        let gone = conn.prepare_cached(&sql).and_then(|mut statement| statement.execute(params![seconds, day]));
+        // The app has changed its table: that is its own affair.
+        if let Err(error) = gone {
+            tracing::warn!(%error, table = local.name, "rows of a local table cannot expire");
+        }
+    }
+    Ok(())
+}
