@@ -49,6 +49,14 @@ pub trait Engine {
         Ok(None)
     }
 
+    /// Gives a full table another column, and then a CHECK: plain SQLite by making the table anew.
+    ///
+    /// # Errors
+    /// See [`Engine::insert`].
+    fn change_table(&mut self, _cx: &Cx<'_>) -> Result<Option<ChangeTable>> {
+        Ok(None)
+    }
+
     /// Deletes [`Dataset::half`] in one transaction.
     ///
     /// # Errors
@@ -155,6 +163,15 @@ pub struct FileSize {
     pub with_log: u64,
     /// After the engine dropped what it no longer needs, if it can.
     pub compacted: Option<u64>,
+}
+
+/// What it costs to change a table.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeTable {
+    /// Add a column.
+    pub add: Duration,
+    /// Make it anew.
+    pub rebuild: Duration,
 }
 
 /// What a counter costs.

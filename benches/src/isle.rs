@@ -21,7 +21,7 @@ use isle_clock::Hlc;
 use isle_store::{Frame, Init, Logged, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
-use crate::engine::{Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
+use crate::engine::{ChangeTable, Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
 use crate::sql::{self, Tuning};
 use crate::wire::{Reader, Writer};
 
@@ -412,6 +412,22 @@ impl Engine for Isle {
         let (apply, _) = apply(&other, &export(&store, status.site, 0)?)?;
         check(&peer, cx.data.digest_after(&cx.data.updates, &[]))?;
         Ok(Some(Counter { insert, update, apply }))
+    }
+
+    fn change_table(&mut self, cx: &Cx<'_>) -> Result<Option<ChangeTable>> {
+        let scratch = cx.scratch()?;
+        let path = Self::copy_full(cx, &scratch, Keys::Int, Side::Source)?;
+        let replica = open_writing(&path)?;
+        replica.apply_schema(sql::schema(Keys::Int))?;
+        let start = Instant::now();
+        let added = replica.apply_schema(sql::changed_schema(false))?;
+        let add = start.elapsed();
+        let start = Instant::now();
+        let rebuilt = replica.apply_schema(sql::changed_schema(true))?;
+        let rebuild = start.elapsed();
+        ensure!(added.changes.len() == 1 && rebuilt.rewrites(), "{added:?} {rebuilt:?}");
+        check(&path, Dataset::digest(cx.data.rows(Keys::Int)))?;
+        Ok(Some(ChangeTable { add, rebuild }))
     }
 
     fn delete_half(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>> {

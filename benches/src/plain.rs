@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rusqlite::Connection;
 
 use crate::data::{Dataset, Keys, Row};
-use crate::engine::{Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
+use crate::engine::{ChangeTable, Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
 use crate::{sql, wire};
 
 const NAME: &str = "plain";
@@ -81,6 +81,23 @@ impl Engine for Plain {
         let update = sql::update(&conn, &cx.data.updates)?;
         sql::check(&conn, cx.data.digest_after(&cx.data.updates, &[]))?;
         Ok(Some(Counter { insert, update, apply: insert + update }))
+    }
+
+    fn change_table(&mut self, cx: &Cx<'_>) -> Result<Option<ChangeTable>> {
+        let scratch = cx.scratch()?;
+        let conn = Self::open_full(cx, &scratch, Keys::Int)?;
+        let start = Instant::now();
+        conn.execute_batch("ALTER TABLE items ADD COLUMN note TEXT DEFAULT 'none'")?;
+        let add = start.elapsed();
+        let anew = sql::changed_schema(true).replace("items", "items_anew");
+        let start = Instant::now();
+        conn.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {anew}; INSERT INTO items_anew SELECT * FROM items; DROP TABLE items;
+             ALTER TABLE items_anew RENAME TO items; PRAGMA foreign_key_check; COMMIT"
+        ))?;
+        let rebuild = start.elapsed();
+        sql::check(&conn, Dataset::digest(cx.data.rows(Keys::Int)))?;
+        Ok(Some(ChangeTable { add, rebuild }))
     }
 
     fn delete_half(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>> {

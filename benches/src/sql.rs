@@ -86,6 +86,14 @@ pub fn schema(keys: Keys) -> &'static str {
     }
 }
 
+/// The integer-keyed table with another column, and with a rule beside it.
+#[must_use]
+pub fn changed_schema(rule: bool) -> String {
+    let rule = if rule { ", CHECK (stock > -1000000000)" } else { "" };
+    let schema = schema(Keys::Int);
+    format!("{}, note TEXT DEFAULT 'none'{rule})", schema.strip_suffix(')').unwrap_or(schema))
+}
+
 /// Opens a database the way every engine of the bench does.
 ///
 /// # Errors

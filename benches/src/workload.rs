@@ -113,6 +113,17 @@ pub const ALL: &[Workload] = &[
         },
     },
     Workload {
+        name: "change-table",
+        figures: &[
+            time("change-table.add", "add a column to a full table"),
+            Figure { baseline: 1, ..time("change-table.rebuild", "  give it a CHECK") },
+        ],
+        sample: |engine, cx| {
+            let sample = engine.change_table(cx)?;
+            Ok(sample.map(|it| [it.add, it.rebuild].map(|time| Some(milliseconds(time))).to_vec()))
+        },
+    },
+    Workload {
         name: "delete-half",
         figures: &[time("delete-half", "delete a random half by key")],
         sample: |engine, cx| Ok(single(engine.delete_half(cx)?)),

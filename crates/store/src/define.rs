@@ -166,7 +166,8 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
             continue;
         }
         if schema.locals.contains_key(&name.to_ascii_lowercase()) {
-            plan.refused.push(format!("table {name}: it is local here; write `-- @scope local` on the line of its name"));
+            plan.refused
+                .push(format!("table {name}: it is local here; write `-- @scope local` on the line of its name"));
             continue;
         }
         let before = renames.iter().find(|(_, column, new)| column.is_none() && new.eq_ignore_ascii_case(&name));

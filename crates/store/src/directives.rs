@@ -196,10 +196,13 @@ impl Directives {
             },
             "merge" => self.merge(rest.trim(), place),
             "scope" => self.scope(rest.trim(), place),
-            "expires" => match (column_of(rest), place.column.clone().filter(|_| place.line && rest.trim().is_empty())) {
+            "expires" => match (column_of(rest), place.column.clone().filter(|_| place.line && rest.trim().is_empty()))
+            {
                 (Some(column), _) | (None, Some(column)) => self.expires.push(column),
                 (None, None) => {
-                    self.errors.push(format!("@{directive}: write it on the line of its column, or as `-- @expires table.column`"));
+                    self.errors.push(format!(
+                        "@{directive}: write it on the line of its column, or as `-- @expires table.column`"
+                    ));
                 }
             },
             // Comments of another use.
@@ -218,7 +221,9 @@ impl Directives {
             (None, _) => self.errors.push(format!(
                 "@scope {rest}: write it on the line of its table's name, or as `-- @scope table {word}`"
             )),
-            (Some(_), _) => self.errors.push(format!("@scope {rest}: no scope {word:?}; there are local and replicated")),
+            (Some(_), _) => {
+                self.errors.push(format!("@scope {rest}: no scope {word:?}; there are local and replicated"))
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::directives::Directives;
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{self, quoted};
-use crate::tracked;
+use crate::tracked::{self, join};
 use crate::{StoreError, reshape};
 
 /// The fact that holds what isle made of a local table: its definition as JSON.
@@ -39,7 +39,8 @@ pub(crate) fn wanted(
             plan.refused.push(format!("@scope {name} local: the definition has no table {name}"));
             continue;
         };
-        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL ORDER BY name";
+        let sql =
+            "SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL ORDER BY name";
         let mut statement = wanted.prepare(sql).doing("read the definition")?;
         let index_sql = statement.query_map([&name], |row| row.get(0)).doing("read the definition")?;
         let index_sql = index_sql.collect::<Result<_, _>>().doing("read the definition")?;
@@ -53,7 +54,8 @@ pub(crate) fn wanted(
     }
     for (table, column) in &directives.expires {
         if !found.iter().any(|local| local.name.eq_ignore_ascii_case(table)) {
-            plan.refused.push(format!("@expires {table}.{column}: only rows of a local table expire; write `-- @scope local`"));
+            plan.refused
+                .push(format!("@expires {table}.{column}: only rows of a local table expire; write `-- @scope local`"));
         }
     }
     Ok(found)
@@ -176,6 +178,79 @@ fn make(engine: &Engine, local: &LocalDefinition, there: bool) -> Result<Option<
     }
     crate::objects::fill_again(conn, name)?;
     Ok(None)
+}
+
+/// A foreign key of a table that is not tracked: what a merge deletes, its rows follow as they would after a DELETE in SQL.
+struct Child {
+    table: String,
+    columns: Vec<(String, Option<String>)>,
+    parent: String,
+    set_null: bool,
+}
+
+/// Rows of tables that are not tracked follow the parents that a merge has deleted: ON DELETE CASCADE and SET NULL hold for them as well. With
+/// another action they stay without a parent, which `check` reports.
+pub(crate) fn follow_parents(engine: &Engine, deleted: &[i64]) -> Result<(), StoreError> {
+    let named = engine.tables.iter().filter(|tracked| deleted.contains(&tracked.no));
+    let mut parents: Vec<String> = named.map(|tracked| tracked.table.name.to_ascii_lowercase()).collect();
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let conn = &engine.conn;
+    let children = children(conn)?;
+    while let Some(parent) = parents.pop() {
+        for child in children.iter().filter(|child| child.parent.eq_ignore_ascii_case(&parent)) {
+            let keys = tracked::columns(conn, &child.parent)?;
+            let mut keys: Vec<_> = keys.iter().filter(|column| column.key_position > 0).collect();
+            keys.sort_by_key(|column| column.key_position);
+            let terms = child.columns.iter().enumerate().map(|(n, (from, to))| {
+                let to = to.as_ref().or(keys.get(n).map(|key| &key.name)).map_or("rowid".to_owned(), |to| quoted(to));
+                format!("p.{to} = c.{}", quoted(from))
+            });
+            let (table, of) = (quoted(&child.table), quoted(&child.parent));
+            let set = join(child.columns.iter().map(|(from, _)| format!("c.{} IS NOT NULL", quoted(from))), " AND ");
+            let orphans = format!("{set} AND NOT EXISTS (SELECT 1 FROM {of} AS p WHERE {})", join(terms, " AND "));
+            let sql = match child.set_null {
+                true => {
+                    let sets = join(child.columns.iter().map(|(from, _)| format!("{} = NULL", quoted(from))), ", ");
+                    format!("UPDATE {table} AS c SET {sets} WHERE {orphans}")
+                }
+                false => format!("DELETE FROM {table} AS c WHERE {orphans}"),
+            };
+            match conn.execute(&sql, []) {
+                Ok(0) => {}
+                Ok(_) if child.set_null => {}
+                Ok(_) => parents.push(child.table.to_ascii_lowercase()),
+                // A constraint or a trigger of the app's: its rows stay without a parent.
+                Err(error) => {
+                    tracing::warn!(%error, table = child.table, "rows cannot follow a parent that was deleted")
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Foreign keys with ON DELETE CASCADE or SET NULL of tables that are not tracked.
+fn children(conn: &Connection) -> Result<Vec<Child>, StoreError> {
+    let sql = "SELECT m.name, f.id, f.\"table\", f.\"from\", f.\"to\", f.on_delete FROM sqlite_schema AS m
+               JOIN pragma_foreign_key_list(m.name) AS f
+               WHERE m.type = 'table' AND m.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND m.name NOT IN (SELECT name FROM isle_table)
+               AND f.on_delete IN ('CASCADE', 'SET NULL') ORDER BY m.name, f.id, f.seq";
+    let mut statement = conn.prepare_cached(sql).doing("look for local children")?;
+    let mut rows = statement.query([]).doing("look for local children")?;
+    let mut children: Vec<(i64, Child)> = Vec::new();
+    while let Some(row) = rows.next().doing("look for local children")? {
+        let (table, id, column): (String, i64, _) = (row.get(0)?, row.get(1)?, (row.get(3)?, row.get(4)?));
+        match children.last_mut().filter(|(last, child)| *last == id && child.table == table) {
+            Some((_, child)) => child.columns.push(column),
+            None => {
+                let set_null = row.get::<_, String>(5)? == "SET NULL";
+                children.push((id, Child { table, columns: vec![column], parent: row.get(2)?, set_null }));
+            }
+        }
+    }
+    Ok(children.into_iter().map(|(_, child)| child).collect())
 }
 
 /// Whether the group has local tables here.

@@ -55,7 +55,9 @@ fn rows_expire_without_a_trace_in_the_log() {
     let (a, b) = pair();
     let now = START_MS / 1000;
     a.run(&format!("INSERT INTO cache(query, source, until) VALUES('soon', 's', {now} + 2), ('late', 's', {now} + 60), ('never', 's', NULL)"));
-    a.foreign("INSERT INTO cache(query, source, until) VALUES('text', 's', '2026-06-01 00:00:02'), ('odd', 's', x'00')");
+    a.foreign(
+        "INSERT INTO cache(query, source, until) VALUES('text', 's', '2026-06-01 00:00:02'), ('odd', 's', x'00')",
+    );
     let versions = a.store.status().unwrap().version;
     a.store.seal().unwrap();
     a.run("DELETE FROM notes WHERE 0");
@@ -76,7 +78,10 @@ fn another_definition_keeps_what_both_have() {
     for device in [&a, &b] {
         device.run("INSERT INTO cache(query, source) VALUES('kept', 'web'), ('kept', 'disk')");
     }
-    let other = SCHEMA.replace("source TEXT, until REAL, -- @expires\n      UNIQUE(query, source));", "hits INT DEFAULT 7, until REAL);");
+    let other = SCHEMA.replace(
+        "source TEXT, until REAL, -- @expires\n      UNIQUE(query, source));",
+        "hits INT DEFAULT 7, until REAL);",
+    );
     let plan = a.store.apply_schema(&other).unwrap();
     assert!(plan.changes.iter().any(|change| change.detail.contains("2 rows are copied")), "{plan:?}");
     settle(&[&a, &b]);
@@ -118,4 +123,27 @@ fn a_scope_that_makes_no_sense_is_refused() {
         let plan = a.store.plan_schema(sql).unwrap();
         assert!(plan.refused.iter().any(|reason| reason.contains(part)), "{sql}: {:?} lacks {part:?}", plan.refused);
     }
+}
+
+#[test]
+fn rows_follow_a_parent_that_another_device_deleted() {
+    let schema = "CREATE TABLE nodes(id INTEGER PRIMARY KEY, label TEXT UNIQUE);
+        CREATE TABLE meta( -- @scope local
+          node INT REFERENCES nodes ON DELETE CASCADE, note TEXT, id INTEGER PRIMARY KEY);
+        CREATE TABLE views( -- @scope local
+          meta INT REFERENCES meta(id) ON DELETE CASCADE, label TEXT REFERENCES nodes(label) ON DELETE SET NULL, kept INT REFERENCES nodes);";
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    a.store.apply_schema(schema).unwrap();
+    a.run("INSERT INTO nodes VALUES(1, 'x'), (2, 'y')");
+    b.pull(&a);
+    b.run(
+        "INSERT INTO meta VALUES(1, 'one', 1), (2, 'two', 2), (NULL, 'free', 3);
+           INSERT INTO views VALUES(1, 'y', 2), (2, 'x', 2), (3, 'y', NULL)",
+    );
+    a.run("DELETE FROM nodes WHERE id = 1");
+    b.pull(&a);
+    assert_eq!(b.rows("SELECT note FROM meta ORDER BY id"), b.rows("SELECT 'two' UNION ALL SELECT 'free'"));
+    assert_eq!(b.rows("SELECT meta, label FROM views ORDER BY meta"), b.rows("SELECT 2, NULL UNION ALL SELECT 3, 'y'"));
+    assert_eq!(b.rows("PRAGMA foreign_key_check"), Vec::<String>::new());
+    settle(&[&a, &b]);
 }

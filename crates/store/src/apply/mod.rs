@@ -135,6 +135,8 @@ impl<'c> Applier<'c> {
 
     /// Shows what the constraints let show of the rows that were merged.
     pub(crate) fn repair(&mut self, engine: &Engine, settled: &Settled) -> Result<(), StoreError> {
+        let lost: Vec<i64> = self.tables.values().filter(|table| table.deleted).map(|table| table.tracked.no).collect();
+        crate::local::follow_parents(engine, &lost)?;
         let mut touched = crate::repair::take_owed(self.conn)?;
         for table in self.tables.values_mut() {
             let no = table.tracked.no;

@@ -39,6 +39,8 @@ pub(crate) struct TableApplier<'c> {
     shadowed: bool,
     /// Packed keys of the rows whose constraints are to be looked at in the end.
     pub(super) touched: BTreeSet<Vec<u8>>,
+    /// Whether rows were deleted.
+    pub(super) deleted: bool,
     /// Whether that is so of every row that is written, and not just of those that go or clash.
     watched: bool,
 }
@@ -54,6 +56,7 @@ impl<'c> TableApplier<'c> {
             baselines: crate::layout::baselines(conn, tracked.no)?,
             shadowed: tracked.constrained && shadow::any(conn, &tracked)?,
             touched: BTreeSet::new(),
+            deleted: false,
             watched: tracked.constrained
                 && (tracked.referenced_by_columns
                     || !tracked.foreign.is_empty()
@@ -116,6 +119,7 @@ impl<'c> TableApplier<'c> {
                 )
             }
         };
+        self.deleted = true;
         bind(delete, key, 1)?;
         delete.raw_execute().doing("delete a merged row")?;
         Ok(())
