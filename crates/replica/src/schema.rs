@@ -16,6 +16,10 @@ pub struct SchemaInfo {
     pub tables: Vec<SchemaTable>,
     /// Its views, triggers and full-text tables, by name.
     pub objects: Vec<SchemaObject>,
+    /// Its tables whose rows stay on each device, by name.
+    pub local: Vec<String>,
+    /// What of it is not here, and why.
+    pub left_out: Vec<String>,
     /// How many operations made it.
     pub operations: usize,
 }
@@ -154,6 +158,8 @@ impl Replica {
             name: object.name.clone(),
             sql: object.sql.clone(),
         });
-        Ok(SchemaInfo { tables, objects: objects.collect(), operations })
+        let local = schema.locals.values().map(|local| local.name.clone()).collect();
+        let left_out = self.inner.store.left_out()?;
+        Ok(SchemaInfo { tables, objects: objects.collect(), local, left_out, operations })
     }
 }

@@ -65,6 +65,15 @@ impl Store {
         self.merge(|engine, _| crate::track::apply_definition(engine, sql, now_ms))
     }
 
+    /// What of the group's schema is not here, and why: views, triggers and the like that do not compile here, or whose names the app
+    /// has taken.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn left_out(&self) -> Result<Vec<String>, StoreError> {
+        self.snapshot(crate::objects::left_out)
+    }
+
     /// The schema of the group, as far as its operations are here, and how many those are.
     ///
     /// # Errors

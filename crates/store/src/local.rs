@@ -112,7 +112,8 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema, own: bool) -> Result<(), 
         let there = !tracked::columns(conn, name)?.is_empty();
         let replicated = schema.tables.values().any(|table| table.name.eq_ignore_ascii_case(name));
         if replicated || (there && made.is_none() && !own) {
-            tracing::warn!(name, "there is another table of this name; the group's local one is left out");
+            let reason = "there is another table of this name; rename it, and apply the schema again";
+            crate::objects::note_left_out(conn, "local table", name, Some(reason))?;
             continue;
         }
         let run = |sql: &str| conn.execute_batch(sql).doing("make a local table");
@@ -120,6 +121,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema, own: bool) -> Result<(), 
         match make(engine, local, there) {
             Ok(None) => {
                 run("RELEASE isle_local")?;
+                crate::objects::note_left_out(conn, "local table", name, None)?;
                 layout::set_meta(conn, &fact(name), text)?;
             }
             Ok(Some(reason)) => {
@@ -127,7 +129,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema, own: bool) -> Result<(), 
                 if own {
                     return Err(StoreError::DefinitionRefused { reasons: vec![format!("table {name}: {reason}")] });
                 }
-                tracing::warn!(name, reason, "a local table of the group is left out");
+                crate::objects::note_left_out(conn, "local table", name, Some(&reason))?;
             }
             Err(error) => {
                 run("ROLLBACK TO isle_local; RELEASE isle_local")?;

@@ -28,6 +28,31 @@ fn fact(name: &str) -> String {
     format!("object {}", name.to_ascii_lowercase())
 }
 
+/// Notes why something of the group's is not made here, for people; or that it is.
+pub(crate) fn note_left_out(conn: &Connection, what: &str, name: &str, reason: Option<&str>) -> Result<(), StoreError> {
+    let fact = format!("left out {}", name.to_ascii_lowercase());
+    match reason {
+        Some(reason) => {
+            tracing::warn!(name, reason, "a {what} of the group is left out");
+            layout::set_meta(conn, &fact, format!("{what} {name} of the group's schema is not here: {reason}"))
+        }
+        None => {
+            conn.prepare_cached("DELETE FROM isle_meta WHERE k = ?1")
+                .and_then(|mut statement| statement.execute([fact]))
+                .doing("note what is left out")?;
+            Ok(())
+        }
+    }
+}
+
+/// Why parts of the group's schema are not here.
+pub(crate) fn left_out(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT v FROM isle_meta WHERE k > 'left out ' AND k < 'left out!' ORDER BY k";
+    let mut statement = conn.prepare(sql).doing("read what is left out")?;
+    let reasons = statement.query_map([], |row| row.get(0)).doing("read what is left out")?;
+    reasons.collect::<Result<_, _>>().doing("read what is left out")
+}
+
 /// What of a file or a scratch database is an object: views, triggers, virtual tables.
 fn list(conn: &Connection) -> Result<Vec<(String, Object)>, StoreError> {
     let sql = "SELECT iif(s.type = 'table', 'virtual', s.type), s.name, s.sql FROM sqlite_schema AS s
@@ -318,6 +343,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
             _ => false,
         };
         if stands {
+            note_left_out(conn, "part", name, None)?;
             if let Some(object) = object.as_ref().filter(|_| made.is_none()) {
                 layout::set_meta(conn, &fact(name), &object.sql)?;
             }
@@ -325,7 +351,11 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
         }
         if let Some((kind, here)) = &here {
             if made.is_none() {
-                tracing::warn!(name, "the app has made something of this name; the group's is left out");
+                let what = object.as_ref().map_or("part", |object| object.kind.as_str());
+                let reason = object
+                    .as_ref()
+                    .map(|_| "the app has made something of this name; drop it, and apply the schema again");
+                note_left_out(conn, what, name, reason)?;
                 continue;
             }
             let kind = if kind == "virtual" { "TABLE" } else { kind.as_str() };
@@ -348,12 +378,12 @@ fn make(engine: &Engine, object: &Object) -> Result<(), StoreError> {
     match made {
         Ok(Ok(())) => {
             run("RELEASE isle_object")?;
+            note_left_out(conn, object.kind.as_str(), &object.name, None)?;
             layout::set_meta(conn, &fact(&object.name), &object.sql)
         }
         Ok(Err(reason)) => {
             run("ROLLBACK TO isle_object; RELEASE isle_object")?;
-            tracing::warn!(name = object.name, reason, "a {} of the group is left out", object.kind.as_str());
-            Ok(())
+            note_left_out(conn, object.kind.as_str(), &object.name, Some(&reason))
         }
         Err(error) => {
             run("ROLLBACK TO isle_object; RELEASE isle_object")?;

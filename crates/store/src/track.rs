@@ -172,6 +172,13 @@ pub(crate) fn apply_definition(engine: &mut Engine, sql: &str, now_ms: u64) -> R
         return Err(StoreError::DefinitionRefused { reasons: plan.refused });
     }
     if plan.steps.is_empty() {
+        // What was left out may fit by now.
+        if !crate::objects::left_out(&engine.conn)?.is_empty() {
+            let schema = crate::alter::schema(&engine.conn)?;
+            crate::local::follow(engine, &schema, false)?;
+            crate::objects::follow(engine, &schema)?;
+            engine.load_tables()?;
+        }
         return Ok(plan);
     }
     let migration = Migration { app, parents: engine.own()?.heads, steps: plan.steps.clone() };

@@ -101,6 +101,12 @@ fn a_table_of_the_apps_own_is_not_taken_from_it() {
     a.store.apply_schema(SCHEMA).unwrap();
     b.pull(&a);
     assert_eq!(b.rows("SELECT mine FROM cache"), b.rows("SELECT 1"));
+    let left_out = b.store.left_out().unwrap();
+    assert!(left_out[0].starts_with("local table cache of the group's schema is not here"), "{left_out:?}");
+    assert_eq!(left_out.len(), 2, "the view that stands on it is not here either: {left_out:?}");
+    b.foreign("ALTER TABLE cache RENAME TO cache_of_mine");
+    b.store.apply_schema(SCHEMA).unwrap();
+    assert_eq!((b.store.left_out().unwrap(), queries(&b)), (vec![], vec![]));
     // Where the definition is written, the table of that name is meant.
     let c = Device::untracked(3, "CREATE TABLE cache(query TEXT, other)");
     c.foreign("INSERT INTO cache VALUES('q', 1)");

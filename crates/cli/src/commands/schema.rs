@@ -91,6 +91,13 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             for object in &schema.objects {
                 out.line(format!("{} {}", object.kind, out.style.bold(&object.name)))?;
             }
+            for name in &schema.local {
+                out.line(format!("local table {}", out.style.bold(name)))?;
+            }
+            for reason in &schema.left_out {
+                let line = out.style.yellow(reason);
+                out.line(line)?;
+            }
             Ok(0)
         }
     }
