@@ -52,6 +52,17 @@ fn the_tour_works_in_an_empty_folder() {
 }
 
 #[test]
+fn definitions_are_such_as_isle_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica =
+        isle::Replica::builder(folder.path().join("notes.db")).home(folder.path().join("home")).init().unwrap();
+    let definitions = blocks(&readme().replace("\n  ", "\n"), "sql");
+    assert_eq!(definitions.len(), 1);
+    let plan = replica.apply_schema(definitions[0].as_str()).unwrap();
+    assert_eq!(plan.changes.len(), 4, "a table and three kinds: {plan:?}");
+}
+
+#[test]
 fn commands_that_build_are_run_by_the_checks() {
     let checks = std::fs::read_to_string(workspace().join(".ci/run")).unwrap().replace(" --quiet", "");
     let building: Vec<String> = blocks(&readme(), "sh").into_iter().filter(|block| block.contains("cargo ")).collect();

@@ -196,55 +196,88 @@ impl Directives {
             },
             "merge" => self.merge(rest.trim(), place),
             "scope" => self.scope(rest.trim(), place),
-            "expires" => match (column_of(rest), place.column.clone().filter(|_| place.line && rest.trim().is_empty()))
-            {
-                (Some(column), _) | (None, Some(column)) => self.expires.push(column),
-                (None, None) => {
-                    self.errors.push(format!(
-                        "@{directive}: write it on the line of its column, or as `-- @expires table.column`"
-                    ));
-                }
-            },
+            "expires" => self.expire(rest.trim(), place),
             // Comments of another use.
             _ => {}
         }
     }
 
     fn scope(&mut self, rest: &str, place: &Place) {
-        let (table, word) = match rest.rsplit_once(char::is_whitespace) {
-            Some((table, word)) => (Some(unquoted(table)), word),
-            None => (place.last.clone().filter(|_| place.line), rest),
+        let scope = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+        let known = |word: &str| ["local", "replicated", "device"].contains(&word);
+        let (table, word) = match leading_name(rest) {
+            _ if known(&scope(rest)) => (place.last.clone().filter(|_| place.line), scope(rest)),
+            Some((table, rest)) => (Some(table), scope(rest)),
+            None => (None, scope(rest)),
         };
-        match (table, word) {
+        match (table, word.as_str()) {
             (Some(table), "local") => self.locals.push(table),
             (Some(_), "replicated") => {}
-            (None, _) => self.errors.push(format!(
-                "@scope {rest}: write it on the line of its table's name, or as `-- @scope table {word}`"
-            )),
             (Some(_), _) => {
                 self.errors.push(format!("@scope {rest}: no scope {word:?}; there are local and replicated"))
             }
+            (None, _) => self.errors.push(format!(
+                "@scope {rest}: write it on the line of its table's name, or as `-- @scope table {word}`"
+            )),
         }
     }
 
-    fn merge(&mut self, rest: &str, place: &Place) {
-        let kinds = || Kind::ALL.map(Kind::as_str).join(", ");
-        let (column, word) = match rest.rsplit_once(char::is_whitespace) {
-            Some((column, word)) => (column_of(column), word),
-            None if place.line => (place.column.clone(), rest),
-            None => {
-                self.errors.push(format!(
-                    "@merge {rest}: write it on the line of its column, or as `-- @merge table.column {rest}`"
-                ));
-                return;
-            }
-        };
-        match (column, Kind::parse(word)) {
-            (Some((table, column)), Some(kind)) => self.kinds.push((table, column, kind)),
-            (None, _) => self.errors.push(format!("@merge {rest}: write `-- @merge table.column {word}`")),
-            (_, None) => self.errors.push(format!("@merge {rest}: no kind {word:?}; there are {}", kinds())),
+    fn expire(&mut self, rest: &str, place: &Place) {
+        let column = leading_column(rest).map(|(column, _)| column);
+        match column.or_else(|| place.column.clone().filter(|_| place.line)) {
+            Some(column) => self.expires.push(column),
+            None => self
+                .errors
+                .push(format!("@expires {rest}: write it on the line of its column, or as `-- @expires table.column`")),
         }
     }
+
+    /// What follows the kind is for people.
+    fn merge(&mut self, rest: &str, place: &Place) {
+        let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+        let (column, word) = match leading_column(rest) {
+            Some((column, rest)) => (Some(column), first(rest)),
+            None => (place.column.clone().filter(|_| place.line), first(rest)),
+        };
+        let Some(kind) = Kind::parse(&word) else {
+            let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+            self.errors.push(format!("@merge {rest}: no kind {word:?}; there are {kinds}"));
+            return;
+        };
+        match column {
+            Some((table, column)) => self.kinds.push((table, column, kind)),
+            None => self.errors.push(format!(
+                "@merge {rest}: write it on the line of its column, or as `-- @merge table.column {word}`"
+            )),
+        }
+    }
+}
+
+/// A name at the start of a text, perhaps in quotes, and what follows it.
+fn leading_name(text: &str) -> Option<(String, &str)> {
+    let text = text.trim_start();
+    let end = match text.strip_prefix('"') {
+        Some(_) => {
+            let mut quotes = text.match_indices('"').skip(1).map(|(at, _)| at).peekable();
+            loop {
+                let at = quotes.next()?;
+                // Two quotes are one of the name's.
+                if quotes.peek() != Some(&(at + 1)) {
+                    break at + 1;
+                }
+                quotes.next();
+            }
+        }
+        None => text.find(|c: char| c == '.' || c.is_whitespace()).unwrap_or(text.len()),
+    };
+    (end > 0).then(|| (unquoted(&text[..end]), &text[end..]))
+}
+
+/// `table.column` at the start of a text, and what follows it.
+fn leading_column(text: &str) -> Option<((String, String), &str)> {
+    let (table, rest) = leading_name(text)?;
+    let (column, rest) = leading_name(rest.strip_prefix('.')?)?;
+    Some(((table, column), rest))
 }
 
 /// `table.column`, either perhaps in quotes.
@@ -279,8 +312,8 @@ mod tests {
     #[test]
     fn a_kind_belongs_to_the_column_of_its_line() {
         let sql = "CREATE TABLE IF NOT EXISTS \"my files\"(id INTEGER PRIMARY KEY, -- nothing
-              reads INTEGER NOT NULL DEFAULT (max(1, 2)), -- @merge counter
-              [last read] TEXT CHECK([last read] <> 'a,b'), -- @MERGE is no directive
+              reads INTEGER NOT NULL DEFAULT (max(1, 2)), -- @merge counter  is for people: +3. and +4
+              [last read] TEXT CHECK([last read] <> 'a,b'), -- @MERGE is no directive, and what follows a kind
               first TEXT, /* , x */ tags TEXT DEFAULT '-- @merge min', -- @merge set
               UNIQUE(a, b)
             ); -- x
@@ -303,7 +336,8 @@ mod tests {
         assert_eq!(kinds("CREATE TABLE t(a INT,\n UNIQUE(a) -- @merge counter\n)"), ["?"]);
         assert_eq!(kinds("CREATE INDEX i ON t(a) -- @merge counter"), ["?"]);
         assert_eq!(kinds("-- @merge t counter"), ["?"]);
-        assert_eq!(kinds("-- @merge \"a.b\".\"c d\" counter\n-- @merge t.c min"), ["a.b.c d counter", "t.c min"]);
+        assert_eq!(kinds("-- @merge \"a.b\".\"c \"\"d\" counter ...\n-- @merge t.c min."), ["a.b.c \"d counter", "?"]);
+        assert_eq!(kinds("-- @merge t.c min\n-- @merge"), ["t.c min", "?"]);
     }
 
     #[test]
