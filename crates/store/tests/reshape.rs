@@ -254,3 +254,58 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn two_of_five_devices_migrate_at_once_while_the_others_write_the_old_way() {
+    let devices: Vec<Device> = (1..6).map(|n| Device::untracked(n, "")).collect();
+    let [a, b, old @ ..] = devices.as_slice() else { panic!("five") };
+    a.store.apply_schema(FIRST).unwrap();
+    a.run("INSERT INTO shelves VALUES(1, 'wood'); INSERT INTO books VALUES(1, 'Dune', 1, 4, 'n'), (2, 'Ubik', NULL, 5, 'm')");
+    devices[1..].iter().for_each(|device| device.pull(a));
+    // One makes the table anew, counts stars and adds a column; the other renames one, adds another and a local table.
+    let one = FIRST.replace("stars INT DEFAULT 1, note VARCHAR(9))", "stars INT DEFAULT 2 CHECK(stars < 100), -- @merge counter\n note TEXT, pages INT DEFAULT 7, UNIQUE(title, shelf))");
+    a.store.apply_schema(&one).unwrap();
+    let other = FIRST.replace("note VARCHAR(9))", "remark VARCHAR(9), lent TEXT)").replace(
+        "CREATE VIEW",
+        "CREATE TABLE seen( -- @scope local\n book INT REFERENCES books ON DELETE CASCADE);\n CREATE VIEW",
+    );
+    b.store.apply_schema(&format!("-- @rename books.note -> remark\n{other}")).unwrap();
+    for round in 0..4 {
+        a.run("UPDATE books SET stars = stars + 1 WHERE id = 1");
+        b.run(&format!(
+            "UPDATE books SET remark = 'b{round}', lent = 'to {round}' WHERE id = 2; INSERT INTO seen VALUES(2)"
+        ));
+        for (n, device) in old.iter().enumerate() {
+            device.pass(1);
+            // They know the old names until they have heard of others.
+            let note = device.rows("SELECT name FROM pragma_table_info('books') WHERE name = 'note'").len();
+            let note = if note == 1 { "note" } else { "remark" };
+            device.foreign(&format!(
+                "INSERT OR IGNORE INTO books(id, title, shelf, {note}) VALUES({}, 'same', 1, 'd{n}'); UPDATE books SET {note} = 'o{n}' WHERE id = 1",
+                100 * (n + 1) + round
+            ));
+        }
+        // A ring, so that most hear of a migration from somebody who did not write it.
+        for n in 0..devices.len() {
+            devices[(n + round) % 5].pull(&devices[(n + round + 1) % 5]);
+        }
+    }
+    settle(&devices.iter().collect::<Vec<_>>());
+    let hidden = a.store.repaired(99).unwrap().len();
+    assert!(hidden >= 2, "three wrote the title before they knew that it has to be unique");
+    for device in &devices {
+        assert_eq!(
+            device.rows("SELECT stars, pages FROM books WHERE id = 1"),
+            device.rows("SELECT 8, 7"),
+            "every star that was counted"
+        );
+        assert_eq!(device.rows("SELECT count(*) FROM books WHERE title = 'same'"), device.rows("SELECT 1"));
+        assert_eq!(device.store.repaired(99).unwrap().len(), hidden, "the others of the one title are hidden");
+        assert_eq!(device.rows("SELECT remark, lent FROM books WHERE id = 2"), device.rows("SELECT 'b3', 'to 3'"));
+        let columns = "SELECT group_concat(name, ' ') FROM (SELECT name FROM pragma_table_info('books') ORDER BY name)";
+        assert_eq!(device.rows(columns), device.rows("SELECT 'id lent pages remark shelf stars title'"));
+        assert_eq!(device.rows("SELECT rowid FROM search('ubik')"), device.rows("SELECT 2"));
+    }
+    assert_eq!(b.rows("SELECT count(*) FROM seen"), b.rows("SELECT 4"));
+    assert_eq!(a.rows("SELECT count(*) FROM seen"), a.rows("SELECT 0"));
+}
