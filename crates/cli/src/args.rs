@@ -169,7 +169,8 @@ pub(crate) enum SchemaAction {
     #[command(after_help = "The file has CREATE statements for tables, indexes, views, triggers and FTS5 tables\n\
         with content='TABLE'; or it is JSON (*.json), or a folder of numbered files of SQL, which count\n\
         one after the other. `-- @drop table.column` takes a column out; `-- @rename old -> new` and\n\
-        `-- @rename table.old -> new` say what is called otherwise now. On the line of a column,\n\
+        `-- @rename table.old -> new` say what is called otherwise now. `-- @group table(a, b)`\n\
+        writes columns together. On the line of a column,\n\
         `-- @merge counter|max|min|set` says how its concurrent writes merge; on that of a table's\n\
         name, `-- @scope local` keeps its rows on each device, `-- @expires` on a column's lets them go.\n\
         Exits with 0 if there is nothing to do, 3 if there is, 4 if something cannot be done.\n\n\

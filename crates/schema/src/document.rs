@@ -69,6 +69,9 @@ pub struct DocumentTable {
     /// Whether it is STRICT.
     #[serde(default, skip_serializing_if = "is_false")]
     pub strict: bool,
+    /// Columns that are written together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Vec<String>>,
     /// Whether its rows stay where they are written.
     #[serde(default, skip_serializing_if = "is_false")]
     pub local: bool,
@@ -211,6 +214,9 @@ impl Document {
         for (name, table) in &self.tables {
             if table.local {
                 sql += &format!("-- @scope {} local\n", quoted(name));
+            }
+            for group in &table.groups {
+                sql += &format!("-- @group {}({})\n", quoted(name), list(group));
             }
             if let Some(column) = &table.expires {
                 sql += &format!("-- @expires {}.{}\n", quoted(name), quoted(column));

@@ -10,6 +10,7 @@
 //! | a rename to a name that another object has | the other keeps it; this one keeps its old name |
 //! | two indexes of one name | the last in canonical order |
 //! | a column that is hidden, and returns or is written or renamed | the last in canonical order; its values merge all the while |
+//! | two groups of columns | both; a column of both joins them |
 //! | two definitions of one table | the last in canonical order; columns that it does not name stay |
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
 //! | two local tables of one name | the last in canonical order |
@@ -37,6 +38,8 @@ pub struct TableState {
     pub hidden: BTreeSet<ColumnId>,
     /// Its definition, if it has another than it was born with.
     pub shape: Option<Shape>,
+    /// Columns that are written together.
+    pub groups: BTreeSet<BTreeSet<ColumnId>>,
     /// Columns of a kind.
     pub kinds: BTreeMap<ColumnId, Kind>,
     /// How often each name was born, in lower case.
@@ -129,6 +132,12 @@ impl Schema {
                     table.kinds.insert(*column, *kind);
                 }
             }
+            Step::SetGroup { table, columns } => {
+                let Some(table) = self.tables.get_mut(table) else { return };
+                let known = |id: &&ColumnId| table.columns.iter().any(|column| column.id == **id);
+                let columns = columns.iter().filter(known).copied().collect();
+                table.groups.insert(columns);
+            }
             Step::Redefine { table, shape } => {
                 if let Some(table) = self.tables.get_mut(table) {
                     table.shape = Some(shape.clone());
@@ -164,6 +173,7 @@ impl Schema {
             indexes: BTreeMap::new(),
             hidden: BTreeSet::new(),
             shape: None,
+            groups: BTreeSet::new(),
             kinds: BTreeMap::new(),
             births,
         });
@@ -307,6 +317,10 @@ mod tests {
                 table: table().id,
                 column: ColumnId::derive(table().id, name, 0),
                 hidden
+            }),
+            (name(), name()).prop_map(|(a, b)| Step::SetGroup {
+                table: table().id,
+                columns: vec![ColumnId::derive(table().id, a, 0), ColumnId::derive(table().id, b, 0)]
             }),
             (name(), 0..3u8).prop_map(|(name, kind)| Step::PutLocal(LocalDefinition {
                 name: name.to_uppercase(),

@@ -98,6 +98,13 @@ pub enum Step {
         /// Its definition.
         shape: Shape,
     },
+    /// Columns that are written together: a write of one counts as a write of all.
+    SetGroup {
+        /// The table.
+        table: TableId,
+        /// The columns, rising by id.
+        columns: Vec<ColumnId>,
+    },
     /// A table of every file whose rows stay where they are written, or another one under a known name.
     PutLocal(LocalDefinition),
 }

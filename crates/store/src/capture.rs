@@ -256,6 +256,7 @@ impl TableEvents {
                     }
                     mask |= 1;
                 }
+                self.tracked.widen(std::slice::from_mut(&mut mask));
                 if mask != 0 {
                     self.push(arena, EventKind::Update, mask, new);
                 }

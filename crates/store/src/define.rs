@@ -4,6 +4,8 @@
 //! to there are tried on a second scratch database with the tables as they stand; what still differs then is a change that isle
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
+use std::collections::BTreeSet;
+
 use isle_changeset::Value;
 use isle_schema::{
     AddedColumn, Affinity, Column, ColumnId, Kind, Schema, Shape, Step, TableDefinition, TableId, TableState,
@@ -20,7 +22,7 @@ use crate::{Store, StoreError};
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`,
+    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `set group`,
     /// `create index` or `drop index`;
     /// `create`, `replace` or `drop` of a view, a trigger or a full-text table.
     pub kind: &'static str,
@@ -156,7 +158,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let tables = crate::engine::load_tables(conn)?;
     let mut plan = SchemaPlan::default();
     let directives = Directives::read(sql);
-    let Directives { renames, drops, kinds, errors, .. } = &directives;
+    let Directives { renames, drops, kinds, groups, errors, .. } = &directives;
     plan.refused.extend(errors.iter().cloned());
     let locals = crate::local::wanted(&wanted, &directives, &mut plan)?;
     let names =
@@ -206,6 +208,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                     let asked = Asked::of(&wanted, &definition, kinds)?;
                     plan.create(definition);
                     asked.plan(id, &columns, None, &mut plan);
+                    plan_groups((&name, id), groups, &columns, None, &mut plan);
                 }
             },
             Some(tracked) => {
@@ -216,12 +219,16 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                 let asked = Asked::of(&wanted, &definition, kinds)?;
                 let (id, columns) = (tracked.table.id, columns_after(tracked, &plan));
                 asked.plan(id, &columns, schema.tables.get(&id), &mut plan);
+                plan_groups((&name, id), groups, &columns, schema.tables.get(&id), &mut plan);
             }
         }
     }
-    for (table, column, _) in kinds {
+    let named = kinds.iter().map(|(table, column, _)| (table, format!("@merge {table}.{column}")));
+    let named =
+        named.chain(groups.iter().map(|(table, columns)| (table, format!("@group {table}({})", columns.join(", ")))));
+    for (table, directive) in named {
         if tracked::columns(&wanted, table)?.is_empty() {
-            plan.refused.push(format!("@merge {table}.{column}: the definition has no table {table}"));
+            plan.refused.push(format!("{directive}: the definition has no table {table}"));
         }
     }
     crate::objects::plan(conn, &wanted, &schema, &mut plan)?;
@@ -312,6 +319,44 @@ fn columns_after(tracked: &Tracked, plan: &SchemaPlan) -> Vec<Column> {
     columns
 }
 
+/// The steps to the groups of columns that a definition asks for in one table.
+fn plan_groups(
+    (table, id): (&str, TableId),
+    groups: &[(String, Vec<String>)],
+    columns: &[Column],
+    known: Option<&TableState>,
+    plan: &mut SchemaPlan,
+) {
+    let mut asked = BTreeSet::new();
+    for (_, names) in groups.iter().filter(|(named, _)| named.eq_ignore_ascii_case(table)) {
+        let mut ids = BTreeSet::new();
+        for name in names {
+            match columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
+                Some(column) => drop(ids.insert(column.id)),
+                None => plan
+                    .refused
+                    .push(format!("table {table}: {name:?} is no column outside the key, so it is in no group")),
+            }
+        }
+        let of_kind = |step: &Step| matches!(step, Step::SetKind { column, .. } if ids.contains(column));
+        if plan.steps.iter().any(of_kind) || known.is_some_and(|known| known.kinds.keys().any(|id| ids.contains(id))) {
+            plan.refused.push(format!("table {table}: a column of a kind merges by itself, so it is in no group"));
+        }
+        if known.is_none_or(|known| !known.groups.contains(&ids)) && !asked.contains(&ids) {
+            let step = Step::SetGroup { table: id, columns: ids.iter().copied().collect() };
+            plan.add("set group", table, format!("{} are written together", names.join(", ")), step);
+        }
+        asked.insert(ids);
+    }
+    let hidden = |group: &BTreeSet<ColumnId>| known.is_some_and(|known| !known.hidden.is_disjoint(group));
+    for group in known.iter().flat_map(|known| &known.groups).filter(|group| !asked.contains(*group) && !hidden(group))
+    {
+        let names = columns.iter().filter(|column| group.contains(&column.id)).map(|column| column.name.as_str());
+        let names = names.collect::<Vec<_>>().join(", ");
+        plan.refused.push(format!("table {table}: {names} are a group here; write `-- @group {table}({names})`"));
+    }
+}
+
 /// The kinds that a definition asks for in one table.
 struct Asked<'a> {
     table: String,
@@ -327,7 +372,13 @@ impl<'a> Asked<'a> {
     ) -> Result<Asked<'a>, StoreError> {
         let table = definition.table.name.clone();
         let mut asked = Asked { kinds: Vec::new(), refused: Vec::new(), table };
-        let model = LocalTable { table: definition.table.clone(), sets: Vec::new(), kinds: Vec::new(), shape: None };
+        let model = LocalTable {
+            table: definition.table.clone(),
+            sets: Vec::new(),
+            kinds: Vec::new(),
+            shape: None,
+            groups: Vec::new(),
+        };
         let there = tracked::load(wanted, 0, model)?;
         for (table, column, kind) in kinds {
             if !table.eq_ignore_ascii_case(&asked.table) {

@@ -6,6 +6,7 @@
 //! -- @drop table.column            a column leaves the definition; its values stay
 //! -- @scope table local            its rows stay where they are written
 //! -- @expires table.column         they go when this moment of theirs has come
+//! -- @group table(a, b)            a write of one of these columns counts as a write of all
 //! -- @merge table.column counter   how concurrent writes of a column merge
 //! CREATE TABLE files(
 //!   id INTEGER PRIMARY KEY,
@@ -31,6 +32,8 @@ pub(crate) struct Directives {
     pub(crate) drops: Vec<(String, String)>,
     /// Table, column and kind.
     pub(crate) kinds: Vec<(String, String, Kind)>,
+    /// Table and columns.
+    pub(crate) groups: Vec<(String, Vec<String>)>,
     /// Tables whose rows stay.
     pub(crate) locals: Vec<String>,
     /// Table and column.
@@ -195,6 +198,10 @@ impl Directives {
                 None => self.errors.push(format!("@{directive}: write `-- @drop table.column`")),
             },
             "merge" => self.merge(rest.trim(), place),
+            "group" => match group_of(rest) {
+                Some(group) => self.groups.push(group),
+                None => self.errors.push(format!("@{directive}: write `-- @group table(column, column)`")),
+            },
             "scope" => self.scope(rest.trim(), place),
             "expires" => self.expire(rest.trim(), place),
             // Comments of another use.
@@ -271,6 +278,18 @@ fn leading_name(text: &str) -> Option<(String, &str)> {
         None => text.find(|c: char| c == '.' || c.is_whitespace()).unwrap_or(text.len()),
     };
     (end > 0).then(|| (unquoted(&text[..end]), &text[end..]))
+}
+
+/// `table(column, column)`.
+fn group_of(text: &str) -> Option<(String, Vec<String>)> {
+    let text = text.trim();
+    let open = match text.strip_prefix('"') {
+        Some(quoted) => quoted.find("\"(").map(|at| at + 2)?,
+        None => text.find('(')?,
+    };
+    let columns = text[open + 1..].split(')').next()?.split(',').map(unquoted).collect::<Vec<_>>();
+    let named = columns.len() > 1 && columns.iter().all(|column| !column.is_empty());
+    named.then(|| (unquoted(&text[..open]), columns))
 }
 
 /// `table.column` at the start of a text, and what follows it.
@@ -353,6 +372,16 @@ mod tests {
         let columns: Vec<String> = found.expires.iter().map(|(table, column)| format!("{table}.{column}")).collect();
         assert_eq!(columns, ["b c.until", "e.gone"]);
         assert_eq!(found.errors.len(), 3);
+    }
+
+    #[test]
+    fn a_group_names_its_columns() {
+        let found = Directives::read(
+            "-- @group \"a b\"(x, \"y z\") for people\n-- @group t( a,b )\n-- @group t(a)\n-- @group t",
+        );
+        let name = |text: &str| text.to_owned();
+        let expected = [(name("a b"), vec![name("x"), name("y z")]), (name("t"), vec![name("a"), name("b")])];
+        assert_eq!((found.groups.as_slice(), found.errors.len()), (expected.as_slice(), 2));
     }
 
     #[test]

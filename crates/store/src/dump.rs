@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::error::Doing as _;
 use crate::layout::quoted;
-use crate::tracked::{self, Tracked, contains_word};
+use crate::tracked::{self, Tracked, contains_word, join};
 use crate::{Store, StoreError};
 
 /// One operation of a group's schema.
@@ -39,6 +39,10 @@ impl Store {
                 let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
                 for text in texts.doing("read the schema")? {
                     sql += &format!("{};\n", text.doing("read the schema")?);
+                }
+                for group in &tracked.groups {
+                    let names = group.iter().map(|cell| quoted(&tracked.table.columns[cell - 1].name));
+                    sql += &format!("-- @group {}({})\n", quoted(&tracked.table.name), join(names, ", "));
                 }
                 for kind in &tracked.kinds {
                     let (table, column) = (&tracked.table.name, &tracked.table.columns[kind.cell - 1].name);
@@ -112,6 +116,10 @@ fn describe(step: &Step, schema: &Schema) -> String {
         Step::DropObject { name } => format!("drop {name}"),
         Step::HideColumn { table, column: id, hidden: true } => format!("hide column {}", column(table, id)),
         Step::HideColumn { table, column: id, hidden: false } => format!("show column {}", column(table, id)),
+        Step::SetGroup { table: id, columns } => {
+            let names = columns.iter().map(|one| column(id, one));
+            format!("write together {}", names.collect::<Vec<_>>().join(", "))
+        }
         Step::PutLocal(local) => format!("local table {}", local.name),
         Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
@@ -128,7 +136,10 @@ fn document(conn: &Connection) -> Result<Document, StoreError> {
         if contains_word(&sql, "CHECK") {
             return Err(StoreError::Undescribed { table: name.clone() });
         }
-        let (table, indexes) = table(conn, name, &tracked.kinds, &tracked.table.columns)?;
+        let (mut table, indexes) = table(conn, name, &tracked.kinds, &tracked.table.columns)?;
+        let names =
+            |group: &Vec<usize>| group.iter().map(|cell| tracked.table.columns[cell - 1].name.clone()).collect();
+        table.groups = tracked.groups.iter().map(names).collect();
         document.tables.insert(name.clone(), table);
         document.indexes.extend(indexes);
     }

@@ -741,6 +741,7 @@ impl QueuedRow {
             }
         }
         self.mask[0] &= !u64::from(!self.forms);
+        tracked.widen(&mut self.mask);
         Ok(())
     }
 

@@ -233,7 +233,8 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
     let mut numbers = Vec::new();
     for definition in definitions {
         let table = &definition.table;
-        let model = LocalTable { table: table.clone(), sets: Vec::new(), kinds: Vec::new(), shape: None };
+        let model =
+            LocalTable { table: table.clone(), sets: Vec::new(), kinds: Vec::new(), shape: None, groups: Vec::new() };
         let json = model.to_json()?;
         // A table that was untracked and returns takes its old number, under which the journal knows it.
         let old = crate::clocks::one::<i64>(

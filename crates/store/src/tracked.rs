@@ -1,7 +1,7 @@
 //! A tracked table as it stands in this file: the declared model, where its columns are, and the SQL that touches it.
 
 use isle_changeset::pack_key;
-use isle_schema::{Affinity, Collation, KeyColumn, Table, TableDefinition};
+use isle_schema::{Affinity, Collation, ColumnId, KeyColumn, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,8 @@ pub(crate) struct Tracked {
     pub(crate) kinds: Vec<KindColumn>,
     /// See [`LocalTable::shape`].
     pub(crate) shape: Option<String>,
+    /// Cells that are written together.
+    pub(crate) groups: Vec<Vec<usize>>,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -98,9 +100,18 @@ pub(crate) struct LocalTable {
     /// Which definition it has here, if not that of its birth (see `reshape`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shape: Option<String>,
+    /// Columns that are written together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) groups: Vec<Vec<ColumnId>>,
 }
 
 impl LocalTable {
+    /// The groups as cells; a column that is not here yet belongs to none.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let cell = |id: &ColumnId| self.table.columns.iter().position(|column| column.id == *id).map(|at| at + 1);
+        self.groups.iter().map(|group| group.iter().filter_map(cell).collect()).collect()
+    }
+
     /// The JSON in `isle_table`.
     pub(crate) fn to_json(&self) -> Result<String, StoreError> {
         let damaged =
@@ -122,7 +133,8 @@ impl LocalTable {
 impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
-        let LocalTable { table, mut sets, kinds, shape } = model;
+        let groups = model.groups();
+        let LocalTable { table, mut sets, kinds, shape, .. } = model;
         let kinds = crate::kinds::columns(&table, &kinds).unwrap_or_default();
         let clock_sql = ClockSql::new(no, &table);
         if sets.is_empty() {
@@ -146,6 +158,7 @@ impl Tracked {
             has_shadow: false,
             kinds,
             shape,
+            groups,
         }
     }
 
@@ -156,17 +169,32 @@ impl Tracked {
             kind: column.kind,
             default: pack_key(&[column.default.as_ref()]),
         };
+        let column = |cell: &usize| self.table.columns[cell - 1].id;
         LocalTable {
             table: self.table.clone(),
             sets: self.sets.clone(),
             kinds: self.kinds.iter().map(kind).collect(),
             shape: self.shape.clone(),
+            groups: self.groups.iter().map(|group| group.iter().map(column).collect()).collect(),
         }
     }
 
     /// The number of cells: the exact key and the columns.
     pub(crate) fn cells(&self) -> usize {
         self.table.columns.len() + 1
+    }
+
+    /// Adds to a mask the cells that are written together with those in it.
+    pub(crate) fn widen(&self, mask: &mut [u64]) {
+        let has = |mask: &[u64], cell: &usize| mask[cell / 64] >> (cell % 64) & 1 == 1;
+        // A column of two groups joins them, whichever comes first.
+        for _ in &self.groups {
+            for group in &self.groups {
+                if group.iter().any(|cell| has(mask, cell)) {
+                    group.iter().for_each(|cell| mask[cell / 64] |= 1 << (cell % 64));
+                }
+            }
+        }
     }
 
     /// Queue words that a mask of all cells takes.

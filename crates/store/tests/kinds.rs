@@ -258,6 +258,48 @@ fn the_original_of_a_copied_file_is_still_counted() {
     assert_eq!(usage(&b), ["121 2026-05-05 2026-05-05 [\"a\",\"b\"]"]);
 }
 
+#[test]
+fn a_group_is_written_as_one() {
+    let plain = "CREATE TABLE people(id INTEGER PRIMARY KEY, street TEXT, city TEXT, name TEXT);";
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    a.store.apply_schema(plain).unwrap();
+    a.run("INSERT INTO people VALUES(1, 'Rose Lane', 'Oldtown', 'Ann'), (2, 'Elm St', 'Oldtown', 'Bob')");
+    let grouped = format!("{plain}\n-- @group people(street, city) an address");
+    a.store.apply_schema(&grouped).unwrap();
+    b.pull(&a);
+    for (device, sql) in [(&a, &grouped), (&b, &b.store.dump_schema().unwrap())] {
+        let plan = device.store.plan_schema(sql).unwrap();
+        assert!(plan.changes.is_empty() && plan.refused.is_empty(), "{plan:?}");
+    }
+    assert!(!a.store.plan_schema(plain).unwrap().refused.is_empty(), "a group is not taken back unnoticed");
+    // One moves within the town, the other to another town: one address wins, not half of each.
+    a.run("UPDATE people SET street = 'High St' WHERE id = 1");
+    b.pass(10);
+    b.foreign("UPDATE people SET city = 'Newtown' WHERE id = 1; UPDATE people SET name = 'Bert' WHERE id = 2");
+    a.foreign("UPDATE people SET street = 'Oak St' WHERE id = 2");
+    settle(&[&a, &b]);
+    assert_eq!(
+        a.rows("SELECT street, city, name FROM people ORDER BY id"),
+        a.rows("SELECT 'Rose Lane', 'Newtown', 'Ann' UNION ALL SELECT 'Oak St', 'Oldtown', 'Bert'")
+    );
+    let lost: Vec<_> = a.store.conflicts(true, 9).unwrap().into_iter().map(|lost| lost.column).collect();
+    assert_eq!(lost, [Some("street".to_owned())], "the street that lost");
+    for (sql, part) in [
+        (
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, a INT, b INT); -- @group t(id, a)\n-- @group t(id, a)",
+            "no column outside the key",
+        ),
+        (
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, a INT, b INT); -- @merge t.a max\n-- @merge t.a max\n-- @group t(a, b)",
+            "merges by itself",
+        ),
+        ("-- @group u(a, b)", "no table u"),
+    ] {
+        let plan = a.store.plan_schema(&format!("{grouped}\n{sql}")).unwrap();
+        assert!(plan.refused.iter().any(|reason| reason.contains(part)), "{sql}: {:?}", plan.refused);
+    }
+}
+
 /// One random statement on one of a few rows.
 fn statement() -> impl Strategy<Value = String> {
     let key = || prop_oneof![Just("p"), Just("q")];

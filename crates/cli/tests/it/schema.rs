@@ -124,7 +124,10 @@ fn columns_of_a_kind_count_together() {
     let schema = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT, reads INTEGER NOT NULL DEFAULT 0, -- @merge counter
         last_read TEXT, -- @merge max
         tags TEXT -- @merge set
-      );";
+      );
+      -- @group notes(title, stars)
+      CREATE TABLE cache(query TEXT PRIMARY KEY, until REAL); -- @scope local
+      -- @expires cache.until";
     std::fs::write(laptop.folder.join("schema.sql"), schema).expect("written");
     assert!(laptop.ok(["schema", "apply", "schema.sql"]).contains("reads merges as a counter"));
     for device in [&laptop, &phone] {
@@ -146,6 +149,17 @@ fn columns_of_a_kind_count_together() {
         std::fs::write(phone.folder.join(name), phone.ok(&args)).expect("written");
         assert_eq!(phone.run(["schema", "plan", name]).code, 0, "{name}");
     }
+    let shown = phone.json(["schema", "show"]);
+    assert_eq!((&shown["local"], &shown["left_out"]), (&json!(["cache"]), &json!([])));
+    phone.ok(["exec", "INSERT INTO cache VALUES('gone', 1), ('kept', NULL)"]);
+    assert_eq!(
+        phone.json(["sync", "--check"])["remotes"][0]["ahead"],
+        json!(0),
+        "rows of a local table are nobody's news"
+    );
+    phone.ok(["sync"]);
+    assert_eq!(phone.rows("SELECT query FROM cache"), ["kept"]);
+    assert!(laptop.rows("SELECT query FROM cache").is_empty());
     assert!(phone.ok(["schema", "show"]).contains("reads (counter), last_read (max), tags (set)"));
     // What is no number goes to the journal.
     phone.ok(["exec", "UPDATE notes SET reads = 'many' WHERE id = 1"]);

@@ -28,7 +28,7 @@ pub(crate) fn refuse(tracked: &Tracked, name: &str, kind: Kind) -> Option<String
     (kind == Kind::Counter && !whole).then(|| format!("column {name:?} is no INTEGER, so it cannot be a counter"))
 }
 
-/// Gives columns the kinds that the schema says. What a row holds becomes the base that its writes start from.
+/// Gives columns the kinds and groups that the schema says. What a row holds becomes the base that its writes start from.
 /// Gives table and reason where a column cannot have its kind.
 pub(crate) fn follow(engine: &mut Engine, schema: &Schema) -> Result<Option<(String, String)>, StoreError> {
     let mut changed = false;
@@ -49,6 +49,15 @@ pub(crate) fn follow(engine: &mut Engine, schema: &Schema) -> Result<Option<(Str
         }
         if !news.is_empty() {
             set(&engine.conn, &tracked, &news)?;
+            changed = true;
+        }
+        let groups: Vec<Vec<ColumnId>> = target.groups.iter().map(|group| group.iter().copied().collect()).collect();
+        if groups != tracked.model().groups {
+            let def =
+                crate::clocks::one::<String>(&engine.conn, "SELECT def FROM isle_table WHERE no = ?1", [tracked.no])?;
+            let model = tracked::LocalTable { groups, ..tracked::LocalTable::of_json(&def.unwrap_or_default())? };
+            let sql = "UPDATE isle_table SET def = ?2 WHERE no = ?1";
+            engine.conn.execute(sql, params![tracked.no, model.to_json()?]).doing("list the table")?;
             changed = true;
         }
     }
