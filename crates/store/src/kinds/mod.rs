@@ -41,6 +41,7 @@
 mod change;
 mod incoming;
 mod local;
+mod plan;
 mod state;
 
 use isle_changeset::Value;
@@ -50,6 +51,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use change::{columns, follow, refuse};
 pub(crate) use incoming::{Changing, check, readable, show, with_bases, write};
 pub(crate) use local::{Unsent, unsent};
+pub(crate) use plan::{Asked, plan_groups};
 pub(crate) use state::{Row, What};
 
 /// A column of a kind.
