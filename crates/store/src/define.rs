@@ -13,7 +13,7 @@ use crate::directives::Directives;
 use crate::error::Doing as _;
 use crate::kinds::{Asked, plan_groups};
 use crate::layout::quoted;
-use crate::tracked::{self, LocalTable, PhysicalColumn, Tracked, contains_word};
+use crate::tracked::{self, PhysicalColumn, Tracked, contains_word};
 use crate::{Store, StoreError};
 
 /// One change that a definition asks for.
