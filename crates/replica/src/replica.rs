@@ -67,24 +67,13 @@ impl Inner {
         self.key_store()?.device(self.runtime.random())
     }
 
-    /// Makes sure that this file is the one that last spoke under its site id, before it hands anything over; takes a new id
-    /// otherwise.
-    pub(crate) fn confirm_identity(&self) -> Result<SiteId, Error> {
-        let keys = self.key_store()?;
+    /// Why this file may not be the one that last spoke under its site id; it takes a new one then, before it hands anything over.
+    pub(crate) fn doubt_identity(&self) -> Result<Option<&'static str>, Error> {
         let status = self.store.status()?;
-        let site = status.site;
-        let reason = match keys.site(site)? {
-            None => Some("this device has no record of it: the file came from elsewhere"),
-            Some(record) => self.doubt(&record, status.version, site)?,
-        };
-        let site = match reason {
-            None => site,
-            Some(reason) => {
-                tracing::warn!(path = %self.path.display(), reason, "taking a new site id");
-                self.store.new_site(0)?
-            }
-        };
-        Ok(site)
+        match self.key_store()?.site(status.site)? {
+            None => Ok(Some("this device has no record of it: the file came from elsewhere")),
+            Some(record) => self.doubt(&record, status.version, status.site),
+        }
     }
 
     fn doubt(&self, record: &SiteRecord, version: u64, site: SiteId) -> Result<Option<&'static str>, Error> {

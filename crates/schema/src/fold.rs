@@ -19,7 +19,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Column, ColumnId, Kind, LocalDefinition, Migration, MigrationId, Object, Shape, Step, TableId};
+use crate::{
+    Column, ColumnId, IndexDefinition, Kind, LocalDefinition, Migration, MigrationId, Object, Shape, Step, TableId,
+};
 
 /// A table as the operations leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub struct TableState {
     /// Columns that came after its birth.
     pub added: Vec<AddedColumn>,
     /// Indexes that came after its birth, by name; `None` for one that was dropped.
-    pub indexes: BTreeMap<String, Option<String>>,
+    pub indexes: BTreeMap<String, Option<IndexDefinition>>,
     /// Columns that are not part of the definition any more. Their values stay.
     pub hidden: BTreeSet<ColumnId>,
     /// Its definition, if it has another than it was born with.
@@ -114,9 +116,9 @@ impl Schema {
                     table.name.clone_from(name);
                 }
             }
-            Step::CreateIndex { table, name, sql } => {
+            Step::CreateIndex { table, name, index } => {
                 if let Some(table) = self.tables.get_mut(table) {
-                    table.indexes.insert(name.clone(), Some(sql.clone()));
+                    table.indexes.insert(name.clone(), Some(index.clone()));
                 }
             }
             Step::HideColumn { table, column, hidden } => {
@@ -345,7 +347,7 @@ mod tests {
             (name(), 0..3u8).prop_map(|(name, kind)| Step::CreateIndex {
                 table: table().id,
                 name: name.into(),
-                sql: kind.to_string()
+                index: IndexDefinition { sql: kind.to_string(), table_name: name.into(), columns: vec![] }
             }),
         ]
     }

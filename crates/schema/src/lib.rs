@@ -39,5 +39,8 @@ pub use document::{
 pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};
 pub use kind::Kind;
-pub use migration::{LocalDefinition, Migration, MigrationError, Object, ObjectKind, Shape, Step, TableDefinition};
+pub use migration::{
+    IndexDefinition, LocalDefinition, Migration, MigrationError, Object, ObjectKind, Parent, Shape, Step,
+    TableDefinition,
+};
 pub use table::{Affinity, Collation, Column, KeyColumn, Table};

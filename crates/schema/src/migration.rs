@@ -56,8 +56,8 @@ pub enum Step {
         table: TableId,
         /// The index's name.
         name: String,
-        /// The author's `CREATE INDEX` statement.
-        sql: String,
+        /// Its definition.
+        index: IndexDefinition,
     },
     /// An index goes.
     DropIndex {
@@ -122,6 +122,17 @@ pub struct LocalDefinition {
     pub expires: Option<String>,
 }
 
+/// An index that came after its table's birth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexDefinition {
+    /// The author's `CREATE INDEX` statement.
+    pub sql: String,
+    /// What the statement calls the table.
+    pub table_name: String,
+    /// The columns outside the key, by their names in the statement.
+    pub columns: Vec<Column>,
+}
+
 /// A table's definition at some time after its birth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
@@ -130,7 +141,18 @@ pub struct Shape {
     /// Its replicated columns outside the key, by their names in the statement. Columns that it does not name stay as they are.
     pub columns: Vec<Column>,
     /// The tables that its foreign keys name.
-    pub parents: Vec<(String, TableId)>,
+    pub parents: Vec<Parent>,
+}
+
+/// A table that a definition refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its id.
+    pub table: TableId,
+    /// Its name in the definition.
+    pub name: String,
+    /// The columns outside its key that are referred to, by their names in the definition.
+    pub columns: Vec<Column>,
 }
 
 /// What kind of thing hangs on tables and holds no rows of its own.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isle_changeset::{RowKind, Value, canonical_key};
-use isle_schema::{AddedColumn, Migration, MigrationId, Schema, TableDefinition, TableState};
+use isle_schema::{AddedColumn, Migration, MigrationId, Schema, Step, TableDefinition, TableState};
 use rusqlite::{Connection, params};
 
 use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, SETS_MAX, alive, from_sql};
@@ -57,6 +57,10 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
     crate::objects::follow(engine, &schema)?;
     engine.load_tables()?;
     if own {
+        let takes = |step: &Step| matches!(step, Step::Redefine { .. } | Step::DropIndex { .. });
+        if operations.get(&id).is_some_and(|operation| operation.steps.iter().any(takes)) {
+            refuse_lost_targets(&engine.conn, &engine.tables)?;
+        }
         let is = |tracked: &&Arc<Tracked>| reshaped.contains(&tracked.no);
         let reshaped: Vec<Arc<Tracked>> = engine.tables.iter().filter(is).cloned().collect();
         crate::track::refuse_orphans(engine, &reshaped).map_err(|error| match error {
@@ -66,11 +70,28 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
             other => other,
         })?;
     }
-    if let Some((table, reason)) = crate::kinds::follow(engine, &schema)? {
+    if let Some((table, reason)) = crate::kinds::follow(engine, &schema, own)? {
         return Err(StoreError::SchemaConflict { id: id.to_string(), table, reason });
     }
     if !adopted.is_empty() {
         seal_adopted(engine, &adopted, now_ms)?;
+    }
+    Ok(())
+}
+
+/// Refuses what takes away the UNIQUE index that a foreign key needs: no row of either table could be written any more.
+fn refuse_lost_targets(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
+    for child in tables.iter().filter(|child| !child.references.is_empty()) {
+        // On no row of it: what SQLite looks for first is the index.
+        let sql = format!("PRAGMA foreign_key_check({})", quoted(&child.table.name));
+        let looked = conn.prepare(&sql).and_then(|mut statement| statement.raw_query().next().map(drop));
+        if let Err(error) = looked.map_err(|error| error.to_string())
+            && error.contains("mismatch")
+        {
+            let reason =
+                format!("table {}: a foreign key of it needs a UNIQUE index that goes ({error})", child.table.name);
+            return Err(StoreError::DefinitionRefused { reasons: vec![reason] });
+        }
     }
     Ok(())
 }
@@ -125,6 +146,7 @@ impl Change<'_> {
         let wanted = crate::reshape::wanted(conn, shape, model, &self.target.columns, self.schema)?;
         let wanted = wanted.map_err(|reason| self.refuse(reason))?;
         let now = tracked::load(conn, self.tracked.no, model.clone())?;
+        crate::reshape::pin_defaults(conn, &wanted, model)?;
         if let Some(reason) = crate::reshape::make(self.engine, &now, &wanted, self.own)? {
             return Err(self.refuse_rows(reason));
         }
@@ -209,13 +231,31 @@ impl Change<'_> {
             model.table.name.clone_from(&self.target.name);
         }
         let table = quoted(&model.table.name);
-        for column in &mut model.table.columns {
-            let Some(target) = self.target.columns.iter().find(|target| target.id == column.id) else { continue };
-            if column.name != target.name {
-                let (old, new) = (quoted(&column.name), quoted(&target.name));
-                self.run(&format!("ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))?;
-                column.name.clone_from(&target.name);
+        let targets = &self.target.columns;
+        let renamed: Vec<(usize, &String)> = model
+            .table
+            .columns
+            .iter()
+            .enumerate()
+            .filter_map(|(n, column)| {
+                let target = targets.iter().find(|target| target.id == column.id)?;
+                (column.name != target.name).then_some((n, &target.name))
+            })
+            .collect();
+        // By way of names that nobody has: one may take the name that another gives up.
+        if renamed.len() > 1 {
+            for (n, _) in &renamed {
+                let column = &mut model.table.columns[*n];
+                let passing = format!("isle_column{n}");
+                self.run(&format!("ALTER TABLE {table} RENAME COLUMN {} TO {passing}", quoted(&column.name)))?;
+                column.name = passing;
             }
+        }
+        for (n, name) in renamed {
+            let column = &mut model.table.columns[n];
+            let (old, new) = (quoted(&column.name), quoted(name));
+            self.run(&format!("ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))?;
+            column.name.clone_from(name);
         }
         Ok(())
     }
@@ -246,17 +286,24 @@ impl Change<'_> {
 
     fn indexes(&self) -> Result<(), StoreError> {
         let conn = &self.engine.conn;
-        for (name, sql) in &self.target.indexes {
-            let there = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND tbl_name = ?2";
+        for (name, index) in &self.target.indexes {
+            let sql = match index.as_ref().filter(|_| self.owns(name)) {
+                Some(index) => {
+                    Some(crate::reshape::index_sql(index, self.target).map_err(|reason| self.refuse(reason))?)
+                }
+                None => None,
+            };
+            let there =
+                "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND tbl_name = ?2 COLLATE NOCASE";
             let there = crate::clocks::one::<Option<String>>(conn, there, params![name, self.target.name])?;
-            if there.as_ref().is_some_and(|there| there.as_ref() == sql.as_ref()) || (there.is_none() && sql.is_none())
-            {
+            let words = |sql: &Option<String>| sql.as_ref().map(|sql| tracked::words(sql));
+            if there.as_ref().is_some_and(|there| words(there) == words(&sql)) || (there.is_none() && sql.is_none()) {
                 continue;
             }
             if there.is_some() {
                 self.run(&format!("DROP INDEX {}", quoted(name)))?;
             }
-            let Some(sql) = sql else { continue };
+            let Some(sql) = &sql else { continue };
             self.clear_the_way(name, sql)?;
             crate::objects::flush(conn)?;
             let made = self.engine.guard.creating(&self.target.name, || conn.execute(sql, []));
@@ -266,6 +313,14 @@ impl Change<'_> {
             made.map_err(|error| self.blame(error))?;
         }
         Ok(())
+    }
+
+    /// Whether an index of this name is this table's: of several tables that have one the first keeps it.
+    fn owns(&self, name: &str) -> bool {
+        let has = |table: &&TableState| {
+            table.indexes.iter().any(|(known, index)| index.is_some() && known.eq_ignore_ascii_case(name))
+        };
+        self.schema.tables.values().find(has).is_none_or(|owner| owner.name == self.target.name)
     }
 
     /// Before a UNIQUE index is made: rows that it cannot hold together step aside.

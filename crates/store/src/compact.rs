@@ -168,6 +168,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether a version of this site, by its header, is the one that was written here; false for one that the log has no more.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn wrote_header(&self, version: u64, header: &[u8]) -> Result<bool, StoreError> {
+        let hash = Header::hash(header);
+        self.snapshot(|conn| {
+            let no: i64 = layout::require_meta(conn, "site")?;
+            Ok(state_at(conn, no, version)?.is_some_and(|(_, known)| known == hash))
+        })
+    }
+}
+
 /// Refuses when a table that was tracked is not there: the log holds what it misses, and a snapshot would lack it.
 pub(crate) fn refuse_away(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
     let sql = "SELECT v FROM isle_meta WHERE k > 'table ' AND k < 'table!'";

@@ -5,11 +5,13 @@
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
 use isle_changeset::Value;
-use isle_schema::{AddedColumn, Affinity, Column, ColumnId, Schema, Shape, Step, TableDefinition, TableState};
+use isle_schema::{
+    AddedColumn, Affinity, Column, ColumnId, IndexDefinition, Parent, Schema, Shape, Step, TableDefinition, TableState,
+};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
-use crate::directives::Directives;
+use crate::directives::{Directives, Rename};
 use crate::error::Doing as _;
 use crate::kinds::{Asked, plan_groups};
 use crate::layout::quoted;
@@ -154,7 +156,12 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let schema = crate::alter::schema(conn)?;
     let tables = crate::engine::load_tables(conn)?;
     let mut plan = SchemaPlan::default();
-    let directives = Directives::read(sql);
+    let mut directives = Directives::read(sql);
+    let has = |table: &str, column: Option<&str>| {
+        let columns = tracked::columns(&wanted, table).unwrap_or_default();
+        column.map_or(!columns.is_empty(), |name| columns.iter().any(|known| known.name.eq_ignore_ascii_case(name)))
+    };
+    directives.follow_renames(has);
     let Directives { renames, drops, kinds, groups, errors, .. } = &directives;
     plan.refused.extend(errors.iter().cloned());
     let locals = crate::local::wanted(&wanted, &directives, &mut plan)?;
@@ -211,9 +218,10 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
             Some(tracked) => {
                 let gone = drops.iter().filter(|(table, _)| table.eq_ignore_ascii_case(&name));
                 let gone = gone.map(|(_, column)| column.as_str()).collect();
-                let table = Altered { conn, wanted: &wanted, tracked, definition: &definition, schema: &schema, gone };
+                let (definition, schema) = (&definition, &schema);
+                let table = Altered { conn, wanted: &wanted, tracked, definition, schema, gone, renames };
                 table.plan(renames, &mut plan)?;
-                let asked = Asked::of(&wanted, &definition, kinds)?;
+                let asked = Asked::of(&wanted, definition, kinds)?;
                 let (id, columns) = (tracked.table.id, columns_after(tracked, &plan));
                 asked.plan(id, &columns, schema.tables.get(&id), &mut plan);
                 plan_groups((&name, id), groups, &columns, schema.tables.get(&id), &mut plan);
@@ -325,10 +333,11 @@ struct Altered<'a> {
     schema: &'a Schema,
     /// Columns that the definition says are gone.
     gone: Vec<&'a str>,
+    renames: &'a [Rename],
 }
 
 impl Altered<'_> {
-    fn plan(&self, renames: &[(String, Option<String>, String)], plan: &mut SchemaPlan) -> Result<(), StoreError> {
+    fn plan(&self, renames: &[Rename], plan: &mut SchemaPlan) -> Result<(), StoreError> {
         let (id, here) = (self.tracked.table.id, self.tracked.table.name.clone());
         let there = &self.definition.table.name;
         // The table as it stands, to try the steps on.
@@ -387,7 +396,7 @@ impl Altered<'_> {
             let gone = self.gone.iter().any(|gone| gone.eq_ignore_ascii_case(&column.name));
             let step = |hidden| Step::HideColumn { table: id, column: column.id, hidden };
             match (named, hidden(column)) {
-                (true, true) => plan.add("show column", there, column.name.clone(), step(false)),
+                (true, true) if !gone => plan.add("show column", there, column.name.clone(), step(false)),
                 (false, false) if gone => {
                     let at = physical.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
                     if at.is_some_and(|at| at.not_null && at.default.is_none()) {
@@ -420,7 +429,7 @@ impl Altered<'_> {
     }
 
     /// Whether a column of the definition is replicated here already, or is part of the key, or is generated.
-    fn knows(&self, name: &str, renames: &[(String, Option<String>, String)]) -> bool {
+    fn knows(&self, name: &str, renames: &[Rename]) -> bool {
         let there = &self.definition.table.name;
         let before = renames.iter().find(|(table, old, new)| {
             old.is_some() && table.eq_ignore_ascii_case(there) && new.eq_ignore_ascii_case(name)
@@ -472,15 +481,21 @@ impl Altered<'_> {
             let known = columns.iter().find(|column| is(column, named))?;
             Some(Column { id: known.id, name: named.name.clone() })
         });
-        let parents = foreign_keys(self.wanted, name)?.into_iter().filter_map(|key| {
+        let mut parents: Vec<Parent> = Vec::new();
+        for key in foreign_keys(self.wanted, name)? {
             let parent = self.schema.tables.iter().find(|(_, table)| table.name.eq_ignore_ascii_case(&key.parent));
-            parent.map(|(id, _)| (key.parent.clone(), *id))
-        });
-        let shape = Shape {
-            create_sql: self.definition.create_sql.clone(),
-            columns: with_ids.collect(),
-            parents: parents.collect(),
-        };
+            let Some((table, state)) = parent.filter(|(parent, _)| **parent != id) else { continue };
+            let referred = |column: &&Column| key.to.iter().any(|to| to.eq_ignore_ascii_case(&column.name));
+            let columns: Vec<Column> = state.columns.iter().filter(referred).cloned().collect();
+            match parents.iter_mut().find(|known| known.table == *table) {
+                Some(known) => {
+                    let new = columns.into_iter().filter(|column| !known.columns.contains(column)).collect::<Vec<_>>();
+                    known.columns.extend(new);
+                }
+                None => parents.push(Parent { table: *table, name: key.parent.clone(), columns }),
+            }
+        }
+        let shape = Shape { create_sql: self.definition.create_sql.clone(), columns: with_ids.collect(), parents };
         let mut model = self.tracked.model();
         (model.table.name, model.table.columns) = (name.clone(), columns.clone());
         let refuse = |reason: String| format!("table {name}: {reason}");
@@ -519,6 +534,12 @@ impl Altered<'_> {
                 refused.push(format!(
                     "column {name:?} becomes NOT NULL, which rows of other devices may not fit; write CHECK({name} IS NOT NULL), which \
                      binds local writes"
+                ));
+            }
+            if column.not_null && was.default.is_some() && column.default.is_none() {
+                refused.push(format!(
+                    "column {name:?} is NOT NULL and loses its default, without which rows of devices that do not know it could not be \
+                     taken in"
                 ));
             }
             if column.hidden != was.hidden {
@@ -566,6 +587,8 @@ impl Altered<'_> {
         }
         let mut keys = foreign_keys(trial, name)?;
         keys.retain(|key| !key.from.iter().any(|column| self.is_gone(column)));
+        keys.iter_mut().for_each(|key| self.name_parent(key));
+        keys.sort();
         if keys != foreign_keys(self.wanted, name)? {
             differences.push("foreign keys".to_owned());
         }
@@ -588,6 +611,23 @@ impl Altered<'_> {
         Ok((missing, differences))
     }
 
+    /// Gives a foreign key's parent the names that the definition has for it.
+    fn name_parent(&self, key: &mut ForeignKey) {
+        let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+        if let Some((_, _, new)) = self.renames.iter().find(|(old, column, _)| column.is_none() && is(old, &key.parent))
+        {
+            key.parent.clone_from(new);
+        }
+        for to in &mut key.to {
+            let renamed = |(table, column, _): &&Rename| {
+                is(table, &key.parent) && column.as_ref().is_some_and(|column| is(column, to))
+            };
+            if let Some((_, _, new)) = self.renames.iter().find(renamed) {
+                to.clone_from(new);
+            }
+        }
+    }
+
     fn indexes(&self, plan: &mut SchemaPlan) -> Result<(), StoreError> {
         let (id, here, there) = (self.tracked.table.id, &self.tracked.table.name, &self.definition.table.name);
         let list = |conn: &Connection, table: &str| -> Result<Vec<(String, String)>, StoreError> {
@@ -606,7 +646,9 @@ impl Altered<'_> {
             let known = now.iter().find(|(known, _)| known == name);
             // SQLite rewrites the indexes of what is renamed by itself.
             if known.is_none_or(|(_, known)| !renamed && tracked::words(known) != tracked::words(sql)) {
-                let step = Step::CreateIndex { table: id, name: name.clone(), sql: sql.clone() };
+                let (sql, table_name) = (sql.clone(), there.clone());
+                let index = IndexDefinition { sql, table_name, columns: columns_after(self.tracked, plan) };
+                let step = Step::CreateIndex { table: id, name: name.clone(), index };
                 plan.add("create index", there, name.clone(), step);
             }
         }

@@ -23,11 +23,13 @@
 
 use isle_schema::Kind;
 
+/// The table's name, the column if it is about one, the new name.
+pub(crate) type Rename = (String, Option<String>, String);
+
 /// What the comments of a definition say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
-    /// The table's name, the column if it is about one, the new name.
-    pub(crate) renames: Vec<(String, Option<String>, String)>,
+    pub(crate) renames: Vec<Rename>,
     /// Table and column.
     pub(crate) drops: Vec<(String, String)>,
     /// Table, column and kind.
@@ -48,18 +50,32 @@ enum Token<'a> {
     Word(&'a str),
     /// A name in quotes, without them.
     Name(String),
+    /// A text in single quotes, which SQLite takes for a name where only one can stand.
+    Text(String),
     Mark(char),
     Newline,
     /// What follows `--`.
     Comment(&'a str),
 }
 
-/// Splits a text in SQL; comments in `/* */`, strings and spaces are passed over. This is no parser: it knows quotes and comments.
+/// Where the quotes that open a text are closed: behind the closing ones. Doubled ones are part of it.
+fn quoted_end(text: &str, close: char) -> usize {
+    let mut at = 1;
+    while let Some(next) = text[at..].find(close).map(|next| at + next + close.len_utf8()) {
+        if close == ']' || !text[next..].starts_with(close) {
+            return next;
+        }
+        at = next + close.len_utf8();
+    }
+    text.len()
+}
+
+/// Splits a text in SQL; comments in `/* */` and spaces are passed over. This is no parser: it knows quotes and comments.
 fn tokens(sql: &str) -> Vec<Token<'_>> {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii();
     let mut tokens = Vec::new();
     let mut rest = sql;
     while let Some(first) = rest.chars().next() {
-        let until = |from: usize, end: &str| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
         let length = match first {
             '\n' => {
                 tokens.push(Token::Newline);
@@ -70,15 +86,17 @@ fn tokens(sql: &str) -> Vec<Token<'_>> {
                 tokens.push(Token::Comment(&rest[2..end]));
                 end
             }
-            '/' if rest.starts_with("/*") => until(2, "*/"),
-            '\'' => until(1, "'"),
-            '"' | '`' | '[' => {
-                let end = until(1, if first == '[' { "]" } else { &rest[..1] });
-                tokens.push(Token::Name(rest[1..end].trim_end_matches(['"', '`', ']']).to_owned()));
+            '/' if rest.starts_with("/*") => rest[2..].find("*/").map_or(rest.len(), |at| at + 4),
+            '\'' | '"' | '`' | '[' => {
+                let close = if first == '[' { ']' } else { first };
+                let end = quoted_end(rest, close);
+                let inner = rest.get(1..end.saturating_sub(1).max(1)).unwrap_or_default();
+                let inner = inner.replace(&close.to_string().repeat(2), &close.to_string());
+                tokens.push(if first == '\'' { Token::Text(inner) } else { Token::Name(inner) });
                 end
             }
-            _ if first.is_alphanumeric() || first == '_' => {
-                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+            _ if in_word(first) => {
+                let end = rest.find(|c: char| !in_word(c)).unwrap_or(rest.len());
                 tokens.push(Token::Word(&rest[..end]));
                 end
             }
@@ -150,13 +168,13 @@ impl Place {
             Token::Mark(')') => self.depth = self.depth.saturating_sub(1),
             Token::Mark(',') => self.begins = self.depth == 1 && self.table().is_some(),
             Token::Word(word) if self.depth == 0 => self.head((*word).to_owned()),
-            Token::Name(name) if self.depth == 0 => self.head(name.clone()),
+            Token::Name(name) | Token::Text(name) if self.depth == 0 => self.head(name.clone()),
             Token::Word(word) if std::mem::take(&mut self.begins) => {
                 let constraint = CONSTRAINTS.iter().any(|known| word.eq_ignore_ascii_case(known));
                 let table = self.table().cloned().filter(|_| !constraint);
                 self.column = table.map(|table| (table, (*word).to_owned()));
             }
-            Token::Name(name) if std::mem::take(&mut self.begins) => {
+            Token::Name(name) | Token::Text(name) if std::mem::take(&mut self.begins) => {
                 self.column = self.table().cloned().map(|table| (table, name.clone()));
             }
             _ => {}
@@ -178,6 +196,48 @@ impl Directives {
             place.take(&token);
         }
         found
+    }
+
+    /// Gives what was said under an earlier name, as in an earlier of several numbered files, the names that the definition ends with.
+    /// `has` says whether it ends with a table, or a column of one.
+    pub(crate) fn follow_renames(&mut self, has: impl Fn(&str, Option<&str>) -> bool) {
+        let renames = self.renames.clone();
+        let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+        let table = |name: &mut String| {
+            for _ in &renames {
+                match renames.iter().find(|(old, column, _)| column.is_none() && is(old, name) && !has(name, None)) {
+                    Some((_, _, new)) => name.clone_from(new),
+                    None => break,
+                }
+            }
+        };
+        let column = |of: &str, name: &mut String| {
+            for _ in &renames {
+                let renamed = |(table, old, _): &&Rename| {
+                    (is(table, of) || !has(table, None)) && old.as_ref().is_some_and(|old| is(old, name))
+                };
+                match renames.iter().find(renamed).filter(|_| !has(of, Some(name))) {
+                    Some((_, _, new)) => name.clone_from(new),
+                    None => break,
+                }
+            }
+        };
+        for (of, name, _) in &mut self.kinds {
+            table(of);
+            column(of, name);
+        }
+        for (of, name) in &mut self.expires {
+            table(of);
+            column(of, name);
+        }
+        for (of, names) in &mut self.groups {
+            table(of);
+            names.iter_mut().for_each(|name| column(of, name));
+        }
+        self.locals.iter_mut().for_each(table);
+        // A later file has dropped the column.
+        let drops = &self.drops;
+        self.kinds.retain(|(of, name, _)| has(of, Some(name)) || !drops.iter().any(|(t, c)| is(t, of) && is(c, name)));
     }
 
     fn take(&mut self, directive: &str, place: &Place) {
@@ -346,6 +406,25 @@ mod tests {
         let sql = "ALTER TABLE main.t ADD COLUMN n INT DEFAULT 0; -- @merge counter\n alter table [u v] add m text -- @merge max";
         assert_eq!(kinds(sql), ["t.n counter", "u v.m max"]);
         assert_eq!(kinds("ALTER TABLE t RENAME TO u; -- @merge max"), ["?"]);
+    }
+
+    #[test]
+    fn names_are_read_as_sqlite_reads_them() {
+        let sql = "CREATE TABLE 'my t'(a INT, \"a\"\"b\" INT, -- @merge counter
+              x INT, x$y INT, -- @merge max
+              [x\"] INT, x\u{1f600} INT, -- @merge min
+              y INT, 'n' INTEGER -- @merge set
+            );";
+        assert_eq!(kinds(sql), ["my t.a\"b counter", "my t.x$y max", "my t.x\u{1f600} min", "my t.n set"]);
+    }
+
+    #[test]
+    fn what_was_said_of_an_earlier_name_holds_for_the_later_one() {
+        let sql = "CREATE TABLE t(n INT, -- @merge counter\n gone INT); -- @merge max
+            -- @rename t.n -> m\n-- @rename t -> u\n-- @drop u.gone";
+        let mut found = Directives::read(sql);
+        found.follow_renames(|table, column| table == "u" && column.is_none_or(|column| column == "m"));
+        assert_eq!(found.kinds, [("u".to_owned(), "m".to_owned(), Kind::Counter)]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Store {
     pub fn dump_schema(&self) -> Result<String, StoreError> {
         self.snapshot(|conn| {
             let mut sql = String::new();
+            let schema = crate::alter::schema(conn)?;
             for tracked in sorted(conn)? {
                 let statement = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
                                    AND type IN ('table', 'index') ORDER BY type DESC, name";
@@ -39,6 +40,10 @@ impl Store {
                 let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
                 for text in texts.doing("read the schema")? {
                     sql += &format!("{};\n", text.doing("read the schema")?);
+                }
+                let hidden = schema.tables.get(&tracked.table.id).map(|table| table.hidden.clone()).unwrap_or_default();
+                for column in tracked.table.columns.iter().filter(|column| hidden.contains(&column.id)) {
+                    sql += &format!("-- @drop {}.{}\n", tracked.table.name, column.name);
                 }
                 for group in &tracked.groups {
                     let names = group.iter().map(|cell| quoted(&tracked.table.columns[cell - 1].name));
@@ -49,7 +54,7 @@ impl Store {
                     sql += &format!("-- @merge {}.{} {}\n", quoted(table), quoted(column), kind.kind);
                 }
             }
-            for local in crate::alter::schema(conn)?.locals.values() {
+            for local in schema.locals.values() {
                 for text in std::iter::once(&local.create_sql).chain(&local.index_sql) {
                     sql += &format!("{text};\n");
                 }
@@ -133,7 +138,8 @@ fn document(conn: &Connection) -> Result<Document, StoreError> {
         let name = &tracked.table.name;
         let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
         let sql = crate::clocks::one::<String>(conn, sql, [name])?.unwrap_or_default();
-        if contains_word(&sql, "CHECK") {
+        let generated = tracked::columns(conn, name)?.iter().any(|column| column.hidden != 0);
+        if contains_word(&sql, "CHECK") || generated || has_ordered_indexes(conn, &tracked)? {
             return Err(StoreError::Undescribed { table: name.clone() });
         }
         let (mut table, indexes) = table(conn, name, &tracked.kinds, &tracked.table.columns)?;
@@ -173,6 +179,25 @@ fn document(conn: &Connection) -> Result<Document, StoreError> {
     Ok(document)
 }
 
+/// Whether an index says more of its columns than their names: a descending order, or a collation that is not theirs.
+fn has_ordered_indexes(conn: &Connection, tracked: &Tracked) -> Result<bool, StoreError> {
+    let columns = tracked::columns(conn, &tracked.table.name)?;
+    let sql = "SELECT x.name, x.desc, x.coll FROM pragma_index_list(?1) AS l JOIN pragma_index_xinfo(l.name) AS x
+               WHERE l.origin = 'c' AND x.key = 1";
+    let mut statement = conn.prepare(sql).doing("read the indexes")?;
+    let rows = statement.query_map([&tracked.table.name], |row| {
+        Ok((row.get::<_, Option<String>>(0)?, row.get::<_, bool>(1)?, row.get::<_, String>(2)?))
+    });
+    for row in rows.doing("read the indexes")? {
+        let (name, descends, collation) = row.doing("read the indexes")?;
+        let column = columns.iter().find(|column| Some(&column.name) == name.as_ref());
+        if descends || column.is_none_or(|column| !column.collation.eq_ignore_ascii_case(&collation)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn table(
     conn: &Connection,
     name: &str,
@@ -193,6 +218,7 @@ fn table(
             declared: column.declared,
             not_null: column.not_null,
             primary_key: in_key,
+            collation: (column.collation != "BINARY").then_some(column.collation),
             default: column.default,
             merge,
             ..DocumentColumn::default()

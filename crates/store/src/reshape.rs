@@ -13,7 +13,7 @@
 //! text again by a later definition would differ from a '007' that came by the log. For the same reason no column becomes NOT NULL; CHECK(x IS NOT
 //! NULL) binds local writes as well. A table's statistics (ANALYZE) go.
 
-use isle_schema::{Column, Schema, Shape};
+use isle_schema::{Column, IndexDefinition, Schema, Shape, TableState};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
@@ -33,8 +33,7 @@ const NAMED_MAX: usize = 5;
 pub(crate) struct Wanted {
     /// The statement that creates it.
     sql: String,
-    /// The table in the scratch database.
-    pub(crate) tracked: Tracked,
+    /// Where it was tried.
     pub(crate) scratch: Connection,
 }
 
@@ -80,13 +79,12 @@ pub(crate) fn wanted(
     if of("strict", &scratch)? != of("strict", conn)? {
         return Ok(Err("STRICT differs; it cannot be changed".to_owned()));
     }
-    let tracked = match tracked::load(&scratch, 0, model.clone()) {
-        Ok(tracked) => tracked,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
+    if let Err(error) = tracked::load(&scratch, 0, model.clone()) {
+        return Ok(Err(error.to_string()));
+    }
     let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
     let sql = crate::clocks::one::<String>(&scratch, sql, [name])?.unwrap_or_default();
-    Ok(Ok(Wanted { sql, tracked, scratch }))
+    Ok(Ok(Wanted { sql, scratch }))
 }
 
 /// Runs another device's CREATE TABLE where it can do no harm: it makes one table and computes nothing.
@@ -123,6 +121,14 @@ fn rename(
     let run = |sql: String| scratch.execute_batch(&sql).doing("name the columns of a table");
     let made = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     let made = crate::clocks::one::<String>(scratch, made, [])?.unwrap_or_default();
+    // Tables of the parents' names, so that SQLite carries their renames into the definition. Several keys may refer to one.
+    for (n, parent) in shape.parents.iter().enumerate() {
+        let columns = join(parent.columns.iter().map(|column| format!(", {}", quoted(&column.name))), "");
+        run(format!(
+            "CREATE TABLE {0}(isle_key{columns}); ALTER TABLE {0} RENAME TO isle_parent{n}",
+            quoted(&parent.name)
+        ))?;
+    }
     if made != name {
         // By way of a name that nobody has: another spelling of one name is no rename to SQLite.
         run(format!(
@@ -146,11 +152,17 @@ fn rename(
     for (n, _, now) in &renamed {
         run(format!("ALTER TABLE {table} RENAME COLUMN isle_column{n} TO {}", quoted(now)))?;
     }
-    for (parent, id) in &shape.parents {
-        let now = schema.tables.get(id).map(|table| &table.name).filter(|now| !now.eq_ignore_ascii_case(parent));
-        if let Some(now) = now.filter(|_| !parent.eq_ignore_ascii_case(name)) {
-            run(format!("CREATE TABLE {0}(x); ALTER TABLE {0} RENAME TO {1}", quoted(parent), quoted(now)))?;
+    for (n, parent) in shape.parents.iter().enumerate() {
+        let now = schema.tables.get(&parent.table);
+        let stub = format!("isle_parent{n}");
+        for (m, column) in parent.columns.iter().enumerate() {
+            let now = now.and_then(|now| now.columns.iter().find(|now| now.id == column.id));
+            let now = now.map_or(&column.name, |now| &now.name);
+            run(format!("ALTER TABLE {stub} RENAME COLUMN {} TO isle_column{m}", quoted(&column.name)))?;
+            run(format!("ALTER TABLE {stub} RENAME COLUMN isle_column{m} TO {}", quoted(now)))?;
         }
+        let now = now.map_or(&parent.name, |now| &now.name);
+        run(format!("ALTER TABLE {stub} RENAME TO {}", quoted(now)))?;
     }
     Ok(())
 }
@@ -169,15 +181,54 @@ fn keep(conn: &Connection, scratch: &Connection, model: &LocalTable) -> Result<(
     Ok(())
 }
 
+/// Notes the defaults that change: a row whose author did not know a column has what the column began with, whenever it comes.
+pub(crate) fn pin_defaults(conn: &Connection, wanted: &Wanted, model: &mut LocalTable) -> Result<(), StoreError> {
+    let name = &model.table.name;
+    let (now, then) = (tracked::columns(conn, name)?, tracked::columns(&wanted.scratch, name)?);
+    for column in &model.table.columns {
+        let find = |columns: &[tracked::PhysicalColumn]| {
+            let found = columns.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
+            found.map(|found| (found.declared.clone(), found.default.clone()))
+        };
+        let (Some((declared, default)), Some((_, next))) = (find(&now), find(&then)) else { continue };
+        if default == next || model.defaults.iter().any(|(id, _)| *id == column.id) {
+            continue;
+        }
+        let value =
+            default.map_or(Ok(isle_changeset::Value::Null), |text| crate::define::constant(&declared, &text))?;
+        model.defaults.push((column.id, isle_changeset::pack_key(&[value.as_ref()])));
+    }
+    Ok(())
+}
+
+/// An index's statement with the names of today; or why it fits no more.
+pub(crate) fn index_sql(index: &IndexDefinition, target: &TableState) -> Result<String, String> {
+    let mut scratch = scratch().map_err(|error| error.to_string())?;
+    let now = |column: &Column| target.columns.iter().find(|now| now.id == column.id);
+    let columns = target.key.iter().cloned().chain(index.columns.iter().map(|column| column.name.clone()));
+    let columns = join(columns.map(|name| quoted(&name)), ", ");
+    let made = format!("CREATE TABLE {}({columns})", quoted(&index.table_name));
+    scratch.execute_batch(&made).map_err(|error| error.to_string())?;
+    create_alone(&mut scratch, &index.sql).map_err(|error| error.to_string())??;
+    let run = |sql: String| scratch.execute_batch(&sql).map_err(|error| error.to_string());
+    run(format!("ALTER TABLE {} RENAME TO isle_shape", quoted(&index.table_name)))?;
+    for (n, column) in index.columns.iter().enumerate() {
+        run(format!("ALTER TABLE isle_shape RENAME COLUMN {} TO isle_column{n}", quoted(&column.name)))?;
+    }
+    for (n, column) in index.columns.iter().enumerate() {
+        let name = now(column).map_or(&column.name, |now| &now.name);
+        run(format!("ALTER TABLE isle_shape RENAME COLUMN isle_column{n} TO {}", quoted(name)))?;
+    }
+    run(format!("ALTER TABLE isle_shape RENAME TO {}", quoted(&target.name)))?;
+    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
+    let sql = crate::clocks::one::<String>(&scratch, sql, []).map_err(|error| error.to_string())?;
+    sql.ok_or_else(|| "its SQL makes no index".to_owned())
+}
+
 /// Makes the table of `now` what is wanted, with its rows. `own` says that this device is the author. Gives the reason where that is
 /// refused.
 pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -> Result<Option<String>, StoreError> {
     let conn = &engine.conn;
-    for index in &wanted.tracked.unique {
-        if let Some(reason) = give_way(conn, now, index, own)? {
-            return Ok(Some(reason));
-        }
-    }
     let name = &now.table.name;
     let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger')
                AND sql IS NOT NULL ORDER BY type, name";
@@ -185,7 +236,20 @@ pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -
     let kept = statement.query_map([name], |row| row.get::<_, String>(0)).doing("read the indexes")?;
     let kept: Vec<String> = kept.collect::<Result<_, _>>().doing("read the indexes")?;
     drop(statement);
+    // Indexes of their own may compare otherwise than before.
+    for sql in kept.iter().filter(|sql| !tracked::contains_word(sql, "TRIGGER")) {
+        if let Err(error) = wanted.scratch.execute_batch(sql)
+            && own
+        {
+            return Ok(Some(format!("an index does not fit the table any more ({error}); drop it first")));
+        }
+    }
     drop_triggers(conn, name)?;
+    for index in tracked::unique(&wanted.scratch, &now.table)?.unwrap_or_default() {
+        if let Some(reason) = give_way(conn, now, &index, own)? {
+            return Ok(Some(reason));
+        }
+    }
     if let Some(reason) = swap(engine, now, wanted, own)? {
         return Ok(Some(reason));
     }

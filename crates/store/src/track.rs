@@ -51,7 +51,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     }
     let added = adopt(engine, &definitions)?;
     refuse_orphans(engine, &added)?;
-    if let Some((table, reason)) = crate::kinds::follow(engine, &schema)? {
+    if let Some((table, reason)) = crate::kinds::follow(engine, &schema, false)? {
         return Err(StoreError::Untrackable { table, reason });
     }
     let added: Vec<Arc<Tracked>> =
@@ -62,6 +62,14 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
         record(&engine.conn, id, &body)?;
     }
     own.heads = crate::own::note_heads(&engine.conn)?;
+    // A table that returns may have another definition by now.
+    if let Some(head) =
+        own.heads.first().filter(|_| definitions.iter().any(|d| schema.tables.contains_key(&d.table.id)))
+    {
+        crate::alter::follow(engine, *head, now_ms, false)?;
+    }
+    let is_added = |tracked: &&Arc<Tracked>| added.iter().any(|added| added.no == tracked.no);
+    let added: Vec<Arc<Tracked>> = engine.tables.iter().filter(is_added).cloned().collect();
     let before = own.version;
     let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
     engine.own = Some(own);
@@ -233,8 +241,14 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
     let mut numbers = Vec::new();
     for definition in definitions {
         let table = &definition.table;
-        let model =
-            LocalTable { table: table.clone(), sets: Vec::new(), kinds: Vec::new(), shape: None, groups: Vec::new() };
+        let model = LocalTable {
+            table: table.clone(),
+            sets: Vec::new(),
+            kinds: Vec::new(),
+            shape: None,
+            groups: Vec::new(),
+            defaults: Vec::new(),
+        };
         let json = model.to_json()?;
         // A table that was untracked and returns takes its old number, under which the journal knows it.
         let old = crate::clocks::one::<i64>(

@@ -1,6 +1,6 @@
 //! A tracked table as it stands in this file: the declared model, where its columns are, and the SQL that touches it.
 
-use isle_changeset::pack_key;
+use isle_changeset::{Value, pack_key, unpack_key};
 use isle_schema::{Affinity, Collation, ColumnId, KeyColumn, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,8 @@ pub(crate) struct Tracked {
     pub(crate) shape: Option<String>,
     /// Cells that are written together.
     pub(crate) groups: Vec<Vec<usize>>,
+    /// Cells that begin with another value than the table's default says.
+    pub(crate) defaults: Vec<(usize, Value)>,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -103,9 +105,18 @@ pub(crate) struct LocalTable {
     /// Columns that are written together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) groups: Vec<Vec<ColumnId>>,
+    /// What columns began with whose defaults are others now, packed like an exact key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) defaults: Vec<(ColumnId, Vec<u8>)>,
 }
 
 impl LocalTable {
+    fn defaults(&self) -> Vec<(usize, Value)> {
+        let cell = |id: &ColumnId| self.table.columns.iter().position(|column| column.id == *id).map(|at| at + 1);
+        let value = |packed: &[u8]| unpack_key(packed, 1).ok().and_then(|mut values| values.pop());
+        self.defaults.iter().filter_map(|(id, packed)| Some((cell(id)?, value(packed)?))).collect()
+    }
+
     /// The groups as cells; a column that is not here yet belongs to none.
     fn groups(&self) -> Vec<Vec<usize>> {
         let cell = |id: &ColumnId| self.table.columns.iter().position(|column| column.id == *id).map(|at| at + 1);
@@ -133,7 +144,7 @@ impl LocalTable {
 impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
-        let groups = model.groups();
+        let (groups, defaults) = (model.groups(), model.defaults());
         let LocalTable { table, mut sets, kinds, shape, .. } = model;
         let kinds = crate::kinds::columns(&table, &kinds).unwrap_or_default();
         let clock_sql = ClockSql::new(no, &table);
@@ -159,6 +170,7 @@ impl Tracked {
             kinds,
             shape,
             groups,
+            defaults,
         }
     }
 
@@ -176,6 +188,7 @@ impl Tracked {
             kinds: self.kinds.iter().map(kind).collect(),
             shape: self.shape.clone(),
             groups: self.groups.iter().map(|group| group.iter().map(column).collect()).collect(),
+            defaults: self.defaults.iter().map(|(cell, value)| (column(cell), pack_key(&[value.as_ref()]))).collect(),
         }
     }
 
@@ -369,6 +382,12 @@ pub(crate) fn introspect(conn: &Connection, app: &str, name: &str) -> Result<Tab
     if contains_word(&create_sql, "AUTOINCREMENT") {
         return Err(untrackable(
             "AUTOINCREMENT ids of two devices collide; use INTEGER PRIMARY KEY with ids of your own, or a UUID key",
+        ));
+    }
+    if words(&create_sql).windows(2).any(|two| two == ["on", "conflict"]) {
+        return Err(untrackable(
+            "a constraint of it says ON CONFLICT, which would delete or pass over rows that a merge brings; say it in the statements that \
+             write, as INSERT OR REPLACE",
         ));
     }
     let physical = columns(conn, &name)?;

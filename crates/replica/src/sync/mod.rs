@@ -22,6 +22,7 @@
 //! that this device's clock measures the grace period and that a listing is not older than it.
 
 mod compact;
+mod identity;
 mod pull;
 mod push;
 mod snapshot;
@@ -313,13 +314,18 @@ impl<'a> Session<'a> {
         let remote = open(inner, &row)?;
         let site = inner.store.status()?.site;
         let lock = blocking(inner, move |inner| inner.key_store()?.lock(site)).await?;
-        let site = blocking(inner, |inner| {
-            let before = inner.store.status()?.site;
+        let before = site;
+        let doubt = blocking(inner, |inner| {
             inner.store.seal()?;
-            let site = inner.confirm_identity()?;
-            Ok((before, site, inner.store.bring_back_clock()?))
+            inner.doubt_identity()
         });
-        let (before, site, restamped_versions) = site.await?;
+        if let Some(reason) = doubt.await? {
+            tracing::warn!(path = %inner.path.display(), reason, "taking a new site id");
+            let common = identity::common(inner, &remote, &row.name, before).await?;
+            blocking(inner, move |inner| Ok(inner.store.new_site(common)?)).await?;
+        }
+        let site = blocking(inner, |inner| Ok((inner.store.status()?.site, inner.store.bring_back_clock()?)));
+        let (site, restamped_versions) = site.await?;
         let state = RemoteState::read(&row);
         let new_site = (before != site).then(|| site.to_string());
         let direction = options.direction;
@@ -520,7 +526,8 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         tracing::warn!(site = %self.site, version = last, "the remote has a version of this site that this file never wrote");
-        self.site = blocking(self.inner, |inner| Ok(inner.store.new_site(0)?)).await?;
+        let common = identity::common_with(self.inner, &self.remote, &self.row.name, &head).await?;
+        self.site = blocking(self.inner, move |inner| Ok(inner.store.new_site(common)?)).await?;
         self.report.new_site = Some(self.site.to_string());
         Ok(())
     }

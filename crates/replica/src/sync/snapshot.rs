@@ -187,7 +187,8 @@ impl Session<'_> {
         let joined = match blocking(self.inner, |inner| Ok(inner.store.join_snapshot()?)).await {
             Err(Error::Store(StoreError::Fork { .. })) => {
                 // The group knows versions of this site that this file never wrote: it is a copy, or an older state.
-                self.site = blocking(self.inner, |inner| Ok(inner.store.new_site(0)?)).await?;
+                let common = super::identity::common(self.inner, &self.remote, &self.row.name, self.site).await?;
+                self.site = blocking(self.inner, move |inner| Ok(inner.store.new_site(common)?)).await?;
                 self.own = None;
                 self.report.new_site = Some(self.site.to_string());
                 blocking(self.inner, |inner| Ok(inner.store.join_snapshot()?)).await

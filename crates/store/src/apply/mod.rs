@@ -580,6 +580,27 @@ impl Merge<'_, '_> {
         mask: &[u64],
         cells: &[ValueRef<'_>],
     ) -> Result<(), StoreError> {
+        if new && !self.table.tracked.defaults.is_empty() {
+            let tracked = Arc::clone(&self.table.tracked);
+            let (mut mask, mut cells) = (mask.to_vec(), cells.to_vec());
+            for (cell, value) in &tracked.defaults {
+                if mask[cell / 64] >> (cell % 64) & 1 == 0 {
+                    mask[cell / 64] |= 1 << (cell % 64);
+                    cells[*cell] = value.as_ref();
+                }
+            }
+            return self.write_cells(new, key, &mask, &cells);
+        }
+        self.write_cells(new, key, mask, cells)
+    }
+
+    fn write_cells(
+        &mut self,
+        new: bool,
+        key: &[ValueRef<'_>],
+        mask: &[u64],
+        cells: &[ValueRef<'_>],
+    ) -> Result<(), StoreError> {
         match self.table.write(self.conn, new, key, mask, cells) {
             // A trigger of the app that ignores the row here must not keep it out either.
             Ok(false) if self.triggers => {

@@ -30,7 +30,7 @@ pub(crate) fn refuse(tracked: &Tracked, name: &str, kind: Kind) -> Option<String
 
 /// Gives columns the kinds and groups that the schema says. What a row holds becomes the base that its writes start from.
 /// Gives table and reason where a column cannot have its kind.
-pub(crate) fn follow(engine: &mut Engine, schema: &Schema) -> Result<Option<(String, String)>, StoreError> {
+pub(crate) fn follow(engine: &mut Engine, schema: &Schema, own: bool) -> Result<Option<(String, String)>, StoreError> {
     let mut changed = false;
     for tracked in engine.tables.clone() {
         let Some(target) = schema.tables.get(&tracked.table.id) else { continue };
@@ -41,7 +41,8 @@ pub(crate) fn follow(engine: &mut Engine, schema: &Schema) -> Result<Option<(Str
         let here = |id: &ColumnId| tracked.cell_of(*id).is_some();
         let news = target.kinds.iter().filter(|(id, kind)| here(id) && known(id) != Some(**kind));
         let news: Vec<(ColumnId, Kind)> = news.map(|(id, kind)| (*id, *kind)).collect();
-        for (id, kind) in &news {
+        // Elsewhere somebody may have made the column UNIQUE meanwhile: then both hold.
+        for (id, kind) in news.iter().filter(|_| own) {
             let name = tracked.table.columns.iter().find(|column| column.id == *id).map(|column| column.name.as_str());
             if let Some(reason) = name.and_then(|name| refuse(&tracked, name, *kind)) {
                 return Ok(Some((tracked.table.name.clone(), reason)));
@@ -136,6 +137,10 @@ fn fill(conn: &Connection, tracked: &Arc<Tracked>, fresh: &[ColumnId]) -> Result
 
 /// What a column has in a row that does not name it, if that is always the same.
 fn default(conn: &Connection, tracked: &Tracked, id: ColumnId) -> Result<Value, StoreError> {
+    let at = tracked.cell_of(id);
+    if let Some((_, value)) = tracked.defaults.iter().find(|(cell, _)| Some(*cell) == at) {
+        return Ok(value.clone());
+    }
     let name = tracked.table.columns.iter().find(|column| column.id == id).map_or("", |column| column.name.as_str());
     let physical = tracked::columns(conn, &tracked.table.name)?;
     let column = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name));

@@ -86,9 +86,9 @@ impl Changing {
         let shows = tracked.kinds.iter().filter_map(|column| {
             let shown = self.row.shown(column);
             let differs = match &self.before {
-                Some(before) => before.shown(column) != shown,
+                Some(before) => before.shown(column).as_ref() != shown.as_ref(),
                 // The table's own default may be no constant.
-                None => self.named.contains(&column.cell) || shown != column.default,
+                None => self.named.contains(&column.cell) || shown.as_ref() != column.default.as_ref(),
             };
             differs.then_some((column.cell, shown))
         });
@@ -171,7 +171,7 @@ pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_
     let mut written = false;
     for column in &tracked.kinds {
         let shown = row.shown(column);
-        if there[column.cell] == shown {
+        if there[column.cell].as_ref() == shown.as_ref() {
             continue;
         }
         written = true;

@@ -128,12 +128,16 @@ impl Sealer<'_> {
         let conn = self.conn();
         let (mut mask, mut sent) = (touch.mask.to_vec(), Vec::new());
         let named = |cell: usize| touch.mask[cell / 64] >> (cell % 64) & 1 == 1;
-        let mut owed = false;
+        let (mut owed, mut plain) = (false, false);
         for (n, column) in tracked.kinds.iter().enumerate().filter(|(_, column)| named(column.cell)) {
             mask[column.cell / 64] &= !(1 << (column.cell % 64));
             let new = touch.cells[column.cell];
             match row.local(column, new, self.stamp(), &mut |no| site_id(conn, no))? {
                 Local::Sent(value) => sent.push((n, value)),
+                Local::Plain => {
+                    mask[column.cell / 64] |= 1 << (column.cell % 64);
+                    plain = true;
+                }
                 Local::Nothing => {}
                 Local::NotOfKind => {
                     let loss = Loss {
@@ -148,7 +152,7 @@ impl Sealer<'_> {
             }
             owed |= row.shown(column).as_ref() != new;
         }
-        if !sent.is_empty() {
+        if plain || !sent.is_empty() {
             clocks.set_state(touch.key, row.packed().as_deref())?;
         }
         if owed {

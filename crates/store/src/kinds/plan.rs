@@ -38,7 +38,12 @@ pub(crate) fn plan_groups(
         }
         asked.insert(ids);
     }
-    let hidden = |group: &BTreeSet<ColumnId>| known.is_some_and(|known| !known.hidden.is_disjoint(group));
+    let left = plan.steps.iter().filter_map(|step| match step {
+        Step::HideColumn { column, hidden: true, .. } => Some(*column),
+        _ => None,
+    });
+    let left: BTreeSet<ColumnId> = left.chain(known.iter().flat_map(|known| known.hidden.iter().copied())).collect();
+    let hidden = |group: &BTreeSet<ColumnId>| !left.is_disjoint(group);
     for group in known.iter().flat_map(|known| &known.groups).filter(|group| !asked.contains(*group) && !hidden(group))
     {
         let names = columns.iter().filter(|column| group.contains(&column.id)).map(|column| column.name.as_str());
@@ -68,6 +73,7 @@ impl<'a> Asked<'a> {
             kinds: Vec::new(),
             shape: None,
             groups: Vec::new(),
+            defaults: Vec::new(),
         };
         let there = tracked::load(wanted, 0, model)?;
         for (table, column, kind) in kinds {
@@ -90,7 +96,10 @@ impl<'a> Asked<'a> {
         for column in columns {
             let asked = self.kinds.iter().find(|(name, _)| name.eq_ignore_ascii_case(&column.name));
             let asked = asked.map(|(_, kind)| *kind);
-            let here = known.filter(|known| !known.hidden.contains(&column.id));
+            let leaves =
+                |step: &Step| matches!(step, Step::HideColumn { column: gone, hidden: true, .. } if *gone == column.id);
+            let leaves = plan.steps.iter().any(leaves);
+            let here = known.filter(|known| !leaves && !known.hidden.contains(&column.id));
             let has = here.and_then(|known| known.kinds.get(&column.id)).copied();
             match (asked, has) {
                 (Some(kind), None) => {

@@ -1,5 +1,7 @@
 //! Base and state of a row's cells, and what they show. Pure.
 
+use std::collections::{HashMap, HashSet};
+
 use isle_changeset::{DecodeError, RemovedMember, SetChange, Value, ValueRef, pack_key, unpack_key};
 use isle_clock::{Hlc, SiteId};
 use isle_schema::Kind;
@@ -10,7 +12,7 @@ use crate::StoreError;
 use crate::clocks::{LocalStamp, put_varint, take_varint};
 
 /// What an entry says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub(crate) enum What {
     /// The plain value.
@@ -68,6 +70,8 @@ pub(crate) enum Local {
     Nothing,
     /// It travels as this.
     Sent(Value),
+    /// It travels as it is, as that of any other column.
+    Plain,
     /// The value is not of the column's kind.
     NotOfKind,
 }
@@ -192,15 +196,16 @@ impl Row {
 
     /// The members that a set shows, in order.
     fn members(&self, column: &KindColumn) -> Vec<Vec<u8>> {
-        let cell = column.cell;
-        let gone = |member: &Vec<u8>| self.of(cell, What::Gone).any(|entry| is(&entry.value, member));
+        let gone: HashSet<&[u8]> = self.of(column.cell, What::Gone).filter_map(member_of).collect();
         let mut members: Vec<Vec<u8>> = members(self.base(column)).unwrap_or_default();
-        members.retain(|member| !gone(member));
-        let mut added: Vec<(u64, &Vec<u8>)> = self.of(cell, What::Member).filter_map(dated).collect();
+        members.retain(|member| !gone.contains(member.as_slice()));
+        let mut known: HashSet<Vec<u8>> = members.iter().cloned().collect();
+        let mut added: Vec<(u64, &[u8])> =
+            self.of(column.cell, What::Member).filter_map(|entry| Some((entry.stamp.hlc, member_of(entry)?))).collect();
         added.sort_unstable();
         for (_, member) in added {
-            if !members.contains(member) {
-                members.push(member.clone());
+            if known.insert(member.to_vec()) {
+                members.push(member.to_vec());
             }
         }
         members
@@ -244,13 +249,23 @@ impl Row {
                 self.take_best(column.cell, column.kind, new, stamp);
                 Local::Sent(new.to_value())
             }
-            (Kind::Set, new) => match members(new) {
-                Some(wanted) => match self.set_members(column, wanted, stamp, site)? {
-                    Some(change) => Local::Sent(Value::Blob(change.encode())),
-                    None => Local::Nothing,
-                },
-                None => Local::NotOfKind,
-            },
+            (Kind::Set, new) => {
+                let Some(wanted) = members(new) else { return Ok(Local::NotOfKind) };
+                // What nobody has changed member by member yet may be spelled otherwise, or become an array at all.
+                let plain = !self.state().any(|entry| entry.cell == column.cell && entry.what >= What::Member);
+                if plain && members(self.base(column)).is_none() {
+                    self.set_base(column, new);
+                    return Ok(Local::Plain);
+                }
+                match self.set_members(column, wanted, stamp, site)? {
+                    change if change != SetChange::default() => Local::Sent(Value::Blob(change.encode())),
+                    _ if plain => {
+                        self.set_base(column, new);
+                        Local::Plain
+                    }
+                    _ => Local::Nothing,
+                }
+            }
             _ => Local::NotOfKind,
         })
     }
@@ -261,35 +276,36 @@ impl Row {
         wanted: Vec<Vec<u8>>,
         stamp: LocalStamp,
         site: &mut dyn FnMut(i64) -> Result<SiteId, StoreError>,
-    ) -> Result<Option<SetChange>, StoreError> {
+    ) -> Result<SetChange, StoreError> {
         let shown = self.members(column);
-        let first = members(self.base(column)).unwrap_or_default();
-        let mut change = SetChange::default();
-        for member in shown.iter().filter(|member| !wanted.contains(member)) {
-            let mut additions = Vec::new();
-            for entry in self.of(column.cell, What::Member).filter(|entry| is(&entry.value, member)) {
-                if let Some(hlc) = Hlc::from_bits(entry.stamp.hlc) {
-                    additions.push((site(entry.stamp.site)?, hlc));
-                }
+        let first: HashSet<Vec<u8>> = members(self.base(column)).unwrap_or_default().into_iter().collect();
+        let stays: HashSet<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+        let mut additions: HashMap<&[u8], Vec<(SiteId, Hlc)>> = HashMap::new();
+        for entry in self.of(column.cell, What::Member) {
+            if let (Some(member), Some(hlc)) = (member_of(entry), Hlc::from_bits(entry.stamp.hlc))
+                && !stays.contains(member)
+            {
+                additions.entry(member).or_default().push((site(entry.stamp.site)?, hlc));
             }
+        }
+        let mut change = SetChange::default();
+        for member in shown.iter().filter(|member| !stays.contains(member.as_slice())) {
+            let mut additions = additions.remove(member.as_slice()).unwrap_or_default();
             additions.sort_unstable();
             change.removed.push(RemovedMember { member: member.clone(), first: first.contains(member), additions });
         }
+        let shown: HashSet<Vec<u8>> = shown.into_iter().collect();
         change.added = wanted.into_iter().filter(|member| !shown.contains(member)).collect();
-        if change == SetChange::default() {
-            return Ok(None);
-        }
-        let gone: Vec<&Vec<u8>> = change.removed.iter().map(|removed| &removed.member).collect();
+        let gone: HashSet<&[u8]> = change.removed.iter().map(|removed| removed.member.as_slice()).collect();
         self.entries.retain(|entry| {
-            entry.cell != column.cell
-                || entry.what != What::Member
-                || !gone.iter().any(|member| is(&entry.value, member))
+            (entry.cell, entry.what) != (column.cell, What::Member)
+                || !member_of(entry).is_some_and(|member| gone.contains(member))
         });
         self.mark_gone(column.cell, &change);
         for member in &change.added {
             self.put(column.cell, What::Member, stamp, Value::Text(member.clone()));
         }
-        Ok(Some(change))
+        Ok(change)
     }
 
     /// Takes a write of a kind that was made elsewhere; false if it changes nothing. `number` gives the local number of a site.
@@ -348,38 +364,41 @@ impl Row {
         stamp: LocalStamp,
         number: &mut dyn FnMut(SiteId) -> Result<i64, StoreError>,
     ) -> Result<bool, StoreError> {
-        let before = self.entries.clone();
+        let mut ended: HashMap<&[u8], HashSet<LocalStamp>> = HashMap::new();
         for removed in &change.removed {
-            // The author's own additions it had seen in any case, also those that it made under a site id that it gave up since.
-            self.entries.retain(|entry| {
-                (entry.cell, entry.what, entry.stamp.site) != (cell, What::Member, stamp.site)
-                    || entry.stamp.hlc > stamp.hlc
-                    || !is(&entry.value, &removed.member)
-            });
+            let stamps = ended.entry(&removed.member).or_default();
             for (site, hlc) in &removed.additions {
-                let ended = LocalStamp { hlc: hlc.bits(), site: number(*site)? };
-                self.entries.retain(|entry| {
-                    (entry.cell, entry.what, entry.stamp) != (cell, What::Member, ended)
-                        || !is(&entry.value, &removed.member)
-                });
+                stamps.insert(LocalStamp { hlc: hlc.bits(), site: number(*site)? });
             }
         }
-        self.mark_gone(cell, change);
-        for member in &change.added {
-            let known = self.of(cell, What::Member).any(|entry| entry.stamp == stamp && is(&entry.value, member));
-            if !known {
-                self.put(cell, What::Member, stamp, Value::Text(member.clone()));
-            }
+        let before = self.entries.len();
+        self.entries.retain(|entry| {
+            let stamps = member_of(entry).and_then(|member| ended.get(member));
+            // The author's own additions it had seen in any case, also those that it made under a site id that it gave up since.
+            let own = entry.stamp.site == stamp.site && entry.stamp.hlc <= stamp.hlc;
+            (entry.cell, entry.what) != (cell, What::Member)
+                || !stamps.is_some_and(|stamps| own || stamps.contains(&entry.stamp))
+        });
+        let mut changed = self.entries.len() < before;
+        changed |= self.mark_gone(cell, change);
+        let of_this_write = |entry: &&Entry| entry.stamp == stamp;
+        let known: HashSet<Vec<u8>> =
+            self.of(cell, What::Member).filter(of_this_write).filter_map(member_of).map(<[u8]>::to_vec).collect();
+        for member in change.added.iter().filter(|member| !known.contains(*member)) {
+            self.put(cell, What::Member, stamp, Value::Text(member.clone()));
+            changed = true;
         }
-        Ok(self.entries != before)
+        Ok(changed)
     }
 
-    fn mark_gone(&mut self, cell: usize, change: &SetChange) {
-        for removed in change.removed.iter().filter(|removed| removed.first) {
-            if !self.of(cell, What::Gone).any(|entry| is(&entry.value, &removed.member)) {
-                self.put(cell, What::Gone, LocalStamp::NEVER, Value::Text(removed.member.clone()));
-            }
+    fn mark_gone(&mut self, cell: usize, change: &SetChange) -> bool {
+        let known: HashSet<Vec<u8>> = self.of(cell, What::Gone).filter_map(member_of).map(<[u8]>::to_vec).collect();
+        let new = change.removed.iter().filter(|removed| removed.first && !known.contains(&removed.member));
+        let new: Vec<&RemovedMember> = new.collect();
+        for removed in &new {
+            self.put(cell, What::Gone, LocalStamp::NEVER, Value::Text(removed.member.clone()));
         }
+        !new.is_empty()
     }
 
     /// Joins the state of the same life from elsewhere; bases are not its business. The closures say whether a side had taken in the
@@ -390,10 +409,19 @@ impl Row {
         we_cover: impl Fn(LocalStamp) -> bool,
         they_cover: impl Fn(LocalStamp) -> bool,
     ) {
-        let has = |row: &Row, entry: &Entry| row.entries.contains(entry);
+        let named = |row: &Row| -> HashSet<(usize, What, LocalStamp, Vec<u8>)> {
+            let members = row.entries.iter().filter(|entry| entry.what >= What::Member);
+            members
+                .filter_map(|entry| Some((entry.cell, entry.what, entry.stamp, member_of(entry)?.to_vec())))
+                .collect()
+        };
+        let (ours, others) = (named(self), named(theirs));
+        let has = |known: &HashSet<_>, entry: &Entry| {
+            member_of(entry)
+                .is_some_and(|member| known.contains(&(entry.cell, entry.what, entry.stamp, member.to_vec())))
+        };
         // An addition that one side knows and does not have has come to an end there.
-        let ours = self.clone();
-        self.entries.retain(|entry| entry.what != What::Member || has(theirs, entry) || !they_cover(entry.stamp));
+        self.entries.retain(|entry| entry.what != What::Member || has(&others, entry) || !they_cover(entry.stamp));
         for entry in theirs.state() {
             let Entry { cell, what, stamp, value } = entry.clone();
             match what {
@@ -441,12 +469,8 @@ fn is_json(member: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(member).is_ok_and(|value| value.get().as_bytes() == member)
 }
 
-fn is(value: &Value, member: &[u8]) -> bool {
-    matches!(value, Value::Text(text) if text == member)
-}
-
-fn dated(entry: &Entry) -> Option<(u64, &Vec<u8>)> {
-    if let Value::Text(text) = &entry.value { Some((entry.stamp.hlc, text)) } else { None }
+fn member_of(entry: &Entry) -> Option<&[u8]> {
+    if let Value::Text(text) = &entry.value { Some(text) } else { None }
 }
 
 fn what_of(kind: Kind) -> What {
@@ -478,13 +502,9 @@ fn members(value: ValueRef<'_>) -> Option<Vec<Vec<u8>>> {
         _ => return None,
     };
     let raw: Vec<&RawValue> = serde_json::from_slice(text).ok()?;
-    let mut members: Vec<Vec<u8>> = Vec::with_capacity(raw.len());
-    for member in raw {
-        let member = member.get().as_bytes();
-        if !members.iter().any(|known| known == member) {
-            members.push(member.to_vec());
-        }
-    }
+    let mut known = HashSet::with_capacity(raw.len());
+    let members = raw.into_iter().map(|member| member.get().as_bytes()).filter(|member| known.insert(*member));
+    let members = members.map(<[u8]>::to_vec).collect();
     Some(members)
 }
 
