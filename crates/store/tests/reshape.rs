@@ -309,3 +309,157 @@ fn two_of_five_devices_migrate_at_once_while_the_others_write_the_old_way() {
     assert_eq!(b.rows("SELECT count(*) FROM seen"), b.rows("SELECT 4"));
     assert_eq!(a.rows("SELECT count(*) FROM seen"), a.rows("SELECT 0"));
 }
+
+/// What an attack found, each as the shortest story that showed it.
+mod found {
+    use super::*;
+
+    fn apply(device: &Device, sql: &str) {
+        device.store.apply_schema(sql).unwrap();
+    }
+
+    fn two(sql: &str) -> (Device, Device) {
+        let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+        apply(&a, sql);
+        b.pull(&a);
+        (a, b)
+    }
+
+    #[test]
+    fn a_row_whose_author_did_not_know_a_column_has_what_the_column_began_with() {
+        let (a, b) = two("CREATE TABLE t(id INTEGER PRIMARY KEY);");
+        a.run("INSERT INTO t VALUES(1)");
+        b.run("INSERT INTO t VALUES(2)");
+        apply(&a, "CREATE TABLE t(id INTEGER PRIMARY KEY, z INT DEFAULT 5);");
+        apply(&a, "CREATE TABLE t(id INTEGER PRIMARY KEY, z INT DEFAULT 9);");
+        a.run("INSERT INTO t(id) VALUES(3)");
+        let late = Device::untracked(3, "");
+        settle(&[&a, &b, &late]);
+        assert_eq!(late.rows("SELECT z FROM t ORDER BY id"), a.rows("SELECT 5 UNION ALL SELECT 5 UNION ALL SELECT 9"));
+        let loses = "CREATE TABLE t(id INTEGER PRIMARY KEY, z INT DEFAULT 9, y INT NOT NULL DEFAULT 1);";
+        apply(&a, loses);
+        refused(a.store.apply_schema(&loses.replace(" DEFAULT 1", "")), "loses its default");
+    }
+
+    #[test]
+    fn an_index_of_its_own_that_compares_otherwise_hides_elsewhere_and_is_refused_at_home() {
+        let sql = "CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT); CREATE UNIQUE INDEX ix ON t(e);";
+        let folded = sql.replace("e TEXT", "e TEXT COLLATE NOCASE");
+        let (a, b) = two(sql);
+        b.run("INSERT INTO t VALUES(2, 'Q'), (3, 'q')");
+        apply(&a, &folded);
+        refused(b.store.apply_schema(&folded), "share values");
+        settle(&[&a, &b]);
+        assert_eq!(b.rows("SELECT id FROM t"), b.rows("SELECT 2"));
+        assert_eq!(b.rows("SELECT name FROM pragma_index_list('t')"), b.rows("SELECT 'ix'"));
+    }
+
+    #[test]
+    fn a_constraint_that_deletes_or_passes_over_rows_is_refused() {
+        let a = Device::untracked(1, "");
+        for rule in ["UNIQUE ON CONFLICT REPLACE", "NOT NULL ON CONFLICT IGNORE"] {
+            refused(
+                a.store.apply_schema(&format!("CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT {rule});")),
+                "ON CONFLICT",
+            );
+        }
+    }
+
+    #[test]
+    fn a_table_that_returns_has_the_definition_of_today() {
+        let (a, b) = two("CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT);");
+        b.store.untrack("t").unwrap();
+        apply(&a, "CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT UNIQUE);");
+        b.pull(&a);
+        b.store.track(&["t"]).unwrap();
+        a.run("INSERT INTO t VALUES(1, 'x')");
+        b.run("INSERT INTO t VALUES(2, 'x')");
+        settle(&[&a, &b]);
+        assert_eq!(b.rows("SELECT count(*) FROM t"), b.rows("SELECT 1"));
+    }
+
+    #[test]
+    fn names_that_change_meanwhile_are_followed_by_definitions_and_indexes() {
+        // A table that refers to itself, parents that swap names, a key that is renamed, an index under old names.
+        let first = "CREATE TABLE p(id INTEGER PRIMARY KEY, k TEXT UNIQUE); CREATE TABLE q(id INTEGER PRIMARY KEY);
+            CREATE TABLE t(id INTEGER PRIMARY KEY, up INT REFERENCES t(id), x TEXT REFERENCES p(k), y INT REFERENCES q, e TEXT);";
+        let (a, b) = two(first);
+        apply(
+            &a,
+            "-- @rename q -> r
+             -- @rename p.k -> kk
+             CREATE TABLE p(id INTEGER PRIMARY KEY, kk TEXT UNIQUE); CREATE TABLE r(id INTEGER PRIMARY KEY);",
+        );
+        apply(&a, "-- @rename p -> q\nCREATE TABLE q(id INTEGER PRIMARY KEY, kk TEXT UNIQUE);");
+        apply(
+            &a,
+            "-- @rename t -> child\n-- @rename child.e -> f
+             CREATE TABLE child(id INTEGER PRIMARY KEY, up INT REFERENCES child(id), x TEXT REFERENCES q(kk), y INT REFERENCES r, f TEXT);",
+        );
+        apply(&b, &first.replace("e TEXT)", "e TEXT, CHECK(id > 0)); CREATE UNIQUE INDEX one ON t(e) WHERE e <> '';"));
+        settle(&[&a, &b]);
+        for device in [&a, &b] {
+            let keys = "SELECT \"table\" || '.' || ifnull(\"to\", '') FROM pragma_foreign_key_list('child') ORDER BY 1";
+            assert_eq!(
+                device.rows(keys),
+                device.rows("SELECT 'child.id' UNION ALL SELECT 'q.kk' UNION ALL SELECT 'r.'")
+            );
+            assert_eq!(device.rows("SELECT name FROM pragma_index_info('one')"), device.rows("SELECT 'f'"));
+        }
+        a.run("INSERT INTO q VALUES(1, 'k'); INSERT INTO child VALUES(1, 1, 'k', NULL, 'f')");
+        settle(&[&a, &b]);
+    }
+
+    #[test]
+    fn two_columns_that_want_one_name_end_alike_everywhere() {
+        for round in 0..4 {
+            let (a, b) = two(&format!("CREATE TABLE t{round}(id INTEGER PRIMARY KEY, n INT, m INT);"));
+            apply(
+                &a,
+                &format!("-- @rename t{round}.n -> r\nCREATE TABLE t{round}(id INTEGER PRIMARY KEY, r INT, m INT);"),
+            );
+            apply(
+                &b,
+                &format!("-- @rename t{round}.m -> r\nCREATE TABLE t{round}(id INTEGER PRIMARY KEY, n INT, r INT);"),
+            );
+            settle(&[&a, &b]);
+            let names = format!("SELECT name FROM pragma_table_info('t{round}') ORDER BY name");
+            assert_eq!(a.rows(&names), b.rows(&names));
+        }
+    }
+
+    #[test]
+    fn what_a_foreign_key_stands_on_is_not_taken_away() {
+        let sql = "CREATE TABLE p(id INTEGER PRIMARY KEY, k TEXT UNIQUE); CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT REFERENCES p(k));";
+        let (a, _) = two(sql);
+        refused(a.store.apply_schema(&sql.replace(" UNIQUE", "")), "needs a UNIQUE index that goes");
+    }
+
+    #[test]
+    fn a_kind_and_a_unique_rule_of_two_authors_both_hold() {
+        let sql = "CREATE TABLE t(id INTEGER PRIMARY KEY, n INT DEFAULT 0);";
+        let (a, b) = two(sql);
+        apply(&a, &format!("{sql} -- @merge counter"));
+        apply(&b, &sql.replace("DEFAULT 0", "DEFAULT 0 UNIQUE"));
+        settle(&[&a, &b]);
+        a.run("INSERT INTO t VALUES(1, 5)");
+        b.run("INSERT INTO t VALUES(2, 5), (3, 7)");
+        settle(&[&a, &b]);
+        a.run("UPDATE t SET n = n + 1 WHERE id = 1");
+        b.run("UPDATE t SET n = n + 2 WHERE id = 3");
+        settle(&[&a, &b]);
+    }
+
+    #[test]
+    fn a_column_of_a_kind_can_be_renamed_and_dropped_where_files_are_numbered() {
+        let sql = "CREATE TABLE t(id INTEGER PRIMARY KEY, n INT, -- @merge counter\n m INT); -- @merge max\n;";
+        let (a, b) = two(sql);
+        let later = format!("{sql}\n-- @rename t.n -> cnt\nALTER TABLE t RENAME COLUMN n TO cnt;");
+        apply(&a, &later);
+        apply(&a, &format!("{later}\n-- @drop t.m\nALTER TABLE t DROP COLUMN m;"));
+        settle(&[&a, &b]);
+        let dumped = b.store.dump_schema().unwrap();
+        let plan = b.store.plan_schema(&dumped).unwrap();
+        assert!(plan.changes.is_empty() && plan.refused.is_empty(), "{plan:?}\n{dumped}");
+    }
+}

@@ -199,3 +199,44 @@ fn a_table_that_is_made_anew_is_copied_before() {
     assert!(laptop.fails(4, ["schema", "apply", "schema.sql"]).contains("CHECK"));
     assert_eq!(laptop.rows("SELECT count(*) FROM notes"), ["2"]);
 }
+
+#[test]
+fn what_a_copy_has_in_common_with_its_original_is_counted_once() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    let schema =
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT, reads INT DEFAULT 0); -- @merge counter";
+    std::fs::write(laptop.folder.join("schema.sql"), schema).expect("written");
+    laptop.ok(["schema", "apply", "schema.sql"]);
+    laptop.ok(["sync"]);
+    laptop.ok(["exec", "UPDATE notes SET reads = reads + 10 WHERE id = 1"]);
+    // Copied with something that is not sent yet; then the original sends it, and goes on.
+    let copy = place.bare("copy");
+    std::fs::copy(laptop.db(), copy.db()).expect("copied");
+    laptop.ok(["sync"]);
+    laptop.ok(["exec", "UPDATE notes SET reads = reads + 100 WHERE id = 1"]);
+    laptop.ok(["sync"]);
+    copy.ok(["exec", "UPDATE notes SET reads = reads + 1000 WHERE id = 1"]);
+    for device in [&copy, &phone, &laptop, &copy] {
+        device.ok(["sync"]);
+    }
+    for device in [&laptop, &phone, &copy] {
+        assert_eq!(device.rows("SELECT reads FROM notes WHERE id = 1"), ["1110"]);
+    }
+    // Restored from a copy of before the last sync.
+    let backup = place.path("backup.db");
+    laptop.ok(["exec", "UPDATE notes SET reads = reads + 1 WHERE id = 1"]);
+    std::fs::copy(laptop.db(), &backup).expect("copied");
+    laptop.ok(["exec", "UPDATE notes SET reads = reads + 2 WHERE id = 1"]);
+    laptop.ok(["sync"]);
+    for name in ["app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(laptop.folder.join(name));
+    }
+    std::fs::copy(&backup, laptop.db()).expect("restored");
+    for device in [&laptop, &phone, &copy] {
+        device.ok(["sync"]);
+    }
+    for device in [&laptop, &phone, &copy] {
+        assert_eq!(device.rows("SELECT reads FROM notes WHERE id = 1"), ["1113"]);
+    }
+}

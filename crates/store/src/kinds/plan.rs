@@ -99,13 +99,14 @@ impl<'a> Asked<'a> {
             let leaves =
                 |step: &Step| matches!(step, Step::HideColumn { column: gone, hidden: true, .. } if *gone == column.id);
             let leaves = plan.steps.iter().any(leaves);
-            let here = known.filter(|known| !leaves && !known.hidden.contains(&column.id));
-            let has = here.and_then(|known| known.kinds.get(&column.id)).copied();
+            let hidden = leaves || known.is_some_and(|known| known.hidden.contains(&column.id));
+            let has = known.and_then(|known| known.kinds.get(&column.id)).copied();
             match (asked, has) {
                 (Some(kind), None) => {
                     let step = Step::SetKind { table: id, column: column.id, kind };
                     plan.add("set kind", table, format!("{} merges as a {kind}", column.name), step);
                 }
+                (None, Some(_)) if hidden => {}
                 (asked, Some(has)) if asked != Some(has) => plan.refused.push(format!(
                     "table {table}: column {:?} is a {has} here; a kind cannot be changed yet: write `-- @merge {has}` \
                      on its line",
