@@ -195,6 +195,8 @@ fn table(
         clocks.update(&key, &clock)?;
         if let Some(state) = state {
             clocks.set_state(&key, state.as_deref())?;
+            // Members that came at different times have one now, and show in another order.
+            crate::repair::owe(conn, tracked.no, &isle_changeset::pack_key(&key))?;
         }
     }
     Ok(())

@@ -478,6 +478,16 @@ impl Merge<'_, '_> {
         if tracked.kinds.is_empty() {
             return self.write(new, &row.key, mask, &incoming.cells);
         }
+        for (cell, kind, value) in &incoming.kinds {
+            let counts = tracked.kinds.iter().any(|column| column.cell == *cell && column.kind == *kind);
+            if !counts {
+                // Two devices gave the column a kind at once, and the other's stands.
+                let value = kinds::readable(*kind, *value);
+                let loser = self.author.stamp;
+                let loss = Loss { cell: *cell, value: value.as_ref(), loser, winner: None, reason: Reason::NotOfKind };
+                self.journal.add(&tracked, &row.key, loss)?;
+            }
+        }
         let clocks = &mut self.table.clocks;
         let mut changing = kinds::Changing::open(new, clocks, &row.key)?;
         changing.bases(&tracked, mask, incoming);

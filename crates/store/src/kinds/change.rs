@@ -11,6 +11,7 @@ use crate::StoreError;
 use crate::clocks::{CLOCK_FIELDS, ClockTable, alive, from_sql};
 use crate::engine::Engine;
 use crate::error::Doing as _;
+use crate::journal::{Journal, Loss, Reason};
 use crate::tracked::{self, Tracked};
 
 /// Why a column of a table cannot have a kind.
@@ -91,9 +92,20 @@ fn set(conn: &Connection, tracked: &Arc<Tracked>, news: &[(ColumnId, Kind)]) -> 
     let changed = Arc::new(changed);
     fill(conn, &changed, &fresh)?;
     // Another kind shows something else of the same state.
-    for (key, ..) in super::local::states(conn, &changed)? {
+    for (key, _, state) in super::local::states(conn, &changed)? {
         let key: Vec<_> = key.iter().map(Value::as_ref).collect();
         crate::repair::owe(conn, changed.no, &pack_key(&key))?;
+        for column in &changed.kinds {
+            let Some(before) = tracked.kinds.iter().find(|b| b.cell == column.cell && b.kind != column.kind) else {
+                continue;
+            };
+            // What was written under the kind that has lost counts for nothing.
+            let Some(entry) = state.newest(before) else { continue };
+            let value = state.shown(before);
+            let (cell, reason) = (column.cell, Reason::NotOfKind);
+            let loss = Loss { cell, value: value.as_ref(), loser: entry, winner: None, reason };
+            Journal::open(conn)?.add(&changed, &key, loss)?;
+        }
     }
     Ok(())
 }

@@ -127,6 +127,18 @@ impl Row {
         self.entries.iter().filter(move |entry| entry.cell == cell && entry.what == what)
     }
 
+    /// When a column was last written under its kind; `None` if never.
+    pub(crate) fn newest(&self, column: &KindColumn) -> Option<LocalStamp> {
+        let of_kind = |what: What| match column.kind {
+            Kind::Counter => what == What::Total,
+            Kind::Max => what == What::Max,
+            Kind::Min => what == What::Min,
+            _ => what >= What::Member,
+        };
+        let entries = self.state().filter(|entry| entry.cell == column.cell && of_kind(entry.what));
+        entries.map(|entry| entry.stamp).max_by_key(|stamp| stamp.hlc)
+    }
+
     /// Everything beside bases.
     pub(crate) fn state(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.what != What::Base)
