@@ -5,7 +5,8 @@
 //! author's CREATE TABLE statement with the ids of its columns; each device brings it to the names of today in a scratch database
 //! first, adds the columns that its author did not know or name, and checks that the key is still the key.
 //!
-//! No value and no clock changes. Rows that clash in a new UNIQUE index, and rows without a parent, are refused where the definition is
+//! No value and no clock changes. A row whose author did not know a column has what the column began with, whenever it comes: defaults that
+//! change are pinned in `isle_table`. Rows that clash in a new UNIQUE index, and rows without a parent, are refused where the definition is
 //! written; what other devices have of them is hidden as `repair` says. CHECKs too are tried by the author alone.
 //!
 //! # Limits

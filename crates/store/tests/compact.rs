@@ -209,6 +209,13 @@ impl Group {
             // The floor stands in the heads as well as in changesets.
             self.devices[n].store.collect(&self.devices[from].store.floor().unwrap()).unwrap();
         }
+        // As the driver of a newcomer does: what all others have acknowledged may have been collected.
+        let alive = (0..self.devices.len()).filter(|other| !self.retired[*other]);
+        let common = alive.map(|other| self.acks[other].clone()).reduce(|a, b| a.meet(&b)).unwrap_or_default();
+        let store = &self.devices[n].store;
+        if store.is_below_floor(&common).unwrap() {
+            store.restate().unwrap();
+        }
         self.retired[n] = false;
         self.publish(n);
     }
@@ -511,4 +518,24 @@ fn a_new_site_id_says_all_that_the_old_one_had_seen() {
         assert_eq!(titles(&a), titles(&b));
         b.store.mark_published(b.store.status().unwrap().version).unwrap();
     }
+}
+
+/// Its snapshot came from one who had collected nothing, so that it cannot tell the time of what another has collected.
+#[test]
+fn a_device_that_returns_goes_by_what_the_others_have_acknowledged() {
+    let write =
+        |device, sql: &str| Step::Write { device, way: Way::Isle, statements: vec![support::random::Sql(sql.into())] };
+    let mut group = Group::new(3);
+    for step in [
+        write(0, "INSERT OR REPLACE INTO ints(id, c) VALUES (1, 'A')"),
+        Step::Pull { from: 0, to: 2 },
+        Step::Prune(0),
+        Step::Retire(1),
+        Step::Collect(2),
+        write(0, "INSERT INTO names(name, v, w) VALUES ('a', NULL, '1')"),
+        write(1, "INSERT INTO loose(k, v, w) VALUES (5.0, '1', x'')"),
+    ] {
+        group.run(&step);
+    }
+    group.finish();
 }
