@@ -112,6 +112,17 @@ fn a_set_that_was_no_array_becomes_one_and_a_large_one_is_no_burden() {
 }
 
 #[test]
+fn a_zero_with_a_sign_is_another_value() {
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    a.store.apply_schema("CREATE TABLE t(id INTEGER PRIMARY KEY, m); -- @merge max").unwrap();
+    a.run("INSERT INTO t VALUES(1, -0.0)");
+    b.pull(&a);
+    b.run("UPDATE t SET m = 0.0");
+    settle(&[&a, &b]);
+    assert_eq!(a.rows("SELECT m FROM t"), ["Real(0.0)"]);
+}
+
+#[test]
 fn a_delete_ends_the_counting_and_what_it_had_not_seen_is_in_the_journal() {
     let (a, b) = pair();
     a.run("DELETE FROM usage");
