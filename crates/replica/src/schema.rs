@@ -61,7 +61,8 @@ pub struct SchemaReport {
 
 impl Replica {
     /// What it takes to make the tables what SQL says: `CREATE TABLE` and `CREATE INDEX` statements for all of them, with
-    /// `-- @rename old -> new` and `-- @rename table.old -> new` where something is called otherwise now. Changes nothing.
+    /// comments such as `-- @rename table.old -> new` and `-- @merge counter` for what SQL has no words for
+    /// ([`isle_store::Store::plan_schema`] lists them). Changes nothing.
     ///
     /// # Errors
     /// [`isle_store::StoreError::Definition`] when SQLite does not take the SQL.

@@ -55,6 +55,7 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
     }
     crate::local::follow(engine, &schema, own)?;
     crate::objects::follow(engine, &schema)?;
+    engine.forget_guards();
     engine.load_tables()?;
     if own {
         let takes = |step: &Step| matches!(step, Step::Redefine { .. } | Step::DropIndex { .. });
@@ -333,7 +334,7 @@ impl Change<'_> {
         let table = crate::clocks::one::<String>(conn, table, [&self.target.name])?.unwrap_or_default();
         let index = crate::reshape::unique_index(&now, &table, name, sql)?.map_err(|reason| self.refuse(reason))?;
         let Some(index) = index else { return Ok(()) };
-        match crate::reshape::give_way(conn, &now, &index, self.own)? {
+        match crate::reshape::give_way(self.engine, &now, &index, self.own)? {
             Some(reason) => Err(self.refuse_rows(reason)),
             None => Ok(()),
         }

@@ -177,7 +177,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
             plan.refused.push(format!("table {name}: a definition says what tables are; rows are not part of it"));
         }
         if let Some(local) = locals.iter().find(|local| local.name == name) {
-            crate::local::plan(conn, local, &schema, &mut plan)?;
+            crate::local::plan(conn, (&wanted, local), drops, &schema, &mut plan)?;
             continue;
         }
         if schema.locals.contains_key(&name.to_ascii_lowercase()) {
@@ -294,7 +294,7 @@ pub(crate) fn definition_of(definition: &TableDefinition, id: ColumnId) -> Resul
 impl SchemaPlan {
     /// Whether a table is made anew with its rows.
     pub fn rewrites(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Redefine { .. }))
+        !self.steps.is_empty() && self.changes.iter().any(|change| change.kind == "change table")
     }
 
     pub(crate) fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {

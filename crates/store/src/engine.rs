@@ -370,6 +370,11 @@ impl Engine {
         }
     }
 
+    /// Tables were made anew: their guards went with the old ones.
+    pub(crate) fn forget_guards(&mut self) {
+        self.guarded.clear();
+    }
+
     /// Deletes the rows of local tables whose time has come.
     pub(crate) fn expire(&self, now_ms: u64) -> Result<(), StoreError> {
         if self.expires {

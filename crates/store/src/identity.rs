@@ -139,9 +139,15 @@ fn merge_again(engine: &mut Engine) -> Result<(), StoreError> {
     }
     let settled = engine.settle()?;
     let last = engine.own()?.version;
+    let told = crate::clocks::one::<i64>(&engine.conn, "SELECT coalesce(max(id), 0) FROM isle_conflict", [])?;
     for tracked in engine.tables.clone() {
         crate::log::replay(engine, tracked.table.id, last, &settled)?;
     }
+    // What lost before loses again; the journal has it.
+    let sql = "DELETE FROM isle_conflict WHERE id > ?1 AND EXISTS (SELECT 1 FROM isle_conflict AS o WHERE o.id <= ?1
+                 AND o.t = isle_conflict.t AND o.k = isle_conflict.k AND o.col = isle_conflict.col
+                 AND o.h = isle_conflict.h AND o.value IS isle_conflict.value)";
+    engine.conn.execute(sql, [told.unwrap_or(0)]).doing("merge the log again")?;
     Ok(())
 }
 

@@ -64,7 +64,8 @@ pub(crate) fn wanted(
 /// Adds what the definition asks of a local table.
 pub(crate) fn plan(
     conn: &Connection,
-    local: &LocalDefinition,
+    (wanted, local): (&Connection, &LocalDefinition),
+    drops: &[(String, String)],
     schema: &Schema,
     plan: &mut SchemaPlan,
 ) -> Result<(), StoreError> {
@@ -81,8 +82,21 @@ pub(crate) fn plan(
         true => None,
         false => crate::clocks::one::<i64>(conn, &format!("SELECT count(*) FROM {}", quoted(name)), [])?,
     };
+    if rows.is_some() {
+        let wanted = tracked::columns(wanted, name)?;
+        let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+        for column in tracked::columns(conn, name)? {
+            let stays = wanted.iter().any(|known| is(&known.name, &column.name));
+            if !stays && !drops.iter().any(|(table, gone)| is(table, name) && is(gone, &column.name)) {
+                plan.refused.push(format!(
+                    "table {name}: column {0:?} is not in the definition, and its values would go; write `-- @drop {name}.{0}`",
+                    column.name
+                ));
+            }
+        }
+    }
     let (kind, detail) = match (known, rows) {
-        (Some(_), Some(rows)) => ("change table", format!("a local one; {rows} rows are copied")),
+        (_, Some(rows)) => ("change table", format!("a local one; {rows} rows are copied")),
         _ => ("create table", "a local one: its rows stay on each device".to_owned()),
     };
     plan.add(kind, name, detail, Step::PutLocal(local.clone()));
@@ -118,7 +132,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema, own: bool) -> Result<(), 
         }
         let run = |sql: &str| conn.execute_batch(sql).doing("make a local table");
         run("SAVEPOINT isle_local")?;
-        match make(engine, local, there) {
+        match make(engine, local, there, own) {
             Ok(None) => {
                 run("RELEASE isle_local")?;
                 crate::objects::note_left_out(conn, "local table", name, None)?;
@@ -141,7 +155,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema, own: bool) -> Result<(), 
 }
 
 /// Makes a local table, with the rows of the one that is there; gives the reason where it cannot be made.
-fn make(engine: &Engine, local: &LocalDefinition, there: bool) -> Result<Option<String>, StoreError> {
+fn make(engine: &Engine, local: &LocalDefinition, there: bool, own: bool) -> Result<Option<String>, StoreError> {
     let (conn, name) = (&engine.conn, &local.name);
     let triggers = if there { reshape::set_aside(conn, name, "isle_old_local")? } else { Vec::new() };
     let create = |sql: &str| -> Result<Option<String>, StoreError> {
@@ -164,8 +178,24 @@ fn make(engine: &Engine, local: &LocalDefinition, there: bool) -> Result<Option<
     }
     if there {
         let copy = reshape::copy_sql(conn, name, "isle_old_local", true)?;
-        // What does not fit the new definition was this device's alone.
-        conn.execute(&copy.replacen("INSERT", "INSERT OR IGNORE", 1), []).doing("copy the rows of a local table")?;
+        // Rows that do not fit are refused where the definition is written; elsewhere they were that device's alone.
+        let copy = if own { copy } else { copy.replacen("INSERT", "INSERT OR IGNORE", 1) };
+        let rows = conn.query_row("SELECT count(*) FROM isle_old_local", [], |row| row.get::<_, i64>(0));
+        let rows = rows.doing("copy the rows of a local table")?;
+        match conn.execute(&copy, []) {
+            Ok(copied) if copied as i64 == rows => {}
+            Ok(copied) => {
+                tracing::warn!(
+                    table = name,
+                    lost = rows - copied as i64,
+                    "rows of a local table do not fit its new definition"
+                );
+            }
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                return Ok(Some(format!("its rows do not fit: {error}")));
+            }
+            Err(error) => return Err(error).doing("copy the rows of a local table"),
+        }
         conn.execute_batch("DROP TABLE isle_old_local").doing("make a local table anew")?;
     }
     for sql in &local.index_sql {

@@ -16,6 +16,7 @@
 
 use isle_schema::{Column, IndexDefinition, Schema, Shape, TableState};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use crate::StoreError;
@@ -246,8 +247,9 @@ pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -
         }
     }
     drop_triggers(conn, name)?;
+    lift_guard(conn, now)?;
     for index in tracked::unique(&wanted.scratch, &now.table)?.unwrap_or_default() {
-        if let Some(reason) = give_way(conn, now, &index, own)? {
+        if let Some(reason) = give_way(engine, now, &index, own)? {
             return Ok(Some(reason));
         }
     }
@@ -262,6 +264,11 @@ pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -
     }
     crate::objects::fill_again(conn, name)?;
     Ok(None)
+}
+
+/// Takes off the temporary trigger that keeps the app's own from deleting rows; it comes again when the tables are read anew.
+fn lift_guard(conn: &Connection, now: &Tracked) -> Result<(), StoreError> {
+    conn.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.isle_guard{}", now.no)).doing("make a table anew")
 }
 
 fn drop_triggers(conn: &Connection, table: &str) -> Result<(), StoreError> {
@@ -372,11 +379,12 @@ pub(crate) fn unique_index(
 /// Rows that a new UNIQUE index cannot hold together: the author is told; elsewhere all of them step aside into the shadow, and `repair`
 /// shows the first.
 pub(crate) fn give_way(
-    conn: &Connection,
+    engine: &Engine,
     now: &Tracked,
     index: &Unique,
     own: bool,
 ) -> Result<Option<String>, StoreError> {
+    let conn = &engine.conn;
     let table = quoted(&now.table.name);
     let compared = |n: usize| {
         let part = &index.parts[n];
@@ -410,7 +418,20 @@ pub(crate) fn give_way(
         )));
     }
     shadow::make(conn, now, now)?;
-    for exact in clash {
+    lift_guard(conn, now)?;
+    // They are not deleted: no trigger of the app has to hear of it. Search does.
+    let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on).doing("let rows step aside");
+    triggers(false)?;
+    let aside = step_aside(conn, now, clash);
+    triggers(engine.triggers_needed)?;
+    aside?;
+    crate::objects::fill_again(conn, &now.table.name)?;
+    Ok(None)
+}
+
+fn step_aside(conn: &Connection, now: &Tracked, rows: Vec<Vec<isle_changeset::Value>>) -> Result<(), StoreError> {
+    let table = quoted(&now.table.name);
+    for exact in rows {
         let key = isle_changeset::canonical_key(
             &exact.iter().map(isle_changeset::Value::as_ref).collect::<Vec<_>>(),
             &now.table.key,
@@ -423,5 +444,5 @@ pub(crate) fn give_way(
         }
         shadow::run(conn, &format!("DELETE FROM {table} WHERE {}", now.key_match(1)), &key)?;
     }
-    Ok(None)
+    Ok(())
 }

@@ -112,6 +112,22 @@ fn a_set_that_was_no_array_becomes_one_and_a_large_one_is_no_burden() {
 }
 
 #[test]
+fn a_baseline_of_a_kind_moves_with_its_site() {
+    let (a, b) = pair();
+    b.store.untrack("usage").unwrap();
+    b.foreign("INSERT INTO usage(name, uses, last) VALUES('y', 3, '2027')");
+    b.store.track(&["usage"]).unwrap();
+    b.store.new_site(0).unwrap();
+    let newcomer = Device::untracked(3, "");
+    for operation in b.operations() {
+        newcomer.store.put_migration(&operation).unwrap();
+    }
+    snapshot(&b, &newcomer);
+    assert_eq!(newcomer.hash(), b.hash());
+    settle(&[&a, &b]);
+}
+
+#[test]
 fn a_zero_with_a_sign_is_another_value() {
     let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
     a.store.apply_schema("CREATE TABLE t(id INTEGER PRIMARY KEY, m); -- @merge max").unwrap();

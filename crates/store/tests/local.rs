@@ -82,8 +82,14 @@ fn another_definition_keeps_what_both_have() {
         "source TEXT, until REAL, -- @expires\n      UNIQUE(query, source));",
         "hits INT DEFAULT 7, until REAL);",
     );
+    let refused = a.store.plan_schema(&other).unwrap().refused;
+    assert!(refused[0].contains("@drop cache.source"), "values that would go are named: {refused:?}");
+    let other = format!("-- @drop cache.source\n{other}");
     let plan = a.store.apply_schema(&other).unwrap();
-    assert!(plan.changes.iter().any(|change| change.detail.contains("2 rows are copied")), "{plan:?}");
+    assert!(
+        plan.rewrites() && plan.changes.iter().any(|change| change.detail.contains("2 rows are copied")),
+        "{plan:?}"
+    );
     settle(&[&a, &b]);
     assert_eq!(b.rows("SELECT n, query, hits FROM cache"), b.rows("SELECT 1, 'kept', 7 UNION ALL SELECT 2, 'kept', 7"));
     b.run("INSERT INTO cache(query) VALUES('next')");
@@ -108,8 +114,13 @@ fn a_table_of_the_apps_own_is_not_taken_from_it() {
     b.store.apply_schema(SCHEMA).unwrap();
     assert_eq!((b.store.left_out().unwrap(), queries(&b)), (vec![], vec![]));
     // Where the definition is written, the table of that name is meant.
-    let c = Device::untracked(3, "CREATE TABLE cache(query TEXT, other)");
-    c.foreign("INSERT INTO cache VALUES('q', 1)");
+    let c = Device::untracked(3, "CREATE TABLE cache(query TEXT, source TEXT)");
+    c.foreign("INSERT INTO cache VALUES('q', 's'), ('q', 's')");
+    match c.store.apply_schema(SCHEMA) {
+        Err(StoreError::DefinitionRefused { reasons }) => assert!(reasons[0].contains("do not fit"), "{reasons:?}"),
+        other => panic!("{other:?}"),
+    }
+    c.foreign("DELETE FROM cache WHERE rowid = 2");
     c.store.apply_schema(SCHEMA).unwrap();
     assert_eq!(c.rows("SELECT n, query FROM cache"), c.rows("SELECT 1, 'q'"));
 }

@@ -463,3 +463,26 @@ mod found {
         assert!(plan.changes.is_empty() && plan.refused.is_empty(), "{plan:?}\n{dumped}");
     }
 }
+
+#[test]
+fn rows_step_aside_also_where_a_trigger_of_the_app_deletes_from_the_table() {
+    let plain = "CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT);";
+    for later in [plain.replace("e TEXT", "e TEXT UNIQUE"), format!("{plain} CREATE UNIQUE INDEX ix ON t(e);")] {
+        let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+        a.store.apply_schema(plain).unwrap();
+        b.pull(&a);
+        b.foreign(
+            "CREATE TRIGGER gone AFTER UPDATE ON t WHEN NEW.e = 'delete' BEGIN DELETE FROM t WHERE id = NEW.id; END",
+        );
+        b.run("INSERT INTO t VALUES(1, 'x'), (2, 'x')");
+        a.store.apply_schema(&later).unwrap();
+        settle(&[&a, &b]);
+        assert_eq!(b.rows("SELECT id FROM t"), b.rows("SELECT 1"));
+        // A merged update fires the trigger, which deletes nothing of what is replicated.
+        a.run("INSERT INTO t VALUES(3, 'y'), (4, 'z')");
+        settle(&[&a, &b]);
+        a.run("UPDATE t SET e = 'delete' WHERE id = 3");
+        settle(&[&a, &b]);
+        assert_eq!(b.rows("SELECT count(*) FROM t WHERE id = 3"), b.rows("SELECT 1"));
+    }
+}

@@ -291,13 +291,16 @@ impl Unsent {
         tracked: &Arc<Tracked>,
         (from, to, kept): (i64, i64, u64),
     ) -> Result<(), StoreError> {
+        // What stood in the table when it was adopted carries no time.
+        let baseline = crate::layout::baselines(conn, tracked.no)?.contains_key(&to);
         for (key, length, mut row) in states(conn, tracked)? {
             let before = row.clone();
             let key: Vec<_> = key.iter().map(Value::as_ref).collect();
             let unsent = self.row(tracked, &key, length);
             let mut moved = Vec::new();
             row.change(|mut entry| {
-                if entry.stamp.site != from || entry.stamp.hlc <= kept {
+                let moves = if entry.stamp.hlc == 0 { baseline } else { entry.stamp.hlc > kept };
+                if entry.stamp.site != from || !moves {
                     return Some(entry);
                 }
                 let mut copy = entry.clone();
