@@ -40,7 +40,8 @@
 //!   …  key columns and then columns, one stream each; a column's stream has a value for each row whose run has its bit
 //! ```
 //! A column of a kind has a second id for the writes of that kind ([`ColumnId::of_kind`](isle_schema::ColumnId::of_kind)): what a
-//! counter's value grew by (an integer), a value for a maximum or minimum, what came into and went out of a set ([`SetChange`]).
+//! counter's value grew by (an integer), a value for a maximum or minimum, what came into and went out of a set ([`SetChange`]),
+//! what was changed in a text or a JSON value ([`DocumentChange`]).
 //!
 //! A stream of values:
 //! ```text
@@ -58,6 +59,7 @@
 //! larger of the block's real size and twice [`BLOCK_BYTES`], whatever the lengths in it claim.
 
 mod block;
+mod document;
 mod encode;
 mod header;
 mod key;
@@ -68,6 +70,7 @@ mod value;
 mod wire;
 
 pub use block::{Block, LENGTH_MAX, Row, RowKind, Section, Sections};
+pub use document::DocumentChange;
 pub use encode::{BodyWriter, SealedBlock};
 pub use header::{BlockInfo, Cause, Hash, Header};
 pub use key::{Key, canonical_key, canonical_value, has_forms, pack_key, unpack_key};

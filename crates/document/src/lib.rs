@@ -392,6 +392,14 @@ pub fn has_root(saved: &[u8]) -> Result<bool, DocumentError> {
     Parts::of(saved).map(|parts| parts.rooted)
 }
 
+/// Whether bytes are one change that a document can take.
+///
+/// # Errors
+/// [`DocumentError`] if they are not.
+pub fn check_change(change: &[u8]) -> Result<(), DocumentError> {
+    read_change(change).map(drop)
+}
+
 /// A change that its reader understands, and that is no root.
 fn read_change(bytes: &[u8]) -> Result<Change, DocumentError> {
     if check::changes(bytes)?.len() != 1 {

@@ -17,11 +17,15 @@ pub enum Kind {
     Min,
     /// A JSON array whose members come and go one by one; a member that is added while it is removed elsewhere stays.
     Set,
+    /// A text that devices edit at once: an update travels as what it inserts and deletes.
+    Text,
+    /// A JSON object or array that devices edit at once: an update travels as the members and elements that it changes.
+    Json,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 4] = [Kind::Counter, Kind::Max, Kind::Min, Kind::Set];
+    pub const ALL: [Kind; 6] = [Kind::Counter, Kind::Max, Kind::Min, Kind::Set, Kind::Text, Kind::Json];
 
     /// The word that names it in a definition.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +34,8 @@ impl Kind {
             Kind::Max => "max",
             Kind::Min => "min",
             Kind::Set => "set",
+            Kind::Text => "text",
+            Kind::Json => "json",
         }
     }
 

@@ -52,7 +52,24 @@ impl Report {
     }
 }
 
+/// SQLite (3.54.1) checks a full-text index by what this connection last knew of its segments, and calls it corrupt if another
+/// connection has merged them since. A query brings that up to date.
+fn refresh_full_text(conn: &Connection) -> Result<(), StoreError> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%'";
+    let mut statement = conn.prepare(sql).doing("list full-text tables")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("list full-text tables")?;
+    for name in names {
+        let name = quoted(&name.doing("list full-text tables")?);
+        let sql = format!("SELECT rowid FROM {name} WHERE {name} MATCH 'isle' LIMIT 1");
+        if let Err(error) = conn.query_row(&sql, [], |_| Ok(())) {
+            tracing::debug!(table = name, %error, "a full-text table has no answer");
+        }
+    }
+    Ok(())
+}
+
 fn integrity(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
+    refresh_full_text(conn)?;
     let mut statement = conn.prepare("PRAGMA integrity_check(20)").doing("check the file")?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0)).doing("check the file")?;
     for line in lines {

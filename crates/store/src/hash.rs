@@ -127,12 +127,20 @@ impl Hasher {
     fn logical(&self, state: &kinds::Row, column: &kinds::KindColumn) -> Vec<u8> {
         let mut lines = vec![pack_key(&[state.base(column)])];
         for entry in state.state().filter(|entry| entry.cell == column.cell) {
+            if let (kinds::What::Document, Some(name)) = (entry.what, entry.document_name()) {
+                // Edits of what another value has replaced wait on one device and have their place on another.
+                if state.root_edited(column).is_some_and(|root| name.starts_with(&root)) {
+                    lines.push([&[entry.what as u8], name.as_slice()].concat());
+                }
+                continue;
+            }
             let site = usize::try_from(entry.stamp.site).ok().and_then(|no| self.sites.get(no).copied().flatten());
             let mut line = vec![entry.what as u8];
             line.extend(pack_key(&[entry.value.as_ref()]));
             match entry.what {
                 // Of two equal extremes either may stand; a total of nothing is as good as none.
                 kinds::What::Max | kinds::What::Min | kinds::What::Gone => {}
+                kinds::What::Document | kinds::What::Edited => continue,
                 kinds::What::Total if entry.value == Value::Integer(0) => continue,
                 _ => line.extend(site.as_ref().map_or(&[0; 16], SiteId::as_bytes)),
             }

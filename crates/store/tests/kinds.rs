@@ -6,8 +6,9 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use isle_changeset::{RemovedMember, SetChange, Value};
+use isle_changeset::{DocumentChange, RemovedMember, SetChange, Value};
 use isle_clock::{Hlc, SiteId};
+use isle_document::{Document, Form};
 use isle_schema::{ColumnId, Kind};
 use isle_store::StoreError;
 use proptest::prelude::*;
@@ -391,15 +392,40 @@ fn statement() -> impl Strategy<Value = String> {
     let number = || prop_oneof![4 => (-5i64..9).prop_map(|n| n.to_string()), 1 => Just("NULL".to_owned())];
     prop_oneof![
         2 => (key(), 0..5i64, number(), tags()).prop_map(|(key, uses, last, tags)| format!(
-            "INSERT OR IGNORE INTO k VALUES('{key}', {uses}, {last}, {last}, {tags}, 'new')")),
-        1 => (key(), 0..5i64, tags()).prop_map(|(key, uses, tags)| format!("REPLACE INTO k VALUES('{key}', {uses}, 1, 1, {tags}, 'r')")),
+            "INSERT OR IGNORE INTO k VALUES('{key}', {uses}, {last}, {last}, {tags}, 'new', 'a b', NULL)")),
+        1 => (key(), 0..5i64, tags()).prop_map(|(key, uses, tags)| format!("REPLACE INTO k VALUES('{key}', {uses}, 1, 1, {tags}, 'r', '{uses}', '[]')")),
         4 => (key(), -3..4i64).prop_map(|(key, by)| format!("UPDATE k SET uses = uses + {by} WHERE name = '{key}'")),
         1 => key().prop_map(|key| format!("UPDATE k SET uses = 7, note = 'seven' WHERE name = '{key}'")),
         3 => (key(), number(), number()).prop_map(|(key, last, first)| format!(
             "UPDATE k SET last = {last}, first = {first} WHERE name = '{key}'")),
         4 => (key(), tags()).prop_map(|(key, tags)| format!("UPDATE k SET tags = {tags} WHERE name = '{key}'")),
+        4 => (key(), body()).prop_map(|(key, body)| format!("UPDATE k SET body = {body} WHERE name = '{key}'")),
+        4 => (key(), doc()).prop_map(|(key, doc)| format!("UPDATE k SET doc = {doc} WHERE name = '{key}'")),
         1 => key().prop_map(|key| format!("DELETE FROM k WHERE name = '{key}'")),
         1 => key().prop_map(|key| format!("UPDATE k SET name = 'z' WHERE name = '{key}' AND NOT EXISTS (SELECT 1 FROM k WHERE name = 'z')")),
+    ]
+}
+
+fn body() -> impl Strategy<Value = String> {
+    prop_oneof![
+        2 => "[a-c ]{1,4}".prop_map(|text| format!("body || '{text}'")),
+        2 => "[a-c ]{1,4}".prop_map(|text| format!("'{text}' || body")),
+        2 => (0..4usize, "[a-c ]{1,3}").prop_map(|(at, text)| format!("substr(body, 1, {at}) || '{text}' || substr(body, {at} + 2)")),
+        1 => Just("replace(body, 'a', 'xy')".to_owned()),
+        1 => Just("'a b c'".to_owned()),
+        1 => Just("x'00ff'".to_owned()),
+    ]
+}
+
+fn doc() -> impl Strategy<Value = String> {
+    let there = "CASE WHEN json_valid(doc) AND json_type(doc) = 'object' THEN doc ELSE '{}' END";
+    prop_oneof![
+        3 => ("[a-c]", 0..9i64).prop_map(move |(name, n)| format!("json_set({there}, '$.{name}', {n})")),
+        2 => ("[a-c]", 0..9i64).prop_map(move |(name, n)| format!("json_insert(json_insert({there}, '$.list', json('[]')), '$.list[#]', json_array({n}, '{name}'))")),
+        1 => "[a-c]".prop_map(move |name| format!("json_remove({there}, '$.{name}', '$.list[0]')")),
+        1 => Just("'{\"a\": 1}'".to_owned()),
+        1 => Just("NULL".to_owned()),
+        1 => Just("'no JSON'".to_owned()),
     ]
 }
 
@@ -435,7 +461,10 @@ const K: &str = "CREATE TABLE k(
     last, -- @merge max
     first DEFAULT 3, -- @merge min
     tags TEXT NOT NULL DEFAULT '[\"a\"]', -- @merge set
-    note TEXT);";
+    note TEXT,
+    body TEXT NOT NULL DEFAULT '', -- @merge text
+    doc TEXT -- @merge json
+);";
 
 /// What one row comes to by its kinds' rules, computed from all writes that are in the logs.
 #[derive(Default)]
@@ -448,6 +477,7 @@ struct ModelRow {
     smallest: Option<Value>,
     added: Vec<(Hlc, SiteId, Vec<u8>)>,
     removed: Vec<((Hlc, SiteId), RemovedMember)>,
+    edits: BTreeMap<Kind, Vec<([u8; 16], Vec<u8>)>>,
 }
 
 fn members(value: &Value) -> Vec<Vec<u8>> {
@@ -487,6 +517,12 @@ impl ModelRow {
                 let SetChange { added, removed } = SetChange::decode(bytes).unwrap();
                 self.added.extend(added.into_iter().map(|member| (write.hlc, write.site, member)));
                 self.removed.extend(removed.into_iter().map(|removed| (stamp, removed)));
+            } else if let Some((_, kind)) =
+                [(5, Kind::Text), (6, Kind::Json)].iter().find(|(n, k)| *id == columns[*n].of_kind(*k))
+            {
+                let Value::Blob(bytes) = value else { panic!("{value:?}") };
+                let changes = DocumentChange::decode(bytes).unwrap().changes;
+                self.edits.entry(*kind).or_default().extend(changes);
             } else if self.cells.get(id).is_none_or(|(known, _)| stamp > *known) {
                 self.cells.insert(*id, (stamp, value.clone()));
             }
@@ -494,9 +530,10 @@ impl ModelRow {
     }
 
     fn shown(&self, columns: &[ColumnId]) -> Vec<Value> {
-        let defaults = [Value::Integer(0), Value::Null, Value::Integer(3), Value::Text("[\"a\"]".into()), Value::Null];
+        let (zero, tags, empty) = (Value::Integer(0), Value::Text("[\"a\"]".into()), Value::Text(Vec::new()));
+        let defaults = [zero, Value::Null, Value::Integer(3), tags, Value::Null, empty, Value::Null];
         let base = |n: usize| self.cells.get(&columns[n]).map_or(defaults[n].clone(), |(_, value)| value.clone());
-        let mut shown: Vec<Value> = (0..5).map(base).collect();
+        let mut shown: Vec<Value> = (0..7).map(base).collect();
         if self.is_counted {
             let Value::Integer(first) = shown[0] else { panic!() };
             shown[0] = Value::Integer(first + self.counted);
@@ -509,6 +546,17 @@ impl ModelRow {
         shown[2] = better(&self.smallest, &shown[2], std::cmp::Ordering::Less);
         if !self.added.is_empty() || !self.removed.is_empty() {
             shown[3] = self.members(&shown[3]);
+        }
+        for (n, kind, form) in [(5, Kind::Text, Form::Text), (6, Kind::Json, Form::Json)] {
+            if let (Value::Text(base), Some(edits)) = (&shown[n], self.edits.get(&kind)) {
+                let base = std::str::from_utf8(base).unwrap();
+                let of_base = |edit: &&([u8; 16], Vec<u8>)| edit.0 == isle_document::root_id(form, base);
+                if edits.iter().any(|edit| of_base(&edit)) {
+                    let mut document = Document::begin(form, base).unwrap();
+                    edits.iter().filter(of_base).for_each(|(_, change)| document.apply(change).unwrap());
+                    shown[n] = Value::Text(document.shown().as_bytes().to_vec());
+                }
+            }
         }
         shown
     }

@@ -491,8 +491,17 @@ impl Merge<'_, '_> {
         let clocks = &mut self.table.clocks;
         let mut changing = kinds::Changing::open(new, clocks, &row.key)?;
         changing.bases(&tracked, mask, incoming);
-        changing.writes(self.conn, incoming, self.author.stamp)?;
+        changing.writes((self.conn, &tracked), incoming, self.author.stamp)?;
+        let (author, baselines) = (self.author, &self.table.baselines);
+        let replaced = changing.replaced(&tracked, |stamp| author.had_seen(stamp, baselines))?;
+        let stale = std::mem::take(&mut changing.stale);
         let shown = changing.close(&tracked, clocks, &row.key, known)?;
+        let replaced = replaced.into_iter().map(|(cell, value, loser)| (cell, value, loser, Some(author.stamp)));
+        let stale = stale.into_iter().map(|(cell, value)| (cell, value, author.stamp, None));
+        for (cell, value, loser, winner) in replaced.chain(stale) {
+            let loss = Loss { cell, value: value.as_ref(), loser, winner, reason: Reason::Older };
+            self.journal.add(&tracked, &row.key, loss)?;
+        }
         let write = kinds::write(&tracked, mask, &incoming.cells, &shown);
         self.write(new, &row.key, &write.mask, &write.cells)
     }

@@ -26,6 +26,10 @@ pub(crate) fn refuse(tracked: &Tracked, name: &str, kind: Kind) -> Option<String
         return Some(format!("column {name:?} is part of a UNIQUE index or a foreign key, so it cannot be a {kind}"));
     }
     let whole = matches!(tracked.affinities.get(at), Some(Affinity::Integer | Affinity::Numeric));
+    let text = matches!(tracked.affinities.get(at), Some(Affinity::Text | Affinity::Blob));
+    if super::documents::form(kind).is_some() && !text {
+        return Some(format!("column {name:?} is no TEXT, so it cannot be a {kind}"));
+    }
     (kind == Kind::Counter && !whole).then(|| format!("column {name:?} is no INTEGER, so it cannot be a counter"))
 }
 
@@ -101,7 +105,7 @@ fn set(conn: &Connection, tracked: &Arc<Tracked>, news: &[(ColumnId, Kind)]) -> 
             };
             // What was written under the kind that has lost counts for nothing.
             let Some(entry) = state.newest(before) else { continue };
-            let value = state.shown(before);
+            let value = state.shown(before)?;
             let (cell, reason) = (column.cell, Reason::NotOfKind);
             let loss = Loss { cell, value: value.as_ref(), loser: entry, winner: None, reason };
             Journal::open(conn)?.add(&changed, &key, loss)?;

@@ -27,16 +27,18 @@ pub(crate) struct Changing {
     before: Option<Row>,
     /// Cells whose plain values came.
     named: Vec<usize>,
+    /// Edits of values that others have replaced: cell, and what they inserted.
+    pub(crate) stale: Vec<(usize, Value)>,
 }
 
 impl Changing {
     /// A new life, or the one that is there.
     pub(crate) fn open(new: bool, clocks: &mut ClockTable<'_>, key: &[ValueRef<'_>]) -> Result<Changing, StoreError> {
         if new {
-            return Ok(Changing { row: Row::default(), before: None, named: Vec::new() });
+            return Ok(Changing { row: Row::default(), before: None, named: Vec::new(), stale: Vec::new() });
         }
         let (_, row) = clocks.state(key)?;
-        Ok(Changing { before: Some(row.clone()), row, named: Vec::new() })
+        Ok(Changing { before: Some(row.clone()), row, named: Vec::new(), stale: Vec::new() })
     }
 
     /// Takes the plain values that won.
@@ -50,49 +52,82 @@ impl Changing {
     /// Takes what the author's writes of kinds did.
     pub(crate) fn writes(
         &mut self,
-        conn: &Connection,
+        (conn, tracked): (&Connection, &Tracked),
         incoming: &Incoming<'_>,
         stamp: LocalStamp,
     ) -> Result<(), StoreError> {
         for (cell, kind, value) in &incoming.kinds {
-            self.row.take(*cell, *kind, *value, stamp, &mut |site| site_no(conn, site))?;
+            let Some(column) = tracked.kinds.iter().find(|column| column.cell == *cell) else { continue };
+            if !self.row.take(column, *kind, *value, stamp, &mut |site| site_no(conn, site))? && column.kind == *kind {
+                self.stale.push((*cell, readable(*kind, *value)));
+            }
         }
         Ok(())
+    }
+
+    /// What edited texts and JSON values showed before another value took their place whose author, as `seen` tells, had not seen all of
+    /// the edits: cell, value, last of the edits.
+    pub(crate) fn replaced(
+        &self,
+        tracked: &Tracked,
+        seen: impl Fn(LocalStamp) -> bool,
+    ) -> Result<Vec<(usize, Value, LocalStamp)>, StoreError> {
+        let mut replaced = Vec::new();
+        let Some(before) = &self.before else { return Ok(replaced) };
+        for column in &tracked.kinds {
+            let Some(root) = before.root_edited(column).filter(|root| self.row.root_edited(column) != Some(*root))
+            else {
+                continue;
+            };
+            let edits = before.of(column.cell, super::What::Edited).map(|entry| entry.stamp);
+            if let Some(last) = edits.filter(|stamp| !seen(*stamp)).max_by_key(|stamp| stamp.hlc) {
+                tracing::debug!(?root, "an edited value was replaced");
+                replaced.push((column.cell, before.shown(column)?, last));
+            }
+        }
+        Ok(replaced)
     }
 
     /// Takes the state that the same life has elsewhere.
     pub(crate) fn join(
         &mut self,
+        tracked: &Tracked,
         theirs: &Row,
         we_cover: impl Fn(LocalStamp) -> bool,
         they_cover: impl Fn(LocalStamp) -> bool,
-    ) {
+    ) -> Result<(), StoreError> {
         let new = self.before.is_none();
-        self.row.join(theirs, |stamp| !new && we_cover(stamp), they_cover);
+        self.row.join(&tracked.kinds, theirs, |stamp| !new && we_cover(stamp), they_cover)
     }
 
     /// Stores the state, and gives the values that the table shows from now on and did not show before.
     pub(crate) fn close(
-        self,
+        mut self,
         tracked: &Tracked,
         clocks: &mut ClockTable<'_>,
         key: &[ValueRef<'_>],
         known: bool,
     ) -> Result<Vec<(usize, Value)>, StoreError> {
+        for column in &tracked.kinds {
+            self.row.root_waiting(column)?;
+        }
         let packed = self.row.packed();
         if known || packed.is_some() {
             clocks.set_state(key, packed.as_deref())?;
         }
-        let shows = tracked.kinds.iter().filter_map(|column| {
-            let shown = self.row.shown(column);
+        let mut shows = Vec::new();
+        for column in &tracked.kinds {
+            let shown = self.row.shown(column)?;
             let differs = match &self.before {
-                Some(before) => before.shown(column).as_ref() != shown.as_ref(),
+                Some(before) => before.shown(column)?.as_ref() != shown.as_ref(),
                 // The table's own default may be no constant.
                 None => self.named.contains(&column.cell) || shown.as_ref() != column.default.as_ref(),
             };
-            differs.then_some((column.cell, shown))
-        });
-        Ok(shows.collect())
+            if differs {
+                shows.push((column.cell, shown));
+            }
+        }
+        Ok(shows)
     }
 }
 
@@ -133,11 +168,14 @@ pub(crate) fn with_bases(
 
 /// A value as people read it in the journal.
 pub(crate) fn readable(kind: Kind, value: ValueRef<'_>) -> Value {
-    let change = match (kind, value) {
-        (Kind::Set, ValueRef::Blob(bytes)) => isle_changeset::SetChange::decode(bytes).ok(),
+    let readable = match (kind, value) {
+        (Kind::Set, ValueRef::Blob(bytes)) => {
+            isle_changeset::SetChange::decode(bytes).ok().map(|change| super::state::array(&change.added))
+        }
+        (Kind::Text | Kind::Json, ValueRef::Blob(bytes)) => super::documents::inserted(bytes),
         _ => None,
     };
-    change.map_or_else(|| value.to_value(), |change| super::state::array(&change.added))
+    readable.unwrap_or_else(|| value.to_value())
 }
 
 /// Whether the values of a section are such as their columns' kinds send.
@@ -170,7 +208,7 @@ pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_
     let Some(there) = shadow::values(conn, tracked, (hidden.is_some(), &list, ""), key)? else { return Ok(false) };
     let mut written = false;
     for column in &tracked.kinds {
-        let shown = row.shown(column);
+        let shown = row.shown(column)?;
         if there[column.cell].as_ref() == shown.as_ref() {
             continue;
         }

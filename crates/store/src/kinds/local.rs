@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use isle_changeset::{Block, Header, RemovedMember, RowKind, SetChange, Value, ValueRef, pack_key};
+use isle_changeset::{Block, DocumentChange, Header, RemovedMember, RowKind, SetChange, Value, ValueRef, pack_key};
 use isle_schema::{Kind, TableId};
 use rusqlite::Connection;
 
@@ -150,7 +150,7 @@ impl Sealer<'_> {
                     Journal::open(conn)?.add(tracked, touch.key, loss)?;
                 }
             }
-            owed |= row.shown(column).as_ref() != new;
+            owed |= row.shown(column)?.as_ref() != new;
         }
         if plain || !sent.is_empty() {
             clocks.set_state(touch.key, row.packed().as_deref())?;
@@ -169,10 +169,11 @@ struct UnsentRow {
     /// By cell.
     counts: HashMap<usize, i64>,
     removed: HashMap<usize, Vec<RemovedMember>>,
+    changes: HashMap<(usize, Kind), DocumentChange>,
 }
 
-/// What unpublished versions did to columns of kinds, as far as their states do not tell: what was added to counters, and members that
-/// went.
+/// What unpublished versions did to columns of kinds, as far as their states do not tell: what was added to counters, members that
+/// went, and changes of documents.
 #[derive(Debug, Default)]
 pub(crate) struct Unsent(HashMap<(TableId, Vec<u8>), UnsentRow>);
 
@@ -232,6 +233,10 @@ impl Unsent {
                     (Kind::Set, ValueRef::Blob(bytes)) => {
                         known.removed.entry(cell).or_default().extend(SetChange::decode(bytes)?.removed);
                     }
+                    (Kind::Text | Kind::Json, ValueRef::Blob(bytes)) => {
+                        let changes = DocumentChange::decode(bytes)?.changes;
+                        known.changes.entry((cell, *kind)).or_default().changes.extend(changes);
+                    }
                     _ => {}
                 }
             }
@@ -261,6 +266,9 @@ impl Unsent {
                 Kind::Counter => unsent.and_then(|row| row.counts.get(&cell)).map(|count| Value::Integer(*count)),
                 Kind::Max => of(What::Max).next().map(|entry| entry.value.clone()),
                 Kind::Min => of(What::Min).next().map(|entry| entry.value.clone()),
+                kind @ (Kind::Text | Kind::Json) => {
+                    unsent.and_then(|row| row.changes.get(&(cell, kind))).map(|changes| Value::Blob(changes.encode()))
+                }
                 _ => {
                     let added = of(What::Member).filter_map(|entry| match &entry.value {
                         Value::Text(member) => Some(member.clone()),

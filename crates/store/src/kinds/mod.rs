@@ -1,4 +1,4 @@
-//! Columns of a kind: counters, maxima, minima and sets.
+//! Columns of a kind: counters, maxima, minima, sets, texts and JSON values.
 //!
 //! # What a value is
 //! Of a cell in such a column three things are kept: its *base*, a plain value that the last writer wins, as of any other
@@ -10,6 +10,7 @@
 //! | counter | its difference to what showed | a total for each site | the base and all totals |
 //! | max, min | the value | the largest, the smallest | the larger, the smaller of base and state |
 //! | set | members that came, and the additions whose members went | additions at hand; members of the base that went | the base's members without those, then the others by the time of their addition |
+//! | text, json | what it changed, as an edit of a document whose root is the base | the documents of all bases, and when each site edited last | the document of the base |
 //!
 //! Differences of one site arrive in order, and each counts once: a total carries the time of the last. So every order of arrival gives the
 //! same state. Sums wrap at 64 bits, as any other rule would depend on the order.
@@ -24,6 +25,10 @@
 //! * Ids of all kinds are known for a column that has one: two devices may have chosen different kinds. State that the kind of
 //!   today does not use is kept.
 //!
+//! * An edited text is kept three times: as it shows, as the base, and as a document with its whole history. What is no JSON object or array, no
+//!   UTF-8, or beyond 4 MiB is a plain value, and so is a text that is written over it.
+//! * A JSON value that was edited shows without blanks, its members in the order of their names.
+//!
 //! # Limits
 //! * An insert is a base: of two devices that insert one row, the later one's number is what both count on from.
 //! * NULL and text count as zero to a counter, and cannot be written to one that has counted.
@@ -32,17 +37,21 @@
 //!
 //! # Format of a state
 //! ```text
-//! v cell   1 what (0 base, 1 counter, 2 max, 3 min, 4 member, 5 member of the base that went)
-//! v site's local number + 1   8 time, big-endian      (not of 0 and 5)
+//! v cell   1 what (0 base, 1 counter, 2 max, 3 min, 4 member, 5 member of the base that went,
+//!                                                 6 document, 7 who edited it last and when)
+//! v site's local number + 1   8 time, big-endian      (not of 0, 5 and 6)
 //! 1 = 1 and a zigzag varint for an integer, or 0 and v length, value as in an exact key
 //! ```
-//! each, rising by cell and what.
+//! each, rising by cell and what. A document is 1 form (1 text, 2 JSON), 16 root, and what `isle-document` saves.
 
 mod change;
+mod documents;
 mod incoming;
 mod local;
 mod plan;
 mod state;
+
+use std::sync::Arc;
 
 use isle_changeset::Value;
 use isle_schema::{ColumnId, Kind};
@@ -64,11 +73,19 @@ pub(crate) struct KindColumn {
     pub(crate) default: Value,
     /// The ids under which the writes of each kind travel.
     ids: Vec<(Kind, ColumnId)>,
+    /// Documents that were read or edited last.
+    documents: Arc<documents::Memo>,
 }
 
 impl KindColumn {
     pub(crate) fn new(cell: usize, id: ColumnId, kind: Kind, default: Value) -> KindColumn {
-        KindColumn { cell, kind, default, ids: Kind::ALL.map(|kind| (kind, id.of_kind(kind))).to_vec() }
+        KindColumn {
+            cell,
+            kind,
+            default,
+            ids: Kind::ALL.map(|kind| (kind, id.of_kind(kind))).to_vec(),
+            documents: Arc::default(),
+        }
     }
 
     /// The id under which local writes travel.

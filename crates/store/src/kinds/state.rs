@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use isle_changeset::{DecodeError, RemovedMember, SetChange, Value, ValueRef, pack_key, unpack_key};
+use isle_changeset::{DecodeError, DocumentChange, RemovedMember, SetChange, Value, ValueRef, pack_key, unpack_key};
 use isle_clock::{Hlc, SiteId};
 use isle_schema::Kind;
 use serde_json::value::RawValue;
 
-use super::KindColumn;
+use super::{KindColumn, documents};
 use crate::StoreError;
 use crate::clocks::{LocalStamp, put_varint, take_varint};
 
@@ -27,18 +27,26 @@ pub(crate) enum What {
     Member = 4,
     /// A member of the base that went.
     Gone = 5,
+    /// A document: a base with changes to it.
+    Document = 6,
+    /// Who edited a document; the stamp is that of the site's last edit.
+    Edited = 7,
 }
 
 impl What {
     /// Whether it matters who said it when.
     fn is_dated(self) -> bool {
-        !matches!(self, What::Base | What::Gone)
+        !matches!(self, What::Base | What::Gone | What::Document)
     }
 
     fn of(byte: u8) -> Option<What> {
-        [What::Base, What::Total, What::Max, What::Min, What::Member, What::Gone]
-            .into_iter()
-            .find(|what| *what as u8 == byte)
+        use What::{Base, Document, Edited, Gone, Max, Member, Min, Total};
+        [Base, Total, Max, Min, Member, Gone, Document, Edited].into_iter().find(|what| *what as u8 == byte)
+    }
+
+    /// Whether it is about the members of a set.
+    pub(super) fn is_of_set(self) -> bool {
+        matches!(self, What::Member | What::Gone)
     }
 }
 
@@ -53,12 +61,14 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Whether the value is one that the heading can have.
-    pub(crate) fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self, column: &KindColumn) -> bool {
         match (self.what, &self.value) {
             (What::Base, _) | (What::Max | What::Min, Value::Null) => false,
             (What::Total, value) => matches!(value, Value::Integer(_)),
             (What::Member | What::Gone, value) => matches!(value, Value::Text(member) if is_json(member)),
             (What::Max | What::Min, _) => true,
+            (What::Document, _) => self.is_document(column),
+            (What::Edited, value) => *value == Value::Null,
         }
     }
 }
@@ -133,7 +143,8 @@ impl Row {
             Kind::Counter => what == What::Total,
             Kind::Max => what == What::Max,
             Kind::Min => what == What::Min,
-            _ => what >= What::Member,
+            Kind::Text | Kind::Json => what == What::Edited,
+            _ => what.is_of_set(),
         };
         let entries = self.state().filter(|entry| entry.cell == column.cell && of_kind(entry.what));
         entries.map(|entry| entry.stamp).max_by_key(|stamp| stamp.hlc)
@@ -185,25 +196,31 @@ impl Row {
     }
 
     /// What the table shows.
-    pub(crate) fn shown(&self, column: &KindColumn) -> Value {
+    ///
+    /// # Errors
+    /// If a document cannot be read.
+    pub(crate) fn shown(&self, column: &KindColumn) -> Result<Value, StoreError> {
         let base = self.base(column);
-        match column.kind {
+        Ok(match column.kind {
             Kind::Counter => {
                 let mut totals =
                     self.of(column.cell, What::Total).map(|entry| integer(entry.value.as_ref())).peekable();
                 if totals.peek().is_none() {
-                    return base.to_value();
+                    return Ok(base.to_value());
                 }
                 Value::Integer(totals.fold(integer(base), i64::wrapping_add))
             }
             Kind::Max => best(What::Max, base, self.of(column.cell, What::Max)).to_value(),
             Kind::Min => best(What::Min, base, self.of(column.cell, What::Min)).to_value(),
             Kind::Set => {
-                let changed = self.state().any(|entry| entry.cell == column.cell && entry.what >= What::Member);
+                let changed = self.state().any(|entry| entry.cell == column.cell && entry.what.is_of_set());
                 if changed { array(&self.members(column)) } else { base.to_value() }
             }
-            _ => base.to_value(),
-        }
+            kind => match documents::form(kind) {
+                Some(form) => self.shown_document(column, form)?,
+                None => base.to_value(),
+            },
+        })
     }
 
     /// The members that a set shows, in order.
@@ -244,7 +261,7 @@ impl Row {
         stamp: LocalStamp,
         site: &mut dyn FnMut(i64) -> Result<SiteId, StoreError>,
     ) -> Result<Local, StoreError> {
-        let shown = self.shown(column);
+        let shown = self.shown(column)?;
         if new == shown.as_ref() {
             return Ok(Local::Nothing);
         }
@@ -264,7 +281,7 @@ impl Row {
             (Kind::Set, new) => {
                 let Some(wanted) = members(new) else { return Ok(Local::NotOfKind) };
                 // What nobody has changed member by member yet may be spelled otherwise, or become an array at all.
-                let plain = !self.state().any(|entry| entry.cell == column.cell && entry.what >= What::Member);
+                let plain = !self.state().any(|entry| entry.cell == column.cell && entry.what.is_of_set());
                 if plain && members(self.base(column)).is_none() {
                     self.set_base(column, new);
                     return Ok(Local::Plain);
@@ -278,7 +295,10 @@ impl Row {
                     _ => Local::Nothing,
                 }
             }
-            _ => Local::NotOfKind,
+            (kind, new) => match documents::form(kind) {
+                Some(form) => self.edit_document(column, form, new, stamp, site(stamp.site)?)?,
+                None => Local::NotOfKind,
+            },
         })
     }
 
@@ -320,53 +340,60 @@ impl Row {
         Ok(change)
     }
 
-    /// Takes a write of a kind that was made elsewhere; false if it changes nothing. `number` gives the local number of a site.
+    /// Takes a write of a kind that was made elsewhere; false if it is an edit of a value that another has replaced. `number` gives the
+    /// local number of a site.
     ///
     /// Malformed values change nothing: they were checked before.
     pub(crate) fn take(
         &mut self,
-        cell: usize,
+        column: &KindColumn,
         kind: Kind,
         value: ValueRef<'_>,
         stamp: LocalStamp,
         number: &mut dyn FnMut(SiteId) -> Result<i64, StoreError>,
     ) -> Result<bool, StoreError> {
-        Ok(match (kind, value) {
+        let cell = column.cell;
+        match (kind, value) {
             (Kind::Counter, ValueRef::Integer(difference)) => self.count(cell, difference, stamp),
             (Kind::Max | Kind::Min, value) => self.take_best(cell, kind, value, stamp),
-            (Kind::Set, ValueRef::Blob(bytes)) => match SetChange::decode(bytes) {
-                Ok(change) => self.change_members(cell, &change, stamp, number)?,
-                Err(_) => false,
-            },
-            _ => false,
-        })
+            (Kind::Set, ValueRef::Blob(bytes)) => {
+                if let Ok(change) = SetChange::decode(bytes) {
+                    self.change_members(cell, &change, stamp, number)?;
+                }
+            }
+            (kind, ValueRef::Blob(bytes)) => {
+                if let (Some(form), Ok(changes)) = (documents::form(kind), DocumentChange::decode(bytes)) {
+                    return self.take_changes(column, form, &changes, stamp);
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
     }
 
     /// Adds to a site's total, unless it has been added already.
-    fn count(&mut self, cell: usize, difference: i64, stamp: LocalStamp) -> bool {
+    fn count(&mut self, cell: usize, difference: i64, stamp: LocalStamp) {
         let known = self
             .entries
             .iter_mut()
             .find(|entry| entry.cell == cell && entry.what == What::Total && entry.stamp.site == stamp.site);
         match known {
-            Some(entry) if entry.stamp.hlc >= stamp.hlc => return false,
+            Some(entry) if entry.stamp.hlc >= stamp.hlc => {}
             Some(entry) => {
                 entry.value = Value::Integer(integer(entry.value.as_ref()).wrapping_add(difference));
                 entry.stamp = stamp;
             }
             None => self.put(cell, What::Total, stamp, Value::Integer(difference)),
         }
-        true
     }
 
-    fn take_best(&mut self, cell: usize, kind: Kind, value: ValueRef<'_>, stamp: LocalStamp) -> bool {
+    fn take_best(&mut self, cell: usize, kind: Kind, value: ValueRef<'_>, stamp: LocalStamp) {
         let what = what_of(kind);
         let better = self.of(cell, what).all(|entry| beats(what, value, entry.value.as_ref()));
         if better {
             self.drop_all(cell, what);
             self.put(cell, what, stamp, value.to_value());
         }
-        better
     }
 
     fn change_members(
@@ -375,7 +402,7 @@ impl Row {
         change: &SetChange,
         stamp: LocalStamp,
         number: &mut dyn FnMut(SiteId) -> Result<i64, StoreError>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
         let mut ended: HashMap<&[u8], HashSet<LocalStamp>> = HashMap::new();
         for removed in &change.removed {
             let stamps = ended.entry(&removed.member).or_default();
@@ -383,7 +410,6 @@ impl Row {
                 stamps.insert(LocalStamp { hlc: hlc.bits(), site: number(*site)? });
             }
         }
-        let before = self.entries.len();
         self.entries.retain(|entry| {
             let stamps = member_of(entry).and_then(|member| ended.get(member));
             // The author's own additions it had seen in any case, also those that it made under a site id that it gave up since.
@@ -391,38 +417,39 @@ impl Row {
             (entry.cell, entry.what) != (cell, What::Member)
                 || !stamps.is_some_and(|stamps| own || stamps.contains(&entry.stamp))
         });
-        let mut changed = self.entries.len() < before;
-        changed |= self.mark_gone(cell, change);
+        self.mark_gone(cell, change);
         let of_this_write = |entry: &&Entry| entry.stamp == stamp;
         let known: HashSet<Vec<u8>> =
             self.of(cell, What::Member).filter(of_this_write).filter_map(member_of).map(<[u8]>::to_vec).collect();
         for member in change.added.iter().filter(|member| !known.contains(*member)) {
             self.put(cell, What::Member, stamp, Value::Text(member.clone()));
-            changed = true;
         }
-        Ok(changed)
+        Ok(())
     }
 
-    fn mark_gone(&mut self, cell: usize, change: &SetChange) -> bool {
+    fn mark_gone(&mut self, cell: usize, change: &SetChange) {
         let known: HashSet<Vec<u8>> = self.of(cell, What::Gone).filter_map(member_of).map(<[u8]>::to_vec).collect();
         let new = change.removed.iter().filter(|removed| removed.first && !known.contains(&removed.member));
         let new: Vec<&RemovedMember> = new.collect();
         for removed in &new {
             self.put(cell, What::Gone, LocalStamp::NEVER, Value::Text(removed.member.clone()));
         }
-        !new.is_empty()
     }
 
     /// Joins the state of the same life from elsewhere; bases are not its business. The closures say whether a side had taken in the
     /// write with a stamp.
+    ///
+    /// # Errors
+    /// If a document cannot be read.
     pub(crate) fn join(
         &mut self,
+        columns: &[KindColumn],
         theirs: &Row,
         we_cover: impl Fn(LocalStamp) -> bool,
         they_cover: impl Fn(LocalStamp) -> bool,
-    ) {
+    ) -> Result<(), StoreError> {
         let named = |row: &Row| -> HashSet<(usize, What, LocalStamp, Vec<u8>)> {
-            let members = row.entries.iter().filter(|entry| entry.what >= What::Member);
+            let members = row.entries.iter().filter(|entry| entry.what.is_of_set());
             members
                 .filter_map(|entry| Some((entry.cell, entry.what, entry.stamp, member_of(entry)?.to_vec())))
                 .collect()
@@ -440,8 +467,14 @@ impl Row {
                 What::Member if has(&ours, entry) || we_cover(stamp) => {}
                 What::Gone if has(&ours, entry) => {}
                 What::Base | What::Member | What::Gone => self.put(cell, what, stamp, value),
-                What::Max => drop(self.take_best(cell, Kind::Max, value.as_ref(), stamp)),
-                What::Min => drop(self.take_best(cell, Kind::Min, value.as_ref(), stamp)),
+                What::Max => self.take_best(cell, Kind::Max, value.as_ref(), stamp),
+                What::Min => self.take_best(cell, Kind::Min, value.as_ref(), stamp),
+                What::Edited => self.note_edit(cell, stamp),
+                What::Document => {
+                    if let Some(column) = columns.iter().find(|column| column.cell == cell) {
+                        self.join_document(column, entry)?;
+                    }
+                }
                 What::Total => {
                     let same = |known: &Entry| (known.cell, known.what, known.stamp.site) == (cell, what, stamp.site);
                     if !self.entries.iter().any(|known| same(known) && known.stamp.hlc >= stamp.hlc) {
@@ -451,6 +484,7 @@ impl Row {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -467,6 +501,7 @@ pub(super) fn check(kind: Kind, value: ValueRef<'_>) -> Result<(), DecodeError> 
             }
             Err(DecodeError::Inconsistent { what: "member of a set" })
         }
+        (kind, ValueRef::Blob(bytes)) if documents::form(kind).is_some() => documents::check(bytes),
         _ => Err(DecodeError::Inconsistent { what: "value of a kind" }),
     }
 }
@@ -565,7 +600,7 @@ mod tests {
             "[a-z]{0,9}".prop_map(|text| Value::Text(text.into_bytes())),
             prop::collection::vec(any::<u8>(), 0..9).prop_map(Value::Blob),
         ];
-        (0..300usize, 0..6u8, -1..9i64, any::<u64>(), value).prop_map(|(cell, what, site, hlc, value)| {
+        (0..300usize, 0..8u8, -1..9i64, any::<u64>(), value).prop_map(|(cell, what, site, hlc, value)| {
             let what = What::of(what).unwrap_or(What::Base);
             let stamp = if what.is_dated() { LocalStamp { site, hlc } } else { LocalStamp::NEVER };
             Entry { cell, what, stamp, value }
@@ -594,7 +629,7 @@ mod tests {
             for (n, new) in new.into_iter().enumerate() {
                 let stamp = LocalStamp { hlc: n as u64 + 1, site: n as i64 };
                 row.local(&column, ValueRef::Integer(new), stamp, &mut |_| Ok(SiteId::from_bytes([0; 16]))).ok();
-                prop_assert_eq!(row.shown(&column), Value::Integer(new));
+                prop_assert_eq!(row.shown(&column).ok(), Some(Value::Integer(new)));
             }
         }
     }

@@ -370,14 +370,14 @@ impl Join<'_> {
         let mut sound = true;
         state.change(|mut entry| {
             let cell = both.cells.get(entry.cell).copied();
-            let cell = cell.filter(|cell| both.tracked.kinds.iter().any(|column| column.cell == *cell));
+            let column = both.tracked.kinds.iter().find(|column| Some(column.cell) == cell);
             let site = match u64::try_from(entry.stamp.site) {
                 Ok(number) => self.numbers.get(&number).map(|(no, _)| *no),
                 Err(_) => Some(LocalStamp::NEVER.site),
             };
-            if let (Some(cell), Some(site)) = (cell, site) {
-                (entry.cell, entry.stamp.site) = (cell, site);
-                sound &= entry.is_sound() && self.theirs.covers(entry.stamp, &both.theirs);
+            if let (Some(column), Some(site)) = (column, site) {
+                (entry.cell, entry.stamp.site) = (column.cell, site);
+                sound &= entry.is_sound(column) && self.theirs.covers(entry.stamp, &both.theirs);
                 return Some(entry);
             }
             sound = false;
@@ -562,9 +562,17 @@ impl Join<'_> {
         let clocks = &mut self.applier.opened(tracked)?.clocks;
         let mut changing = kinds::Changing::open(new, clocks, key)?;
         changing.bases(tracked, mask, incoming);
-        changing.join(state, |stamp| ours.covers(stamp, &both.ours), |stamp| theirs.covers(stamp, &both.theirs));
+        let (we_cover, they_cover) =
+            (|stamp| ours.covers(stamp, &both.ours), |stamp| theirs.covers(stamp, &both.theirs));
+        changing.join(tracked, state, we_cover, they_cover)?;
+        let replaced = changing.replaced(tracked, they_cover)?;
         let shown = changing.close(tracked, clocks, key, true)?;
         let write = kinds::write(tracked, mask, &incoming.cells, &shown);
+        for (cell, value, loser) in &replaced {
+            let (loser, winner) = (*loser, Some(stamp));
+            let loss = Loss { cell: *cell, value: value.as_ref(), loser, winner, reason: Reason::Older };
+            self.applier.journal.add(tracked, key, loss)?;
+        }
         self.applier.merge(tracked, &author)?.write(new, key, &write.mask, &write.cells)
     }
 
