@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::data::{Dataset, Keys};
+use crate::text::TextEdit;
 
 /// An engine under test. Every method takes one sample of one workload: it sets up, measures, checks
 /// what the database then holds and returns the measurement, or `None` if the engine cannot do that.
@@ -54,6 +55,14 @@ pub trait Engine {
     /// # Errors
     /// See [`Engine::insert`].
     fn change_table(&mut self, _cx: &Cx<'_>) -> Result<Option<ChangeTable>> {
+        Ok(None)
+    }
+
+    /// Edits a text of so many bytes, whose concurrent edits merge.
+    ///
+    /// # Errors
+    /// See [`Engine::insert`].
+    fn edit_text(&mut self, _cx: &Cx<'_>, _length: usize) -> Result<Option<TextEdit>> {
         Ok(None)
     }
 

@@ -23,6 +23,7 @@ use isle_store::{Frame, Init, Logged, Options, Store};
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
 use crate::engine::{ChangeTable, Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
 use crate::sql::{self, Tuning};
+use crate::text::{self, TextEdit};
 use crate::wire::{Reader, Writer};
 
 const NAME: &str = "isle";
@@ -428,6 +429,10 @@ impl Engine for Isle {
         ensure!(added.changes.len() == 1 && rebuilt.rewrites(), "{added:?} {rebuilt:?}");
         check(&path, Dataset::digest(cx.data.rows(Keys::Int)))?;
         Ok(Some(ChangeTable { add, rebuild }))
+    }
+
+    fn edit_text(&mut self, cx: &Cx<'_>, length: usize) -> Result<Option<TextEdit>> {
+        text::isle(&cx.scratch()?, length).map(Some)
     }
 
     fn delete_half(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>> {

@@ -30,6 +30,7 @@ pub mod plain;
 pub mod report;
 pub mod runner;
 pub mod sql;
+pub mod text;
 pub mod wire;
 pub mod workload;
 

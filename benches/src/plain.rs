@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use crate::data::{Dataset, Keys, Row};
 use crate::engine::{ChangeTable, Conflict, Counter, Cx, Engine, FileSize, ForeignInsert, OneRow, Scratch, median};
+use crate::text::{self, TextEdit};
 use crate::{sql, wire};
 
 const NAME: &str = "plain";
@@ -98,6 +99,10 @@ impl Engine for Plain {
         let rebuild = start.elapsed();
         sql::check(&conn, Dataset::digest(cx.data.rows(Keys::Int)))?;
         Ok(Some(ChangeTable { add, rebuild }))
+    }
+
+    fn edit_text(&mut self, cx: &Cx<'_>, length: usize) -> Result<Option<TextEdit>> {
+        text::plain(&cx.scratch()?, length).map(Some)
     }
 
     fn delete_half(&mut self, cx: &Cx<'_>) -> Result<Option<Duration>> {

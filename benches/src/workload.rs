@@ -74,6 +74,10 @@ const fn bytes(name: &'static str, title: &'static str) -> Figure {
     Figure { name, title, unit: Unit::Bytes, baseline: 0 }
 }
 
+fn text(edit: crate::text::TextEdit) -> Sample {
+    [edit.first, edit.next, edit.apply].map(|time| Some(milliseconds(time))).to_vec()
+}
+
 /// All workloads, in the order of the report.
 pub const ALL: &[Workload] = &[
     Workload {
@@ -122,6 +126,24 @@ pub const ALL: &[Workload] = &[
             let sample = engine.change_table(cx)?;
             Ok(sample.map(|it| [it.add, it.rebuild].map(|time| Some(milliseconds(time))).to_vec()))
         },
+    },
+    Workload {
+        name: "text",
+        figures: &[
+            time("text.first", "edit a text of 100 KB, first after opening"),
+            Figure { baseline: 1, ..time("text.next", "  one edit more") },
+            Figure { baseline: 2, ..time("text.apply", "  take it in elsewhere") },
+        ],
+        sample: |engine, cx| Ok(engine.edit_text(cx, 100_000)?.map(text)),
+    },
+    Workload {
+        name: "text-1mb",
+        figures: &[
+            time("text-1mb.first", "edit a text of 1 MB, first after opening"),
+            Figure { baseline: 1, ..time("text-1mb.next", "  one edit more") },
+            Figure { baseline: 2, ..time("text-1mb.apply", "  take it in elsewhere") },
+        ],
+        sample: |engine, cx| Ok(engine.edit_text(cx, 1_000_000)?.map(text)),
     },
     Workload {
         name: "delete-half",

@@ -477,7 +477,7 @@ struct ModelRow {
     smallest: Option<Value>,
     added: Vec<(Hlc, SiteId, Vec<u8>)>,
     removed: Vec<((Hlc, SiteId), RemovedMember)>,
-    edits: BTreeMap<Kind, Vec<([u8; 16], Vec<u8>)>>,
+    edits: BTreeMap<Kind, DocumentChange>,
 }
 
 fn members(value: &Value) -> Vec<Vec<u8>> {
@@ -522,7 +522,7 @@ impl ModelRow {
             {
                 let Value::Blob(bytes) = value else { panic!("{value:?}") };
                 let changes = DocumentChange::decode(bytes).unwrap().changes;
-                self.edits.entry(*kind).or_default().extend(changes);
+                self.edits.entry(*kind).or_default().changes.extend(changes);
             } else if self.cells.get(id).is_none_or(|(known, _)| stamp > *known) {
                 self.cells.insert(*id, (stamp, value.clone()));
             }
@@ -548,7 +548,7 @@ impl ModelRow {
             shown[3] = self.members(&shown[3]);
         }
         for (n, kind, form) in [(5, Kind::Text, Form::Text), (6, Kind::Json, Form::Json)] {
-            if let (Value::Text(base), Some(edits)) = (&shown[n], self.edits.get(&kind)) {
+            if let (Value::Text(base), Some(DocumentChange { changes: edits })) = (&shown[n], self.edits.get(&kind)) {
                 let base = std::str::from_utf8(base).unwrap();
                 let of_base = |edit: &&([u8; 16], Vec<u8>)| edit.0 == isle_document::root_id(form, base);
                 if edits.iter().any(|edit| of_base(&edit)) {

@@ -191,6 +191,12 @@ impl Row {
         self.kept(column, form, root).map(|_| root)
     }
 
+    /// Whether a cell has the same base and the same document as in another state of the row.
+    pub(super) fn has_same_document(&self, other: &Row, column: &KindColumn) -> bool {
+        let (ours, theirs) = (self.of(column.cell, What::Document), other.of(column.cell, What::Document));
+        self.base(column) == other.base(column) && ours.eq(theirs)
+    }
+
     /// Takes what a local update leaves in a cell.
     pub(super) fn edit_document(
         &mut self,

@@ -119,6 +119,10 @@ impl Changing {
         for column in &tracked.kinds {
             let shown = self.row.shown(column)?;
             let differs = match &self.before {
+                // What a document showed before would have to be read for that.
+                Some(before) if super::documents::form(column.kind).is_some() => {
+                    !self.row.has_same_document(before, column)
+                }
                 Some(before) => before.shown(column)?.as_ref() != shown.as_ref(),
                 // The table's own default may be no constant.
                 None => self.named.contains(&column.cell) || shown.as_ref() != column.default.as_ref(),
