@@ -171,8 +171,9 @@ pub(crate) enum SchemaAction {
         one after the other. `-- @drop table.column` takes a column out; `-- @rename old -> new` and\n\
         `-- @rename table.old -> new` say what is called otherwise now. `-- @group table(a, b)`\n\
         writes columns together. On the line of a column,\n\
-        `-- @merge counter|max|min|set|text|json` says how its concurrent writes merge; on that of a table's\n\
-        name, `-- @scope local` keeps its rows on each device, `-- @expires` on a column's lets them go.\n\
+        `-- @merge counter|max|min|set|text|json` says how its concurrent writes merge,\n\
+        `-- @duplicates rename` numbers what clashes in a UNIQUE index; on that of a table's name,\n\
+        `-- @scope local` keeps its rows on each device, `-- @expires` on a column's lets them go.\n\
         Exits with 0 if there is nothing to do, 3 if there is, 4 if something cannot be done.\n\n\
         Example:\n  isle schema plan schema.sql")]
     Plan {

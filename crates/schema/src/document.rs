@@ -110,6 +110,18 @@ pub struct DocumentColumn {
     /// How concurrent writes merge, where the last one does not simply win.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<Kind>,
+    /// What becomes of rows that clash in a UNIQUE index of the column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<DocumentDuplicates>,
+}
+
+/// What becomes of rows that clash in a UNIQUE index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DocumentDuplicates {
+    /// All but the first show with a number behind their value: `Music (2)`.
+    Rename,
 }
 
 /// A foreign key.
@@ -224,6 +236,9 @@ impl Document {
             for column in &table.columns {
                 if let Some(kind) = column.merge {
                     sql += &format!("-- @merge {}.{} {kind}\n", quoted(name), quoted(&column.name));
+                }
+                if let Some(DocumentDuplicates::Rename) = column.duplicates {
+                    sql += &format!("-- @duplicates {}.{} rename\n", quoted(name), quoted(&column.name));
                 }
             }
         }

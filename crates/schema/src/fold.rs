@@ -13,6 +13,7 @@
 //! | two groups of columns | both; a column of both joins them |
 //! | two definitions of one table | the last in canonical order; columns that it does not name stay |
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
+//! | two choices of what becomes of duplicates | the last in canonical order |
 //! | two local tables of one name | the last in canonical order |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
@@ -44,6 +45,8 @@ pub struct TableState {
     pub groups: BTreeSet<BTreeSet<ColumnId>>,
     /// Columns of a kind.
     pub kinds: BTreeMap<ColumnId, Kind>,
+    /// Columns whose values get a number where rows clash in a UNIQUE index.
+    pub renamed: BTreeSet<ColumnId>,
     /// How often each name was born, in lower case.
     births: BTreeMap<String, u32>,
 }
@@ -134,6 +137,13 @@ impl Schema {
                     table.kinds.insert(*column, *kind);
                 }
             }
+            Step::RenameDuplicates { table, column, renamed } => {
+                let Some(table) = self.tables.get_mut(table) else { return };
+                match renamed {
+                    true if table.columns.iter().any(|known| known.id == *column) => table.renamed.insert(*column),
+                    _ => table.renamed.remove(column),
+                };
+            }
             Step::SetGroup { table, columns } => {
                 let Some(table) = self.tables.get_mut(table) else { return };
                 let known = |id: &&ColumnId| table.columns.iter().any(|column| column.id == **id);
@@ -177,6 +187,7 @@ impl Schema {
             shape: None,
             groups: BTreeSet::new(),
             kinds: BTreeMap::new(),
+            renamed: BTreeSet::new(),
             births,
         });
         for column in &model.columns {
@@ -319,6 +330,11 @@ mod tests {
                 table: table().id,
                 column: ColumnId::derive(table().id, name, 0),
                 hidden
+            }),
+            (name(), any::<bool>()).prop_map(|(name, renamed)| Step::RenameDuplicates {
+                table: table().id,
+                column: ColumnId::derive(table().id, name, 0),
+                renamed
             }),
             (name(), name()).prop_map(|(a, b)| Step::SetGroup {
                 table: table().id,

@@ -33,8 +33,8 @@ mod migration;
 mod table;
 
 pub use document::{
-    Document, DocumentCheck, DocumentColumn, DocumentForeignKey, DocumentIndex, DocumentObject, DocumentTable,
-    DocumentUnique, DocumentVirtualTable,
+    Document, DocumentCheck, DocumentColumn, DocumentDuplicates, DocumentForeignKey, DocumentIndex, DocumentObject,
+    DocumentTable, DocumentUnique, DocumentVirtualTable,
 };
 pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};

@@ -107,6 +107,15 @@ pub enum Step {
     },
     /// A table of every file whose rows stay where they are written, or another one under a known name.
     PutLocal(LocalDefinition),
+    /// Whether rows that clash in a UNIQUE index show with a number behind their value of this column; without, they are hidden.
+    RenameDuplicates {
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: ColumnId,
+        /// Whether they do.
+        renamed: bool,
+    },
 }
 
 /// A table whose definition travels and whose rows do not.

@@ -71,6 +71,7 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
             other => other,
         })?;
     }
+    crate::duplicates::follow(engine, &schema)?;
     if let Some((table, reason)) = crate::kinds::follow(engine, &schema, own)? {
         return Err(StoreError::SchemaConflict { id: id.to_string(), table, reason });
     }

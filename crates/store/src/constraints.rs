@@ -29,6 +29,8 @@ pub(crate) struct Unique {
     pub(crate) parts: Vec<Part>,
     /// The condition of a partial index.
     pub(crate) predicate: Option<String>,
+    /// The part that gets a number where rows clash.
+    pub(crate) renamed: Option<usize>,
 }
 
 /// A foreign key to a tracked table.
@@ -128,7 +130,7 @@ pub(crate) fn unique(
             };
             parts.push(part);
         }
-        let index = Unique { name, parts, predicate: sql.as_deref().and_then(predicate) };
+        let index = Unique { name, parts, predicate: sql.as_deref().and_then(predicate), renamed: None };
         // It is asked of rows in the shadow too, which has the replicated columns and no other name.
         let names = table.key.iter().map(|key| &key.name).chain(table.columns.iter().map(|column| &column.name));
         let columns = join(names.map(|name| format!("NULL AS {}", quoted(name))), ", ");

@@ -21,7 +21,7 @@ use crate::{Store, StoreError};
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `set group`,
+    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `set group`, `duplicates`,
     /// `create index` or `drop index`;
     /// `create`, `replace` or `drop` of a view, a trigger or a full-text table.
     pub kind: &'static str,
@@ -46,7 +46,8 @@ impl Store {
     /// and FTS5 tables with the content of another table, with
     /// `-- @drop table.column` for a column that leaves the definition (its values stay in the file),
     /// `-- @scope local` on the line of a table's name whose rows do not travel, and `-- @expires` on that of its column that says when they go,
-    /// `-- @merge counter`, `max`, `min` or `set` on the line of a column whose concurrent writes merge so,
+    /// `-- @merge counter`, `max`, `min`, `set`, `text` or `json` on the line of a column whose concurrent writes merge so,
+    /// `-- @duplicates rename` on that of one in a UNIQUE index whose clashing values get a number,
     /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
     /// definition does not name stay as they are. Changes nothing.
     ///
@@ -162,7 +163,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
         column.map_or(!columns.is_empty(), |name| columns.iter().any(|known| known.name.eq_ignore_ascii_case(name)))
     };
     directives.follow_renames(has);
-    let Directives { renames, drops, kinds, groups, errors, .. } = &directives;
+    let Directives { renames, drops, kinds, groups, duplicates, errors, .. } = &directives;
     plan.refused.extend(errors.iter().cloned());
     let locals = crate::local::wanted(&wanted, &directives, &mut plan)?;
     let names =
@@ -210,9 +211,10 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                 None => {
                     let (id, columns) = (definition.table.id, definition.table.columns.clone());
                     let asked = Asked::of(&wanted, &definition, kinds)?;
-                    plan.create(definition);
+                    plan.create(definition.clone());
                     asked.plan(id, &columns, None, &mut plan);
                     plan_groups((&name, id), groups, &columns, None, &mut plan);
+                    crate::duplicates::plan(&wanted, (&definition, id), duplicates, &columns, None, &mut plan)?;
                 }
             },
             Some(tracked) => {
@@ -224,11 +226,15 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
                 let asked = Asked::of(&wanted, definition, kinds)?;
                 let (id, columns) = (tracked.table.id, columns_after(tracked, &plan));
                 asked.plan(id, &columns, schema.tables.get(&id), &mut plan);
-                plan_groups((&name, id), groups, &columns, schema.tables.get(&id), &mut plan);
+                let known = schema.tables.get(&id);
+                plan_groups((&name, id), groups, &columns, known, &mut plan);
+                crate::duplicates::plan(&wanted, (definition, id), duplicates, &columns, known, &mut plan)?;
             }
         }
     }
     let named = kinds.iter().map(|(table, column, _)| (table, format!("@merge {table}.{column}")));
+    let renamed = duplicates.iter().map(|(table, column)| (table, format!("@duplicates {table}.{column}")));
+    let named = named.chain(renamed);
     let named =
         named.chain(groups.iter().map(|(table, columns)| (table, format!("@group {table}({})", columns.join(", ")))));
     for (table, directive) in named {

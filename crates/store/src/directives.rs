@@ -7,13 +7,14 @@
 //! -- @scope table local            its rows stay where they are written
 //! -- @expires table.column         they go when this moment of theirs has come
 //! -- @group table(a, b)            a write of one of these columns counts as a write of all
+//! -- @duplicates table.column rename  rows that clash in a UNIQUE index of it show with a number behind this value
 //! -- @merge table.column counter   how concurrent writes of a column merge
 //! CREATE TABLE files(
 //!   id INTEGER PRIMARY KEY,
 //!   reads INTEGER NOT NULL DEFAULT 0, -- @merge counter
 //! );
 //! ```
-//! Without a name, `@merge` and `@expires` are about the column that their line defines, `@scope` about the table:
+//! Without a name, `@merge`, `@duplicates` and `@expires` are about the column that their line defines, `@scope` about the table:
 //! ```sql
 //! CREATE TABLE cache( -- @scope local
 //!   query TEXT PRIMARY KEY,
@@ -36,6 +37,8 @@ pub(crate) struct Directives {
     pub(crate) kinds: Vec<(String, String, Kind)>,
     /// Table and columns.
     pub(crate) groups: Vec<(String, Vec<String>)>,
+    /// Table and column whose clashing values get a number.
+    pub(crate) duplicates: Vec<(String, String)>,
     /// Tables whose rows stay.
     pub(crate) locals: Vec<String>,
     /// Table and column.
@@ -226,7 +229,7 @@ impl Directives {
             table(of);
             column(of, name);
         }
-        for (of, name) in &mut self.expires {
+        for (of, name) in self.expires.iter_mut().chain(&mut self.duplicates) {
             table(of);
             column(of, name);
         }
@@ -237,7 +240,9 @@ impl Directives {
         self.locals.iter_mut().for_each(table);
         // A later file has dropped the column.
         let drops = &self.drops;
-        self.kinds.retain(|(of, name, _)| has(of, Some(name)) || !drops.iter().any(|(t, c)| is(t, of) && is(c, name)));
+        let stays = |of: &str, name: &str| has(of, Some(name)) || !drops.iter().any(|(t, c)| is(t, of) && is(c, name));
+        self.kinds.retain(|(of, name, _)| stays(of, name));
+        self.duplicates.retain(|(of, name)| stays(of, name));
     }
 
     fn take(&mut self, directive: &str, place: &Place) {
@@ -258,6 +263,7 @@ impl Directives {
                 None => self.errors.push(format!("@{directive}: write `-- @drop table.column`")),
             },
             "merge" => self.merge(rest.trim(), place),
+            "duplicates" => self.rename_duplicates(rest.trim(), place),
             "group" => match group_of(rest) {
                 Some(group) => self.groups.push(group),
                 None => self.errors.push(format!("@{directive}: write `-- @group table(column, column)`")),
@@ -296,6 +302,22 @@ impl Directives {
             None => self
                 .errors
                 .push(format!("@expires {rest}: write it on the line of its column, or as `-- @expires table.column`")),
+        }
+    }
+
+    /// What follows the word is for people.
+    fn rename_duplicates(&mut self, rest: &str, place: &Place) {
+        let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+        let (column, word) = match leading_column(rest) {
+            Some((column, rest)) => (Some(column), first(rest)),
+            None => (place.column.clone().filter(|_| place.line), first(rest)),
+        };
+        match column {
+            Some(column) if word == "rename" => self.duplicates.push(column),
+            Some(_) => self.errors.push(format!("@duplicates {rest}: there is nothing but `rename`")),
+            None => self.errors.push(format!(
+                "@duplicates {rest}: write it on the line of its column, or as `-- @duplicates table.column rename`"
+            )),
         }
     }
 

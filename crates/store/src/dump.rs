@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use isle_schema::{
-    Document, DocumentColumn, DocumentForeignKey, DocumentIndex, DocumentObject, DocumentTable, DocumentUnique,
-    DocumentVirtualTable, MigrationId, ObjectKind, Schema, Step,
+    Document, DocumentColumn, DocumentDuplicates, DocumentForeignKey, DocumentIndex, DocumentObject, DocumentTable,
+    DocumentUnique, DocumentVirtualTable, MigrationId, ObjectKind, Schema, Step,
 };
 use rusqlite::Connection;
 
@@ -48,6 +48,10 @@ impl Store {
                 for group in &tracked.groups {
                     let names = group.iter().map(|cell| quoted(&tracked.table.columns[cell - 1].name));
                     sql += &format!("-- @group {}({})\n", quoted(&tracked.table.name), join(names, ", "));
+                }
+                for column in tracked.table.columns.iter().filter(|column| tracked.renamed.contains(&column.id)) {
+                    let (table, column) = (quoted(&tracked.table.name), quoted(&column.name));
+                    sql += &format!("-- @duplicates {table}.{column} rename\n");
                 }
                 for kind in &tracked.kinds {
                     let (table, column) = (&tracked.table.name, &tracked.table.columns[kind.cell - 1].name);
@@ -128,6 +132,12 @@ fn describe(step: &Step, schema: &Schema) -> String {
         Step::PutLocal(local) => format!("local table {}", local.name),
         Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
+        Step::RenameDuplicates { table, column: id, renamed: true } => {
+            format!("number duplicates in {}", column(table, id))
+        }
+        Step::RenameDuplicates { table, column: id, renamed: false } => {
+            format!("hide duplicates in {}", column(table, id))
+        }
         _ => "a step of a newer version".to_owned(),
     }
 }
@@ -146,6 +156,10 @@ fn document(conn: &Connection) -> Result<Document, StoreError> {
         let names =
             |group: &Vec<usize>| group.iter().map(|cell| tracked.table.columns[cell - 1].name.clone()).collect();
         table.groups = tracked.groups.iter().map(names).collect();
+        for column in tracked.table.columns.iter().filter(|column| tracked.renamed.contains(&column.id)) {
+            let there = table.columns.iter_mut().filter(|known| known.name == column.name);
+            there.for_each(|known| known.duplicates = Some(DocumentDuplicates::Rename));
+        }
         document.tables.insert(name.clone(), table);
         document.indexes.extend(indexes);
     }

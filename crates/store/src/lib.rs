@@ -60,6 +60,7 @@ mod constraints;
 mod define;
 mod directives;
 mod dump;
+mod duplicates;
 mod engine;
 mod error;
 mod exchange;

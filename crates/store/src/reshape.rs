@@ -440,7 +440,7 @@ fn step_aside(conn: &Connection, now: &Tracked, rows: Vec<Vec<isle_changeset::Va
         let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
         match shadow::state(conn, now, &key)? {
             None => shadow::copy(conn, now, &key, true)?,
-            Some(_) => shadow::mark_hidden(conn, now, &key)?,
+            Some(_) => shadow::mark(conn, now, &key, true)?,
         }
         shadow::run(conn, &format!("DELETE FROM {table} WHERE {}", now.key_match(1)), &key)?;
     }

@@ -167,16 +167,31 @@ pub(crate) fn copy(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>], h
     .map(|_| ())
 }
 
-/// Copies a row of the shadow into the table.
-pub(crate) fn restore(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<usize, StoreError> {
+/// Copies a row of the shadow into the table, with other values in some cells.
+pub(crate) fn restore(
+    conn: &Connection,
+    tracked: &Tracked,
+    key: &[ValueRef<'_>],
+    instead: &[(usize, isle_changeset::Value)],
+) -> Result<usize, StoreError> {
     let columns = all_columns(tracked);
     let (shadow, table, matches) = (name(tracked), quoted(&tracked.table.name), tracked.key_match(1));
-    run(conn, &format!("INSERT INTO {table}({columns}) SELECT {columns} FROM {shadow} WHERE {matches}"), key)
+    let mut values = key.to_vec();
+    let shown = tracked.physical.iter().map(|column| {
+        let is = |(cell, _): &&(usize, _)| tracked.table.columns[cell - 1].name.eq_ignore_ascii_case(&column.name);
+        let Some((_, value)) = instead.iter().find(is) else { return quoted(&column.name) };
+        values.push(value.as_ref());
+        format!("?{}", values.len())
+    });
+    let shown = join(shown, ", ");
+    run(conn, &format!("INSERT INTO {table}({columns}) SELECT {shown} FROM {shadow} WHERE {matches}"), &values)
 }
 
-/// Says that a row is not in the table any more.
-pub(crate) fn mark_hidden(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
-    run(conn, &format!("UPDATE {} SET isle_hidden = 1 WHERE {}", name(tracked), tracked.key_match(1)), key).map(|_| ())
+/// Says whether a row is in the table, with other values.
+pub(crate) fn mark(conn: &Connection, tracked: &Tracked, key: &[ValueRef<'_>], hidden: bool) -> Result<(), StoreError> {
+    let hidden = i64::from(hidden);
+    let sql = format!("UPDATE {} SET isle_hidden = {hidden} WHERE {}", name(tracked), tracked.key_match(1));
+    run(conn, &sql, key).map(|_| ())
 }
 
 /// Takes a row out of the shadow.

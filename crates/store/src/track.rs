@@ -51,6 +51,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     }
     let added = adopt(engine, &definitions)?;
     refuse_orphans(engine, &added)?;
+    crate::duplicates::follow(engine, &schema)?;
     if let Some((table, reason)) = crate::kinds::follow(engine, &schema, false)? {
         return Err(StoreError::Untrackable { table, reason });
     }
@@ -241,14 +242,7 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
     let mut numbers = Vec::new();
     for definition in definitions {
         let table = &definition.table;
-        let model = LocalTable {
-            table: table.clone(),
-            sets: Vec::new(),
-            kinds: Vec::new(),
-            shape: None,
-            groups: Vec::new(),
-            defaults: Vec::new(),
-        };
+        let model = LocalTable::of(table.clone());
         let json = model.to_json()?;
         // A table that was untracked and returns takes its old number, under which the journal knows it.
         let old = crate::clocks::one::<i64>(

@@ -1,5 +1,7 @@
 //! A tracked table as it stands in this file: the declared model, where its columns are, and the SQL that touches it.
 
+use std::collections::BTreeSet;
+
 use isle_changeset::{Value, pack_key, unpack_key};
 use isle_schema::{Affinity, Collation, ColumnId, KeyColumn, Table, TableDefinition};
 use rusqlite::{Connection, OptionalExtension as _};
@@ -84,6 +86,8 @@ pub(crate) struct Tracked {
     pub(crate) shape: Option<String>,
     /// Cells that are written together.
     pub(crate) groups: Vec<Vec<usize>>,
+    /// See [`LocalTable::renamed`].
+    pub(crate) renamed: BTreeSet<ColumnId>,
     /// Cells that begin with another value than the table's default says.
     pub(crate) defaults: Vec<(usize, Value)>,
 }
@@ -105,12 +109,21 @@ pub(crate) struct LocalTable {
     /// Columns that are written together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) groups: Vec<Vec<ColumnId>>,
+    /// Columns whose values get a number where rows clash in a UNIQUE index.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) renamed: BTreeSet<ColumnId>,
     /// What columns began with whose defaults are others now, packed like an exact key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) defaults: Vec<(ColumnId, Vec<u8>)>,
 }
 
 impl LocalTable {
+    /// A table that has what it was born with, and nothing more.
+    pub(crate) fn of(table: Table) -> LocalTable {
+        let (sets, kinds, groups, defaults) = Default::default();
+        LocalTable { table, sets, kinds, shape: None, groups, renamed: BTreeSet::new(), defaults }
+    }
+
     fn defaults(&self) -> Vec<(usize, Value)> {
         let cell = |id: &ColumnId| self.table.columns.iter().position(|column| column.id == *id).map(|at| at + 1);
         let value = |packed: &[u8]| unpack_key(packed, 1).ok().and_then(|mut values| values.pop());
@@ -145,7 +158,7 @@ impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
         let (groups, defaults) = (model.groups(), model.defaults());
-        let LocalTable { table, mut sets, kinds, shape, .. } = model;
+        let LocalTable { table, mut sets, kinds, shape, renamed, .. } = model;
         let kinds = crate::kinds::columns(&table, &kinds).unwrap_or_default();
         let clock_sql = ClockSql::new(no, &table);
         if sets.is_empty() {
@@ -170,6 +183,7 @@ impl Tracked {
             kinds,
             shape,
             groups,
+            renamed,
             defaults,
         }
     }
@@ -188,6 +202,7 @@ impl Tracked {
             kinds: self.kinds.iter().map(kind).collect(),
             shape: self.shape.clone(),
             groups: self.groups.iter().map(|group| group.iter().map(column).collect()).collect(),
+            renamed: self.renamed.clone(),
             defaults: self.defaults.iter().map(|(cell, value)| (column(cell), pack_key(&[value.as_ref()]))).collect(),
         }
     }
@@ -331,7 +346,10 @@ pub(crate) fn load(conn: &Connection, no: i64, model: LocalTable) -> Result<Trac
         let at = position(&column.name).ok_or_else(|| drift(&format!("it has no column {:?}", column.name)))?;
         affinities.push(Affinity::of_declared_type(&physical[at].declared, strict));
     }
-    let unique = constraints::unique(conn, table, &physical, strict)?.map_err(|reason| drift(&reason))?;
+    let mut unique = constraints::unique(conn, table, &physical, strict)?.map_err(|reason| drift(&reason))?;
+    let renamed =
+        |part: &constraints::Part| part.cell.is_some_and(|cell| model.renamed.contains(&table.columns[cell - 1].id));
+    unique.iter_mut().for_each(|index| index.renamed = index.parts.iter().position(renamed));
     let references = constraints::references(conn, &table.name)?;
     let ordinary = physical.iter().filter(|column| column.hidden == 0).map(|column| KeyColumn {
         name: column.name.clone(),

@@ -142,7 +142,10 @@ fn hidden(replica: &Replica, limit: usize, out: &mut Out) -> anyhow::Result<()> 
     let cells = |row: &Repaired| {
         let key: Vec<Value> = row.key.iter().map(|(_, value)| value.clone()).collect();
         let why = match (&row.instead, row.hidden) {
-            (Some(instead), _) => format!("{} has {}", listed(instead), listed(&row.values)),
+            (Some(instead), true) => format!("{} has {}", listed(instead), listed(&row.values)),
+            (Some(instead), false) => {
+                format!("{} has {}; it shows with a number", listed(instead), listed(&row.values))
+            }
             (None, true) => format!("there is no {}", listed(&row.values)),
             (None, false) => format!("there is no {}; it shows without", listed(&row.values)),
         };

@@ -67,15 +67,7 @@ impl<'a> Asked<'a> {
     ) -> Result<Asked<'a>, StoreError> {
         let table = definition.table.name.clone();
         let mut asked = Asked { kinds: Vec::new(), refused: Vec::new(), table };
-        let model = LocalTable {
-            table: definition.table.clone(),
-            sets: Vec::new(),
-            kinds: Vec::new(),
-            shape: None,
-            groups: Vec::new(),
-            defaults: Vec::new(),
-        };
-        let there = tracked::load(wanted, 0, model)?;
+        let there = tracked::load(wanted, 0, LocalTable::of(definition.table.clone()))?;
         for (table, column, kind) in kinds {
             if !table.eq_ignore_ascii_case(&asked.table) {
                 continue;

@@ -22,14 +22,16 @@
 //! Costs: tables without constraints nothing; others one look-up per merged row and foreign key, and more only for rows that clash.
 //!
 //! # Limits
-//! * A foreign key to columns other than the parent's key makes a change of the parent look through all children. Neither names that
-//!   get a number instead, nor children that are pointed at another parent, can be chosen yet.
+//! * A foreign key to columns other than the parent's key makes a change of the parent look through all children. Children
+//!   that are pointed at another parent cannot be chosen yet.
 //! * A hidden row is not there for SQL: a child under a hidden parent is refused, and an automatic key may fall on a hidden row; the
 //!   insert is a write of that row then, and what it replaces goes to the journal.
 //! * A row that shows without its reference cannot be told to lose it for good: NULL over NULL is no change.
 //! * A UNIQUE index that is made, and a REPLACE by it, in one transaction of the app or one touch of another client, leave the row
 //!   that was replaced without a trace; [`crate::Store::check`] finds it missing.
 //! * Children of a table that stands still wait until they are touched.
+
+mod numbered;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
@@ -54,6 +56,9 @@ const SCAN_FROM: usize = 500;
 
 /// A row: the table's local number and the packed canonical key.
 pub(crate) type RowId = (i64, Vec<u8>);
+
+/// Keys of the rows with a claim, and of those that show instead.
+type Claims = HashMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Where a row stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,8 @@ struct Repair<'e> {
     /// Foreign keys by the number of their parent.
     children: HashMap<i64, Vec<(i64, usize)>>,
     changed: BTreeSet<i64>,
+    /// Numbers that were given.
+    names: numbered::Names,
 }
 
 /// Repairs what touched rows need, and the rows that are owed; gives the tables that changed. On a merging connection only.
@@ -106,7 +113,8 @@ pub(crate) fn run(engine: &Engine, _: &Settled, touched: BTreeSet<RowId>) -> Res
         }
     }
     let (conn, direct) = (&engine.conn, engine.direct());
-    let mut repair = Repair { engine, conn, tables, sites: HashMap::new(), direct, children, changed: BTreeSet::new() };
+    let (sites, changed, names) = Default::default();
+    let mut repair = Repair { engine, conn, tables, sites, direct, children, changed, names };
     repair.run(touched)?;
     Ok(repair.changed)
 }
@@ -294,7 +302,7 @@ impl Repair<'_> {
                 .doing("read claims")?;
             for claim in claims {
                 let (constraint, values) = claim.doing("read claims")?;
-                groups.insert((row.0, constraint, values));
+                groups.insert((row.0, constraint.replacen("n:", "u:", 1), values));
             }
             let sql = "DELETE FROM isle_claim WHERE t = ?1 AND k = ?2";
             self.conn.prepare_cached(sql).and_then(|mut s| s.execute(params![row.0, row.1])).doing("drop claims")?;
@@ -304,6 +312,7 @@ impl Repair<'_> {
             }
             for index in &self.table(row.0)?.unique {
                 if let Some(values) = self.merged(row, place, &index.parts, &index.condition())? {
+                    groups.extend(self.group_of_number(&*self.table(row.0)?, index, &values));
                     groups.insert((row.0, format!("u:{}", index.name), values));
                 }
             }
@@ -340,14 +349,40 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Orders the merged rows that claim the same values, and hides all but the first.
+    /// Hides all but the first of the merged rows that claim the same values, and finds the numbers under which they may show.
     fn group(&mut self, tracked: &Arc<Tracked>, index: &Unique, values: &[u8]) -> Result<Vec<RowId>, StoreError> {
+        let constraint = format!("u:{}", index.name);
+        let (order, claims) = self.ordered(tracked, index, values)?;
+        let first = order.first().map(|(_, key)| key.clone());
+        for row in order.iter().skip(1) {
+            self.hide(row)?;
+            if claims.get(&row.1) != Some(&first) {
+                self.claim(row, &constraint, values, first.as_deref())?;
+            }
+        }
+        if let Some(row) = order.first()
+            && self.place(row)? != Place::Shown
+        {
+            self.claim(row, &constraint, values, None)?;
+        }
+        self.number(tracked, index, &(tracked.no, constraint, values.to_vec()), &order)?;
+        Ok(order)
+    }
+
+    /// The merged rows that claim the same values, the first claim first, and what is noted of them.
+    fn ordered(
+        &mut self,
+        tracked: &Arc<Tracked>,
+        index: &Unique,
+        values: &[u8],
+    ) -> Result<(Vec<RowId>, Claims), StoreError> {
         let constraint = format!("u:{}", index.name);
         let sql = "SELECT k, behind FROM isle_claim WHERE t = ?1 AND c = ?2 AND v = ?3";
         let mut statement = self.conn.prepare_cached(sql).doing("read claims")?;
         let claims = statement.query_map(params![tracked.no, constraint, values], |row| Ok((row.get(0)?, row.get(1)?)));
         let claims = claims.doing("read claims")?.collect::<Result<_, _>>().doing("read claims")?;
-        let claims: HashMap<Vec<u8>, Option<Vec<u8>>> = claims;
+        let claims: Claims = claims;
+        drop(statement);
         let mut members: Vec<RowId> = claims.keys().map(|key| (tracked.no, key.clone())).collect();
         if let Some(holder) = self.holder(tracked, index, values)?
             && !members.contains(&holder)
@@ -370,19 +405,7 @@ impl Repair<'_> {
             order.push((newest, row));
         }
         order.sort();
-        let first = order.first().map(|(_, (_, key))| key.clone());
-        for (_, row) in order.iter().skip(1) {
-            self.hide(row)?;
-            if claims.get(&row.1) != Some(&first) {
-                self.claim(row, &constraint, values, first.as_deref())?;
-            }
-        }
-        if let Some((_, row)) = order.first()
-            && self.place(row)? != Place::Shown
-        {
-            self.claim(row, &constraint, values, None)?;
-        }
-        Ok(order.into_iter().map(|(_, row)| row).collect())
+        Ok((order.into_iter().map(|(_, row)| row).collect(), claims))
     }
 
     /// The row that stands in the table with these values as merged ones.
@@ -449,12 +472,13 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Whether another row shows instead of this one.
-    fn gives_way(&self, row: &RowId) -> Result<bool, StoreError> {
+    /// Whether another row shows instead of this one, which is not shown under a number.
+    fn gives_way(&mut self, row: &RowId) -> Result<bool, StoreError> {
         // The key is the way in, not all that give way to somebody.
-        let sql = "SELECT 1 FROM isle_claim WHERE t = ?1 AND k = ?2 AND +behind IS NOT NULL
+        let sql = "SELECT count(*) FROM isle_claim WHERE t = ?1 AND k = ?2 AND +behind IS NOT NULL
                    AND substr(c, 1, 2) = 'u:'";
-        Ok(crate::clocks::one::<i64>(self.conn, sql, params![row.0, row.1])?.is_some())
+        let behind = crate::clocks::one::<i64>(self.conn, sql, params![row.0, row.1])?.unwrap_or(0);
+        Ok(behind > 0 && self.names_of(row)?.len() as i64 != behind)
     }
 
     /// Rows that lack a parent which a row that shows is now.
@@ -601,7 +625,7 @@ impl Repair<'_> {
         let (tracked, key) = self.key(row)?;
         let key: Vec<_> = key.iter().map(Value::as_ref).collect();
         match place {
-            Place::Altered => shadow::mark_hidden(self.conn, &tracked, &key)?,
+            Place::Altered => shadow::mark(self.conn, &tracked, &key, true)?,
             _ => {
                 shadow::copy(self.conn, &tracked, &key, true)?;
                 self.claim_all(row, Place::Hidden)?;
@@ -625,7 +649,9 @@ impl Repair<'_> {
     fn restore(&mut self, row: &RowId) -> Result<(), StoreError> {
         let (tracked, key) = self.key(row)?;
         let key: Vec<_> = key.iter().map(Value::as_ref).collect();
-        match self.write(&tracked, |conn| shadow::restore(conn, &tracked, &key)) {
+        let names = self.names_of(row)?;
+        match self.write(&tracked, |conn| shadow::restore(conn, &tracked, &key, &names)) {
+            Ok(()) if !names.is_empty() => return shadow::mark(self.conn, &tracked, &key, false),
             Ok(()) => {}
             // Something of this file's own is against it: a constraint that others have not, or a row past isle's knowledge.
             Err(error) if error.is_refusal() => {
@@ -635,7 +661,8 @@ impl Repair<'_> {
             Err(error) => return Err(error),
         }
         shadow::forget(self.conn, &tracked, &key)?;
-        let sql = "DELETE FROM isle_claim WHERE t = ?1 AND k = ?2";
+        // What was noted of the numbers that it stands in the way of stays.
+        let sql = "DELETE FROM isle_claim WHERE t = ?1 AND k = ?2 AND substr(c, 1, 2) <> 'n:'";
         self.conn.prepare_cached(sql).and_then(|mut s| s.execute(params![row.0, row.1])).doing("drop claims")?;
         Ok(())
     }
