@@ -149,6 +149,7 @@ impl Change<'_> {
         let wanted = wanted.map_err(|reason| self.refuse(reason))?;
         let now = tracked::load(conn, self.tracked.no, model.clone())?;
         crate::reshape::pin_defaults(conn, &wanted, model)?;
+        crate::required::note(&wanted.scratch, model)?;
         if let Some(reason) = crate::reshape::make(self.engine, &now, &wanted, self.own)? {
             return Err(self.refuse_rows(reason));
         }

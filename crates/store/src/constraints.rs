@@ -226,6 +226,7 @@ pub(crate) fn connect(mut tables: Vec<Tracked>) -> Vec<Arc<Tracked>> {
         table.children = children.get(&table.no).cloned().unwrap_or_default();
         table.referenced_by_columns = by_columns.contains(&table.no);
         table.constrained = table.has_shadow
+            || !table.required.is_empty()
             || !table.unique.is_empty()
             || !table.foreign.is_empty()
             || children.contains_key(&table.no);

@@ -15,6 +15,7 @@ use crate::directives::{Directives, Rename};
 use crate::error::Doing as _;
 use crate::kinds::{Asked, plan_groups};
 use crate::layout::quoted;
+use crate::required::Fill;
 use crate::tracked::{self, PhysicalColumn, Tracked, contains_word};
 use crate::{Store, StoreError};
 
@@ -39,6 +40,8 @@ pub struct SchemaPlan {
     /// What cannot be done, and what to do instead; then nothing is done.
     pub refused: Vec<String>,
     pub(crate) steps: Vec<Step>,
+    /// Columns whose rows get their default before they become NOT NULL.
+    pub(crate) fills: Vec<Fill>,
 }
 
 impl Store {
@@ -512,7 +515,8 @@ impl Altered<'_> {
                 plan.refused.extend(left.into_iter().map(refuse));
             }
         }
-        plan.refused.extend(self.refuse_conversions(trial)?.into_iter().map(refuse));
+        let conversions = self.refuse_conversions(trial, plan)?;
+        plan.refused.extend(conversions.into_iter().map(refuse));
         let rows = format!("SELECT count(*) FROM {}", quoted(&self.tracked.table.name));
         let rows = crate::clocks::one::<i64>(self.conn, &rows, [])?.unwrap_or(0);
         let detail = format!("{}; {rows} rows are copied", changed.join("; "));
@@ -520,8 +524,14 @@ impl Altered<'_> {
         Ok(())
     }
 
-    /// Changes of columns that would not go the same way everywhere.
-    fn refuse_conversions(&self, trial: &Connection) -> Result<Vec<String>, StoreError> {
+    /// The cell of a column that has this name when all is done, if it is here now.
+    fn cell(&self, name: &str, plan: &SchemaPlan) -> Option<usize> {
+        let id = columns_after(self.tracked, plan).iter().find(|column| column.name.eq_ignore_ascii_case(name))?.id;
+        self.tracked.cell_of(id)
+    }
+
+    /// Changes of columns that would not go the same way everywhere; columns that become NOT NULL are noted in the plan.
+    fn refuse_conversions(&self, trial: &Connection, plan: &mut SchemaPlan) -> Result<Vec<String>, StoreError> {
         let name = &self.definition.table.name;
         let strict = tracked::is_strict(trial, name)?;
         let affinity = |column: &PhysicalColumn| Affinity::of_declared_type(&column.declared, strict);
@@ -537,10 +547,17 @@ impl Altered<'_> {
                 ));
             }
             if column.not_null && !was.not_null {
-                refused.push(format!(
-                    "column {name:?} becomes NOT NULL, which rows of other devices may not fit; write CHECK({name} IS NOT NULL), which \
-                     binds local writes"
-                ));
+                match (crate::required::default_of(&column)?, self.cell(name, plan)) {
+                    (Ok(default), Some(cell)) => plan.fills.push(Fill { no: self.tracked.no, cell, default }),
+                    (Ok(_), None) => {}
+                    (Err(reason), _) => refused.push(reason),
+                }
+                let unique = self.tracked.unique.iter().flat_map(|index| &index.parts);
+                if unique.into_iter().any(|part| part.column.name.eq_ignore_ascii_case(name)) {
+                    refused.push(format!(
+                        "column {name:?} is in a UNIQUE index and becomes NOT NULL: rows of other devices would share its default"
+                    ));
+                }
             }
             if column.not_null && was.default.is_some() && column.default.is_none() {
                 refused.push(format!(

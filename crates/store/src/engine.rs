@@ -242,9 +242,10 @@ impl Engine {
         let writes = crate::clocks::one::<i64>(&self.conn, "SELECT 1 FROM isle_table LIMIT 1", [])?.is_some();
         for tracked in self.tables.clone().iter().filter(|_| writes) {
             let fact = format!("constraints {}", tracked.no);
-            let print = format!("{:?} {:?} {:?}", tracked.unique, tracked.foreign, tracked.physical);
+            let required = if tracked.required.is_empty() { String::new() } else { format!(" {:?}", tracked.required) };
+            let print = format!("{:?} {:?} {:?}{required}", tracked.unique, tracked.foreign, tracked.physical);
             let known: Option<String> = layout::meta(&self.conn, &fact)?;
-            let none = tracked.unique.is_empty() && tracked.foreign.is_empty();
+            let none = tracked.unique.is_empty() && tracked.foreign.is_empty() && tracked.required.is_empty();
             if known.as_ref() == Some(&print) || (none && !tracked.constrained) {
                 continue;
             }

@@ -77,6 +77,7 @@ mod own;
 mod plan;
 mod remotes;
 mod repair;
+mod required;
 mod reshape;
 mod restate;
 mod seal;

@@ -11,8 +11,8 @@
 //!
 //! # Limits
 //! Keys, STRICT and WITHOUT ROWID stay as they are, and so does what a column converts its values to: '007' that became 7 on a device and
-//! text again by a later definition would differ from a '007' that came by the log. For the same reason no column becomes NOT NULL; CHECK(x IS NOT
-//! NULL) binds local writes as well. A table's statistics (ANALYZE) go.
+//! text again by a later definition would differ from a '007' that came by the log. A column becomes NOT NULL with a constant default alone
+//! (see `required`). A table's statistics (ANALYZE) go.
 
 use isle_schema::{Column, IndexDefinition, Schema, Shape, TableState};
 use rusqlite::Connection;
@@ -248,6 +248,7 @@ pub(crate) fn make(engine: &Engine, now: &Tracked, wanted: &Wanted, own: bool) -
     }
     drop_triggers(conn, name)?;
     lift_guard(conn, now)?;
+    null_rows_step_aside(engine, now, &wanted.scratch)?;
     for index in tracked::unique(&wanted.scratch, &now.table)?.unwrap_or_default() {
         if let Some(reason) = give_way(engine, now, &index, own)? {
             return Ok(Some(reason));
@@ -417,16 +418,34 @@ pub(crate) fn give_way(
             "{rows} of its rows share values in UNIQUE ({columns}): {first}; change or delete them first"
         )));
     }
+    all_step_aside(engine, now, clash).map(|()| None)
+}
+
+/// Rows with a NULL where the new definition allows none go to the shadow; `repair` shows them with the default.
+fn null_rows_step_aside(engine: &Engine, now: &Tracked, wanted: &Connection) -> Result<(), StoreError> {
+    let mut cells = Vec::new();
+    for column in tracked::columns(wanted, &now.table.name)?.iter().filter(|column| column.not_null) {
+        let at = now.table.columns.iter().position(|known| known.name.eq_ignore_ascii_case(&column.name));
+        if crate::required::default_of(column)?.is_ok() {
+            cells.extend(at.map(|at| at + 1));
+        }
+    }
+    let rows = if cells.is_empty() { Vec::new() } else { crate::required::rows_with_null(&engine.conn, now, &cells)? };
+    if rows.is_empty() { Ok(()) } else { all_step_aside(engine, now, rows) }
+}
+
+/// Takes rows into the shadow, past the triggers of the app.
+fn all_step_aside(engine: &Engine, now: &Tracked, rows: Vec<isle_changeset::Key>) -> Result<(), StoreError> {
+    let conn = &engine.conn;
     shadow::make(conn, now, now)?;
     lift_guard(conn, now)?;
     // They are not deleted: no trigger of the app has to hear of it. Search does.
     let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on).doing("let rows step aside");
     triggers(false)?;
-    let aside = step_aside(conn, now, clash);
+    let aside = step_aside(conn, now, rows);
     triggers(engine.triggers_needed)?;
     aside?;
-    crate::objects::fill_again(conn, &now.table.name)?;
-    Ok(None)
+    crate::objects::fill_again(conn, &now.table.name)
 }
 
 fn step_aside(conn: &Connection, now: &Tracked, rows: Vec<Vec<isle_changeset::Value>>) -> Result<(), StoreError> {

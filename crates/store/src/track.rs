@@ -190,6 +190,7 @@ pub(crate) fn apply_definition(engine: &mut Engine, sql: &str, now_ms: u64) -> R
         }
         return Ok(plan);
     }
+    crate::required::fill(engine, &plan.fills, now_ms)?;
     let migration = Migration { app, parents: engine.own()?.heads, steps: plan.steps.clone() };
     let (_, body) = migration.encode()?;
     apply_migration(engine, &body, now_ms, true)?;

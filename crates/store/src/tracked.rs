@@ -88,6 +88,8 @@ pub(crate) struct Tracked {
     pub(crate) groups: Vec<Vec<usize>>,
     /// See [`LocalTable::renamed`].
     pub(crate) renamed: BTreeSet<ColumnId>,
+    /// Cells that are NOT NULL where other devices may have written NULL, and what they show then (see `required`).
+    pub(crate) required: Vec<(usize, Value)>,
     /// Cells that begin with another value than the table's default says.
     pub(crate) defaults: Vec<(usize, Value)>,
 }
@@ -112,6 +114,9 @@ pub(crate) struct LocalTable {
     /// Columns whose values get a number where rows clash in a UNIQUE index.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) renamed: BTreeSet<ColumnId>,
+    /// Columns that are NOT NULL where other devices may have written NULL, and what they show then, packed like an exact key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) required: Vec<(ColumnId, Vec<u8>)>,
     /// What columns began with whose defaults are others now, packed like an exact key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) defaults: Vec<(ColumnId, Vec<u8>)>,
@@ -120,14 +125,14 @@ pub(crate) struct LocalTable {
 impl LocalTable {
     /// A table that has what it was born with, and nothing more.
     pub(crate) fn of(table: Table) -> LocalTable {
-        let (sets, kinds, groups, defaults) = Default::default();
-        LocalTable { table, sets, kinds, shape: None, groups, renamed: BTreeSet::new(), defaults }
+        let (sets, kinds, groups, required, defaults) = Default::default();
+        LocalTable { table, sets, kinds, shape: None, groups, renamed: BTreeSet::new(), required, defaults }
     }
 
-    fn defaults(&self) -> Vec<(usize, Value)> {
+    fn values(&self, packed: &[(ColumnId, Vec<u8>)]) -> Vec<(usize, Value)> {
         let cell = |id: &ColumnId| self.table.columns.iter().position(|column| column.id == *id).map(|at| at + 1);
         let value = |packed: &[u8]| unpack_key(packed, 1).ok().and_then(|mut values| values.pop());
-        self.defaults.iter().filter_map(|(id, packed)| Some((cell(id)?, value(packed)?))).collect()
+        packed.iter().filter_map(|(id, packed)| Some((cell(id)?, value(packed)?))).collect()
     }
 
     /// The groups as cells; a column that is not here yet belongs to none.
@@ -157,7 +162,8 @@ impl LocalTable {
 impl Tracked {
     /// What the model alone says, without a look at the table: enough for its clocks.
     pub(crate) fn of_model(no: i64, model: LocalTable) -> Tracked {
-        let (groups, defaults) = (model.groups(), model.defaults());
+        let (groups, defaults) = (model.groups(), model.values(&model.defaults));
+        let required = model.values(&model.required);
         let LocalTable { table, mut sets, kinds, shape, renamed, .. } = model;
         let kinds = crate::kinds::columns(&table, &kinds).unwrap_or_default();
         let clock_sql = ClockSql::new(no, &table);
@@ -184,6 +190,7 @@ impl Tracked {
             shape,
             groups,
             renamed,
+            required,
             defaults,
         }
     }
@@ -196,6 +203,9 @@ impl Tracked {
             default: pack_key(&[column.default.as_ref()]),
         };
         let column = |cell: &usize| self.table.columns[cell - 1].id;
+        let packed = |values: &[(usize, Value)]| {
+            values.iter().map(|(cell, value)| (column(cell), pack_key(&[value.as_ref()]))).collect()
+        };
         LocalTable {
             table: self.table.clone(),
             sets: self.sets.clone(),
@@ -203,7 +213,8 @@ impl Tracked {
             shape: self.shape.clone(),
             groups: self.groups.iter().map(|group| group.iter().map(column).collect()).collect(),
             renamed: self.renamed.clone(),
-            defaults: self.defaults.iter().map(|(cell, value)| (column(cell), pack_key(&[value.as_ref()]))).collect(),
+            required: packed(&self.required),
+            defaults: packed(&self.defaults),
         }
     }
 

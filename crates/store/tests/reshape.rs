@@ -129,7 +129,7 @@ fn what_would_convert_or_break_the_key_is_refused() {
     let (a, _) = pair();
     for (from, to, reason) in [
         ("shelf INT", "shelf TEXT", "converts its values otherwise"),
-        ("title TEXT", "title TEXT NOT NULL DEFAULT ''", "becomes NOT NULL"),
+        ("title TEXT", "title TEXT NOT NULL", "becomes NOT NULL"),
         ("books(id INTEGER PRIMARY KEY", "books(id INT PRIMARY KEY", "key"),
         ("note VARCHAR(9))", "note VARCHAR(9)) STRICT", "unknown datatype"),
         ("title TEXT, shelf", "title TEXT UNIQUE ON CONFLICT REPLACE CHECK(nothing > 1), shelf", "nothing"),

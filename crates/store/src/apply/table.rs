@@ -151,6 +151,9 @@ impl<'c> TableApplier<'c> {
             shadow::update(conn, &self.tracked, key, exact.as_deref(), mask, cells)?;
             return Ok(true);
         }
+        if !self.tracked.required.is_empty() && self.tracked.lacks_a_value(mask, cells) {
+            return self.give_way(conn, new, (key, exact.as_deref()), mask, cells).map(|()| true);
+        }
         let statement = self.statement(conn, new, mask)?;
         bind(statement, if new { exact.as_deref().unwrap_or(key) } else { key }, 1)?;
         let mut at = 1 + key.len();
@@ -171,7 +174,7 @@ impl<'c> TableApplier<'c> {
         }
     }
 
-    /// Another row has the values that this one claims: for now it stands in the shadow; who shows is settled in the end (see
+    /// Another row has the values that this one claims, or it has a NULL that cannot show: for now it stands in the shadow; who shows is settled in the end (see
     /// `repair`).
     fn give_way(
         &mut self,

@@ -649,9 +649,9 @@ impl Repair<'_> {
     fn restore(&mut self, row: &RowId) -> Result<(), StoreError> {
         let (tracked, key) = self.key(row)?;
         let key: Vec<_> = key.iter().map(Value::as_ref).collect();
-        let names = self.names_of(row)?;
-        match self.write(&tracked, |conn| shadow::restore(conn, &tracked, &key, &names)) {
-            Ok(()) if !names.is_empty() => return shadow::mark(self.conn, &tracked, &key, false),
+        let instead = self.instead_of(row)?;
+        match self.write(&tracked, |conn| shadow::restore(conn, &tracked, &key, &instead)) {
+            Ok(()) if !instead.is_empty() => return shadow::mark(self.conn, &tracked, &key, false),
             Ok(()) => {}
             // Something of this file's own is against it: a constraint that others have not, or a row past isle's knowledge.
             Err(error) if error.is_refusal() => {

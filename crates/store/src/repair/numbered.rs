@@ -100,6 +100,21 @@ impl Repair<'_> {
     }
 
     /// What a row shows instead of merged values; nothing for a row that shows as it is merged.
+    pub(super) fn instead_of(&mut self, row: &RowId) -> Result<Vec<(usize, Value)>, StoreError> {
+        let mut instead = self.names_of(row)?;
+        let (tracked, key) = self.key(row)?;
+        if tracked.required.is_empty() {
+            return Ok(instead);
+        }
+        let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+        let columns = format!("NULL{}", tracked.column_list(""));
+        let merged = shadow::values(self.conn, &tracked, (true, &columns, ""), &key)?.unwrap_or_default();
+        let lacks = |(cell, _): &&(usize, Value)| merged.get(*cell) == Some(&Value::Null);
+        instead.extend(tracked.required.iter().filter(lacks).cloned());
+        Ok(instead)
+    }
+
+    /// The numbers under which a row shows, by cell.
     pub(super) fn names_of(&mut self, row: &RowId) -> Result<Vec<(usize, Value)>, StoreError> {
         let tracked = self.table(row.0)?;
         if tracked.unique.iter().all(|index| index.renamed.is_none()) {
