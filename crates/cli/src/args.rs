@@ -205,6 +205,43 @@ pub(crate) enum SchemaAction {
     /// The tables and columns that the group agreed on
     #[command(after_help = "Example:\n  isle schema show --json")]
     Show,
+    /// How this file stands to the group's schema, and which devices are behind
+    #[command(
+        after_help = "Exits with 0 if all is as it should be, 3 if something was changed by hand or is left out.\n\n\
+        Example:\n  isle schema status"
+    )]
+    Status,
+    /// What was changed in this file by hand: columns and indexes that are not part of the schema
+    #[command(
+        after_help = "Exits with 0 if there is nothing, 3 if there is, 4 if some of it cannot be taken over.\n\n\
+        Example:\n  isle schema drift"
+    )]
+    Drift,
+    /// Make what was changed in this file by hand part of the schema
+    #[command(after_help = "Example:\n  isle schema adopt")]
+    Adopt,
+    /// Take back an operation of the schema by its opposite, which travels like any other
+    #[command(
+        after_help = "A column that was added leaves the definition, and its values stay. New tables and kinds cannot be\n\
+        taken back.\n\nExample:\n  isle schema history\n  isle schema undo 4f5bcb5c"
+    )]
+    Undo {
+        /// The operation, or the beginning of its id
+        operation: String,
+    },
+    /// What of operations that two devices made at once does not stand
+    #[command(
+        after_help = "`isle schema apply` with the definition that you want settles it.\n\nExample:\n  isle schema conflicts"
+    )]
+    Conflicts,
+    /// Say what a definition may do that one does not expect when several devices write
+    #[command(
+        after_help = "Exits with 0 if there is nothing to say, 3 if there is.\n\nExample:\n  isle schema lint schema.sql"
+    )]
+    Lint {
+        /// A file of SQL or JSON, or a folder; `-` reads standard input
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

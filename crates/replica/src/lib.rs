@@ -90,10 +90,10 @@ pub use definition::Definition;
 pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
-pub use isle_schema::{Document, Kind};
+pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict};
 pub use isle_store::{
-    Applied, Changed, Finding, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan, Site,
-    StateHash, StoreError, Waiting,
+    Applied, Changed, Finding, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan,
+    SchemaState, Site, StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, Status};

@@ -158,6 +158,8 @@ pub struct Status {
     pub tables: Vec<String>,
     /// Tables that stay on this device.
     pub untracked: Vec<String>,
+    /// Tracked tables that were changed past isle and stand still ([`Replica::schema_state`]).
+    pub standing_still: Vec<String>,
     /// Changed rows of other clients that wait to be recorded.
     pub queued: u64,
     /// Changesets of others that are here and not merged yet.
@@ -355,6 +357,7 @@ impl Replica {
             published: status.published,
             tables: status.tables,
             untracked: status.untracked,
+            standing_still: status.standing_still,
             queued: status.queued,
             waiting: status.waiting,
             conflicts: status.conflicts,

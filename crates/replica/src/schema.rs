@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use isle_schema::Kind;
-use isle_store::{SchemaOperation, SchemaPlan};
+use isle_schema::{Kind, MigrationId, SchemaConflict};
+use isle_store::{Lint, SchemaOperation, SchemaPlan, SchemaState};
 use serde::Serialize;
 
 use crate::{Definition, Error, Replica};
@@ -129,6 +129,48 @@ impl Replica {
     /// SQLite's reason.
     pub fn schema_history(&self) -> Result<Vec<SchemaOperation>, Error> {
         Ok(self.inner.store.schema_history()?)
+    }
+
+    /// How the file stands to the schema of its group: what was changed past isle, what is left out, and which devices are behind.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_state(&self) -> Result<SchemaState, Error> {
+        Ok(self.inner.store.schema_state()?)
+    }
+
+    /// Makes what the file has and the schema has not part of the schema: columns and indexes that the app, or somebody with another
+    /// client, made by hand. Gives what that was.
+    ///
+    /// # Errors
+    /// Those of [`Replica::apply_schema`].
+    pub fn adopt_schema(&self) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.adopt_schema()?)
+    }
+
+    /// Takes back an operation of the schema by its opposite, which travels like any other; gives what that does. A column that was added
+    /// leaves the definition, and its values stay.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::DefinitionRefused`] where there is no opposite: of new tables and of kinds.
+    pub fn undo_schema(&self, id: MigrationId) -> Result<Vec<String>, Error> {
+        Ok(self.inner.store.undo_schema(id)?)
+    }
+
+    /// What of schema operations that were made at once does not stand: what lost, and what stands instead.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_conflicts(&self) -> Result<Vec<(SchemaConflict, String, String)>, Error> {
+        Ok(self.inner.store.schema_conflicts()?)
+    }
+
+    /// What a definition may do that its author does not expect when several devices write.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Definition`] when SQLite does not take it.
+    pub fn lint_schema(definition: impl Into<Definition>) -> Result<Vec<Lint>, Error> {
+        Ok(isle_store::lint_schema(definition.into().sql())?)
     }
 
     /// The tables of the group as the schema operations that are here leave them, and how many operations those are.

@@ -25,6 +25,7 @@
 //! The design page asked for canonical CBOR; no maintained CBOR crate offers a canonical form, and postcard has just one
 //! encoding for each value.
 
+mod conflicts;
 mod document;
 mod fold;
 mod id;
@@ -32,6 +33,7 @@ mod kind;
 mod migration;
 mod table;
 
+pub use conflicts::SchemaConflict;
 pub use document::{
     Document, DocumentCheck, DocumentColumn, DocumentDuplicates, DocumentForeignKey, DocumentIndex, DocumentObject,
     DocumentTable, DocumentUnique, DocumentVirtualTable,

@@ -159,6 +159,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     wanted.execute_batch(sql).map_err(|source| StoreError::Definition { source })?;
     let schema = crate::alter::schema(conn)?;
     let tables = crate::engine::load_tables(conn)?;
+    let still = crate::drift::standing_still(conn)?;
     let mut plan = SchemaPlan::default();
     let mut directives = Directives::read(sql);
     let has = |table: &str, column: Option<&str>| {
@@ -179,6 +180,10 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     for name in names {
         if crate::clocks::one::<i64>(&wanted, &format!("SELECT 1 FROM {} LIMIT 1", quoted(&name)), [])?.is_some() {
             plan.refused.push(format!("table {name}: a definition says what tables are; rows are not part of it"));
+        }
+        if let Some((_, reason)) = still.iter().find(|(table, _)| table.eq_ignore_ascii_case(&name)) {
+            plan.refused.push(format!("table {name} stands still: {reason}; undo that change of the file first"));
+            continue;
         }
         if let Some(local) = locals.iter().find(|local| local.name == name) {
             crate::local::plan(conn, (&wanted, local), drops, &schema, &mut plan)?;
@@ -490,20 +495,7 @@ impl Altered<'_> {
             let known = columns.iter().find(|column| is(column, named))?;
             Some(Column { id: known.id, name: named.name.clone() })
         });
-        let mut parents: Vec<Parent> = Vec::new();
-        for key in foreign_keys(self.wanted, name)? {
-            let parent = self.schema.tables.iter().find(|(_, table)| table.name.eq_ignore_ascii_case(&key.parent));
-            let Some((table, state)) = parent.filter(|(parent, _)| **parent != id) else { continue };
-            let referred = |column: &&Column| key.to.iter().any(|to| to.eq_ignore_ascii_case(&column.name));
-            let columns: Vec<Column> = state.columns.iter().filter(referred).cloned().collect();
-            match parents.iter_mut().find(|known| known.table == *table) {
-                Some(known) => {
-                    let new = columns.into_iter().filter(|column| !known.columns.contains(column)).collect::<Vec<_>>();
-                    known.columns.extend(new);
-                }
-                None => parents.push(Parent { table: *table, name: key.parent.clone(), columns }),
-            }
-        }
+        let parents = parents(self.wanted, (name, id), self.schema)?;
         let shape = Shape { create_sql: self.definition.create_sql.clone(), columns: with_ids.collect(), parents };
         let mut model = self.tracked.model();
         (model.table.name, model.table.columns) = (name.clone(), columns.clone());
@@ -752,6 +744,29 @@ impl ForeignKey {
         let (parent, update, delete) = (quoted(&self.parent), &self.on_update, &self.on_delete);
         format!(" REFERENCES {parent}{columns} ON UPDATE {update} ON DELETE {delete}")
     }
+}
+
+/// The tables that the foreign keys of a definition refer to, with the columns.
+pub(crate) fn parents(
+    wanted: &Connection,
+    (name, id): (&str, isle_schema::TableId),
+    schema: &Schema,
+) -> Result<Vec<Parent>, StoreError> {
+    let mut parents: Vec<Parent> = Vec::new();
+    for key in foreign_keys(wanted, name)? {
+        let parent = schema.tables.iter().find(|(_, table)| table.name.eq_ignore_ascii_case(&key.parent));
+        let Some((table, state)) = parent.filter(|(parent, _)| **parent != id) else { continue };
+        let referred = |column: &&Column| key.to.iter().any(|to| to.eq_ignore_ascii_case(&column.name));
+        let columns: Vec<Column> = state.columns.iter().filter(referred).cloned().collect();
+        match parents.iter_mut().find(|known| known.table == *table) {
+            Some(known) => {
+                let new = columns.into_iter().filter(|column| !known.columns.contains(column)).collect::<Vec<_>>();
+                known.columns.extend(new);
+            }
+            None => parents.push(Parent { table: *table, name: key.parent.clone(), columns }),
+        }
+    }
+    Ok(parents)
 }
 
 pub(crate) fn foreign_keys(conn: &Connection, table: &str) -> Result<Vec<ForeignKey>, StoreError> {

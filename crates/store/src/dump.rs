@@ -30,48 +30,7 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn dump_schema(&self) -> Result<String, StoreError> {
-        self.snapshot(|conn| {
-            let mut sql = String::new();
-            let schema = crate::alter::schema(conn)?;
-            for tracked in sorted(conn)? {
-                let statement = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
-                                   AND type IN ('table', 'index') ORDER BY type DESC, name";
-                let mut statement = conn.prepare_cached(statement).doing("read the schema")?;
-                let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
-                for text in texts.doing("read the schema")? {
-                    sql += &format!("{};\n", text.doing("read the schema")?);
-                }
-                let hidden = schema.tables.get(&tracked.table.id).map(|table| table.hidden.clone()).unwrap_or_default();
-                for column in tracked.table.columns.iter().filter(|column| hidden.contains(&column.id)) {
-                    sql += &format!("-- @drop {}.{}\n", tracked.table.name, column.name);
-                }
-                for group in &tracked.groups {
-                    let names = group.iter().map(|cell| quoted(&tracked.table.columns[cell - 1].name));
-                    sql += &format!("-- @group {}({})\n", quoted(&tracked.table.name), join(names, ", "));
-                }
-                for column in tracked.table.columns.iter().filter(|column| tracked.renamed.contains(&column.id)) {
-                    let (table, column) = (quoted(&tracked.table.name), quoted(&column.name));
-                    sql += &format!("-- @duplicates {table}.{column} rename\n");
-                }
-                for kind in &tracked.kinds {
-                    let (table, column) = (&tracked.table.name, &tracked.table.columns[kind.cell - 1].name);
-                    sql += &format!("-- @merge {}.{} {}\n", quoted(table), quoted(column), kind.kind);
-                }
-            }
-            for local in schema.locals.values() {
-                for text in std::iter::once(&local.create_sql).chain(&local.index_sql) {
-                    sql += &format!("{text};\n");
-                }
-                sql += &format!("-- @scope {} local\n", quoted(&local.name));
-                if let Some(column) = &local.expires {
-                    sql += &format!("-- @expires {}.{}\n", quoted(&local.name), quoted(column));
-                }
-            }
-            for (_, object) in crate::objects::of_the_group(conn)? {
-                sql += &format!("{};\n", object.sql);
-            }
-            Ok(sql)
-        })
+        self.snapshot(sql)
     }
 
     /// The same as data.
@@ -81,7 +40,6 @@ impl Store {
     pub fn dump_schema_document(&self) -> Result<Document, StoreError> {
         self.snapshot(document)
     }
-
     /// The operations that are here, in canonical order.
     ///
     /// # Errors
@@ -101,13 +59,57 @@ impl Store {
     }
 }
 
+/// The tracked tables as they stand in the file, with what else belongs to the schema.
+pub(crate) fn sql(conn: &Connection) -> Result<String, StoreError> {
+    let mut sql = String::new();
+    let schema = crate::alter::schema(conn)?;
+    for tracked in sorted(conn)? {
+        let statement = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
+                           AND type IN ('table', 'index') ORDER BY type DESC, name";
+        let mut statement = conn.prepare_cached(statement).doing("read the schema")?;
+        let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
+        for text in texts.doing("read the schema")? {
+            sql += &format!("{};\n", text.doing("read the schema")?);
+        }
+        let hidden = schema.tables.get(&tracked.table.id).map(|table| table.hidden.clone()).unwrap_or_default();
+        for column in tracked.table.columns.iter().filter(|column| hidden.contains(&column.id)) {
+            sql += &format!("-- @drop {}.{}\n", tracked.table.name, column.name);
+        }
+        for group in &tracked.groups {
+            let names = group.iter().map(|cell| quoted(&tracked.table.columns[cell - 1].name));
+            sql += &format!("-- @group {}({})\n", quoted(&tracked.table.name), join(names, ", "));
+        }
+        for column in tracked.table.columns.iter().filter(|column| tracked.renamed.contains(&column.id)) {
+            let (table, column) = (quoted(&tracked.table.name), quoted(&column.name));
+            sql += &format!("-- @duplicates {table}.{column} rename\n");
+        }
+        for kind in &tracked.kinds {
+            let (table, column) = (&tracked.table.name, &tracked.table.columns[kind.cell - 1].name);
+            sql += &format!("-- @merge {}.{} {}\n", quoted(table), quoted(column), kind.kind);
+        }
+    }
+    for local in schema.locals.values() {
+        for text in std::iter::once(&local.create_sql).chain(&local.index_sql) {
+            sql += &format!("{text};\n");
+        }
+        sql += &format!("-- @scope {} local\n", quoted(&local.name));
+        if let Some(column) = &local.expires {
+            sql += &format!("-- @expires {}.{}\n", quoted(&local.name), quoted(column));
+        }
+    }
+    for (_, object) in crate::objects::of_the_group(conn)? {
+        sql += &format!("{};\n", object.sql);
+    }
+    Ok(sql)
+}
+
 fn sorted(conn: &Connection) -> Result<Vec<std::sync::Arc<Tracked>>, StoreError> {
     let mut tables = crate::engine::load_tables(conn)?;
     tables.sort_by(|a, b| a.table.name.cmp(&b.table.name));
     Ok(tables)
 }
 
-fn describe(step: &Step, schema: &Schema) -> String {
+pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
     let table = |id| schema.tables.get(id).map_or_else(|| "a table".to_owned(), |table| table.name.clone());
     let column = |id, column: &isle_schema::ColumnId| {
         let known = schema.tables.get(id).and_then(|table| table.columns.iter().find(|known| known.id == *column));

@@ -110,6 +110,8 @@ pub struct Status {
     pub tables: Vec<String>,
     /// Names of tables that are not tracked.
     pub untracked: Vec<String>,
+    /// Names of tracked tables that were changed past isle and stand still ([`Store::schema_state`]).
+    pub standing_still: Vec<String>,
     /// Changes of foreign clients that the next touch will seal.
     pub queued: u64,
     /// Changesets of others that are here and not merged: the report of a sync says what each waits for.
@@ -483,6 +485,7 @@ impl Store {
                 published: identity::published(conn)?,
                 tables: tables.collect::<Result<_, _>>().doing("list the tables")?,
                 untracked: track::untracked(conn)?,
+                standing_still: crate::drift::standing_still(conn)?.into_iter().map(|(table, _)| table).collect(),
                 queued: count("SELECT count(*) FROM isle_queue")?,
                 waiting: count(&format!(
                     "SELECT coalesce(sum((SELECT count(*) FROM isle_log AS l

@@ -177,6 +177,12 @@ pub(crate) fn apply_migration(
 pub(crate) fn apply_definition(engine: &mut Engine, sql: &str, now_ms: u64) -> Result<SchemaPlan, StoreError> {
     let app: String = layout::require_meta(&engine.conn, "app")?;
     let plan = crate::define::plan(&engine.conn, &app, sql)?;
+    apply_plan(engine, plan, now_ms)
+}
+
+/// Makes the changes of a plan as one operation; gives what was done.
+pub(crate) fn apply_plan(engine: &mut Engine, plan: SchemaPlan, now_ms: u64) -> Result<SchemaPlan, StoreError> {
+    let app: String = layout::require_meta(&engine.conn, "app")?;
     if !plan.refused.is_empty() {
         return Err(StoreError::DefinitionRefused { reasons: plan.refused });
     }

@@ -22,6 +22,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "published": status.published,
         "tables": status.tables,
         "untracked": status.untracked,
+        "standing_still": status.standing_still,
         "queued": status.queued,
         "waiting": status.waiting,
         "conflicts": status.conflicts,
@@ -37,7 +38,12 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     if !status.tables.is_empty() {
         out.line("")?;
         let mut rows = files::table_cells(&replica, &status.tables)?;
-        rows.iter_mut().for_each(|row| row.push(Cell::text("travels")));
+        for (row, table) in rows.iter_mut().zip(&status.tables) {
+            row.push(match status.standing_still.contains(table) {
+                true => Cell::text(out.style.yellow("stands still: `isle schema status` says why")),
+                false => Cell::text("travels"),
+            });
+        }
         let mut local = files::table_cells(&replica, &status.untracked)?;
         local.iter_mut().for_each(|row| row.push(Cell::dim("stays here")));
         rows.extend(local);

@@ -4,11 +4,13 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use isle::{Definition, SchemaOperation, SchemaPlan, SchemaReport};
+use isle::{Definition, Lint, Replica, SchemaConflict, SchemaOperation, SchemaPlan, SchemaReport};
 use serde_json::json;
 
+use super::Names;
 use crate::args::{Args, SchemaAction};
 use crate::db;
+use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, count};
 
 /// There is something to do.
@@ -17,16 +19,28 @@ const CHANGES: u8 = 3;
 const REFUSED: u8 = 4;
 
 pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::Result<u8> {
+    if let SchemaAction::Lint { file } = action {
+        return lint(file, out);
+    }
     let replica = db::open(args)?;
     match action {
+        SchemaAction::Lint { .. } => Ok(0),
+        SchemaAction::Status => status(&replica, out),
+        SchemaAction::Drift => {
+            let drift = replica.schema_state()?.drift;
+            show(&drift, None, out)?;
+            Ok(code(&drift))
+        }
+        SchemaAction::Adopt => {
+            show(&replica.adopt_schema()?, None, out)?;
+            Ok(0)
+        }
+        SchemaAction::Undo { operation } => undo(&replica, operation, out),
+        SchemaAction::Conflicts => conflicts(&replica, out),
         SchemaAction::Plan { file } => {
             let plan = replica.plan_schema(read(file)?)?;
             show(&plan, None, out)?;
-            Ok(match (plan.refused.is_empty(), plan.changes.is_empty()) {
-                (false, _) => REFUSED,
-                (true, false) => CHANGES,
-                (true, true) => 0,
-            })
+            Ok(code(&plan))
         }
         SchemaAction::Apply { file, backups, no_backup } => {
             let definition = read(file)?;
@@ -101,6 +115,127 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             Ok(0)
         }
     }
+}
+
+fn code(plan: &SchemaPlan) -> u8 {
+    match (plan.refused.is_empty(), plan.changes.is_empty()) {
+        (false, _) => REFUSED,
+        (true, false) => CHANGES,
+        (true, true) => 0,
+    }
+}
+
+fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
+    let state = replica.schema_state()?;
+    let names = Names::new(&replica.status()?);
+    let drift = state.drift.changes.iter().map(|change| format!("{} {}: {}", change.kind, change.table, change.detail));
+    let drift: Vec<String> = drift.chain(state.drift.refused.iter().cloned()).collect();
+    let settled = state.standing_still.is_empty() && state.left_out.is_empty() && drift.is_empty();
+    let code = if settled { 0 } else { CHANGES };
+    let heads: Vec<String> = state.heads.iter().map(ToString::to_string).collect();
+    let still = state.standing_still.iter().map(|(table, why)| json!({ "table": table, "reason": why }));
+    let devices = state
+        .behind
+        .iter()
+        .map(|(site, behind)| json!({ "site": site.to_string(), "device": names.of(*site), "behind": behind }));
+    let object = json!({
+        "heads": heads, "operations": state.operations, "standing_still": still.collect::<Vec<_>>(), "left_out": state.left_out,
+        "drift": drift, "devices": devices.collect::<Vec<_>>(),
+    });
+    if out.json(&object)? {
+        return Ok(code);
+    }
+    let heads: Vec<&str> = heads.iter().map(|head| head.get(..8).unwrap_or(head)).collect();
+    out.line(format!("schema   {}, at {}", count(state.operations as u64, "operation"), heads.join(", ")))?;
+    for (table, why) in &state.standing_still {
+        let line = out.style.yellow(format!("table {table} stands still: {why}"));
+        out.line(line)?;
+    }
+    for line in state.left_out.iter().chain(&drift) {
+        let line = out.style.yellow(line);
+        out.line(line)?;
+    }
+    if !drift.is_empty() {
+        out.note("`isle schema adopt` makes what was changed here by hand part of the schema")?;
+    }
+    if !state.behind.is_empty() {
+        let row = |(site, behind): &(isle::SiteId, usize)| {
+            let what = match behind {
+                0 => "has all of it".to_owned(),
+                n => format!("wrote its last change before {}", count(*n as u64, "operation")),
+            };
+            vec![Cell::text(names.of(*site)), Cell::text(what)]
+        };
+        out.line("")?;
+        out.table(&["DEVICE", "SCHEMA"], state.behind.iter().map(row).collect())?;
+    }
+    Ok(code)
+}
+
+fn undo(replica: &Replica, operation: &str, out: &mut Out) -> anyhow::Result<u8> {
+    let wanted = operation.to_ascii_lowercase();
+    let history = replica.schema_history()?;
+    let mut ids = history.iter().map(|known| known.id).filter(|id| id.to_string().starts_with(&wanted));
+    let id = match (ids.next(), ids.next()) {
+        (Some(id), None) => id,
+        (None, _) => {
+            let failure = Failure::new(Kind::Invalid, format!("there is no schema operation {operation:?} here"));
+            return Err(failure.hint("`isle schema history` lists them").into());
+        }
+        (Some(_), Some(_)) => {
+            return Err(Failure::new(Kind::Invalid, format!("several operations begin with {operation:?}")).into());
+        }
+    };
+    let done = replica.undo_schema(id)?;
+    if out.json(&json!({ "undone": id.to_string(), "steps": done }))? {
+        return Ok(0);
+    }
+    for step in &done {
+        out.line(step)?;
+    }
+    match done.is_empty() {
+        true => out.note("others have come over it since: nothing is left to take back")?,
+        false => out.note("done here; other replicas follow when they sync")?,
+    }
+    Ok(0)
+}
+
+fn conflicts(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
+    let conflicts = replica.schema_conflicts()?;
+    let object = |(conflict, lost, stands): &(SchemaConflict, String, String)| {
+        json!({
+            "lost": { "operation": conflict.lost.0.to_string(), "step": lost },
+            "stands": { "operation": conflict.stands.0.to_string(), "step": stands },
+        })
+    };
+    if out.json(&conflicts.iter().map(object).collect::<Vec<_>>())? {
+        return Ok(0);
+    }
+    let short = |id: isle::MigrationId| id.to_string().get(..8).unwrap_or_default().to_owned();
+    for (conflict, lost, stands) in &conflicts {
+        out.line(format!("{} {lost}: does not stand", out.style.bold(short(conflict.lost.0))))?;
+        out.line(format!("{} {stands}: stands instead", out.style.bold(short(conflict.stands.0))))?;
+    }
+    if conflicts.is_empty() {
+        out.note("no two devices changed the schema at once and differently")?;
+    }
+    Ok(0)
+}
+
+fn lint(file: &Path, out: &mut Out) -> anyhow::Result<u8> {
+    let found = Replica::lint_schema(read(file)?)?;
+    let code = if found.is_empty() { 0 } else { CHANGES };
+    let object = |lint: &Lint| json!({ "code": lint.code, "subject": lint.subject, "message": lint.message });
+    if out.json(&found.iter().map(object).collect::<Vec<_>>())? {
+        return Ok(code);
+    }
+    for lint in &found {
+        out.line(format!("{} {}: {}", out.style.bold(&lint.subject), out.style.dim(lint.code), lint.message))?;
+    }
+    if found.is_empty() {
+        out.note("nothing to say")?;
+    }
+    Ok(code)
 }
 
 fn read(file: &Path) -> anyhow::Result<Definition> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::Place;
+use crate::support::{Place, sqlite3};
 
 const FIRST: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT);\n";
 
@@ -239,4 +239,44 @@ fn what_a_copy_has_in_common_with_its_original_is_counted_once() {
     for device in [&laptop, &phone, &copy] {
         assert_eq!(device.rows("SELECT reads FROM notes WHERE id = 1"), ["1113"]);
     }
+}
+
+#[test]
+fn what_is_changed_by_hand_is_shown_taken_over_and_taken_back() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    assert!(laptop.ok(["schema", "status"]).contains("1 operation"));
+    assert_eq!(laptop.run(["schema", "drift"]).code, 0);
+    sqlite3(&laptop.db(), "ALTER TABLE notes ADD COLUMN mood TEXT");
+    let drift = laptop.run(["schema", "drift"]);
+    assert_eq!(drift.code, 3, "{drift:?}");
+    assert!(drift.out.contains("mood"), "{drift:?}");
+    let status = laptop.run(["schema", "status"]);
+    assert!(status.code == 3 && status.out.contains("schema adopt"), "{status:?}");
+    laptop.ok(["schema", "adopt"]);
+    assert_eq!(laptop.json(["schema", "status"])["drift"], json!([]));
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    assert_eq!(phone.json(["schema", "show"])["tables"][0]["columns"], json!(["title", "stars", "mood"]));
+    let history = phone.json(["schema", "history"]);
+    let id = history[1]["id"].as_str().expect("an id").to_owned();
+    let undone = phone.json(["schema", "undo", &id[..8]]);
+    assert_eq!(undone["steps"], json!(["hide column notes.mood"]));
+    assert!(phone.fails(2, ["schema", "undo", "zz"]).contains("schema history"));
+    assert!(phone.fails(4, ["schema", "undo", history[0]["id"].as_str().expect("an id")]).contains("untrack"));
+    sqlite3(&laptop.db(), "ALTER TABLE notes RENAME COLUMN stars TO points");
+    assert!(laptop.ok(["status"]).contains("stands still"));
+    assert_eq!(laptop.json(["status"])["standing_still"], json!(["notes"]));
+    assert!(laptop.run(["schema", "status"]).out.contains("no column \"stars\""));
+    assert_eq!(phone.json(["schema", "conflicts"]), json!([]));
+}
+
+#[test]
+fn a_definition_is_looked_over_before_it_is_used() {
+    let place = Place::new();
+    let laptop = place.laptop();
+    let lint = laptop.feed(["schema", "lint", "-"], FIRST);
+    assert!(lint.code == 3 && lint.out.contains("integer-key"), "{lint:?}");
+    assert_eq!(laptop.feed(["schema", "lint", "-"], "CREATE TABLE t(id TEXT PRIMARY KEY, a)").code, 0);
+    assert_eq!(laptop.feed(["schema", "lint", "-"], "CREATE TABEL t").code, 2);
 }

@@ -1,0 +1,141 @@
+//! What was changed past isle, taken over; what was done, taken back; what was done at once, told.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use isle_schema::MigrationId;
+use isle_store::StoreError;
+use support::{Device, settle};
+
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b INT); CREATE INDEX t_a ON t(a);";
+
+fn pair() -> (Device, Device) {
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    a.store.apply_schema(T).unwrap();
+    b.pull(&a);
+    (a, b)
+}
+
+fn last(device: &Device) -> MigrationId {
+    let heads = device.store.schema_state().unwrap().heads;
+    assert_eq!(heads.len(), 1);
+    heads[0]
+}
+
+fn kinds(device: &Device) -> Vec<String> {
+    let drift = device.store.schema_state().unwrap().drift;
+    drift.changes.iter().map(|change| format!("{} {}", change.kind, change.detail)).chain(drift.refused).collect()
+}
+
+#[test]
+fn what_the_app_changes_by_itself_is_told_and_taken_over() {
+    let (a, b) = pair();
+    assert!(kinds(&a).is_empty());
+    a.foreign(
+        "ALTER TABLE t ADD COLUMN c TEXT DEFAULT 'x'; CREATE INDEX t_b ON t(b); INSERT INTO t VALUES(1, 'one', 1, 'y')",
+    );
+    let found = kinds(&a);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("\"c\" TEXT") && found[1].contains("t_b"), "{found:?}");
+    a.store.adopt_schema().unwrap();
+    assert!(kinds(&a).is_empty());
+    settle(&[&a, &b]);
+    assert_eq!(b.rows("SELECT c FROM t"), a.rows("SELECT 'y'"));
+    assert_eq!(b.rows("SELECT count(*) FROM sqlite_schema WHERE name = 't_b'"), ["Integer(1)"]);
+    assert!(kinds(&b).is_empty());
+    assert!(a.store.adopt_schema().unwrap().changes.is_empty());
+}
+
+#[test]
+fn a_table_that_stands_still_is_named_and_nothing_is_planned_over_it() {
+    let (a, b) = pair();
+    a.foreign("ALTER TABLE t RENAME COLUMN a TO aa");
+    let state = a.store.schema_state().unwrap();
+    assert_eq!(state.standing_still.len(), 1);
+    assert!(state.standing_still[0].1.contains("no column \"a\""), "{state:?}");
+    let plan = a.store.plan_schema(T).unwrap();
+    assert!(plan.refused.iter().any(|reason| reason.contains("stands still")), "{plan:?}");
+    a.foreign("ALTER TABLE t RENAME COLUMN aa TO a");
+    assert!(a.store.schema_state().unwrap().standing_still.is_empty());
+    b.run("INSERT INTO t VALUES(1, 'x', 1)");
+    settle(&[&a, &b]);
+}
+
+#[test]
+fn every_kind_of_operation_is_taken_back_and_values_stay() {
+    let (a, b) = pair();
+    a.run("INSERT INTO t VALUES(1, 'one', 1)");
+    settle(&[&a, &b]);
+    let undone = |sql: &str| {
+        a.store.apply_schema(sql).unwrap();
+        let id = last(&a);
+        a.run("UPDATE t SET b = b + 1");
+        b.run("UPDATE t SET id = id");
+        settle(&[&a, &b]);
+        let steps = b.store.undo_schema(id).unwrap();
+        settle(&[&a, &b]);
+        assert!(a.store.plan_schema(T).unwrap().changes.is_empty(), "{sql}: {:?}", a.store.plan_schema(T).unwrap());
+        steps
+    };
+    assert_eq!(
+        undone(
+            &format!("{T} -- @rename t.a -> title")
+                .replace("(id INTEGER PRIMARY KEY, a", "(id INTEGER PRIMARY KEY, title")
+                .replace("ON t(a)", "ON t(title)")
+        ),
+        ["rename column t.title to a"]
+    );
+    assert_eq!(undone(&T.replace("CREATE INDEX t_a ON t(a);", "")), ["create index t_a on t"]);
+    assert_eq!(undone(&T.replace("t_a ON t(a)", "t_a ON t(a, b)")), ["create index t_a on t"]);
+    assert_eq!(undone(&format!("{T} CREATE VIEW v AS SELECT a FROM t;")), ["drop v"]);
+    assert_eq!(undone(&T.replace("b INT", "b INT CHECK(b > 0)")), ["change table t"]);
+    assert_eq!(a.rows("SELECT a, b FROM t"), a.rows("SELECT 'one', 6"));
+    // A column that came leaves again; it is still there for those who want it back.
+    let wide = T.replace("b INT", "b INT, c TEXT");
+    a.store.apply_schema(&wide).unwrap();
+    a.run("UPDATE t SET c = 'kept'");
+    settle(&[&a, &b]);
+    assert_eq!(b.store.undo_schema(last(&b)).unwrap(), ["hide column t.c"]);
+    settle(&[&a, &b]);
+    let hidden = last(&a);
+    assert_eq!(a.store.undo_schema(hidden).unwrap(), ["show column t.c"]);
+    assert!(a.store.plan_schema(&wide).unwrap().changes.is_empty());
+    settle(&[&a, &b]);
+    assert!(a.store.undo_schema(hidden).unwrap().is_empty(), "it was taken back already");
+}
+
+#[test]
+fn what_has_no_opposite_is_refused_and_nothing_is_changed() {
+    let (a, _) = pair();
+    let refused = |id: MigrationId| match a.store.undo_schema(id) {
+        Err(StoreError::DefinitionRefused { reasons }) => reasons.join("; "),
+        other => format!("{other:?}"),
+    };
+    assert!(refused(last(&a)).contains("untrack t"));
+    a.store.apply_schema(&T.replace("b INT", "b INT, -- @merge counter\n c TEXT")).unwrap();
+    let before = a.store.schema_history().unwrap().len();
+    assert!(refused(last(&a)).contains("a kind cannot be taken back"));
+    assert!(refused(MigrationId::from_bytes([9; 16])).contains("schema history"));
+    assert_eq!(a.store.schema_history().unwrap().len(), before);
+}
+
+#[test]
+fn what_two_devices_did_at_once_is_told_on_all_of_them_until_it_is_settled() {
+    let (a, b) = pair();
+    a.store.apply_schema(&format!("{T} CREATE VIEW v AS SELECT a FROM t;")).unwrap();
+    b.store.apply_schema(&format!("{T} CREATE VIEW v AS SELECT b FROM t;")).unwrap();
+    assert!(a.store.schema_conflicts().unwrap().is_empty());
+    b.run("INSERT INTO t VALUES(1, 'x', 1)");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        let conflicts = device.store.schema_conflicts().unwrap();
+        assert_eq!(conflicts.len(), 1);
+        assert_eq!((conflicts[0].1.as_str(), conflicts[0].2.as_str()), ("create view v", "create view v"));
+    }
+    // What a device wrote last says what it knew.
+    let behind = a.store.schema_state().unwrap().behind;
+    assert!(behind.contains(&(b.site(), 1)), "{behind:?}");
+    a.store.apply_schema(&format!("{T} CREATE VIEW v AS SELECT a, b FROM t;")).unwrap();
+    assert!(a.store.schema_conflicts().unwrap().is_empty());
+}
