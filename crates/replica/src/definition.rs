@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
-use isle_schema::Document;
+use isle_schema::{Document, Version};
 
 use crate::Error;
 
@@ -11,23 +11,25 @@ use crate::Error;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     sql: String,
+    /// What the first so many files of a folder make, with their versions; the last is the whole.
+    parts: Vec<(Version, String)>,
 }
 
 impl From<&str> for Definition {
     fn from(sql: &str) -> Definition {
-        Definition { sql: sql.to_owned() }
+        Definition::from(sql.to_owned())
     }
 }
 
 impl From<String> for Definition {
     fn from(sql: String) -> Definition {
-        Definition { sql }
+        Definition { sql, parts: Vec::new() }
     }
 }
 
 impl From<&Document> for Definition {
     fn from(document: &Document) -> Definition {
-        Definition { sql: document.to_sql() }
+        Definition::from(document.to_sql())
     }
 }
 
@@ -42,7 +44,8 @@ impl Definition {
     }
 
     /// Reads the `.sql` files of a folder in the order of their versions: `1.9.0__x.sql`, `1.10.0-rc.1__y.sql`, `1.10.0__z.sql`. What they
-    /// make one after the other is the schema.
+    /// make one after the other is the schema. Where each name begins with a version, every version that is new to a replica becomes an
+    /// operation of its own.
     ///
     /// # Errors
     /// [`Error::Read`], also for a folder without such files.
@@ -61,13 +64,22 @@ impl Definition {
         }
         let name = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         files.sort_by(|a, b| compare(&name(a), &name(b)));
-        let mut sql = String::new();
-        for file in files {
-            sql += &std::fs::read_to_string(&file).map_err(|source| failed(&file, source))?;
+        let (mut sql, mut parts) = (String::new(), Vec::new());
+        for (n, file) in files.iter().enumerate() {
+            sql += &std::fs::read_to_string(file).map_err(|source| failed(file, source))?;
             // A file may end without either.
             sql += "\n;\n";
+            let stem = name(file);
+            let next = files.get(n + 1).map(|next| version_of(&name(next)));
+            match version_of(&stem) {
+                // Several files of one version are one part.
+                Some(version) if next != Some(Some(version.clone())) => parts.push((version, sql.clone())),
+                Some(_) => {}
+                None => return Ok(Definition::from(read_all(&files)?)),
+            }
         }
-        Ok(Definition { sql })
+        let version = parts.last().map(|(version, _)| format!("-- @version {version}\n")).unwrap_or_default();
+        Ok(Definition { sql: sql + &version, parts })
     }
 
     /// Reads a folder, a `.json` file or a file of SQL.
@@ -85,10 +97,29 @@ impl Definition {
         }
     }
 
+    /// The versions of a folder of numbered files, each with what its files and those before it make.
+    pub(crate) fn parts(&self) -> &[(Version, String)] {
+        &self.parts
+    }
+
     /// The definition as SQL.
     pub fn sql(&self) -> &str {
         &self.sql
     }
+}
+
+fn read_all(files: &[PathBuf]) -> Result<String, Error> {
+    let mut sql = String::new();
+    for file in files {
+        sql += &std::fs::read_to_string(file).map_err(|source| Error::Read { path: file.clone(), source })?;
+        sql += "\n;\n";
+    }
+    Ok(sql)
+}
+
+/// The version that a file's name begins with.
+fn version_of(name: &str) -> Option<Version> {
+    Version::parse(name.split("__").next().unwrap_or(name)).or_else(|| Version::parse(name.split('_').next()?))
 }
 
 /// A file's version: its numbers, and what a pre-release says behind them.

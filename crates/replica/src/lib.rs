@@ -81,6 +81,7 @@ mod names;
 mod replica;
 mod runtime;
 mod schema;
+mod steps;
 mod sync;
 mod transaction;
 mod value;
@@ -90,7 +91,7 @@ pub use definition::Definition;
 pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
-pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict};
+pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
     Applied, Changed, Finding, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan,
     SchemaState, Site, StateHash, StoreError, Waiting,
@@ -99,6 +100,7 @@ pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, Status};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};
+pub use steps::Steps;
 pub use sync::{
     CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Prefer, Progress, SyncOptions, SyncReport,
 };

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use isle_schema::{Kind, MigrationId, SchemaConflict};
+use isle_schema::{Kind, MigrationId, SchemaConflict, Version};
 use isle_store::{Lint, SchemaOperation, SchemaPlan, SchemaState};
 use serde::Serialize;
 
-use crate::{Definition, Error, Replica};
+use crate::{Definition, Error, Replica, Steps};
 
 /// The group's schema, as far as its operations are here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,6 +22,8 @@ pub struct SchemaInfo {
     pub left_out: Vec<String>,
     /// How many operations made it.
     pub operations: usize,
+    /// The version of the app that it is of.
+    pub version: Option<Version>,
 }
 
 /// A view, a trigger or a full-text table of the group's schema.
@@ -48,6 +50,14 @@ pub struct SchemaTable {
     pub hidden: Vec<String>,
     /// Columns of a kind.
     pub kinds: BTreeMap<String, Kind>,
+}
+
+/// A definition without what it says of its version.
+fn without_version(sql: &str) -> String {
+    let of_version = |line: &&str| {
+        line.trim_start().strip_prefix("--").is_some_and(|rest| rest.trim_start().starts_with("@version"))
+    };
+    sql.lines().filter(|line| !of_version(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// What [`Replica::sync_schema`] did.
@@ -77,7 +87,75 @@ impl Replica {
     /// # Errors
     /// [`isle_store::StoreError::DefinitionRefused`] with every change that cannot be made; then nothing was changed.
     pub fn apply_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
-        Ok(self.inner.store.apply_schema(definition.into().sql())?)
+        self.bring(&definition.into(), &Steps::new())
+    }
+
+    /// Applies a definition, version by version where it has several, with the steps of the versions that are reached.
+    fn bring(&self, definition: &Definition, steps: &Steps) -> Result<SchemaPlan, Error> {
+        if let Some(bad) = steps.bad() {
+            let reasons = vec![format!("{bad:?} is no version: steps have versions such as 1.1.0")];
+            return Err(isle_store::StoreError::DefinitionRefused { reasons }.into());
+        }
+        let whole = self.inner.store.plan_schema(definition.sql())?;
+        if whole.is_older() {
+            return Ok(whole);
+        }
+        if !whole.refused.is_empty() {
+            return Err(isle_store::StoreError::DefinitionRefused { reasons: whole.refused }.into());
+        }
+        if whole.changes.is_empty() && self.inner.store.left_out()?.is_empty() {
+            return Ok(whole);
+        }
+        let (first, last) = whole.versions;
+        let (mut done, mut from) = (SchemaPlan::default(), first.clone());
+        let last = last.as_ref().map(|last| (last.clone(), definition.sql().to_owned()));
+        let news = |version: &Version| from.as_ref().is_none_or(|from| from < version);
+        let mut parts: Vec<(Version, String)> =
+            definition.parts().iter().filter(|(version, _)| news(version)).cloned().collect();
+        // Of tables that no definition has given a version yet, the first version that they can become is the one to begin with.
+        while first.is_none() && parts.len() > 1 && !self.inner.store.plan_schema(&parts[0].1)?.refused.is_empty() {
+            parts.remove(0);
+        }
+        let parts = if parts.is_empty() { last.into_iter().collect() } else { parts };
+        for (version, sql) in &parts {
+            if from.as_ref() != Some(version) && steps.between(from.as_ref(), version).next().is_some() {
+                let structure = self.inner.store.apply_schema(&without_version(sql))?;
+                done.changes.extend(structure.changes);
+                self.run_steps(steps, from.as_ref(), version)?;
+            }
+            let plan = self.inner.store.apply_schema(&format!("{}-- @version {version}\n", without_version(sql)))?;
+            done.changes.extend(plan.changes);
+            from = Some(version.clone());
+        }
+        if parts.is_empty() {
+            done = self.inner.store.apply_schema(definition.sql())?;
+        }
+        done.versions = (first, from);
+        Ok(done)
+    }
+
+    /// Runs the steps of versions, each in a transaction that notes it as done.
+    fn run_steps(&self, steps: &Steps, from: Option<&Version>, to: &Version) -> Result<(), Error> {
+        for (version, step) in steps.between(from, to) {
+            let name = format!("step {version}");
+            self.inner.store.write(|inner| {
+                if inner.is_done(&name)? {
+                    return Ok(());
+                }
+                step(&crate::Transaction::new(inner))?;
+                inner.note_done(&name).map_err(Error::from)
+            })?;
+            tracing::info!(%version, "a step of the schema's version was run");
+        }
+        Ok(())
+    }
+
+    /// The version of the app that the schema is of; `None` if no definition has said one.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_version(&self) -> Result<Option<Version>, Error> {
+        Ok(self.inner.store.schema()?.0.version)
     }
 
     /// As [`Replica::apply_schema`]; where a table is made anew with its rows, the database is copied into the folder first. An app calls it
@@ -86,6 +164,21 @@ impl Replica {
     /// # Errors
     /// As [`Replica::apply_schema`], and [`isle_store::StoreError::Backup`]; then nothing was changed.
     pub fn sync_schema(&self, definition: impl Into<Definition>, backups: &Path) -> Result<SchemaReport, Error> {
+        self.migrate(definition, backups, &Steps::new())
+    }
+
+    /// As [`Replica::sync_schema`], with what new versions of the app do to the data. A definition of an earlier version than the schema's changes
+    /// nothing: another device, or this one, runs a newer app.
+    ///
+    /// # Errors
+    /// As [`Replica::sync_schema`], and what a step gives: then the schema is changed, and the version is not reached. The step runs again with
+    /// the next call.
+    pub fn migrate(
+        &self,
+        definition: impl Into<Definition>,
+        backups: &Path,
+        steps: &Steps,
+    ) -> Result<SchemaReport, Error> {
         let definition = definition.into();
         let mut backup = None;
         if self.plan_schema(definition.clone())?.rewrites() {
@@ -95,7 +188,7 @@ impl Replica {
             self.inner.store.back_up(&path)?;
             backup = Some(path);
         }
-        Ok(SchemaReport { plan: self.apply_schema(definition)?, backup })
+        Ok(SchemaReport { plan: self.bring(&definition, steps)?, backup })
     }
 
     /// What a backup of now is called: the file's name, the milliseconds since 1970, and something that no other has.
@@ -203,6 +296,7 @@ impl Replica {
         });
         let local = schema.locals.values().map(|local| local.name.clone()).collect();
         let left_out = self.inner.store.left_out()?;
-        Ok(SchemaInfo { tables, objects: objects.collect(), local, left_out, operations })
+        let version = schema.version.clone();
+        Ok(SchemaInfo { tables, objects: objects.collect(), local, left_out, operations, version })
     }
 }

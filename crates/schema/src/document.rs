@@ -242,6 +242,9 @@ impl Document {
                 }
             }
         }
+        if let Some(version) = &self.version {
+            sql += &format!("-- @version {version}\n");
+        }
         for index in &self.indexes {
             let unique = if index.unique { "UNIQUE " } else { "" };
             let condition = index.where_clause.as_ref().map(|text| format!(" WHERE {text}\n")).unwrap_or_default();

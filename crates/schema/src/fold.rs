@@ -14,6 +14,7 @@
 //! | two definitions of one table | the last in canonical order; columns that it does not name stay |
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
 //! | two choices of what becomes of duplicates | the last in canonical order |
+//! | two versions | the larger |
 //! | two local tables of one name | the last in canonical order |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Column, ColumnId, IndexDefinition, Kind, LocalDefinition, Migration, MigrationId, Object, Shape, Step, TableId,
+    Version,
 };
 
 /// A table as the operations leave it.
@@ -69,6 +71,8 @@ pub struct Schema {
     pub objects: BTreeMap<String, Option<Object>>,
     /// Tables whose rows do not travel, by name in lower case.
     pub locals: BTreeMap<String, LocalDefinition>,
+    /// The largest version of the app that declared it.
+    pub version: Option<Version>,
 }
 
 impl Schema {
@@ -137,6 +141,7 @@ impl Schema {
                     table.kinds.insert(*column, *kind);
                 }
             }
+            Step::SetVersion(version) => self.version = self.version.take().max(Some(version.clone())),
             Step::RenameDuplicates { table, column, renamed } => {
                 let Some(table) = self.tables.get_mut(table) else { return };
                 match renamed {

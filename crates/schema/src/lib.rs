@@ -32,6 +32,7 @@ mod id;
 mod kind;
 mod migration;
 mod table;
+mod version;
 
 pub use conflicts::SchemaConflict;
 pub use document::{
@@ -46,3 +47,4 @@ pub use migration::{
     TableDefinition,
 };
 pub use table::{Affinity, Collation, Column, KeyColumn, Table};
+pub use version::Version;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Column, ColumnId, Kind, MigrationId, Table, TableId};
+use crate::{Column, ColumnId, Kind, MigrationId, Table, TableId, Version};
 
 const MAGIC: &[u8; 5] = b"ISLM\x01";
 
@@ -116,6 +116,8 @@ pub enum Step {
         /// Whether they do.
         renamed: bool,
     },
+    /// With this operation the schema is that of a version of the app.
+    SetVersion(Version),
 }
 
 /// A table whose definition travels and whose rows do not.

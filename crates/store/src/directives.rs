@@ -1,6 +1,7 @@
 //! What a definition says in comments, because SQL has no words for it.
 //!
 //! ```sql
+//! -- @version 1.2.0                the version of the app that this is the schema of; of several the last
 //! -- @rename old -> new            a table is called otherwise
 //! -- @rename table.old -> new      a column is
 //! -- @drop table.column            a column leaves the definition; its values stay
@@ -22,7 +23,7 @@
 //! );
 //! ```
 
-use isle_schema::Kind;
+use isle_schema::{Kind, Version};
 
 /// The table's name, the column if it is about one, the new name.
 pub(crate) type Rename = (String, Option<String>, String);
@@ -30,6 +31,7 @@ pub(crate) type Rename = (String, Option<String>, String);
 /// What the comments of a definition say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
+    pub(crate) version: Option<Version>,
     pub(crate) renames: Vec<Rename>,
     /// Table and column.
     pub(crate) drops: Vec<(String, String)>,
@@ -261,6 +263,10 @@ impl Directives {
             "drop" => match column_of(rest) {
                 Some(column) => self.drops.push(column),
                 None => self.errors.push(format!("@{directive}: write `-- @drop table.column`")),
+            },
+            "version" => match Version::parse(rest.trim()) {
+                Some(version) => self.version = Some(version),
+                None => self.errors.push(format!("@{directive}: write `-- @version 1.2.0`")),
             },
             "merge" => self.merge(rest.trim(), place),
             "duplicates" => self.rename_duplicates(rest.trim(), place),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use isle_changeset::Header;
 use isle_clock::SiteId;
-use isle_schema::{IndexDefinition, Migration, MigrationId, Schema, SchemaConflict, Step};
+use isle_schema::{IndexDefinition, Migration, MigrationId, Schema, SchemaConflict, Step, Version};
 use rusqlite::Connection;
 
 use crate::engine::Engine;
@@ -17,6 +17,8 @@ use crate::{SchemaPlan, Store, StoreError};
 pub struct SchemaState {
     /// The operations that no other follows.
     pub heads: Vec<MigrationId>,
+    /// The version of the app that it is the schema of.
+    pub version: Option<Version>,
     /// How many operations are here.
     pub operations: usize,
     /// Tables that stand still, because they were changed past isle, and why.
@@ -40,6 +42,7 @@ impl Store {
             let heads = heads(&operations.iter().map(|(id, operation)| (*id, operation)).collect::<Vec<_>>());
             Ok(SchemaState {
                 heads,
+                version: crate::alter::schema(conn)?.version,
                 standing_still: standing_still(conn)?,
                 left_out: crate::objects::left_out(conn)?,
                 drift: drift(conn)?,

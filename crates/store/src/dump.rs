@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use isle_schema::{
     Document, DocumentColumn, DocumentDuplicates, DocumentForeignKey, DocumentIndex, DocumentObject, DocumentTable,
-    DocumentUnique, DocumentVirtualTable, MigrationId, ObjectKind, Schema, Step,
+    DocumentUnique, DocumentVirtualTable, MigrationId, ObjectKind, Schema, Step, Version,
 };
 use rusqlite::Connection;
 
@@ -22,6 +22,10 @@ pub struct SchemaOperation {
     pub parents: Vec<MigrationId>,
     /// What it does, step by step, for people.
     pub steps: Vec<String>,
+    /// The version of the app that it brought.
+    pub version: Option<Version>,
+    /// When it was applied here, in milliseconds since 1970.
+    pub applied_at_ms: u64,
 }
 
 impl Store {
@@ -52,9 +56,16 @@ impl Store {
             let operation = |id: MigrationId| {
                 let migration = &operations[&id];
                 let steps = migration.steps.iter().map(|step| describe(step, &schema)).collect();
-                SchemaOperation { id, parents: migration.parents.clone(), steps }
+                let version = migration.steps.iter().rev().find_map(|step| match step {
+                    Step::SetVersion(version) => Some(version.clone()),
+                    _ => None,
+                });
+                let at = "SELECT at FROM isle_migration WHERE id = ?1";
+                let at = crate::clocks::one::<i64>(conn, at, [id.as_bytes()])?.unwrap_or(0);
+                let parents = migration.parents.clone();
+                Ok(SchemaOperation { id, parents, steps, version, applied_at_ms: at as u64 })
             };
-            Ok(Schema::order(pairs()).into_iter().map(operation).collect())
+            Schema::order(pairs()).into_iter().map(operation).collect()
         })
     }
 }
@@ -63,6 +74,9 @@ impl Store {
 pub(crate) fn sql(conn: &Connection) -> Result<String, StoreError> {
     let mut sql = String::new();
     let schema = crate::alter::schema(conn)?;
+    if let Some(version) = &schema.version {
+        sql += &format!("-- @version {version}\n");
+    }
     for tracked in sorted(conn)? {
         let statement = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
                            AND type IN ('table', 'index') ORDER BY type DESC, name";
@@ -133,6 +147,7 @@ pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
         }
         Step::PutLocal(local) => format!("local table {}", local.name),
         Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
+        Step::SetVersion(version) => format!("version {version}"),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
         Step::RenameDuplicates { table, column: id, renamed: true } => {
             format!("number duplicates in {}", column(table, id))
@@ -145,7 +160,8 @@ pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
 }
 
 fn document(conn: &Connection) -> Result<Document, StoreError> {
-    let mut document = Document::default();
+    let version = crate::alter::schema(conn)?.version.map(|version| version.to_string());
+    let mut document = Document { version, ..Document::default() };
     for tracked in sorted(conn)? {
         let name = &tracked.table.name;
         let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";

@@ -19,7 +19,7 @@ const TABLES: &str = "
 CREATE TABLE isle_meta(k TEXT PRIMARY KEY, v) WITHOUT ROWID;
 CREATE TABLE isle_site(no INTEGER PRIMARY KEY, id BLOB UNIQUE, version INT, hlc INT, chain BLOB, name TEXT);
 CREATE TABLE isle_seen(author INT, site INT, version INT, hlc INT, PRIMARY KEY(author, site)) WITHOUT ROWID;
-CREATE TABLE isle_migration(id BLOB PRIMARY KEY, body BLOB, state TEXT) WITHOUT ROWID;
+CREATE TABLE isle_migration(id BLOB PRIMARY KEY, body BLOB, state TEXT, at INT) WITHOUT ROWID;
 CREATE TABLE isle_table(no INTEGER PRIMARY KEY, id BLOB UNIQUE, name TEXT, def TEXT);
 CREATE TABLE isle_queue(t, w, m0, k0, o0);
 CREATE TABLE isle_log(id INTEGER PRIMARY KEY, hlc INT, header BLOB, body BLOB);

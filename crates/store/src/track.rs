@@ -60,7 +60,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     if !steps.is_empty() {
         let migration = Migration { app, parents: own.heads.clone(), steps };
         let (id, body) = migration.encode()?;
-        record(&engine.conn, id, &body)?;
+        record(&engine.conn, id, &body, now_ms)?;
     }
     own.heads = crate::own::note_heads(&engine.conn)?;
     // A table that returns may have another definition by now.
@@ -163,7 +163,7 @@ pub(crate) fn apply_migration(
     }
     definitions.sort_by_key(|definition| definition.table.id);
     let added = adopt(engine, &definitions)?;
-    record(&engine.conn, id, body)?;
+    record(&engine.conn, id, body, now_ms)?;
     let mut site = engine.own()?;
     site.heads = crate::own::note_heads(&engine.conn)?;
     seal_baseline(&engine.conn, &mut site, &added, now_ms)?;
@@ -208,9 +208,9 @@ pub(crate) fn is_known(conn: &Connection, id: MigrationId) -> Result<bool, Store
     Ok(crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_migration WHERE id = ?1", [id.as_bytes()])?.is_some())
 }
 
-fn record(conn: &Connection, id: MigrationId, body: &[u8]) -> Result<(), StoreError> {
-    let sql = "INSERT OR IGNORE INTO isle_migration(id, body, state) VALUES(?1, ?2, 'applied')";
-    conn.execute(sql, params![id.as_bytes(), body]).doing("record the schema operation")?;
+fn record(conn: &Connection, id: MigrationId, body: &[u8], now_ms: u64) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO isle_migration(id, body, state, at) VALUES(?1, ?2, 'applied', ?3)";
+    conn.execute(sql, params![id.as_bytes(), body, now_ms as i64]).doing("record the schema operation")?;
     Ok(())
 }
 

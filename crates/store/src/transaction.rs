@@ -122,6 +122,26 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// Whether something of this name was noted as done in this file.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn is_done(&self, name: &str) -> Result<bool, StoreError> {
+        let key = format!("done {name}");
+        let conn = &self.engine.conn;
+        Ok(self.engine.guard.with(Mode::Engine, || crate::layout::meta::<i64>(conn, &key))?.is_some())
+    }
+
+    /// Notes something as done, with the commit of this transaction.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn note_done(&self, name: &str) -> Result<(), StoreError> {
+        let key = format!("done {name}");
+        let conn = &self.engine.conn;
+        self.engine.guard.with(Mode::Engine, || crate::layout::set_meta(conn, &key, 1))
+    }
+
     /// The rowid of the last row inserted.
     pub fn last_insert_rowid(&self) -> i64 {
         self.engine.conn.last_insert_rowid()

@@ -100,6 +100,8 @@ impl Undoing<'_> {
                     (None, None) => None,
                 }
             }
+            // The schema is what it was, and still known to that version.
+            Step::SetVersion(_) => None,
             Step::PutLocal(local) => match self.before.locals.get(&local.name.to_ascii_lowercase()) {
                 Some(before) => Some(Step::PutLocal(before.clone())),
                 None => return Ok(Err(format!("local table {} cannot be taken back", local.name))),

@@ -11,7 +11,7 @@ use super::Names;
 use crate::args::{Args, SchemaAction};
 use crate::db;
 use crate::failure::{Failure, Kind};
-use crate::output::{Cell, Out, count};
+use crate::output::{Cell, Out, count, time};
 
 /// There is something to do.
 const CHANGES: u8 = 3;
@@ -71,14 +71,20 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             let operations = replica.schema_history()?;
             let object = |operation: &SchemaOperation| {
                 let parents: Vec<String> = operation.parents.iter().map(ToString::to_string).collect();
-                json!({ "id": operation.id.to_string(), "parents": parents, "steps": operation.steps })
+                json!({
+                    "id": operation.id.to_string(), "parents": parents, "steps": operation.steps,
+                    "version": operation.version, "applied_at": time(operation.applied_at_ms),
+                })
             };
             if out.json(&operations.iter().map(object).collect::<Vec<_>>())? {
                 return Ok(0);
             }
             for operation in &operations {
                 let id = operation.id.to_string();
-                out.line(out.style.bold(id.get(..8).unwrap_or(&id)))?;
+                let version = operation.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+                let (id, at) =
+                    (out.style.bold(id.get(..8).unwrap_or(&id)), out.style.dim(time(operation.applied_at_ms)));
+                out.line(format!("{id}{version} {at}"))?;
                 for step in &operation.steps {
                     out.line(format!("  {step}"))?;
                 }
@@ -139,13 +145,14 @@ fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
         .iter()
         .map(|(site, behind)| json!({ "site": site.to_string(), "device": names.of(*site), "behind": behind }));
     let object = json!({
-        "heads": heads, "operations": state.operations, "standing_still": still.collect::<Vec<_>>(), "left_out": state.left_out,
+        "version": state.version, "heads": heads, "operations": state.operations, "standing_still": still.collect::<Vec<_>>(), "left_out": state.left_out,
         "drift": drift, "devices": devices.collect::<Vec<_>>(),
     });
     if out.json(&object)? {
         return Ok(code);
     }
     let heads: Vec<&str> = heads.iter().map(|head| head.get(..8).unwrap_or(head)).collect();
+    out.line(format!("version  {}", state.version.as_ref().map_or("none".to_owned(), ToString::to_string)))?;
     out.line(format!("schema   {}, at {}", count(state.operations as u64, "operation"), heads.join(", ")))?;
     for (table, why) in &state.standing_still {
         let line = out.style.yellow(format!("table {table} stands still: {why}"));
@@ -252,7 +259,7 @@ fn show(plan: &SchemaPlan, backup: Option<&Path>, out: &mut Out) -> anyhow::Resu
         .changes
         .iter()
         .map(|change| json!({ "kind": change.kind, "table": change.table, "detail": change.detail }));
-    if out.json(&json!({ "changes": changes.collect::<Vec<_>>(), "refused": plan.refused, "backup": backup }))? {
+    if out.json(&json!({ "changes": changes.collect::<Vec<_>>(), "refused": plan.refused, "backup": backup, "from": plan.versions.0, "to": plan.versions.1 }))? {
         return Ok(());
     }
     for change in &plan.changes {
@@ -264,6 +271,9 @@ fn show(plan: &SchemaPlan, backup: Option<&Path>, out: &mut Out) -> anyhow::Resu
     for reason in &plan.refused {
         let line = out.style.yellow(format!("cannot be done: {reason}"));
         out.line(line)?;
+    }
+    if let (true, (Some(here), Some(wanted))) = (plan.is_older(), &plan.versions) {
+        return out.note(format!("the schema is of version {here}, the file of {wanted}: nothing is done"));
     }
     match (plan.changes.len() as u64, plan.refused.is_empty()) {
         (0, true) => out.note("the tables are what the file says")?,

@@ -246,6 +246,7 @@ fn what_is_changed_by_hand_is_shown_taken_over_and_taken_back() {
     let place = Place::new();
     let (laptop, phone) = place.pair();
     assert!(laptop.ok(["schema", "status"]).contains("1 operation"));
+    assert_eq!(laptop.json(["schema", "status"])["version"], json!(null));
     assert_eq!(laptop.run(["schema", "drift"]).code, 0);
     sqlite3(&laptop.db(), "ALTER TABLE notes ADD COLUMN mood TEXT");
     let drift = laptop.run(["schema", "drift"]);
@@ -279,4 +280,18 @@ fn a_definition_is_looked_over_before_it_is_used() {
     assert!(lint.code == 3 && lint.out.contains("integer-key"), "{lint:?}");
     assert_eq!(laptop.feed(["schema", "lint", "-"], "CREATE TABLE t(id TEXT PRIMARY KEY, a)").code, 0);
     assert_eq!(laptop.feed(["schema", "lint", "-"], "CREATE TABEL t").code, 2);
+}
+
+#[test]
+fn a_schema_has_the_version_of_its_definition() {
+    let place = Place::new();
+    let laptop = place.laptop();
+    let plan = laptop.feed(["schema", "plan", "-"], &format!("-- @version 1.2\n{FIRST}"));
+    assert!(plan.code == 3 && plan.out.contains("1.2.0"), "{plan:?}");
+    laptop.feed(["schema", "apply", "-"], &format!("-- @version 1.2\n{FIRST}"));
+    assert!(laptop.ok(["schema", "status"]).contains("version  1.2.0"));
+    assert_eq!(laptop.json(["schema", "history"])[1]["version"], json!("1.2.0"));
+    assert!(laptop.json(["schema", "history"])[1]["applied_at"].as_str().is_some_and(|at| at.starts_with("20")));
+    let older = laptop.feed(["schema", "plan", "-"], "-- @version 1.1\nCREATE TABLE notes(id INTEGER PRIMARY KEY)");
+    assert!(older.code == 0 && format!("{older:?}").contains("nothing is done"), "{older:?}");
 }

@@ -121,6 +121,11 @@ impl Row {
         Some((isle_document::root_id(form, base), base))
     }
 
+    /// Whether there is any document of a cell. Most have none, and no base has to be looked at for that.
+    fn is_edited(&self, column: &KindColumn) -> bool {
+        self.of(column.cell, What::Document).next().is_some()
+    }
+
     fn kept(&self, column: &KindColumn, form: Form, root: RootId) -> Option<Kept<'_>> {
         let mut kept = self.of(column.cell, What::Document).filter_map(Kept::of);
         kept.find(|kept| (kept.form, kept.root) == (form, root))
@@ -176,8 +181,12 @@ impl Row {
 
     /// What the base and its changes amount to.
     pub(super) fn shown_document(&self, column: &KindColumn, form: Form) -> Result<Value, StoreError> {
-        let Some((root, base)) = self.root(column, form) else { return Ok(self.base(column).to_value()) };
-        let Some(kept) = self.kept(column, form, root) else { return Ok(self.base(column).to_value()) };
+        let plain = || Ok(self.base(column).to_value());
+        if !self.is_edited(column) {
+            return plain();
+        }
+        let Some((root, base)) = self.root(column, form) else { return plain() };
+        let Some(kept) = self.kept(column, form, root) else { return plain() };
         let mut document = self.open(column, (form, root), Some(base))?;
         let shown = Value::Text(document.shown().as_bytes().to_vec());
         column.documents.put(kept.saved, document);
@@ -186,7 +195,7 @@ impl Row {
 
     /// Whether a cell's base, in this row, is the root of a document that somebody edited.
     pub(crate) fn root_edited(&self, column: &KindColumn) -> Option<RootId> {
-        let form = form(column.kind)?;
+        let form = form(column.kind).filter(|_| self.is_edited(column))?;
         let (root, _) = self.root(column, form)?;
         self.kept(column, form, root).map(|_| root)
     }
@@ -262,7 +271,7 @@ impl Row {
 
     /// Changes that waited for today's base have it now.
     pub(super) fn root_waiting(&mut self, column: &KindColumn) -> Result<(), StoreError> {
-        let Some(form) = form(column.kind) else { return Ok(()) };
+        let Some(form) = form(column.kind).filter(|_| self.is_edited(column)) else { return Ok(()) };
         let Some((root, base)) = self.root(column, form) else { return Ok(()) };
         let Some(kept) = self.kept(column, form, root) else { return Ok(()) };
         if isle_document::has_root(kept.saved).map_err(damaged)? {

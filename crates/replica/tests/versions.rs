@@ -1,0 +1,135 @@
+//! Versions of a schema, and what an app does to its data when it reaches one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use isle::{Definition, Error, Replica, Steps, Value, Version};
+
+fn version(text: &str) -> Version {
+    Version::parse(text).unwrap()
+}
+
+fn replica(folder: &Path, name: &str) -> Replica {
+    let replica =
+        Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(name)).app("app").init().unwrap();
+    replica.add_remote("all", folder.join("bucket").to_str().unwrap()).unwrap();
+    replica
+}
+
+/// A folder of numbered files: 1.10 comes after 1.9, and its release candidate before it.
+fn migrations(folder: &Path, count: usize) -> Definition {
+    let files = [
+        ("1.8.0__init.sql", "CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT NOT NULL);"),
+        ("1.9.0__checksum.sql", "ALTER TABLE models ADD COLUMN checksum TEXT;"),
+        ("1.10.0-rc.1__index.sql", "CREATE INDEX models_checksum ON models(checksum);"),
+        ("1.10.0__status.sql", "ALTER TABLE models ADD COLUMN status TEXT NOT NULL DEFAULT 'pending'"),
+    ];
+    let folder = folder.join(format!("migrations{count}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, sql) in &files[..count] {
+        std::fs::write(folder.join(name), sql).unwrap();
+    }
+    Definition::from_dir(&folder).unwrap()
+}
+
+fn versions(replica: &Replica) -> Vec<String> {
+    replica
+        .schema_history()
+        .unwrap()
+        .into_iter()
+        .filter_map(|op| op.version.map(|version| version.to_string()))
+        .collect()
+}
+
+#[test]
+fn each_version_that_is_new_is_an_operation_and_the_second_run_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = replica(folder.path(), "a");
+    assert_eq!(replica.schema_version().unwrap(), None);
+    replica.apply_schema(migrations(folder.path(), 1)).unwrap();
+    assert_eq!(replica.schema_version().unwrap(), Some(version("1.8")));
+    let plan = replica.plan_schema(migrations(folder.path(), 4)).unwrap();
+    assert_eq!(plan.versions, (Some(version("1.8.0")), Some(version("1.10.0"))));
+    replica.apply_schema(migrations(folder.path(), 4)).unwrap();
+    assert_eq!(versions(&replica), ["1.8.0", "1.9.0", "1.10.0-rc.1", "1.10.0"]);
+    assert!(replica.schema_history().unwrap().iter().all(|operation| operation.applied_at_ms > 0));
+    let operations = replica.schema().unwrap().operations;
+    assert!(replica.apply_schema(migrations(folder.path(), 4)).unwrap().changes.is_empty());
+    assert_eq!(replica.schema().unwrap().operations, operations);
+}
+
+#[tokio::test]
+async fn a_step_runs_once_where_the_version_is_reached_and_what_it_writes_travels() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    a.apply_schema(migrations(folder.path(), 1)).unwrap();
+    a.write(|tx| tx.execute_batch("INSERT INTO models VALUES('x', 'one'), ('y', 'two')")).unwrap();
+    for replica in [&a, &b] {
+        replica.sync().await.unwrap();
+    }
+    let runs = Arc::new(AtomicUsize::new(0));
+    let steps = |fail: bool| {
+        let (runs, order) = (Arc::clone(&runs), Arc::clone(&runs));
+        Steps::new()
+            .at("1.10.0", move |tx| {
+                assert_eq!(order.load(Ordering::SeqCst), 1, "versions come in their order");
+                tx.execute("UPDATE models SET status = 'known' WHERE checksum IS NOT NULL", &[]).map(drop)
+            })
+            .at("1.9", move |tx| {
+                runs.fetch_add(1, Ordering::SeqCst);
+                tx.execute("UPDATE models SET checksum = 'c' || id WHERE checksum IS NULL", &[])?;
+                if fail { tx.execute("no SQL", &[]).map(drop) } else { Ok(()) }
+            })
+    };
+    let backups = folder.path().join("backups");
+    // A step that fails leaves the version where it was, and runs again.
+    assert!(a.migrate(migrations(folder.path(), 4), &backups, &steps(true)).is_err());
+    assert_eq!(a.schema_version().unwrap(), Some(version("1.8.0")));
+    runs.store(0, Ordering::SeqCst);
+    a.migrate(migrations(folder.path(), 4), &backups, &steps(false)).unwrap();
+    a.migrate(migrations(folder.path(), 4), &backups, &steps(false)).unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    for replica in [&a, &b] {
+        replica.sync().await.unwrap();
+    }
+    // The other device has the version already: its app has nothing left to do.
+    b.migrate(migrations(folder.path(), 4), &backups, &steps(false)).unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    let rows = b.read(|conn| conn.query("SELECT checksum, status FROM models ORDER BY id", &[])).unwrap();
+    let texts: Vec<&Value> = rows.iter().flat_map(isle::Row::values).collect();
+    assert_eq!(texts, ["cx", "known", "cy", "known"].map(|text| Value::Text(text.to_owned())).each_ref());
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+}
+
+#[test]
+fn a_definition_of_an_earlier_version_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = replica(folder.path(), "a");
+    replica.apply_schema(migrations(folder.path(), 4)).unwrap();
+    let plan = replica.apply_schema(migrations(folder.path(), 2)).unwrap();
+    assert!(plan.is_older() && plan.changes.is_empty());
+    assert_eq!(replica.schema_version().unwrap(), Some(version("1.10.0")));
+    // The same as one file, or as data.
+    let sql = "-- @version 1.10.0\nCREATE TABLE models(id TEXT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT,
+               status TEXT NOT NULL DEFAULT 'pending'); CREATE INDEX models_checksum ON models(checksum)";
+    assert!(replica.apply_schema(sql).unwrap().changes.is_empty());
+    assert!(replica.apply_schema(replica.dump_schema().unwrap()).unwrap().changes.is_empty());
+    let document = replica.dump_schema_document().unwrap();
+    assert_eq!(document.version.as_deref(), Some("1.10.0"));
+    assert!(replica.apply_schema(&document).unwrap().changes.is_empty());
+    assert!(matches!(replica.apply_schema("-- @version one\n"), Err(Error::Store(_))));
+}
+
+#[test]
+fn tables_without_a_version_begin_where_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = replica(folder.path(), "a");
+    let sql = "CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT); INSERT INTO models VALUES('x', 'n', 'c')";
+    replica.write(|tx| tx.execute_batch(sql)).unwrap();
+    replica.track(&["models"]).unwrap();
+    replica.apply_schema(migrations(folder.path(), 4)).unwrap();
+    assert_eq!(versions(&replica), ["1.9.0", "1.10.0-rc.1", "1.10.0"]);
+}
