@@ -1,11 +1,13 @@
 //! JSON values as documents.
 
+use std::collections::HashMap;
+
 use automerge::transaction::Transactable;
-use automerge::{AutoCommit, ObjId, ObjType, Prop, ROOT, ReadDoc, ScalarValue, Value};
+use automerge::{AutoCommit, ChangeHash, ObjId, ObjType, Prop, ROOT, ReadDoc, ScalarValue, Value};
 use imara_diff::{Algorithm, Diff, InternedInput};
 use serde_json::{Map, Number, Value as Json};
 
-use crate::{DocumentError, VALUE, refused};
+use crate::{DocumentError, Lost, VALUE, refused};
 
 /// How deep values nest at most. What a peer nests deeper shows as null.
 const DEPTH_MAX: usize = 100;
@@ -57,26 +59,81 @@ pub(crate) fn shown(doc: &AutoCommit) -> String {
 }
 
 fn current(doc: &AutoCommit) -> Json {
-    match doc.get(ROOT, VALUE) {
-        Ok(Some((value, object))) => read(doc, &value, &object, 0),
-        _ => Json::Null,
+    as_of(doc, None)
+}
+
+/// The value of a document as of some of its changes.
+fn as_of(doc: &AutoCommit, at: Option<&[ChangeHash]>) -> Json {
+    match get(doc, &ROOT, VALUE, at) {
+        Some((value, object)) => read(doc, &value, &object, 0, at),
+        None => Json::Null,
     }
 }
 
-fn read(doc: &AutoCommit, value: &Value<'_>, object: &ObjId, depth: usize) -> Json {
+fn get<'a>(doc: &'a AutoCommit, object: &ObjId, name: &str, at: Option<&[ChangeHash]>) -> Option<(Value<'a>, ObjId)> {
+    match at {
+        Some(at) => doc.get_at(object, name, at).ok().flatten(),
+        None => doc.get(object, name).ok().flatten(),
+    }
+}
+
+/// What of two sides, which began from `base`, does not show in the whole document.
+pub(crate) fn lost(doc: &AutoCommit, base: &[ChangeHash], theirs: &[ChangeHash], ours: &[ChangeHash]) -> Lost {
+    let (base, merged) = (leaves(&as_of(doc, Some(base))), leaves(&current(doc)));
+    let side = |at: &[ChangeHash]| {
+        let value = as_of(doc, Some(at));
+        let missing = leaves(&value).into_iter().any(|(leaf, count)| {
+            let in_base = base.get(&leaf).copied().unwrap_or(0);
+            count > in_base && merged.get(&leaf).copied().unwrap_or(0) < count
+        });
+        missing.then(|| value.to_string())
+    };
+    Lost { theirs: side(theirs), ours: side(ours) }
+}
+
+/// How often each scalar, or empty container, stands at a path; places in arrays are all one, for they move.
+fn leaves(value: &Json) -> HashMap<String, usize> {
+    fn walk(value: &Json, path: &mut String, found: &mut HashMap<String, usize>) {
+        let length = path.len();
+        match value {
+            Json::Object(members) if !members.is_empty() => {
+                for (name, member) in members {
+                    path.push('.');
+                    path.push_str(&Json::String(name.clone()).to_string());
+                    walk(member, path, found);
+                    path.truncate(length);
+                }
+            }
+            Json::Array(items) if !items.is_empty() => {
+                path.push_str("[]");
+                items.iter().for_each(|item| walk(item, path, found));
+                path.truncate(length);
+            }
+            leaf => *found.entry(format!("{path}={leaf}")).or_default() += 1,
+        }
+    }
+    let mut found = HashMap::new();
+    walk(value, &mut String::new(), &mut found);
+    found
+}
+
+fn read(doc: &AutoCommit, value: &Value<'_>, object: &ObjId, depth: usize, at: Option<&[ChangeHash]>) -> Json {
     let number = |float: f64| Number::from_f64(float).map_or(Json::Null, Json::Number);
     match value {
         Value::Object(_) if depth >= DEPTH_MAX => Json::Null,
-        Value::Object(ObjType::Text) => Json::String(doc.text(object).unwrap_or_default()),
+        Value::Object(ObjType::Text) => {
+            let text = at.map_or_else(|| doc.text(object), |at| doc.text_at(object, at));
+            Json::String(text.unwrap_or_default())
+        }
         Value::Object(ObjType::List) => {
-            let items = doc.values(object).map(|(value, object)| read(doc, &value, &object, depth + 1));
-            Json::Array(items.collect())
+            let items = at.map_or_else(|| doc.values(object), |at| doc.values_at(object, at));
+            Json::Array(items.map(|(value, object)| read(doc, &value, &object, depth + 1, at)).collect())
         }
         Value::Object(_) => {
-            let names: Vec<String> = doc.keys(object).collect();
+            let names: Vec<String> = at.map_or_else(|| doc.keys(object), |at| doc.keys_at(object, at)).collect();
             let member = |name: String| {
-                let (value, inner) = doc.get(object, name.as_str()).ok().flatten()?;
-                let value = read(doc, &value, &inner, depth + 1);
+                let (value, inner) = get(doc, object, &name, at)?;
+                let value = read(doc, &value, &inner, depth + 1, at);
                 Some((name, value))
             };
             Json::Object(names.into_iter().filter_map(member).collect::<Map<_, _>>())

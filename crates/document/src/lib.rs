@@ -19,7 +19,7 @@
 //! # What an edit becomes
 //! A text is compared word by word and only what differs is replaced. JSON is compared member by member and element by element;
 //! a string in it is replaced whole. Numbers are 64-bit integers or doubles. JSON that was edited is shown without blanks and with members in the
-//! order of their names.
+//! order of their names. Of two that write one member at once the larger operation's value shows (Automerge's order, not that of time); [`Lost`] tells.
 //!
 //! # Costs
 //! Automerge keeps every change for ever, and indexes every character of a document when it is read: about 0.6 µs each, so a
@@ -39,7 +39,7 @@ mod check;
 mod json;
 mod text;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::transaction::{CommitOptions, Transactable};
@@ -123,6 +123,15 @@ pub fn root_id(form: Form, base: &str) -> RootId {
 /// Whether a value can become a document of this form.
 pub fn fits(form: Form, value: &str) -> bool {
     value.len() <= LENGTH_MAX && (form == Form::Text || json::parse(value).is_some())
+}
+
+/// What two that wrote at once had put into a JSON value and does not show: the value as either had it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// As the author of the change had it.
+    pub theirs: Option<String>,
+    /// As it was before the change came.
+    pub ours: Option<String>,
 }
 
 /// A text or a JSON value with its changes.
@@ -256,12 +265,21 @@ impl Document {
         Ok(self.doc.get_last_local_change().map(|change| change.raw_bytes().to_vec()))
     }
 
-    /// Takes in a change; those that are here already change nothing.
+    /// Takes in a change; those that are here already change nothing. Tells what of it, or of what was here, does not show then.
     ///
     /// # Errors
     /// [`DocumentError`] if the bytes are no change.
-    pub fn apply(&mut self, change: &[u8]) -> Result<(), DocumentError> {
-        self.take_all(vec![change.to_vec()])
+    pub fn apply(&mut self, change: &[u8]) -> Result<Lost, DocumentError> {
+        let read = read_change(change)?;
+        let before = self.doc.get_heads();
+        let new = self.doc.get_change_meta_by_hash(&read.hash()).is_none();
+        self.take_all(vec![change.to_vec()])?;
+        let follows = read.deps().iter().collect::<HashSet<_>>() == before.iter().collect::<HashSet<_>>();
+        let counts = self.doc.get_change_meta_by_hash(&read.hash()).is_some();
+        if self.form == Form::Text || !new || follows || !counts {
+            return Ok(Lost::default());
+        }
+        Ok(json::lost(&self.doc, read.deps(), &[read.hash()], &before))
     }
 
     /// Takes in the changes of another document of the same root.

@@ -2,7 +2,7 @@
 
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ObjId, ObjType, ROOT, ReadDoc, Value};
-use imara_diff::{Algorithm, Diff, InternedInput};
+use imara_diff::{Algorithm, Diff, Hunk, InternedInput};
 
 use crate::{DocumentError, VALUE, refused};
 
@@ -39,7 +39,7 @@ pub(crate) fn edit(doc: &mut AutoCommit, new: &str) -> Result<(), DocumentError>
         end
     }));
     let hunks: Vec<_> = Diff::compute(Algorithm::Histogram, &diff).hunks().collect();
-    for hunk in hunks.into_iter().rev() {
+    for hunk in joined(hunks).into_iter().rev() {
         let (before, after) = (hunk.before.start as usize..hunk.before.end as usize, hunk.after);
         let (from, gone) = (ends[before.start], old[before].concat());
         let came = new[after.start as usize..after.end as usize].concat();
@@ -52,6 +52,19 @@ pub(crate) fn edit(doc: &mut AutoCommit, new: &str) -> Result<(), DocumentError>
         doc.splice_text(&object, from + skip, gone, came).map_err(refused)?;
     }
     Ok(())
+}
+
+/// So many places are changed one by one. A text that is rewritten as a whole would take the library a pass over it for each of its words.
+const HUNKS_MAX: usize = 500;
+
+/// Places that are to be changed; where they are too many, one that has them all.
+fn joined(hunks: Vec<Hunk>) -> Vec<Hunk> {
+    match (hunks.first(), hunks.last()) {
+        (Some(first), Some(last)) if hunks.len() > HUNKS_MAX => {
+            vec![Hunk { before: first.before.start..last.before.end, after: first.after.start..last.after.end }]
+        }
+        _ => hunks,
+    }
 }
 
 /// What differs between two texts, without what they begin and end with alike; and how many characters they begin with.

@@ -178,6 +178,14 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// What lost is a part of a value, which cannot take the place of the whole.
+    #[error(
+        "conflict {id}: what lost is a change, and not a whole value: `isle conflicts resolve {id} --value V` writes what you want"
+    )]
+    ConflictOfPart {
+        /// The entry.
+        id: i64,
+    },
     /// A task of the runtime ended early.
     #[error("a background task of isle was cancelled: the runtime is shutting down")]
     Cancelled,
@@ -198,6 +206,7 @@ impl Error {
             | Error::InvalidName { .. }
             | Error::Remote { source: RemoteError::Address { .. }, .. }
             | Error::Document { .. }
+            | Error::ConflictOfPart { .. }
             | Error::NoSuchConflict { .. } => ErrorKind::Invalid,
             Error::Remotes { failed, .. } => {
                 let first = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());

@@ -589,7 +589,7 @@ impl Replica {
     /// Deals with a conflict. A value that is written is an ordinary change and travels.
     ///
     /// # Errors
-    /// [`Error::NoSuchConflict`], [`Error::ConflictRowGone`].
+    /// [`Error::NoSuchConflict`], [`Error::ConflictRowGone`], [`Error::ConflictOfPart`].
     pub fn resolve(&self, id: i64, resolution: &Resolution) -> Result<(), Error> {
         let entry = self.conflict(id)?;
         if entry.resolved {
@@ -597,6 +597,7 @@ impl Replica {
         }
         let value = match resolution {
             Resolution::Keep => None,
+            Resolution::PutBack if entry.reason == Reason::Change => return Err(Error::ConflictOfPart { id }),
             Resolution::PutBack => Some(&entry.value),
             Resolution::Value(value) => Some(value),
         };

@@ -47,7 +47,16 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
     for tracked in engine.tables.clone() {
         let Some(target) = schema.tables.get(&tracked.table.id) else { continue };
         let born = born_elsewhere(&operations, &tracked, target)?;
-        let change = Change { engine, id, tracked: &tracked, target, born: &born, schema: &schema, own };
+        let change = Change {
+            engine,
+            id,
+            tracked: &tracked,
+            target,
+            born: &born,
+            schema: &schema,
+            operations: &operations,
+            own,
+        };
         if change.is_reshaped() {
             reshaped.push(tracked.no);
         }
@@ -126,6 +135,7 @@ struct Change<'a> {
     target: &'a TableState,
     born: &'a [AddedColumn],
     schema: &'a Schema,
+    operations: &'a BTreeMap<MigrationId, Migration>,
     /// The operation was made here: what the rows do not fit is refused rather than hidden.
     own: bool,
 }
@@ -188,7 +198,8 @@ impl Change<'_> {
         let renamed = model.table.name != self.target.name
             || self.target.columns.iter().any(|c| model.table.columns.iter().any(|k| k.id == c.id && k.name != c.name));
         let mut adopted = Vec::new();
-        if !missing.is_empty() || renamed || self.is_reshaped() {
+        let differs = !crate::standing::differing(conn, self.operations, self.target, &model)?.is_empty();
+        if !missing.is_empty() || renamed || differs || self.is_reshaped() || self.requires(&mut model.clone())? {
             crate::objects::set_aside(conn)?;
             for trigger in triggers::names(self.tracked.no) {
                 conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).doing("change the table")?;
@@ -210,14 +221,22 @@ impl Change<'_> {
                     return Err(self.refuse(format!("columns came {SETS_MAX} times: make a new table")));
                 }
             }
+            let standing = crate::standing::differing(conn, self.operations, self.target, &model)?;
+            self.make_standing(&mut model, &standing)?;
             if self.is_reshaped() {
                 self.reshape(&mut model)?;
             }
+            self.requires(&mut model)?;
             let sql = "UPDATE isle_table SET name = ?2, def = ?3 WHERE no = ?1";
             conn.execute(sql, params![self.tracked.no, model.table.name, model.to_json()?]).doing("list the table")?;
             let changed = tracked::load(conn, self.tracked.no, model)?;
             crate::track::widen_queue(conn, &changed)?;
             crate::shadow::follow(conn, self.tracked, &changed)?;
+            let shown: Vec<_> = standing.into_iter().filter(|column| !adopted.contains(&column.id)).collect();
+            let changed = Arc::new(changed);
+            if !shown.is_empty() {
+                crate::standing::show_defaults(conn, &changed, &shown)?;
+            }
             let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
             let sql = crate::clocks::one::<String>(conn, sql, [&self.target.name])?.unwrap_or_default();
             let plain = !tracked::contains_word(&sql, "COLLATE");
@@ -225,6 +244,42 @@ impl Change<'_> {
         }
         self.indexes()?;
         Ok(adopted)
+    }
+
+    /// Notes the columns that are NOT NULL where other devices may write NULL; true if they are others than before.
+    fn requires(&self, model: &mut tracked::LocalTable) -> Result<bool, StoreError> {
+        let births = self.operations.values().flat_map(Migration::tables);
+        let births = births.filter(|definition| definition.table.id == self.tracked.table.id).count();
+        if self.target.shape.is_none() && self.target.added.is_empty() && births < 2 {
+            return Ok(false);
+        }
+        let before = model.required.clone();
+        crate::required::note(&self.engine.conn, model)?;
+        Ok(model.required != before)
+    }
+
+    /// Makes the table anew where columns of it are defined otherwise than they should be.
+    fn make_standing(
+        &self,
+        model: &mut tracked::LocalTable,
+        standing: &[crate::standing::Standing],
+    ) -> Result<(), StoreError> {
+        if standing.is_empty() {
+            return Ok(());
+        }
+        let (conn, name) = (&self.engine.conn, model.table.name.clone());
+        match crate::standing::wanted(conn, model, standing)? {
+            Ok(scratch) => {
+                let wanted = crate::reshape::Wanted::of(scratch, &name)?;
+                let now = tracked::load(conn, self.tracked.no, model.clone())?;
+                model.defaults.retain(|(id, _)| !standing.iter().any(|column| column.id == *id));
+                if let Some(reason) = crate::reshape::make(self.engine, &now, &wanted, false)? {
+                    return Err(self.refuse(reason));
+                }
+                crate::objects::note_left_out(conn, "definition of", &name, None)
+            }
+            Err(reason) => crate::objects::note_left_out(conn, "definition of", &name, Some(&reason)),
+        }
     }
 
     fn rename(&self, model: &mut tracked::LocalTable) -> Result<(), StoreError> {
@@ -269,13 +324,13 @@ impl Change<'_> {
         let probed = crate::define::probe(definition).map_err(|reason| self.refuse(reason))?;
         let physical = tracked::columns(conn, table)?;
         if let Some(there) = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
-            if there.hidden == 0 && there.declared.eq_ignore_ascii_case(&probed.declared) {
+            // Another definition is brought to the one that stands.
+            if there.hidden == 0 {
                 return Ok(true);
             }
-            return Err(self.refuse(format!(
-                "its column {name:?} is declared {:?} here and {:?} there; rename or drop one of the two",
-                there.declared, probed.declared
-            )));
+            return Err(
+                self.refuse(format!("its column {name:?} is a generated one here; rename or drop one of the two"))
+            );
         }
         // The definition is another device's text: one statement and no more.
         conn.execute(&format!("ALTER TABLE {} ADD COLUMN {definition}", quoted(table)), [])

@@ -187,6 +187,23 @@ impl Place {
     }
 }
 
+/// A text in SQL without what its comments say to isle.
+pub(crate) fn without(sql: &str) -> String {
+    let mut kept = String::with_capacity(sql.len());
+    let mut from = 0;
+    for token in tokens(sql) {
+        if let Token::Comment(text) = token
+            && text.trim_start().starts_with('@')
+        {
+            // A comment's text begins behind its two dashes.
+            let at = text.as_ptr() as usize - sql.as_ptr() as usize - 2;
+            kept += sql[from..at].trim_end_matches([' ', '\t']);
+            from = at + 2 + text.len();
+        }
+    }
+    kept + &sql[from..]
+}
+
 impl Directives {
     /// Reads the comments of a definition.
     pub(crate) fn read(sql: &str) -> Directives {
@@ -409,6 +426,14 @@ fn unquoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_to_isle_can_be_left_out_of_a_text() {
+        let sql =
+            "CREATE TABLE t(a INT, -- @merge counter\n b TEXT DEFAULT '-- @x', -- for people\n c INT -- @merge max\n)";
+        let plain = "CREATE TABLE t(a INT,\n b TEXT DEFAULT '-- @x', -- for people\n c INT\n)";
+        assert_eq!(without(sql), plain);
+    }
 
     fn kinds(sql: &str) -> Vec<String> {
         let found = Directives::read(sql);

@@ -83,7 +83,8 @@ pub(crate) fn sql(conn: &Connection) -> Result<String, StoreError> {
         let mut statement = conn.prepare_cached(statement).doing("read the schema")?;
         let texts = statement.query_map([&tracked.table.name], |row| row.get::<_, String>(0));
         for text in texts.doing("read the schema")? {
-            sql += &format!("{};\n", text.doing("read the schema")?);
+            // What its comments said may be otherwise now.
+            sql += &format!("{};\n", crate::directives::without(&text.doing("read the schema")?));
         }
         let hidden = schema.tables.get(&tracked.table.id).map(|table| table.hidden.clone()).unwrap_or_default();
         for column in tracked.table.columns.iter().filter(|column| hidden.contains(&column.id)) {

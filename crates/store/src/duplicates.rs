@@ -39,8 +39,12 @@ pub(crate) fn plan(
     let table = &definition.table.name;
     let there = tracked::load(wanted, 0, LocalTable::of(definition.table.clone()))?;
     let mut asked = BTreeSet::new();
+    let referred = referred(wanted, table)?;
     for (_, name) in renamed.iter().filter(|(of, _)| of.eq_ignore_ascii_case(table)) {
-        match refuse(&there, name) {
+        let in_reference = referred.iter().any(|known| known.eq_ignore_ascii_case(name)).then(|| {
+            format!("foreign keys refer to column {name:?}: a number, which is no value, would travel in them")
+        });
+        match refuse(&there, name).or(in_reference) {
             Some(reason) => plan.refused.push(format!("table {table}: {reason}")),
             None => {
                 asked.extend(
@@ -59,6 +63,15 @@ pub(crate) fn plan(
         }
     }
     Ok(())
+}
+
+/// The columns of a table that foreign keys of the definition refer to.
+fn referred(wanted: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT f.\"to\" FROM pragma_table_list AS l JOIN pragma_foreign_key_list(l.name) AS f
+               WHERE l.schema = 'main' AND f.\"table\" = ?1 COLLATE NOCASE AND f.\"to\" IS NOT NULL";
+    let mut statement = wanted.prepare(sql).doing("read the foreign keys")?;
+    let columns = statement.query_map([table], |row| row.get(0)).doing("read the foreign keys")?;
+    columns.collect::<Result<_, _>>().doing("read the foreign keys")
 }
 
 /// Whether a column has left the definition: nothing is said of it then.

@@ -23,6 +23,8 @@ pub enum Reason {
     Constraint,
     /// It is not of its column's kind, say text for a counter.
     NotOfKind,
+    /// It is no value but a change of one, to a counter, a set, a text or a JSON value that is gone or that was replaced: what it added.
+    Change,
 }
 
 impl Reason {
@@ -34,6 +36,7 @@ impl Reason {
             Reason::Unknown => "unknown",
             Reason::Constraint => "constraint",
             Reason::NotOfKind => "kind",
+            Reason::Change => "change",
         }
     }
 
@@ -43,6 +46,7 @@ impl Reason {
             "unknown" => Reason::Unknown,
             "constraint" => Reason::Constraint,
             "kind" => Reason::NotOfKind,
+            "change" => Reason::Change,
             _ => Reason::Older,
         }
     }

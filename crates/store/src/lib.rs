@@ -86,6 +86,7 @@ mod seal;
 mod settle;
 mod shadow;
 mod snapshot;
+mod standing;
 mod store;
 mod track;
 mod tracked;

@@ -33,12 +33,30 @@ pub(crate) fn default_of(column: &PhysicalColumn) -> Result<Result<Value, String
         None => Value::Null,
     };
     let name = &column.name;
+    if value != Value::Null && !is_storable(column, &value)? {
+        return Ok(Err(format!(
+            "column {name:?} becomes NOT NULL with a default that its type {} does not take",
+            column.declared
+        )));
+    }
     Ok(match value {
         Value::Null => Err(format!(
             "column {name:?} becomes NOT NULL, which rows of other devices may not fit: give it a constant default, which those show"
         )),
         value => Ok(value),
     })
+}
+
+/// Whether a STRICT table would take a value into a column; what its type is no type to such tables is anybody's.
+fn is_storable(column: &PhysicalColumn, value: &Value) -> Result<bool, StoreError> {
+    let conn = crate::define::scratch()?;
+    let strict = ["INT", "INTEGER", "REAL", "TEXT", "BLOB", "ANY"];
+    if !strict.iter().any(|known| known.eq_ignore_ascii_case(&column.declared)) {
+        return Ok(true);
+    }
+    let sql = format!("CREATE TABLE isle_probe(x {} NOT NULL) STRICT", column.declared);
+    conn.execute_batch(&sql).doing("try a default")?;
+    Ok(shadow::run(&conn, "INSERT INTO isle_probe VALUES(?1)", &[value.as_ref()]).is_ok())
 }
 
 /// Notes the columns of a table's new definition that are NOT NULL.

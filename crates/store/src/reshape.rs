@@ -39,6 +39,15 @@ pub(crate) struct Wanted {
     pub(crate) scratch: Connection,
 }
 
+impl Wanted {
+    /// A table as it stands in a scratch database.
+    pub(crate) fn of(scratch: Connection, name: &str) -> Result<Wanted, StoreError> {
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        let sql = crate::clocks::one::<String>(&scratch, sql, [name])?.unwrap_or_default();
+        Ok(Wanted { sql, scratch })
+    }
+}
+
 /// Tells one shape from another.
 pub(crate) fn fingerprint(shape: &Shape) -> String {
     let mut hash = blake3::Hasher::new();
@@ -84,9 +93,7 @@ pub(crate) fn wanted(
     if let Err(error) = tracked::load(&scratch, 0, model.clone()) {
         return Ok(Err(error.to_string()));
     }
-    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
-    let sql = crate::clocks::one::<String>(&scratch, sql, [name])?.unwrap_or_default();
-    Ok(Ok(Wanted { sql, scratch }))
+    Ok(Ok(Wanted::of(scratch, name)?))
 }
 
 /// Runs another device's CREATE TABLE where it can do no harm: it makes one table and computes nothing.
@@ -412,7 +419,10 @@ pub(crate) fn give_way(
         return Ok(None);
     }
     if own {
-        let shown = clash.iter().take(NAMED_MAX).map(|key| format!("{key:?}"));
+        let shown = clash.iter().take(NAMED_MAX).map(|key| {
+            let values = key.iter().map(isle_changeset::Value::as_ref).map(readable);
+            join(values, " ")
+        });
         let (rows, columns, first) = (clash.len(), list(&index.parts), join(shown, ", "));
         return Ok(Some(format!(
             "{rows} of its rows share values in UNIQUE ({columns}): {first}; change or delete them first"
@@ -446,6 +456,17 @@ fn all_step_aside(engine: &Engine, now: &Tracked, rows: Vec<isle_changeset::Key>
     triggers(engine.triggers_needed)?;
     aside?;
     crate::objects::fill_again(conn, &now.table.name)
+}
+
+/// A value of a key as people read it.
+fn readable(value: isle_changeset::ValueRef<'_>) -> String {
+    match value {
+        isle_changeset::ValueRef::Null => "NULL".to_owned(),
+        isle_changeset::ValueRef::Integer(number) => number.to_string(),
+        isle_changeset::ValueRef::Real(number) => number.to_string(),
+        isle_changeset::ValueRef::Text(text) => format!("'{}'", String::from_utf8_lossy(text)),
+        isle_changeset::ValueRef::Blob(bytes) => format!("a blob of {} bytes", bytes.len()),
+    }
 }
 
 fn step_aside(conn: &Connection, now: &Tracked, rows: Vec<Vec<isle_changeset::Value>>) -> Result<(), StoreError> {

@@ -104,6 +104,14 @@ fn a_choice_can_be_made_of_a_table_in_use_and_taken_back() {
     d[1].store.apply_schema(&plain).unwrap();
     settle(&[&d[0], &d[1]]);
     assert_eq!(texts(&d[0], SHOWN), ["a x"]);
+    // The comment is still in the text of the table; it says nothing any more.
+    let e = devices(2, SETS);
+    e[0].store.apply_schema(&plain).unwrap();
+    e[1].pull(&e[0]);
+    for device in &e {
+        assert!(device.store.schema_state().unwrap().drift.changes.is_empty());
+        assert!(!device.store.dump_schema().unwrap().contains("@duplicates"));
+    }
 }
 
 #[test]
@@ -117,6 +125,10 @@ fn what_has_no_duplicates_is_refused_by_name() {
             "outside the key",
         ),
         ("id INTEGER PRIMARY KEY, n TEXT UNIQUE -- @duplicates merge", "nothing but `rename`"),
+        (
+            "id INTEGER PRIMARY KEY, n TEXT UNIQUE, m TEXT REFERENCES t(n)); -- @duplicates t.n rename\nCREATE TABLE u(id INTEGER PRIMARY KEY",
+            "would travel",
+        ),
     ] {
         let plan = device.store.plan_schema(&format!("CREATE TABLE t({columns}\n)")).unwrap();
         assert!(plan.refused.iter().any(|refused| refused.contains(reason)), "{columns}: {:?}", plan.refused);

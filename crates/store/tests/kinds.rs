@@ -553,7 +553,7 @@ impl ModelRow {
                 let of_base = |edit: &&([u8; 16], Vec<u8>)| edit.0 == isle_document::root_id(form, base);
                 if edits.iter().any(|edit| of_base(&edit)) {
                     let mut document = Document::begin(form, base).unwrap();
-                    edits.iter().filter(of_base).for_each(|(_, change)| document.apply(change).unwrap());
+                    edits.iter().filter(of_base).for_each(|(_, change)| drop(document.apply(change).unwrap()));
                     shown[n] = Value::Text(document.shown().as_bytes().to_vec());
                 }
             }

@@ -72,6 +72,41 @@ fn a_column_without_a_constant_default_cannot_become_not_null() {
     assert!(plan.refused.iter().any(|reason| reason.contains("UNIQUE")), "{:?}", plan.refused);
 }
 
+/// A NULL of another device's may be the value of a kind.
+#[test]
+fn a_text_of_another_device_that_became_null_shows_the_default() {
+    for kind in ["text", "json", "set", "max"] {
+        let before = format!("CREATE TABLE n(id INTEGER PRIMARY KEY, a TEXT -- @merge {kind}\n)");
+        let (a, b, c) = (Device::untracked(1, ""), Device::untracked(2, ""), Device::untracked(3, ""));
+        a.store.apply_schema(&before).unwrap();
+        a.run("INSERT INTO n VALUES(1, '[1]'), (2, NULL)");
+        settle(&[&a, &b, &c]);
+        b.run("UPDATE n SET a = NULL WHERE id = 1");
+        a.store.apply_schema(&before.replace("TEXT", "TEXT NOT NULL DEFAULT '[]'")).unwrap();
+        settle(&[&a, &b]);
+        let late = Device::untracked(9, "");
+        late.pull(&b);
+        settle(&[&a, &b, &c, &late]);
+        assert_eq!(late.rows("SELECT count(*) FROM n WHERE a IS NULL"), ["Integer(0)"], "{kind}");
+    }
+}
+
+#[test]
+fn a_default_that_rows_of_others_could_not_have_is_refused() {
+    let device = Device::untracked(1, "");
+    device.store.apply_schema("CREATE TABLE n(k TEXT PRIMARY KEY, a INT, r TEXT REFERENCES n(k)) STRICT").unwrap();
+    for (change, reason) in
+        [("a INT NOT NULL DEFAULT 'abc'", "does not take"), ("a INT NOT NULL DEFAULT 1.5", "does not take")]
+    {
+        let definition = format!("CREATE TABLE n(k TEXT PRIMARY KEY, {change}, r TEXT REFERENCES n(k)) STRICT");
+        let plan = device.store.plan_schema(&definition).unwrap();
+        assert!(plan.refused.iter().any(|refused| refused.contains(reason)), "{change}: {:?}", plan.refused);
+    }
+    let definition = "CREATE TABLE n(k TEXT PRIMARY KEY, a INT, r TEXT NOT NULL DEFAULT 'x' REFERENCES n(k)) STRICT";
+    let plan = device.store.plan_schema(definition).unwrap();
+    assert!(plan.refused.iter().any(|refused| refused.contains("foreign key")), "{:?}", plan.refused);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write { device: usize, foreign: bool, sql: String },

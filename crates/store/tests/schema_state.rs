@@ -139,3 +139,60 @@ fn what_two_devices_did_at_once_is_told_on_all_of_them_until_it_is_settled() {
     a.store.apply_schema(&format!("{T} CREATE VIEW v AS SELECT a, b FROM t;")).unwrap();
     assert!(a.store.schema_conflicts().unwrap().is_empty());
 }
+
+/// Two devices add one column at once, each in its own way; the first definition in canonical order stands on all of them, for rows of before too.
+#[test]
+fn one_of_two_definitions_of_a_column_stands_on_every_device() {
+    let pairs = [
+        ("c TEXT DEFAULT 'k'", "c TEXT"),
+        ("c TEXT", "c INT"),
+        ("c INT DEFAULT 7", "c TEXT DEFAULT '7x'"),
+        ("c TEXT NOT NULL DEFAULT 'k'", "c TEXT"),
+        ("c TEXT COLLATE NOCASE", "c TEXT DEFAULT 'q'"),
+    ];
+    for (one, two) in pairs {
+        for by_hand in [false, true] {
+            let (a, b) = pair();
+            a.run("INSERT INTO t VALUES(1, 'x', 1)");
+            settle(&[&a, &b]);
+            let with = |definition: &str| T.replace("b INT", &format!("b INT, {definition}"));
+            if by_hand {
+                a.foreign(&format!("ALTER TABLE t ADD COLUMN {one}"));
+                a.foreign("INSERT INTO t(id, c) VALUES(9, 'by hand')");
+            } else {
+                a.store.apply_schema(&with(one)).unwrap();
+            }
+            b.store.apply_schema(&with(two)).unwrap();
+            a.foreign("INSERT INTO t(id) VALUES(2)");
+            b.foreign("INSERT INTO t(id) VALUES(3)");
+            b.run("INSERT INTO t(id, c) VALUES(4, '77'), (5, NULL) ON CONFLICT DO NOTHING");
+            settle(&[&a, &b]);
+            let late = Device::untracked(9, "");
+            late.pull(&b);
+            settle(&[&a, &b, &late]);
+            let shown = late.rows("SELECT id, c, typeof(c) FROM t ORDER BY id");
+            assert_eq!(a.rows("SELECT id, c, typeof(c) FROM t ORDER BY id"), shown, "{one} {two}");
+            assert_eq!(b.rows("SELECT id, c, typeof(c) FROM t ORDER BY id"), shown, "{one} {two}");
+            for device in [&a, &b, &late] {
+                assert!(kinds(device).is_empty(), "{one} {two}: {:?}", kinds(device));
+            }
+            assert_eq!(a.store.dump_schema().unwrap(), late.store.dump_schema().unwrap());
+        }
+    }
+}
+
+/// Two devices create one table at once with other defaults.
+#[test]
+fn one_of_two_births_of_a_table_stands_on_every_device() {
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    a.store.apply_schema("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT NOT NULL DEFAULT 'one', b INT)").unwrap();
+    b.store.apply_schema("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, c TEXT DEFAULT 'c')").unwrap();
+    a.run("INSERT INTO t(id) VALUES(1)");
+    b.run("INSERT INTO t(id, a) VALUES(2, NULL), (3, 'x')");
+    settle(&[&a, &b]);
+    let late = Device::untracked(9, "");
+    late.pull(&b);
+    settle(&[&a, &b, &late]);
+    assert_eq!(a.rows("SELECT id, a, b, c FROM t ORDER BY id"), b.rows("SELECT id, a, b, c FROM t ORDER BY id"));
+    assert_eq!(a.rows("SELECT id, a, b, c FROM t ORDER BY id"), late.rows("SELECT id, a, b, c FROM t ORDER BY id"));
+}

@@ -44,6 +44,7 @@ pub(crate) fn why(reason: Reason) -> &'static str {
         Reason::Older => "a later write won",
         Reason::Deleted => "the row was deleted",
         Reason::NotOfKind => "it is no value of the column's kind",
+        Reason::Change => "what it changed is gone; this is what it added",
         Reason::Constraint => "a constraint of this table refuses the row",
         _ => "the row is unknown here",
     }
@@ -201,7 +202,9 @@ fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
     if conflict.current.is_none() && conflict.column.is_some() {
         return out.note("the row is gone: insert it again first if you want the value back");
     }
-    out.note(format!("put the lost back:   isle conflicts resolve {id} --put-back"))?;
+    if conflict.reason != Reason::Change {
+        out.note(format!("put the lost back:   isle conflicts resolve {id} --put-back"))?;
+    }
     out.note(format!("write something else: isle conflicts resolve {id} --value V"))
 }
 

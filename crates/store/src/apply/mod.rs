@@ -484,7 +484,8 @@ impl Merge<'_, '_> {
                 // Two devices gave the column a kind at once, and the other's stands.
                 let value = kinds::readable(*kind, *value);
                 let loser = self.author.stamp;
-                let loss = Loss { cell: *cell, value: value.as_ref(), loser, winner: None, reason: Reason::NotOfKind };
+                let reason = if kinds::is_change(*kind) { Reason::Change } else { Reason::NotOfKind };
+                let loss = Loss { cell: *cell, value: value.as_ref(), loser, winner: None, reason };
                 self.journal.add(&tracked, &row.key, loss)?;
             }
         }
@@ -494,12 +495,16 @@ impl Merge<'_, '_> {
         changing.writes((self.conn, &tracked), incoming, self.author.stamp)?;
         let (author, baselines) = (self.author, &self.table.baselines);
         let replaced = changing.replaced(&tracked, |stamp| author.had_seen(stamp, baselines))?;
-        let stale = std::mem::take(&mut changing.stale);
+        let lost = std::mem::take(&mut changing.lost);
         let shown = changing.close(&tracked, clocks, &row.key, known)?;
-        let replaced = replaced.into_iter().map(|(cell, value, loser)| (cell, value, loser, Some(author.stamp)));
-        let stale = stale.into_iter().map(|(cell, value)| (cell, value, author.stamp, None));
-        for (cell, value, loser, winner) in replaced.chain(stale) {
+        for (cell, value, loser) in replaced {
+            let winner = Some(author.stamp);
             let loss = Loss { cell, value: value.as_ref(), loser, winner, reason: Reason::Older };
+            self.journal.add(&tracked, &row.key, loss)?;
+        }
+        for lost in lost {
+            let kinds::Lost { cell, loser, winner, reason, .. } = lost;
+            let loss = Loss { cell, value: lost.value.as_ref(), loser, winner, reason };
             self.journal.add(&tracked, &row.key, loss)?;
         }
         let write = kinds::write(&tracked, mask, &incoming.cells, &shown);
@@ -542,6 +547,7 @@ impl Merge<'_, '_> {
         }
         for (cell, kind, value) in &incoming.kinds {
             let value = kinds::readable(*kind, *value);
+            let reason = if kinds::is_change(*kind) { Reason::Change } else { reason };
             let loss = Loss { cell: *cell, value: value.as_ref(), loser: self.author.stamp, winner, reason };
             self.journal.add(&self.table.tracked, &row.key, loss)?;
         }
@@ -558,10 +564,14 @@ impl Merge<'_, '_> {
         let cells = self.table.tracked.cells();
         let mut wanted = vec![0u64; cells.div_ceil(64)];
         let unseen = (1..cells).filter(|cell| !self.had_seen(clock.cell(*cell)));
-        unseen.chain(of_kinds).for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
+        let edited = of_kinds.iter().map(|(cell, _)| *cell);
+        unseen.chain(edited).for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
         let Some(current) = self.table.read(self.conn, &row.key, &wanted)? else { return Ok(()) };
         for cell in bits(&wanted) {
-            let (loser, winner) = (clock.cell(cell), Some(self.author.stamp));
+            // Of a column of a kind the last of its writes is the one to name.
+            let last = of_kinds.iter().filter(|(edited, _)| *edited == cell).map(|(_, stamp)| *stamp);
+            let loser = last.max_by_key(|stamp| stamp.hlc).unwrap_or_else(|| clock.cell(cell));
+            let winner = Some(self.author.stamp);
             let loss = Loss { cell, value: current[cell].as_ref(), loser, winner, reason: Reason::Deleted };
             self.journal.add(&self.table.tracked, &row.key, loss)?;
         }
@@ -569,13 +579,13 @@ impl Merge<'_, '_> {
     }
 
     /// Cells of kinds whose state has something that the author had not seen.
-    fn unseen_kinds(&mut self, row: &Row<'_>) -> Result<Vec<usize>, StoreError> {
+    fn unseen_kinds(&mut self, row: &Row<'_>) -> Result<Vec<(usize, LocalStamp)>, StoreError> {
         if self.table.tracked.kinds.is_empty() {
             return Ok(Vec::new());
         }
         let (_, state) = self.table.clocks.state(&row.key)?;
         let unseen = state.state().filter(|entry| entry.what != kinds::What::Gone && !self.had_seen(entry.stamp));
-        Ok(unseen.map(|entry| entry.cell).collect())
+        Ok(unseen.map(|entry| (entry.cell, entry.stamp)).collect())
     }
 
     pub(crate) fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {

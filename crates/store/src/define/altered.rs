@@ -220,6 +220,12 @@ impl Altered<'_> {
                     (Ok(_), None) => {}
                     (Err(reason), _) => refused.push(reason),
                 }
+                let key = foreign_keys(self.wanted, &self.definition.table.name)?;
+                if key.iter().any(|key| key.from.iter().any(|from| from.eq_ignore_ascii_case(name))) {
+                    refused.push(format!(
+                        "column {name:?} is in a foreign key and becomes NOT NULL: rows of other devices would refer to its default"
+                    ));
+                }
                 let unique = self.tracked.unique.iter().flat_map(|index| &index.parts);
                 if unique.into_iter().any(|part| part.column.name.eq_ignore_ascii_case(name)) {
                     refused.push(format!(

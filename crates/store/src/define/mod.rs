@@ -295,7 +295,11 @@ pub(crate) fn definition_of(definition: &TableDefinition, id: ColumnId) -> Resul
     let mut scratch = scratch()?;
     // Another device's text: it makes a table and computes nothing.
     let decide = |context: AuthContext<'_>| match context.action {
-        AuthAction::CreateTable { .. } | AuthAction::Function { .. } | AuthAction::Read { .. } => Authorization::Allow,
+        AuthAction::CreateTable { .. }
+        | AuthAction::CreateIndex { .. }
+        | AuthAction::Reindex { .. }
+        | AuthAction::Function { .. }
+        | AuthAction::Read { .. } => Authorization::Allow,
         AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. }
             if table_name.starts_with("sqlite_") =>
         {

@@ -12,7 +12,7 @@ use isle_document::{Document, DocumentError, Form, RootId, Writer};
 use isle_schema::Kind;
 
 use super::KindColumn;
-use super::state::{Entry, Local, Row, What};
+use super::state::{Entry, Local, Row, Taken, What};
 use crate::StoreError;
 use crate::clocks::LocalStamp;
 
@@ -232,24 +232,30 @@ impl Row {
         Ok(Local::Sent(Value::Blob(DocumentChange { changes: vec![(root, change)] }.encode())))
     }
 
-    /// Takes changes that were made elsewhere; false if one of them is to another base than today's.
+    /// Takes changes that were made elsewhere.
     pub(super) fn take_changes(
         &mut self,
         column: &KindColumn,
         form: Form,
         changes: &DocumentChange,
         stamp: LocalStamp,
-    ) -> Result<bool, StoreError> {
-        let mut counts = true;
+    ) -> Result<Taken, StoreError> {
+        let mut taken = Taken::default();
         for (root, change) in &changes.changes {
             let base = self.root(column, form).filter(|(known, _)| known == root).map(|(_, base)| base);
-            counts &= base.is_some() && form_counts(column, form);
+            let counts = base.is_some() && form_counts(column, form);
             let mut document = self.open(column, (form, *root), base)?;
-            document.apply(change).map_err(damaged)?;
+            let lost = document.apply(change).map_err(damaged)?;
+            if counts {
+                let text = |text: String| Value::Text(text.into_bytes());
+                taken.theirs = lost.theirs.map(text).or(taken.theirs);
+                taken.ours = taken.ours.or(lost.ours.map(text));
+            }
+            taken.stale |= !counts;
             self.keep(column, (form, *root), document);
         }
         self.note_edit(column.cell, stamp);
-        Ok(counts)
+        Ok(taken)
     }
 
     /// Takes in a document that the same life has elsewhere.

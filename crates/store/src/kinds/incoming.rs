@@ -10,6 +10,7 @@ use super::Row;
 use crate::StoreError;
 use crate::apply::Incoming;
 use crate::clocks::{ClockTable, LocalStamp};
+use crate::journal::Reason;
 use crate::layout::quoted;
 use crate::own::site_no;
 use crate::shadow;
@@ -27,18 +28,27 @@ pub(crate) struct Changing {
     before: Option<Row>,
     /// Cells whose plain values came.
     named: Vec<usize>,
-    /// Edits of values that others have replaced: cell, and what they inserted.
-    pub(crate) stale: Vec<(usize, Value)>,
+    /// What edits of documents lose, or what is lost by them.
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// A value of a document, or a change to one, that does not show.
+pub(crate) struct Lost {
+    pub(crate) cell: usize,
+    pub(crate) value: Value,
+    pub(crate) loser: LocalStamp,
+    pub(crate) winner: Option<LocalStamp>,
+    pub(crate) reason: Reason,
 }
 
 impl Changing {
     /// A new life, or the one that is there.
     pub(crate) fn open(new: bool, clocks: &mut ClockTable<'_>, key: &[ValueRef<'_>]) -> Result<Changing, StoreError> {
         if new {
-            return Ok(Changing { row: Row::default(), before: None, named: Vec::new(), stale: Vec::new() });
+            return Ok(Changing { row: Row::default(), before: None, named: Vec::new(), lost: Vec::new() });
         }
         let (_, row) = clocks.state(key)?;
-        Ok(Changing { before: Some(row.clone()), row, named: Vec::new(), stale: Vec::new() })
+        Ok(Changing { before: Some(row.clone()), row, named: Vec::new(), lost: Vec::new() })
     }
 
     /// Takes the plain values that won.
@@ -58,8 +68,26 @@ impl Changing {
     ) -> Result<(), StoreError> {
         for (cell, kind, value) in &incoming.kinds {
             let Some(column) = tracked.kinds.iter().find(|column| column.cell == *cell) else { continue };
-            if !self.row.take(column, *kind, *value, stamp, &mut |site| site_no(conn, site))? && column.kind == *kind {
-                self.stale.push((*cell, readable(*kind, *value)));
+            let newest = |row: &Row| {
+                let of_others = row.of(*cell, super::What::Edited).filter(|entry| entry.stamp.site != stamp.site);
+                of_others.map(|entry| entry.stamp).max_by_key(|stamp| stamp.hlc)
+            };
+            let ours = newest(&self.row);
+            let taken = self.row.take(column, *kind, *value, stamp, &mut |site| site_no(conn, site))?;
+            if column.kind != *kind {
+                continue;
+            }
+            let mut lose = |value, loser, winner, reason| {
+                self.lost.push(Lost { cell: *cell, value, loser, winner, reason });
+            };
+            if taken.stale {
+                lose(readable(*kind, *value), stamp, None, Reason::Change);
+            }
+            if let Some(value) = taken.theirs {
+                lose(value, stamp, ours, Reason::Older);
+            }
+            if let Some((value, ours)) = taken.ours.zip(ours) {
+                lose(value, ours, Some(stamp), Reason::Older);
             }
         }
         Ok(())
@@ -170,6 +198,11 @@ pub(crate) fn with_bases(
     Ok(())
 }
 
+/// Whether what a write of a kind sends is a change, and no value.
+pub(crate) fn is_change(kind: Kind) -> bool {
+    !matches!(kind, Kind::Max | Kind::Min)
+}
+
 /// A value as people read it in the journal.
 pub(crate) fn readable(kind: Kind, value: ValueRef<'_>) -> Value {
     let readable = match (kind, value) {
@@ -207,7 +240,7 @@ pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_
         return Ok(false);
     }
     let columns = tracked.column_list("");
-    let hidden = if tracked.has_shadow { shadow::state(conn, tracked, key)? } else { None };
+    let mut hidden = if tracked.constrained { shadow::state(conn, tracked, key)? } else { None };
     let list = format!("NULL{columns}");
     let Some(there) = shadow::values(conn, tracked, (hidden.is_some(), &list, ""), key)? else { return Ok(false) };
     let mut written = false;
@@ -217,6 +250,13 @@ pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_
             continue;
         }
         written = true;
+        // What cannot show is merged all the same: `repair` shows something else for it.
+        let required = tracked.required.iter().any(|(cell, _)| *cell == column.cell);
+        if required && shown == Value::Null && hidden.is_none() {
+            shadow::copy(conn, tracked, key, false)?;
+            hidden = Some(false);
+        }
+        let unfit = required && shown == Value::Null;
         let mut values = key.to_vec();
         values.push(shown.as_ref());
         let name = quoted(&tracked.table.columns[column.cell - 1].name);
@@ -224,7 +264,7 @@ pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_
         if hidden.is_some() {
             shadow::run(conn, &set(&shadow::name(tracked)), &values)?;
         }
-        if hidden != Some(true) {
+        if hidden != Some(true) && !unfit {
             shadow::run(conn, &set(&quoted(&tracked.table.name)), &values)?;
         }
     }

@@ -86,6 +86,16 @@ pub(crate) enum Local {
     NotOfKind,
 }
 
+/// What taking a change of a document came to.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// It is to another base than today's.
+    pub(super) stale: bool,
+    /// What its author saw, and what showed here, if not all that either had put there shows now.
+    pub(super) theirs: Option<Value>,
+    pub(super) ours: Option<Value>,
+}
+
 /// Base and state of a row's cells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -340,8 +350,7 @@ impl Row {
         Ok(change)
     }
 
-    /// Takes a write of a kind that was made elsewhere; false if it is an edit of a value that another has replaced. `number` gives the
-    /// local number of a site.
+    /// Takes a write of a kind that was made elsewhere. `number` gives the local number of a site.
     ///
     /// Malformed values change nothing: they were checked before.
     pub(crate) fn take(
@@ -351,7 +360,7 @@ impl Row {
         value: ValueRef<'_>,
         stamp: LocalStamp,
         number: &mut dyn FnMut(SiteId) -> Result<i64, StoreError>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Taken, StoreError> {
         let cell = column.cell;
         match (kind, value) {
             (Kind::Counter, ValueRef::Integer(difference)) => self.count(cell, difference, stamp),
@@ -368,7 +377,7 @@ impl Row {
             }
             _ => {}
         }
-        Ok(true)
+        Ok(Taken::default())
     }
 
     /// Adds to a site's total, unless it has been added already.
