@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isle_changeset::{RowKind, Value, canonical_key};
-use isle_schema::{AddedColumn, Migration, MigrationId, Schema, Step, TableDefinition, TableState};
+use isle_schema::{AddedColumn, ColumnId, Migration, MigrationId, Schema, Step, TableDefinition, TableState};
 use rusqlite::{Connection, params};
 
 use crate::clocks::{CLOCK_FIELDS, ClockTable, LocalStamp, RowClock, SETS_MAX, alive, from_sql};
@@ -44,6 +44,12 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
     let operations = operations(&engine.conn)?;
     let schema = Schema::fold(operations.iter().map(|(id, migration)| (*id, migration)));
     let (mut adopted, mut reshaped) = (Vec::new(), Vec::new());
+    let contested =
+        |(id, target): (&isle_schema::TableId, &TableState)| crate::standing::is_contested(&operations, target, *id);
+    if schema.tables.iter().any(contested) {
+        // Which rows nobody has written a column of is a matter of stamps.
+        engine.settle()?;
+    }
     for tracked in engine.tables.clone() {
         let Some(target) = schema.tables.get(&tracked.table.id) else { continue };
         let born = born_elsewhere(&operations, &tracked, target)?;
@@ -127,6 +133,18 @@ fn born_elsewhere(
     Ok(born)
 }
 
+/// How the columns of a table stand to the definitions of them.
+#[derive(Default)]
+struct Stands {
+    /// There is more than one definition of something.
+    contested: bool,
+    /// Something of it is not as it should be.
+    differs: bool,
+    /// What columns begin with, and what they began with here so far.
+    began: Vec<(ColumnId, Value)>,
+    before: Vec<(ColumnId, Value)>,
+}
+
 /// What one table lacks of its target.
 struct Change<'a> {
     engine: &'a Engine,
@@ -158,7 +176,6 @@ impl Change<'_> {
         let wanted = crate::reshape::wanted(conn, shape, model, &self.target.columns, self.schema)?;
         let wanted = wanted.map_err(|reason| self.refuse(reason))?;
         let now = tracked::load(conn, self.tracked.no, model.clone())?;
-        crate::reshape::pin_defaults(conn, &wanted, model)?;
         crate::required::note(&wanted.scratch, model)?;
         if let Some(reason) = crate::reshape::make(self.engine, &now, &wanted, self.own)? {
             return Err(self.refuse_rows(reason));
@@ -190,7 +207,7 @@ impl Change<'_> {
     }
 
     /// Changes the table; gives the ids of columns that were there already.
-    fn make(&self) -> Result<Vec<isle_schema::ColumnId>, StoreError> {
+    fn make(&self) -> Result<Vec<ColumnId>, StoreError> {
         let conn = &self.engine.conn;
         let mut model = self.tracked.model();
         let known = |added: &&AddedColumn| self.tracked.cell_of(added.id).is_none();
@@ -198,8 +215,13 @@ impl Change<'_> {
         let renamed = model.table.name != self.target.name
             || self.target.columns.iter().any(|c| model.table.columns.iter().any(|k| k.id == c.id && k.name != c.name));
         let mut adopted = Vec::new();
-        let differs = !crate::standing::differing(conn, self.operations, self.target, &model)?.is_empty();
-        if !missing.is_empty() || renamed || differs || self.is_reshaped() || self.requires(&mut model.clone())? {
+        let stands = self.stands(&model)?;
+        if !missing.is_empty()
+            || renamed
+            || stands.differs
+            || self.is_reshaped()
+            || self.requires(&mut model.clone())?
+        {
             crate::objects::set_aside(conn)?;
             for trigger in triggers::names(self.tracked.no) {
                 conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).doing("change the table")?;
@@ -221,21 +243,31 @@ impl Change<'_> {
                     return Err(self.refuse(format!("columns came {SETS_MAX} times: make a new table")));
                 }
             }
-            let standing = crate::standing::differing(conn, self.operations, self.target, &model)?;
-            self.make_standing(&mut model, &standing)?;
+            if stands.contested || !adopted.is_empty() {
+                let standing = crate::standing::differing(conn, self.operations, self.target, &model)?;
+                self.make_standing(&mut model, &standing)?;
+            }
             if self.is_reshaped() {
                 self.reshape(&mut model)?;
             }
             self.requires(&mut model)?;
+            if stands.contested {
+                model.defaults = crate::standing::pins(conn, &stands.began, &model)?;
+            }
             let sql = "UPDATE isle_table SET name = ?2, def = ?3 WHERE no = ?1";
             conn.execute(sql, params![self.tracked.no, model.table.name, model.to_json()?]).doing("list the table")?;
             let changed = tracked::load(conn, self.tracked.no, model)?;
             crate::track::widen_queue(conn, &changed)?;
             crate::shadow::follow(conn, self.tracked, &changed)?;
-            let shown: Vec<_> = standing.into_iter().filter(|column| !adopted.contains(&column.id)).collect();
             let changed = Arc::new(changed);
-            if !shown.is_empty() {
-                crate::standing::show_defaults(conn, &changed, &shown)?;
+            let is_news = |(id, value): &(ColumnId, Value)| match stands.before.iter().find(|(known, _)| known == id) {
+                Some((_, before)) => before != value,
+                None => changed.defaults.iter().any(|(cell, _)| changed.cell_of(*id) == Some(*cell)),
+            };
+            let news: Vec<_> =
+                stands.began.iter().filter(|news| is_news(news) && !adopted.contains(&news.0)).cloned().collect();
+            if !news.is_empty() {
+                crate::standing::show_began(conn, &changed, &news)?;
             }
             let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
             let sql = crate::clocks::one::<String>(conn, sql, [&self.target.name])?.unwrap_or_default();
@@ -244,6 +276,20 @@ impl Change<'_> {
         }
         self.indexes()?;
         Ok(adopted)
+    }
+
+    /// How the columns stand to the definitions of them.
+    fn stands(&self, model: &tracked::LocalTable) -> Result<Stands, StoreError> {
+        let (conn, table) = (&self.engine.conn, self.tracked.table.id);
+        if !crate::standing::is_contested(self.operations, self.target, table) {
+            return Ok(Stands::default());
+        }
+        let began = crate::standing::began(self.operations, self.target, table)?;
+        let differing = crate::standing::differing(conn, self.operations, self.target, model)?;
+        let pins = crate::standing::pins(conn, &began, model)?;
+        let before = crate::standing::begin_here(conn, model)?;
+        let differs = !differing.is_empty() || pins != model.defaults;
+        Ok(Stands { contested: true, differs, began, before })
     }
 
     /// Notes the columns that are NOT NULL where other devices may write NULL; true if they are others than before.
@@ -272,7 +318,6 @@ impl Change<'_> {
             Ok(scratch) => {
                 let wanted = crate::reshape::Wanted::of(scratch, &name)?;
                 let now = tracked::load(conn, self.tracked.no, model.clone())?;
-                model.defaults.retain(|(id, _)| !standing.iter().any(|column| column.id == *id));
                 if let Some(reason) = crate::reshape::make(self.engine, &now, &wanted, false)? {
                     return Err(self.refuse(reason));
                 }

@@ -190,26 +190,6 @@ fn keep(conn: &Connection, scratch: &Connection, model: &LocalTable) -> Result<(
     Ok(())
 }
 
-/// Notes the defaults that change: a row whose author did not know a column has what the column began with, whenever it comes.
-pub(crate) fn pin_defaults(conn: &Connection, wanted: &Wanted, model: &mut LocalTable) -> Result<(), StoreError> {
-    let name = &model.table.name;
-    let (now, then) = (tracked::columns(conn, name)?, tracked::columns(&wanted.scratch, name)?);
-    for column in &model.table.columns {
-        let find = |columns: &[tracked::PhysicalColumn]| {
-            let found = columns.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
-            found.map(|found| (found.declared.clone(), found.default.clone()))
-        };
-        let (Some((declared, default)), Some((_, next))) = (find(&now), find(&then)) else { continue };
-        if default == next || model.defaults.iter().any(|(id, _)| *id == column.id) {
-            continue;
-        }
-        let value =
-            default.map_or(Ok(isle_changeset::Value::Null), |text| crate::define::constant(&declared, &text))?;
-        model.defaults.push((column.id, isle_changeset::pack_key(&[value.as_ref()])));
-    }
-    Ok(())
-}
-
 /// An index's statement with the names of today; or why it fits no more.
 pub(crate) fn index_sql(index: &IndexDefinition, target: &TableState) -> Result<String, String> {
     let mut scratch = scratch().map_err(|error| error.to_string())?;

@@ -4,11 +4,11 @@
 //! came later or because its app made the column by hand, makes the table anew with the one that stands: values stay and convert as the
 //! column's type says, and rows of which nobody has written the column show its default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use isle_changeset::Value;
-use isle_schema::{ColumnId, Migration, MigrationId, Schema, TableDefinition, TableState};
+use isle_changeset::{Value, pack_key, unpack_key};
+use isle_schema::{ColumnId, Migration, MigrationId, Schema, Step, TableId, TableState};
 use rusqlite::Connection;
 
 use crate::StoreError;
@@ -17,7 +17,9 @@ use crate::define::scratch;
 use crate::error::Doing as _;
 use crate::layout::quoted;
 use crate::shadow;
-use crate::tracked::{self, PhysicalColumn, Tracked};
+use crate::tracked::{self, LocalTable, PhysicalColumn, Tracked};
+
+type Operations = BTreeMap<MigrationId, Migration>;
 
 /// A column and the definition that stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,26 +30,58 @@ pub(crate) struct Standing {
     pub(crate) definition: String,
 }
 
-/// The columns that stand in the file otherwise than they should; `model` has the names that they have here by now. A table whose definition
-/// was changed since has what that says.
+/// Whether operations say different things of a table's columns, or its definition was changed: then what stands has to be looked for.
+pub(crate) fn is_contested(operations: &Operations, target: &TableState, table: TableId) -> bool {
+    let (mut births, mut added): (HashSet<&str>, HashMap<ColumnId, &str>) = Default::default();
+    let differs = operations.values().flat_map(|operation| &operation.steps).any(|step| match step {
+        Step::CreateTable(birth) if birth.table.id == table => {
+            births.insert(&birth.create_sql);
+            births.len() > 1
+        }
+        Step::AddColumn { table: of, column, definition, .. } if *of == table => {
+            added.insert(column.id, definition).is_some_and(|known| known != definition)
+        }
+        _ => false,
+    });
+    differs || target.shape.is_some()
+}
+
+/// The columns' definitions that stand, by id: of those that came later, and of those that the table was born with.
+fn definitions(
+    operations: &Operations,
+    target: &TableState,
+    table: TableId,
+) -> Result<Vec<(ColumnId, String)>, StoreError> {
+    let mut found: Vec<(ColumnId, String)> =
+        target.added.iter().map(|added| (added.id, added.definition.clone())).collect();
+    let order = Schema::order(operations.iter().map(|(id, operation)| (*id, operation)));
+    let births = order.iter().flat_map(|id| operations[id].tables()).filter(|birth| birth.table.id == table);
+    for birth in births {
+        for column in &birth.table.columns {
+            if !found.iter().any(|(id, _)| *id == column.id)
+                && let Some(added) = crate::define::definition_of(birth, column.id)?
+            {
+                found.push((added.id, added.definition));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The columns that stand in the file otherwise than they should; `model` has the names that they have here by now. What a changed definition of
+/// the table names has what that says.
 pub(crate) fn differing(
     conn: &Connection,
-    operations: &BTreeMap<MigrationId, Migration>,
+    operations: &Operations,
     target: &TableState,
-    model: &tracked::LocalTable,
+    model: &LocalTable,
 ) -> Result<Vec<Standing>, StoreError> {
-    let mut definitions: Vec<(ColumnId, String)> =
-        target.added.iter().map(|added| (added.id, added.definition.clone())).collect();
-    definitions.extend(born(operations, model)?);
     let named = |id: &ColumnId| target.shape.as_ref().is_some_and(|shape| shape.columns.iter().any(|c| c.id == *id));
-    definitions.retain(|(id, _)| !named(id));
-    if definitions.is_empty() {
-        return Ok(Vec::new());
-    }
     let there = tracked::columns(conn, &model.table.name)?;
     let mut differing = Vec::new();
-    for (id, definition) in definitions {
-        let Some(column) = model.table.columns.iter().find(|column| column.id == id) else { continue };
+    for (id, definition) in definitions(operations, target, model.table.id)? {
+        let column = model.table.columns.iter().find(|column| column.id == id).filter(|_| !named(&id));
+        let Some(column) = column else { continue };
         let Some(here) = there.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name)) else { continue };
         if here.hidden == 0 && probed(&definition)?.is_some_and(|wanted| !is_same(here, &wanted)) {
             differing.push(Standing { id, name: column.name.clone(), definition });
@@ -56,31 +90,62 @@ pub(crate) fn differing(
     Ok(differing)
 }
 
-/// Columns with which several operations create the table, as the first says.
-fn born(
-    operations: &BTreeMap<MigrationId, Migration>,
-    model: &tracked::LocalTable,
-) -> Result<Vec<(ColumnId, String)>, StoreError> {
-    let order = Schema::order(operations.iter().map(|(id, operation)| (*id, operation)));
-    let births: Vec<&TableDefinition> = order
-        .iter()
-        .flat_map(|id| operations[id].tables())
-        .filter(|definition| definition.table.id == model.table.id)
-        .collect();
-    let mut born: Vec<(ColumnId, String)> = Vec::new();
-    if births.windows(2).all(|pair| pair[0].create_sql == pair[1].create_sql) {
-        return Ok(born);
-    }
-    for definition in births {
-        for column in &definition.table.columns {
-            if !born.iter().any(|(id, _)| *id == column.id)
-                && let Some(added) = crate::define::definition_of(definition, column.id)?
-            {
-                born.push((added.id, added.definition));
-            }
+/// What each column began with: the default of the definition that stands.
+pub(crate) fn began(
+    operations: &Operations,
+    target: &TableState,
+    table: TableId,
+) -> Result<Vec<(ColumnId, Value)>, StoreError> {
+    let mut began = Vec::new();
+    for (id, definition) in definitions(operations, target, table)? {
+        if let Some(column) = probed(&definition)? {
+            began.push((id, default(&column)?));
         }
     }
-    Ok(born)
+    Ok(began)
+}
+
+/// The columns that do not begin with what the table's default says today, with what they began with.
+pub(crate) fn pins(
+    conn: &Connection,
+    began: &[(ColumnId, Value)],
+    model: &LocalTable,
+) -> Result<Vec<(ColumnId, Vec<u8>)>, StoreError> {
+    let there = tracked::columns(conn, &model.table.name)?;
+    let mut pins = Vec::new();
+    for (id, value) in began {
+        let Some(column) = model.table.columns.iter().find(|column| column.id == *id) else { continue };
+        let Some(here) = there.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name)) else { continue };
+        if default(here)? != *value {
+            pins.push((*id, pack_key(&[value.as_ref()])));
+        }
+    }
+    Ok(pins)
+}
+
+/// What columns begin with in this file.
+pub(crate) fn begin_here(conn: &Connection, model: &LocalTable) -> Result<Vec<(ColumnId, Value)>, StoreError> {
+    let there = tracked::columns(conn, &model.table.name)?;
+    let mut begin = Vec::new();
+    for column in &model.table.columns {
+        let pinned = model.defaults.iter().find(|(id, _)| *id == column.id);
+        let pinned = pinned.and_then(|(_, packed)| unpack_key(packed, 1).ok()?.pop());
+        let here = there.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name));
+        let value = match (pinned, here) {
+            (Some(value), _) => value,
+            (None, Some(here)) => default(here)?,
+            (None, None) => continue,
+        };
+        begin.push((column.id, value));
+    }
+    Ok(begin)
+}
+
+fn default(column: &PhysicalColumn) -> Result<Value, StoreError> {
+    match &column.default {
+        Some(text) => crate::define::constant(&column.declared, text),
+        None => Ok(Value::Null),
+    }
 }
 
 fn probed(definition: &str) -> Result<Option<PhysicalColumn>, StoreError> {
@@ -101,7 +166,7 @@ fn is_same(a: &PhysicalColumn, b: &PhysicalColumn) -> bool {
 /// The table with the definitions that stand, in a scratch database; or why a column cannot be made otherwise.
 pub(crate) fn wanted(
     conn: &Connection,
-    model: &tracked::LocalTable,
+    model: &LocalTable,
     standing: &[Standing],
 ) -> Result<Result<Connection, String>, StoreError> {
     let scratch = scratch()?;
@@ -128,23 +193,14 @@ pub(crate) fn wanted(
     Ok(Ok(scratch))
 }
 
-/// Shows the defaults that stand in rows of which nobody has written the columns.
-pub(crate) fn show_defaults(
+/// Shows what columns began with in rows of which nobody has written them.
+pub(crate) fn show_began(
     conn: &Connection,
     tracked: &Arc<Tracked>,
-    standing: &[Standing],
+    began: &[(ColumnId, Value)],
 ) -> Result<(), StoreError> {
-    let there = tracked::columns(conn, &tracked.table.name)?;
-    let mut cells: Vec<(usize, Value)> = Vec::new();
-    for column in standing {
-        let Some(cell) = tracked.cell_of(column.id) else { continue };
-        let Some(here) = there.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name)) else { continue };
-        let value = match &here.default {
-            Some(text) => crate::define::constant(&here.declared, text)?,
-            None => Value::Null,
-        };
-        cells.push((cell, value));
-    }
+    let cells: Vec<(usize, &Value)> =
+        began.iter().filter_map(|(id, value)| Some((tracked.cell_of(*id)?, value))).collect();
     let keys = tracked.table.key.len();
     let sql = format!("SELECT {} WHERE {}", tracked.clocks_and_rows(conn, "JOIN")?, alive("c."));
     let mut statement = conn.prepare(&sql).doing("show a default")?;

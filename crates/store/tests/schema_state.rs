@@ -6,6 +6,7 @@ mod support;
 
 use isle_schema::MigrationId;
 use isle_store::StoreError;
+use proptest::prelude::*;
 use support::{Device, settle};
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b INT); CREATE INDEX t_a ON t(a);";
@@ -195,4 +196,88 @@ fn one_of_two_births_of_a_table_stands_on_every_device() {
     settle(&[&a, &b, &late]);
     assert_eq!(a.rows("SELECT id, a, b, c FROM t ORDER BY id"), b.rows("SELECT id, a, b, c FROM t ORDER BY id"));
     assert_eq!(a.rows("SELECT id, a, b, c FROM t ORDER BY id"), late.rows("SELECT id, a, b, c FROM t ORDER BY id"));
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write(usize, bool, String),
+    Pull(usize, usize),
+    Apply(usize, usize),
+    ByHand(usize, usize),
+}
+
+const COLUMNS: [&str; 6] = [
+    "c TEXT",
+    "c INT",
+    "c TEXT DEFAULT 'k'",
+    "c TEXT NOT NULL DEFAULT 'k'",
+    "c INT DEFAULT 7",
+    "c TEXT COLLATE NOCASE DEFAULT 'q'",
+];
+
+fn act() -> impl Strategy<Value = Act> {
+    let device = || 0..3usize;
+    let value = || prop::sample::select(vec!["NULL", "'a'", "1", "'07'", "1.5"]);
+    let sql = prop_oneof![
+        2 => (1..5i64).prop_map(|id| format!("INSERT OR IGNORE INTO t(id) VALUES({id})")),
+        2 => (1..5i64, value()).prop_map(|(id, c)| format!("INSERT OR IGNORE INTO t(id, c) VALUES({id}, {c})")),
+        2 => (1..5i64, value()).prop_map(|(id, c)| format!("UPDATE OR IGNORE t SET c = {c} WHERE id = {id}")),
+        1 => (1..5i64).prop_map(|id| format!("UPDATE t SET b = 1 WHERE id = {id}")),
+        1 => (1..5i64).prop_map(|id| format!("DELETE FROM t WHERE id = {id}")),
+    ];
+    prop_oneof![
+        6 => (device(), any::<bool>(), sql).prop_map(|(device, foreign, sql)| Act::Write(device, foreign, sql)),
+        3 => (device(), device()).prop_map(|(a, b)| Act::Pull(a, b)),
+        1 => (device(), 0..COLUMNS.len()).prop_map(|(device, n)| Act::Apply(device, n)),
+        1 => (device(), 0..COLUMNS.len()).prop_map(|(device, n)| Act::ByHand(device, n)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(80),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whoever_defines_a_column_how_all_devices_end_alike(acts in prop::collection::vec(act(), 1..25)) {
+        let fleet = [Device::untracked(1, ""), Device::untracked(2, ""), Device::untracked(3, "")];
+        fleet[0].store.apply_schema(T).unwrap();
+        fleet[0].run("INSERT INTO t(id) VALUES(1)");
+        settle(&[&fleet[0], &fleet[1], &fleet[2]]);
+        for act in acts {
+            match act {
+                Act::Write(device, true, sql) => drop(rusqlite::Connection::open(fleet[device].path()).unwrap().execute_batch(&sql)),
+                Act::Write(device, false, sql) => drop(fleet[device].store.write(|tx| tx.execute_batch(&sql))),
+                Act::Pull(a, b) if a != b => fleet[a].pull(&fleet[b]),
+                Act::Pull(..) => {}
+                Act::Apply(device, n) => {
+                    let applied = fleet[device].store.apply_schema(&T.replace("b INT", &format!("b INT, {}", COLUMNS[n])));
+                    prop_assert!(matches!(applied, Ok(_) | Err(StoreError::DefinitionRefused { .. })), "{applied:?}");
+                }
+                Act::ByHand(device, n) => {
+                    let conn = rusqlite::Connection::open(fleet[device].path()).unwrap();
+                    drop(conn.execute_batch(&format!("ALTER TABLE t ADD COLUMN {}", COLUMNS[n])));
+                }
+            }
+        }
+        // What was made by hand does not travel until somebody says so.
+        for device in &fleet {
+            device.store.adopt_schema().unwrap();
+        }
+        let late = Device::untracked(9, "");
+        let mut all: Vec<&Device> = fleet.iter().collect();
+        settle(&all);
+        late.pull(all[0]);
+        all.push(&late);
+        settle(&all);
+        if late.rows("SELECT 1 FROM pragma_table_info('t') WHERE name = 'c'").is_empty() {
+            return Ok(());
+        }
+        let rows = "SELECT id, c, typeof(c) FROM t ORDER BY id";
+        for device in &all {
+            prop_assert_eq!(device.rows(rows), late.rows(rows));
+        }
+    }
 }

@@ -97,7 +97,6 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub(crate) name: String,
-    pub(crate) declared: String,
 }
 
 /// A database in memory in which nothing but tables, indexes and the like can be made.
@@ -130,7 +129,7 @@ pub(crate) fn probe(definition: &str) -> Result<Probed, String> {
     };
     let mut columns = probed().map_err(|error| error.to_string())?;
     match (columns.pop(), columns.len()) {
-        (Some(column), 1) if column.hidden == 0 => Ok(Probed { name: column.name, declared: column.declared }),
+        (Some(column), 1) if column.hidden == 0 => Ok(Probed { name: column.name }),
         _ => Err("it does not define one ordinary column".to_owned()),
     }
 }
