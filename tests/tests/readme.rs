@@ -59,7 +59,7 @@ fn definitions_are_such_as_isle_takes() {
     let definitions = blocks(&readme().replace("\n  ", "\n"), "sql");
     assert_eq!(definitions.len(), 1);
     let plan = replica.apply_schema(definitions[0].as_str()).unwrap();
-    assert_eq!(plan.changes.len(), 4, "a table and three kinds: {plan:?}");
+    assert_eq!(plan.changes.len(), 6, "a table and its kinds: {plan:?}");
 }
 
 #[test]

@@ -528,15 +528,7 @@ fn whatever_the_order_all_devices_show_the_same_rows_and_no_constraint_is_broken
         let fleet: Vec<Device> = (0..devices as u64).map(|n| Device::new(n + 1, WORLD)).collect();
         for step in steps {
             match step {
-                Step::Write { device, foreign: true, sql } => {
-                    let conn = rusqlite::Connection::open(fleet[device].path()).unwrap();
-                    // Some clients look after foreign keys, some do not; what they refuse is not done.
-                    conn.execute_batch(&format!("PRAGMA foreign_keys = {}", sql.len() % 2)).unwrap();
-                    let _ = conn.execute_batch(&sql);
-                }
-                Step::Write { device, foreign: false, sql } => {
-                    let _ = fleet[device].store.write(|tx| tx.execute_batch(&sql));
-                }
+                Step::Write { device, foreign, sql } => fleet[device].attempt(foreign, &sql),
                 Step::Pull { device, from } if device != from => fleet[device].pull(&fleet[from]),
                 Step::Pull { .. } => {}
                 Step::Pass { device, ms } => fleet[device].pass(ms),

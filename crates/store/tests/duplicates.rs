@@ -230,26 +230,14 @@ fn numbered_by_the_rule(device: &Device) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(support::cases(100))]
 
     #[test]
     fn every_fleet_gives_the_same_numbers(steps in prop::collection::vec(step(3), 1..30)) {
         let fleet = devices(3, WORLD);
         for step in steps {
             match step {
-                Step::Write { device, foreign: true, sql } => {
-                    let conn = rusqlite::Connection::open(fleet[device].path()).unwrap();
-                    // Some clients look after foreign keys, some do not; what they refuse is not done.
-                    conn.execute_batch(&format!("PRAGMA foreign_keys = {}", sql.len() % 2)).unwrap();
-                    let _ = conn.execute_batch(&sql);
-                }
-                Step::Write { device, foreign: false, sql } => {
-                    let _ = fleet[device].store.write(|tx| tx.execute_batch(&sql));
-                }
+                Step::Write { device, foreign, sql } => fleet[device].attempt(foreign, &sql),
                 Step::Pull { device, from } if device != from => fleet[device].pull(&fleet[from]),
                 Step::Pull { .. } => {}
                 Step::Pass { device, ms } => fleet[device].pass(ms),

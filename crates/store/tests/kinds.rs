@@ -652,13 +652,8 @@ fn run(devices: &mut [Device], action: &Action) {
     }
 }
 
-fn config(cases: u32) -> ProptestConfig {
-    let cases = std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 proptest! {
-    #![proptest_config(config(150))]
+    #![proptest_config(support::cases(150))]
 
     #[test]
     fn every_fleet_shows_what_the_rules_say(actions in prop::collection::vec(action(), 1..30)) {

@@ -134,25 +134,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(80),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(support::cases(80))]
 
     #[test]
     fn every_fleet_shows_the_same_values(steps in prop::collection::vec(step(), 1..30)) {
         let fleet = devices(3);
         for step in steps {
             match step {
-                Step::Write { device, foreign: true, sql } => {
-                    let conn = rusqlite::Connection::open(fleet[device].path()).unwrap();
-                    conn.execute_batch("PRAGMA foreign_keys = ON").unwrap();
-                    let _ = conn.execute_batch(&sql);
-                }
-                Step::Write { device, foreign: false, sql } => {
-                    let _ = fleet[device].store.write(|tx| tx.execute_batch(&sql));
-                }
+                Step::Write { device, foreign, sql } => fleet[device].attempt(foreign, &sql),
                 Step::Pull { device, from } if device != from => fleet[device].pull(&fleet[from]),
                 Step::Pull { .. } => {}
                 Step::Apply { device, after: to } => {

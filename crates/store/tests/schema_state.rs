@@ -234,11 +234,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(80),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(support::cases(80))]
 
     #[test]
     fn whoever_defines_a_column_how_all_devices_end_alike(acts in prop::collection::vec(act(), 1..25)) {
@@ -248,8 +244,7 @@ proptest! {
         settle(&[&fleet[0], &fleet[1], &fleet[2]]);
         for act in acts {
             match act {
-                Act::Write(device, true, sql) => drop(rusqlite::Connection::open(fleet[device].path()).unwrap().execute_batch(&sql)),
-                Act::Write(device, false, sql) => drop(fleet[device].store.write(|tx| tx.execute_batch(&sql))),
+                Act::Write(device, foreign, sql) => fleet[device].attempt(foreign, &sql),
                 Act::Pull(a, b) if a != b => fleet[a].pull(&fleet[b]),
                 Act::Pull(..) => {}
                 Act::Apply(device, n) => {

@@ -155,6 +155,17 @@ impl Device {
         found
     }
 
+    /// Tries SQL, by isle or by another client, of which some look after foreign keys; what is refused is not done.
+    pub fn attempt(&self, foreign: bool, sql: &str) {
+        if foreign {
+            let conn = Connection::open(self.path()).unwrap();
+            conn.execute_batch(&format!("PRAGMA foreign_keys = {}", sql.len() % 2)).unwrap();
+            drop(conn.execute_batch(sql));
+        } else {
+            drop(self.store.write(|tx| tx.execute_batch(sql)));
+        }
+    }
+
     pub fn hash(&self) -> ([u8; 32], [u8; 32]) {
         let hash = self.store.state_hash().unwrap();
         (hash.merged, hash.visible)
@@ -201,4 +212,10 @@ pub fn settle(devices: &[&Device]) {
         assert_eq!(device.hash(), devices[0].hash(), "replicas differ after everything was exchanged");
         device.check();
     }
+}
+
+/// How many random fleets to run: `ISLE_CASES` of them, or as many as fit into every run of the tests.
+pub fn cases(default: u32) -> proptest::test_runner::Config {
+    let cases = std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default);
+    proptest::test_runner::Config { cases, failure_persistence: None, ..proptest::test_runner::Config::default() }
 }
