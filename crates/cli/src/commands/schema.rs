@@ -67,60 +67,63 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             }
             Ok(0)
         }
-        SchemaAction::History => {
-            let operations = replica.schema_history()?;
-            let object = |operation: &SchemaOperation| {
-                let parents: Vec<String> = operation.parents.iter().map(ToString::to_string).collect();
-                json!({
-                    "id": operation.id.to_string(), "parents": parents, "steps": operation.steps,
-                    "version": operation.version, "applied_at": time(operation.applied_at_ms),
-                })
-            };
-            if out.json(&operations.iter().map(object).collect::<Vec<_>>())? {
-                return Ok(0);
-            }
-            for operation in &operations {
-                let id = operation.id.to_string();
-                let version = operation.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-                let (id, at) =
-                    (out.style.bold(id.get(..8).unwrap_or(&id)), out.style.dim(time(operation.applied_at_ms)));
-                out.line(format!("{id}{version} {at}"))?;
-                for step in &operation.steps {
-                    out.line(format!("  {step}"))?;
-                }
-            }
-            Ok(0)
-        }
-        SchemaAction::Show => {
-            let schema = replica.schema()?;
-            if out.json(&schema)? {
-                return Ok(0);
-            }
-            let row = |table: &isle::SchemaTable| {
-                let column = |name: &String| match table.kinds.get(name) {
-                    Some(kind) => format!("{name} ({kind})"),
-                    None => name.clone(),
-                };
-                let mut columns = table.columns.iter().map(column).collect::<Vec<_>>().join(", ");
-                if !table.hidden.is_empty() {
-                    columns += &format!(" (hidden: {})", table.hidden.join(", "));
-                }
-                vec![Cell::text(&table.name), Cell::text(table.key.join(", ")), Cell::text(columns)]
-            };
-            out.table(&["TABLE", "KEY", "COLUMNS"], schema.tables.iter().map(row).collect())?;
-            for object in &schema.objects {
-                out.line(format!("{} {}", object.kind, out.style.bold(&object.name)))?;
-            }
-            for name in &schema.local {
-                out.line(format!("local table {}", out.style.bold(name)))?;
-            }
-            for reason in &schema.left_out {
-                let line = out.style.yellow(reason);
-                out.line(line)?;
-            }
-            Ok(0)
+        SchemaAction::History => history(&replica, out),
+        SchemaAction::Show => show_schema(&replica, out),
+    }
+}
+
+fn history(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
+    let operations = replica.schema_history()?;
+    let object = |operation: &SchemaOperation| {
+        let parents: Vec<String> = operation.parents.iter().map(ToString::to_string).collect();
+        json!({
+            "id": operation.id.to_string(), "parents": parents, "steps": operation.steps,
+            "version": operation.version, "applied_at": time(operation.applied_at_ms),
+        })
+    };
+    if out.json(&operations.iter().map(object).collect::<Vec<_>>())? {
+        return Ok(0);
+    }
+    for operation in &operations {
+        let id = operation.id.to_string();
+        let version = operation.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+        let (id, at) = (out.style.bold(id.get(..8).unwrap_or(&id)), out.style.dim(time(operation.applied_at_ms)));
+        out.line(format!("{id}{version} {at}"))?;
+        for step in &operation.steps {
+            out.line(format!("  {step}"))?;
         }
     }
+    Ok(0)
+}
+
+fn show_schema(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
+    let schema = replica.schema()?;
+    if out.json(&schema)? {
+        return Ok(0);
+    }
+    let row = |table: &isle::SchemaTable| {
+        let column = |name: &String| match table.kinds.get(name) {
+            Some(kind) => format!("{name} ({kind})"),
+            None => name.clone(),
+        };
+        let mut columns = table.columns.iter().map(column).collect::<Vec<_>>().join(", ");
+        if !table.hidden.is_empty() {
+            columns += &format!(" (hidden: {})", table.hidden.join(", "));
+        }
+        vec![Cell::text(&table.name), Cell::text(table.key.join(", ")), Cell::text(columns)]
+    };
+    out.table(&["TABLE", "KEY", "COLUMNS"], schema.tables.iter().map(row).collect())?;
+    for object in &schema.objects {
+        out.line(format!("{} {}", object.kind, out.style.bold(&object.name)))?;
+    }
+    for name in &schema.local {
+        out.line(format!("local table {}", out.style.bold(name)))?;
+    }
+    for reason in &schema.left_out {
+        let line = out.style.yellow(reason);
+        out.line(line)?;
+    }
+    Ok(0)
 }
 
 fn code(plan: &SchemaPlan) -> u8 {

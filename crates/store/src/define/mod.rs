@@ -159,8 +159,6 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let wanted = scratch()?;
     wanted.execute_batch(sql).map_err(|source| StoreError::Definition { source })?;
     let schema = crate::alter::schema(conn)?;
-    let tables = crate::engine::load_tables(conn)?;
-    let still = crate::drift::standing_still(conn)?;
     let mut plan = SchemaPlan::default();
     let mut directives = Directives::read(sql);
     let has = |table: &str, column: Option<&str>| {
@@ -168,8 +166,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
         column.map_or(!columns.is_empty(), |name| columns.iter().any(|known| known.name.eq_ignore_ascii_case(name)))
     };
     directives.follow_renames(has);
-    let Directives { renames, drops, kinds, groups, duplicates, errors, .. } = &directives;
-    plan.refused.extend(errors.iter().cloned());
+    plan.refused.extend(directives.errors.iter().cloned());
     plan.versions = (schema.version.clone(), directives.version.clone());
     if plan.is_older() {
         return Ok(plan);
@@ -182,85 +179,107 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("read the definition")?;
     let names: Vec<String> = names.collect::<Result<_, _>>().doing("read the definition")?;
     drop(statement);
+    let tables = crate::engine::load_tables(conn)?;
+    let planner = Planner { conn, app, wanted: &wanted, schema: &schema, tables, directives: &directives };
+    let still = crate::drift::standing_still(conn)?;
     for name in names {
         if crate::clocks::one::<i64>(&wanted, &format!("SELECT 1 FROM {} LIMIT 1", quoted(&name)), [])?.is_some() {
             plan.refused.push(format!("table {name}: a definition says what tables are; rows are not part of it"));
         }
         if let Some((_, reason)) = still.iter().find(|(table, _)| table.eq_ignore_ascii_case(&name)) {
             plan.refused.push(format!("table {name} stands still: {reason}; undo that change of the file first"));
-            continue;
-        }
-        if let Some(local) = locals.iter().find(|local| local.name == name) {
-            crate::local::plan(conn, (&wanted, local), drops, &schema, &mut plan)?;
-            continue;
-        }
-        if schema.locals.contains_key(&name.to_ascii_lowercase()) {
+        } else if let Some(local) = locals.iter().find(|local| local.name == name) {
+            crate::local::plan(conn, (&wanted, local), &directives.drops, &schema, &mut plan)?;
+        } else if schema.locals.contains_key(&name.to_ascii_lowercase()) {
             plan.refused
                 .push(format!("table {name}: it is local here; write `-- @scope local` on the line of its name"));
-            continue;
-        }
-        let before = renames.iter().find(|(_, column, new)| column.is_none() && new.eq_ignore_ascii_case(&name));
-        let before = before.map_or(&name, |(old, ..)| old);
-        let here = |wanted: &str| tables.iter().find(|known| known.table.name.eq_ignore_ascii_case(wanted));
-        let known = here(&name).or_else(|| here(before));
-        let definition = match tracked::introspect(&wanted, app, &name) {
-            Ok(definition) => definition,
-            Err(StoreError::Untrackable { table, reason }) => {
-                plan.refused.push(format!("table {table}: {reason}"));
-                continue;
-            }
-            Err(other) => return Err(other),
-        };
-        match known {
-            None => match schema
-                .tables
-                .get(&definition.table.id)
-                .filter(|known| !known.name.eq_ignore_ascii_case(&name))
-            {
-                Some(known) => plan.refused.push(format!(
-                    "table {name}: that was the name of {} before; a new table under an old name is not supported yet",
-                    known.name
-                )),
-                None => {
-                    let (id, columns) = (definition.table.id, definition.table.columns.clone());
-                    let asked = Asked::of(&wanted, &definition, kinds)?;
-                    plan.create(definition.clone());
-                    asked.plan(id, &columns, None, &mut plan);
-                    plan_groups((&name, id), groups, &columns, None, &mut plan);
-                    crate::duplicates::plan(&wanted, (&definition, id), duplicates, &columns, None, &mut plan)?;
-                }
-            },
-            Some(tracked) => {
-                let gone = drops.iter().filter(|(table, _)| table.eq_ignore_ascii_case(&name));
-                let gone = gone.map(|(_, column)| column.as_str()).collect();
-                let (definition, schema) = (&definition, &schema);
-                let table = altered::Altered { conn, wanted: &wanted, tracked, definition, schema, gone, renames };
-                table.plan(renames, &mut plan)?;
-                let asked = Asked::of(&wanted, definition, kinds)?;
-                let (id, columns) = (tracked.table.id, columns_after(tracked, &plan));
-                asked.plan(id, &columns, schema.tables.get(&id), &mut plan);
-                let known = schema.tables.get(&id);
-                plan_groups((&name, id), groups, &columns, known, &mut plan);
-                crate::duplicates::plan(&wanted, (definition, id), duplicates, &columns, known, &mut plan)?;
-            }
+        } else {
+            planner.table(&name, &mut plan)?;
         }
     }
-    let named = kinds.iter().map(|(table, column, _)| (table, format!("@merge {table}.{column}")));
-    let renamed = duplicates.iter().map(|(table, column)| (table, format!("@duplicates {table}.{column}")));
-    let named = named.chain(renamed);
-    let named =
-        named.chain(groups.iter().map(|(table, columns)| (table, format!("@group {table}({})", columns.join(", ")))));
-    for (table, directive) in named {
-        if tracked::columns(&wanted, table)?.is_empty() {
-            plan.refused.push(format!("{directive}: the definition has no table {table}"));
-        }
-    }
+    planner.unnamed(&mut plan)?;
     crate::objects::plan(conn, &wanted, &schema, &mut plan)?;
     plan.set_version();
     if !plan.refused.is_empty() {
         plan.steps.clear();
     }
     Ok(plan)
+}
+
+/// A definition beside the file and the schema that it is compared with.
+struct Planner<'a> {
+    conn: &'a Connection,
+    app: &'a str,
+    wanted: &'a Connection,
+    schema: &'a Schema,
+    tables: Vec<std::sync::Arc<Tracked>>,
+    directives: &'a Directives,
+}
+
+impl Planner<'_> {
+    /// Plans one replicated table.
+    fn table(&self, name: &str, plan: &mut SchemaPlan) -> Result<(), StoreError> {
+        let Directives { renames, drops, .. } = self.directives;
+        let before = renames.iter().find(|(_, column, new)| column.is_none() && new.eq_ignore_ascii_case(name));
+        let before = before.map_or(name, |(old, ..)| old);
+        let here = |wanted: &str| self.tables.iter().find(|known| known.table.name.eq_ignore_ascii_case(wanted));
+        let definition = match tracked::introspect(self.wanted, self.app, name) {
+            Ok(definition) => definition,
+            Err(StoreError::Untrackable { table, reason }) => {
+                plan.refused.push(format!("table {table}: {reason}"));
+                return Ok(());
+            }
+            Err(other) => return Err(other),
+        };
+        let Some(tracked) = here(name).or_else(|| here(before)) else {
+            let former = self.schema.tables.get(&definition.table.id);
+            if let Some(former) = former.filter(|former| !former.name.eq_ignore_ascii_case(name)) {
+                plan.refused.push(format!(
+                    "table {name}: that was the name of {} before; a new table under an old name is not supported yet",
+                    former.name
+                ));
+                return Ok(());
+            }
+            plan.create(definition.clone());
+            let (id, columns) = (definition.table.id, definition.table.columns.clone());
+            return self.merges(&definition, (id, &columns), None, plan);
+        };
+        let gone = drops.iter().filter(|(table, _)| table.eq_ignore_ascii_case(name));
+        let gone = gone.map(|(_, column)| column.as_str()).collect();
+        let (conn, wanted, schema) = (self.conn, self.wanted, self.schema);
+        let table = altered::Altered { conn, wanted, tracked, definition: &definition, schema, gone, renames };
+        table.plan(renames, plan)?;
+        let (id, columns) = (tracked.table.id, columns_after(tracked, plan));
+        self.merges(&definition, (id, &columns), schema.tables.get(&id), plan)
+    }
+
+    /// Plans how the columns of a table merge.
+    fn merges(
+        &self,
+        definition: &TableDefinition,
+        (id, columns): (isle_schema::TableId, &[Column]),
+        known: Option<&TableState>,
+        plan: &mut SchemaPlan,
+    ) -> Result<(), StoreError> {
+        let Directives { kinds, groups, duplicates, .. } = self.directives;
+        Asked::of(self.wanted, definition, kinds)?.plan(id, columns, known, plan);
+        plan_groups((&definition.table.name, id), groups, columns, known, plan);
+        crate::duplicates::plan(self.wanted, (definition, id), duplicates, columns, known, plan)
+    }
+
+    /// Refuses what the definition says of tables that it has not.
+    fn unnamed(&self, plan: &mut SchemaPlan) -> Result<(), StoreError> {
+        let Directives { kinds, groups, duplicates, .. } = self.directives;
+        let kinds = kinds.iter().map(|(table, column, _)| (table, format!("@merge {table}.{column}")));
+        let renamed = duplicates.iter().map(|(table, column)| (table, format!("@duplicates {table}.{column}")));
+        let groups = groups.iter().map(|(table, columns)| (table, format!("@group {table}({})", columns.join(", "))));
+        for (table, directive) in kinds.chain(renamed).chain(groups) {
+            if tracked::columns(self.wanted, table)?.is_empty() {
+                plan.refused.push(format!("{directive}: the definition has no table {table}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The steps that make the columns of a table known that the group does not know.
