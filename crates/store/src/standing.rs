@@ -3,6 +3,10 @@
 //! The first definition in canonical order stands (see the fold in `isle_schema`). A device that has another one, because its own operation
 //! came later or because its app made the column by hand, makes the table anew with the one that stands: values stay and convert as the
 //! column's type says, and rows of which nobody has written the column show its default.
+//!
+//! # Limits
+//! A column that two devices make of different types at once, and that a later definition gives a third form, may hold values that went through a type
+//! on one device and not on another: '07' that was 7 for a while is '7' there. Types are not joined into one that holds both.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -217,6 +221,9 @@ pub(crate) fn show_began(
         }
     }
     drop(rows);
+    if !tracked.required.is_empty() {
+        shadow::make(conn, tracked, tracked)?;
+    }
     for (key, n) in unwritten {
         let (cell, value) = &cells[n];
         let mut values: Vec<_> = key.iter().map(Value::as_ref).collect();
@@ -224,8 +231,18 @@ pub(crate) fn show_began(
         let column = quoted(&tracked.table.columns[cell - 1].name);
         let set =
             |table: &str| format!("UPDATE {table} SET {column} = ?{} WHERE {}", values.len(), tracked.key_match(1));
-        shadow::run(conn, &set(&quoted(&tracked.table.name)), &values)?;
-        if tracked.has_shadow {
+        let key = &values[..keys];
+        // A NULL that cannot show is merged all the same: `repair` shows something else for it.
+        let unfit = **value == Value::Null && tracked.required.iter().any(|(required, _)| required == cell);
+        if unfit {
+            if shadow::state(conn, tracked, key)?.is_none() {
+                shadow::copy(conn, tracked, key, false)?;
+            }
+            crate::repair::owe(conn, tracked.no, &pack_key(key))?;
+        } else {
+            shadow::run(conn, &set(&quoted(&tracked.table.name)), &values)?;
+        }
+        if tracked.has_shadow || unfit {
             shadow::run(conn, &set(&shadow::name(tracked)), &values)?;
         }
     }
