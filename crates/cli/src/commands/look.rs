@@ -80,8 +80,8 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
         }
     }
     if status.repaired > 0 {
-        let rows = format!("{} by a constraint: `isle conflicts hidden`", count(status.repaired, "row"));
-        out.line(format!("hidden     {}", style.yellow(rows)))?;
+        let rows = format!("{} not shown as merged: `isle conflicts hidden`", count(status.repaired, "row"));
+        out.line(format!("repaired   {}", style.yellow(rows)))?;
     }
     if let Some(warning) = clock_warning(status) {
         out.line(format!("clock      {}", style.yellow(warning)))?;

@@ -223,7 +223,7 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     if report.hidden > 0 && report.pulled_rows > 0 {
         let rows = count(report.hidden, "row");
         lines.push(format!(
-            "{rows} in all kept from showing by a UNIQUE index or a foreign key: `isle conflicts hidden`"
+            "{rows} in all not shown as merged, for a UNIQUE index or a foreign key: `isle conflicts hidden`"
         ));
     }
     if report.put_back > 0 {

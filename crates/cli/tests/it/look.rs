@@ -171,14 +171,14 @@ fn rows_that_a_constraint_hides_are_listed_and_come_back() {
     laptop.ok(["exec", "INSERT INTO tags VALUES('a', 'home')"]);
     phone.ok(["exec", "INSERT INTO tags VALUES('b', 'home')"]);
     laptop.ok(["sync"]);
-    assert!(phone.ok(["sync"]).contains("1 row in all kept from showing"), "a sync that hides says so");
+    assert!(phone.ok(["sync"]).contains("1 row in all not shown as merged"), "a sync that hides says so");
     laptop.ok(["sync"]);
     assert_eq!(laptop.ok(["hash"]), phone.ok(["hash"]));
     let text = phone.ok(["conflicts", "hidden"]);
     assert!(text.contains("tags \"b\"  UNIQUE (name)  \"a\" has \"home\""), "{text}");
     let json = laptop.json(["conflicts", "hidden"]);
     assert_eq!((&json["rows"][0]["key"]["id"], &json["rows"][0]["instead"]), (&json!("b"), &json!(["a"])));
-    assert!(laptop.ok(["status"]).contains("hidden     1 row by a constraint"));
+    assert!(laptop.ok(["status"]).contains("repaired   1 row not shown as merged"));
     assert_eq!(laptop.json(["status"])["hidden"], json!(1));
     laptop.ok(["doctor"]);
     assert!(laptop.fails(3, ["detach"]).contains("the rows stay but for 1 row that a constraint keeps"));
