@@ -117,6 +117,30 @@ fn a_late_edit_of_a_text_that_comes_back_counts_wherever_it_arrives() {
     assert_eq!(one(&c, BODY), "the fox jumps!");
 }
 
+/// One device never had the text that an edit is of: it had lost already when it came.
+#[test]
+fn an_edit_of_a_text_that_was_never_shown_here_waits_for_it() {
+    let (a, b) = pair();
+    let (c, d) = (Device::untracked(3, ""), Device::untracked(4, ""));
+    c.pull(&a);
+    d.pull(&a);
+    a.run("INSERT INTO notes(id, body) VALUES(2, 'one')");
+    c.pull(&a);
+    c.run("UPDATE notes SET body = 'one!' WHERE id = 2");
+    b.pass(50);
+    b.run("INSERT INTO notes(id, body) VALUES(2, 'two')");
+    d.pull(&b);
+    d.pull(&a);
+    d.pull(&c);
+    assert_eq!(one(&d, "SELECT body FROM notes WHERE id = 2"), "two");
+    settle(&[&a, &b, &c, &d]);
+    b.run("UPDATE notes SET body = x'00' WHERE id = 2");
+    b.run("UPDATE notes SET body = 'one' WHERE id = 2");
+    settle(&[&a, &b, &c, &d]);
+    assert_eq!(one(&d, "SELECT body FROM notes WHERE id = 2"), one(&c, "SELECT body FROM notes WHERE id = 2"));
+    assert_eq!(one(&d, "SELECT body FROM notes WHERE id = 2"), "one!");
+}
+
 #[test]
 fn how_json_is_spelled_is_isles_once_it_was_edited() {
     let (a, b) = pair();

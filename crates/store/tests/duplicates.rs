@@ -84,6 +84,21 @@ fn a_name_that_comes_takes_its_place_from_a_number() {
     assert_eq!(texts(&d[1], SHOWN), ["a x", "b x (2)", "c Y", "e y (2)", "z free"]);
 }
 
+/// A device that has not heard of the number gives the name to another row.
+#[test]
+fn a_number_gives_way_to_a_row_that_has_it_for_its_own_name() {
+    let d = devices(3, SETS);
+    d[0].run("INSERT INTO sets VALUES('a', 'x', '')");
+    d[2].pull(&d[0]);
+    d[1].pass(5);
+    d[1].run("INSERT INTO sets VALUES('b', 'x', '')");
+    settle(&[&d[0], &d[1]]);
+    assert_eq!(texts(&d[0], SHOWN), ["a x", "b x (2)"]);
+    d[2].run("INSERT INTO sets VALUES('c', 'x (2)', '')");
+    settle(&[&d[0], &d[1], &d[2]]);
+    assert_eq!(texts(&d[0], SHOWN), ["a x", "b x (3)", "c x (2)"]);
+}
+
 #[test]
 fn a_choice_can_be_made_of_a_table_in_use_and_taken_back() {
     let plain = SETS.replace("-- @duplicates rename", "");
