@@ -228,6 +228,12 @@ pub(crate) enum SchemaAction {
     Undo {
         /// The operation, or the beginning of its id
         operation: String,
+        /// Where the database is copied to first, if a table is made anew
+        #[arg(long, value_name = "FOLDER", conflicts_with = "no_backup")]
+        backups: Option<PathBuf>,
+        /// Make no such copy
+        #[arg(long)]
+        no_backup: bool,
     },
     /// What of operations that two devices made at once does not stand
     #[command(

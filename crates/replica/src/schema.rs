@@ -155,7 +155,7 @@ impl Replica {
     /// # Errors
     /// SQLite's reason.
     pub fn schema_version(&self) -> Result<Option<Version>, Error> {
-        Ok(self.inner.store.schema()?.0.version)
+        Ok(self.inner.store.schema()?.0.version().cloned())
     }
 
     /// As [`Replica::apply_schema`]; where a table is made anew with its rows, the database is copied into the folder first. An app calls it
@@ -180,15 +180,18 @@ impl Replica {
         steps: &Steps,
     ) -> Result<SchemaReport, Error> {
         let definition = definition.into();
-        let mut backup = None;
-        if self.plan_schema(definition.clone())?.rewrites() {
-            let failed = |source| isle_store::StoreError::Backup { path: backups.to_owned(), source };
-            std::fs::create_dir_all(backups).map_err(failed)?;
-            let path = backups.join(self.backup_name());
-            self.inner.store.back_up(&path)?;
-            backup = Some(path);
-        }
+        let rewrites = self.plan_schema(definition.clone())?.rewrites();
+        let backup = rewrites.then(|| self.back_up_into(backups)).transpose()?;
         Ok(SchemaReport { plan: self.bring(&definition, steps)?, backup })
+    }
+
+    /// Copies the database into a folder; gives the copy.
+    fn back_up_into(&self, backups: &Path) -> Result<PathBuf, Error> {
+        let failed = |source| isle_store::StoreError::Backup { path: backups.to_owned(), source };
+        std::fs::create_dir_all(backups).map_err(failed)?;
+        let path = backups.join(self.backup_name());
+        self.inner.store.back_up(&path)?;
+        Ok(path)
     }
 
     /// What a backup of now is called: the file's name, the milliseconds since 1970, and something that no other has.
@@ -242,12 +245,20 @@ impl Replica {
     }
 
     /// Takes back an operation of the schema by its opposite, which travels like any other; gives what that does. A column that was added
-    /// leaves the definition, and its values stay.
+    /// leaves the definition, and its values stay. Where that makes a table anew with its rows, the database is copied into the folder
+    /// first, if one is given; the second thing is the copy.
     ///
     /// # Errors
     /// [`isle_store::StoreError::DefinitionRefused`] where there is no opposite: of new tables and of kinds.
-    pub fn undo_schema(&self, id: MigrationId) -> Result<Vec<String>, Error> {
-        Ok(self.inner.store.undo_schema(id)?)
+    /// [`isle_store::StoreError::Backup`]; then nothing was changed.
+    pub fn undo_schema(
+        &self,
+        id: MigrationId,
+        backups: Option<&Path>,
+    ) -> Result<(Vec<String>, Option<PathBuf>), Error> {
+        let backups = backups.filter(|_| self.inner.store.undo_rewrites(id).unwrap_or(false));
+        let backup = backups.map(|backups| self.back_up_into(backups)).transpose()?;
+        Ok((self.inner.store.undo_schema(id)?, backup))
     }
 
     /// What of schema operations that were made at once does not stand: what lost, and what stands instead.
@@ -296,7 +307,7 @@ impl Replica {
         });
         let local = schema.locals.values().map(|local| local.name.clone()).collect();
         let left_out = self.inner.store.left_out()?;
-        let version = schema.version.clone();
+        let version = schema.version().cloned();
         Ok(SchemaInfo { tables, objects: objects.collect(), local, left_out, operations, version })
     }
 }

@@ -133,3 +133,42 @@ fn tables_without_a_version_begin_where_they_are() {
     replica.apply_schema(migrations(folder.path(), 4)).unwrap();
     assert_eq!(versions(&replica), ["1.9.0", "1.10.0-rc.1", "1.10.0"]);
 }
+
+/// A version that was set by mistake would keep every app of a smaller one from changing anything.
+#[tokio::test]
+async fn a_version_can_be_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    a.apply_schema(migrations(folder.path(), 1)).unwrap();
+    let sql = migrations(folder.path(), 1).sql().replace("1.8.0", "99");
+    a.apply_schema(sql).unwrap();
+    assert!(a.apply_schema(migrations(folder.path(), 2)).unwrap().is_older());
+    let mistake = a.schema_history().unwrap().pop().unwrap();
+    a.undo_schema(mistake.id, None).unwrap();
+    assert_eq!(a.schema_version().unwrap(), Some(version("1.8.0")));
+    a.apply_schema(migrations(folder.path(), 2)).unwrap();
+    for replica in [&a, &b] {
+        replica.sync().await.unwrap();
+    }
+    assert_eq!(b.schema_version().unwrap(), Some(version("1.9.0")));
+}
+
+#[test]
+fn taking_back_a_change_that_makes_a_table_anew_copies_the_database_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = replica(folder.path(), "a");
+    replica.apply_schema("CREATE TABLE t(id INTEGER PRIMARY KEY, n INT)").unwrap();
+    replica.apply_schema("CREATE TABLE t(id INTEGER PRIMARY KEY, n INT CHECK(n > 0), m INT)").unwrap();
+    let last = replica.schema_history().unwrap().pop().unwrap();
+    let backups = folder.path().join("backups");
+    let (steps, backup) = replica.undo_schema(last.id, Some(&backups)).unwrap();
+    assert_eq!(steps.len(), 2);
+    let copy = schema_of(&backup.unwrap());
+    assert!(copy.contains("CHECK"), "{copy}");
+    replica.write(|tx| tx.execute("INSERT INTO t(n) VALUES(-1)", &[])).unwrap();
+}
+
+fn schema_of(path: &Path) -> String {
+    let copy = Replica::builder(path).open().unwrap();
+    copy.dump_schema().unwrap()
+}

@@ -73,7 +73,9 @@ fn target(step: &Step) -> (Vec<u8>, bool) {
         }
         Step::PutLocal(local) => ([&[10], local.name.to_ascii_lowercase().as_bytes()].concat(), false),
         // The larger stands, whoever it was.
-        Step::SetVersion(version) => ([&[12], version.to_string().as_bytes()].concat(), false),
+        Step::SetVersion(version) | Step::DropVersion(version) => {
+            ([&[12], version.to_string().as_bytes()].concat(), false)
+        }
         Step::RenameDuplicates { table, column, .. } => (name(11, table, column.as_bytes()), false),
     }
 }

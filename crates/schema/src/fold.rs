@@ -14,7 +14,7 @@
 //! | two definitions of one table | the last in canonical order; columns that it does not name stay |
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
 //! | two choices of what becomes of duplicates | the last in canonical order |
-//! | two versions | the larger |
+//! | two versions | the larger; one that is set and taken back the last in canonical order |
 //! | two local tables of one name | the last in canonical order |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
@@ -71,8 +71,8 @@ pub struct Schema {
     pub objects: BTreeMap<String, Option<Object>>,
     /// Tables whose rows do not travel, by name in lower case.
     pub locals: BTreeMap<String, LocalDefinition>,
-    /// The largest version of the app that declared it.
-    pub version: Option<Version>,
+    /// The versions of the app that declared it, and were not taken back.
+    pub versions: BTreeSet<Version>,
 }
 
 impl Schema {
@@ -86,6 +86,11 @@ impl Schema {
             }
         }
         schema
+    }
+
+    /// The version of the app that it is the schema of: the largest that declared it.
+    pub fn version(&self) -> Option<&Version> {
+        self.versions.last()
     }
 
     /// The ids of operations in canonical order.
@@ -141,7 +146,8 @@ impl Schema {
                     table.kinds.insert(*column, *kind);
                 }
             }
-            Step::SetVersion(version) => self.version = self.version.take().max(Some(version.clone())),
+            Step::SetVersion(version) => drop(self.versions.insert(version.clone())),
+            Step::DropVersion(version) => drop(self.versions.remove(version)),
             Step::RenameDuplicates { table, column, renamed } => {
                 let Some(table) = self.tables.get_mut(table) else { return };
                 match renamed {
@@ -335,6 +341,10 @@ mod tests {
                 table: table().id,
                 column: ColumnId::derive(table().id, name, 0),
                 hidden
+            }),
+            (0..3u8, any::<bool>()).prop_map(|(n, set)| {
+                let version = Version::parse(&n.to_string()).expect("a version");
+                if set { Step::SetVersion(version) } else { Step::DropVersion(version) }
             }),
             (name(), any::<bool>()).prop_map(|(name, renamed)| Step::RenameDuplicates {
                 table: table().id,

@@ -118,6 +118,8 @@ pub enum Step {
     },
     /// With this operation the schema is that of a version of the app.
     SetVersion(Version),
+    /// The schema is not that of a version after all.
+    DropVersion(Version),
 }
 
 /// A table whose definition travels and whose rows do not.

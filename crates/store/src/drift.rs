@@ -42,7 +42,7 @@ impl Store {
             let heads = heads(&operations.iter().map(|(id, operation)| (*id, operation)).collect::<Vec<_>>());
             Ok(SchemaState {
                 heads,
-                version: crate::alter::schema(conn)?.version,
+                version: crate::alter::schema(conn)?.version().cloned(),
                 standing_still: standing_still(conn)?,
                 left_out: crate::objects::left_out(conn)?,
                 drift: drift(conn)?,

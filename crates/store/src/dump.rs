@@ -74,7 +74,7 @@ impl Store {
 pub(crate) fn sql(conn: &Connection) -> Result<String, StoreError> {
     let mut sql = String::new();
     let schema = crate::alter::schema(conn)?;
-    if let Some(version) = &schema.version {
+    if let Some(version) = schema.version() {
         sql += &format!("-- @version {version}\n");
     }
     for tracked in sorted(conn)? {
@@ -149,6 +149,7 @@ pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
         Step::PutLocal(local) => format!("local table {}", local.name),
         Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
         Step::SetVersion(version) => format!("version {version}"),
+        Step::DropVersion(version) => format!("not version {version}"),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
         Step::RenameDuplicates { table, column: id, renamed: true } => {
             format!("number duplicates in {}", column(table, id))
@@ -161,7 +162,7 @@ pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
 }
 
 fn document(conn: &Connection) -> Result<Document, StoreError> {
-    let version = crate::alter::schema(conn)?.version.map(|version| version.to_string());
+    let version = crate::alter::schema(conn)?.version().map(ToString::to_string);
     let mut document = Document { version, ..Document::default() };
     for tracked in sorted(conn)? {
         let name = &tracked.table.name;

@@ -4,8 +4,8 @@
 //! default: the merged row is in the shadow, as one that shows with other values (see `repair`). Nothing of that is sent. The rows of the
 //! author's file get the default as an ordinary write, before the table is made anew.
 //!
-//! Which columns these are is a function of the table's definition: all that it says NOT NULL of with a constant default, once the table has
-//! another definition than it was born with.
+//! Which columns these are is a function of the operations: all that the table's definition says NOT NULL of with a constant default, once the
+//! table has another definition than it was born with, has got columns since, or was created by several operations.
 
 use isle_changeset::{Value, ValueRef, pack_key};
 use rusqlite::Connection;

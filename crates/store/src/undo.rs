@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use isle_schema::{ColumnId, IndexDefinition, Migration, MigrationId, Schema, Shape, Step, TableDefinition, TableId};
 
+use rusqlite::Connection;
+
 use crate::engine::Engine;
 use crate::{Store, StoreError};
 
@@ -18,10 +20,31 @@ impl Store {
     pub fn undo_schema(&self, id: MigrationId) -> Result<Vec<String>, StoreError> {
         self.merge(|engine, now_ms| undo(engine, id, now_ms))
     }
+
+    /// Whether taking an operation back makes a table anew with its rows.
+    ///
+    /// # Errors
+    /// Those of [`Store::undo_schema`].
+    pub fn undo_rewrites(&self, id: MigrationId) -> Result<bool, StoreError> {
+        let (_, steps, _) = self.snapshot(|conn| opposites(conn, id))?;
+        Ok(steps.iter().any(|step| matches!(step, Step::Redefine { .. })))
+    }
 }
 
 fn undo(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Result<Vec<String>, StoreError> {
-    let operations = crate::alter::operations(&engine.conn)?;
+    let (app, steps, done) = opposites(&engine.conn, id)?;
+    if steps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let migration = Migration { app, parents: engine.own()?.heads, steps };
+    let (_, body) = migration.encode()?;
+    crate::track::apply_migration(engine, &body, now_ms, true)?;
+    Ok(done)
+}
+
+/// The app, the steps that take an operation back, and what they do, for people.
+fn opposites(conn: &Connection, id: MigrationId) -> Result<(String, Vec<Step>, Vec<String>), StoreError> {
+    let operations = crate::alter::operations(conn)?;
     let fold = |skip: Option<MigrationId>| {
         Schema::fold(operations.iter().filter(|(other, _)| Some(**other) != skip).map(|(id, op)| (*id, op)))
     };
@@ -41,14 +64,8 @@ fn undo(engine: &mut Engine, id: MigrationId, now_ms: u64) -> Result<Vec<String>
     if !reasons.is_empty() {
         return Err(refused(reasons));
     }
-    if steps.is_empty() {
-        return Ok(Vec::new());
-    }
     let done = steps.iter().map(|step| crate::dump::describe(step, &now)).collect();
-    let migration = Migration { app: operation.app.clone(), parents: engine.own()?.heads, steps };
-    let (_, body) = migration.encode()?;
-    crate::track::apply_migration(engine, &body, now_ms, true)?;
-    Ok(done)
+    Ok((operation.app.clone(), steps, done))
 }
 
 struct Undoing<'a> {
@@ -100,8 +117,13 @@ impl Undoing<'_> {
                     (None, None) => None,
                 }
             }
-            // The schema is what it was, and still known to that version.
-            Step::SetVersion(_) => None,
+            Step::SetVersion(version) => {
+                let news = self.now.versions.contains(version) && !self.before.versions.contains(version);
+                news.then(|| Step::DropVersion(version.clone()))
+            }
+            Step::DropVersion(version) => {
+                (!self.now.versions.contains(version)).then(|| Step::SetVersion(version.clone()))
+            }
             Step::PutLocal(local) => match self.before.locals.get(&local.name.to_ascii_lowercase()) {
                 Some(before) => Some(Step::PutLocal(before.clone())),
                 None => return Ok(Err(format!("local table {} cannot be taken back", local.name))),

@@ -1,7 +1,7 @@
 //! What the tables should be.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use isle::{Definition, Lint, Replica, SchemaConflict, SchemaOperation, SchemaPlan, SchemaReport};
@@ -35,7 +35,10 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             show(&replica.adopt_schema()?, None, out)?;
             Ok(0)
         }
-        SchemaAction::Undo { operation } => undo(&replica, operation, out),
+        SchemaAction::Undo { operation, backups, no_backup } => {
+            let backups = (!no_backup).then(|| backups_of(&replica, backups.as_ref()));
+            undo(&replica, operation, backups.as_deref(), out)
+        }
         SchemaAction::Conflicts => conflicts(&replica, out),
         SchemaAction::Plan { file } => {
             let plan = replica.plan_schema(read(file)?)?;
@@ -46,10 +49,7 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             let definition = read(file)?;
             let report = match no_backup {
                 true => SchemaReport { plan: replica.apply_schema(definition)?, backup: None },
-                false => {
-                    let beside = || replica.path().with_extension("backups");
-                    replica.sync_schema(definition, &backups.clone().unwrap_or_else(beside))?
-                }
+                false => replica.sync_schema(definition, &backups_of(&replica, backups.as_ref()))?,
             };
             let SchemaReport { plan, backup } = report;
             show(&plan, backup.as_deref(), out)?;
@@ -182,7 +182,12 @@ fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-fn undo(replica: &Replica, operation: &str, out: &mut Out) -> anyhow::Result<u8> {
+/// Where copies of the database go: to a folder beside it, if none is named.
+fn backups_of(replica: &Replica, named: Option<&PathBuf>) -> PathBuf {
+    named.cloned().unwrap_or_else(|| replica.path().with_extension("backups"))
+}
+
+fn undo(replica: &Replica, operation: &str, backups: Option<&Path>, out: &mut Out) -> anyhow::Result<u8> {
     let wanted = operation.to_ascii_lowercase();
     let history = replica.schema_history()?;
     let mut ids = history.iter().map(|known| known.id).filter(|id| id.to_string().starts_with(&wanted));
@@ -196,9 +201,12 @@ fn undo(replica: &Replica, operation: &str, out: &mut Out) -> anyhow::Result<u8>
             return Err(Failure::new(Kind::Invalid, format!("several operations begin with {operation:?}")).into());
         }
     };
-    let done = replica.undo_schema(id)?;
-    if out.json(&json!({ "undone": id.to_string(), "steps": done }))? {
+    let (done, backup) = replica.undo_schema(id, backups)?;
+    if out.json(&json!({ "undone": id.to_string(), "steps": done, "backup": backup }))? {
         return Ok(0);
+    }
+    if let Some(backup) = backup {
+        out.note(format!("the database as it was: {}", backup.display()))?;
     }
     for step in &done {
         out.line(step)?;

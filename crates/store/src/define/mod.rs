@@ -167,7 +167,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     };
     directives.follow_renames(has);
     plan.refused.extend(directives.errors.iter().cloned());
-    plan.versions = (schema.version.clone(), directives.version.clone());
+    plan.versions = (schema.version().cloned(), directives.version.clone());
     if plan.is_older() {
         return Ok(plan);
     }
