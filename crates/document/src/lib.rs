@@ -43,12 +43,16 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::transaction::{CommitOptions, Transactable};
-use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, ROOT, TextEncoding, hydrate};
+use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, ROOT, ReadDoc, TextEncoding, hydrate};
 
-pub use check::{OPS_MAX, check};
+pub use check::{CHANGE_OPS_MAX, OPS_MAX, check};
 
 /// The longest text and the longest JSON that becomes a document, in bytes. Longer ones are plain values.
-pub const LENGTH_MAX: usize = 4 << 20;
+pub const LENGTH_MAX: usize = 2 << 20;
+
+/// The most operations of an edit. A change of so many says more rows where it ends what several had written, and must be taken elsewhere
+/// ([`CHANGE_OPS_MAX`]).
+pub const EDIT_OPS_MAX: usize = CHANGE_OPS_MAX / 2;
 
 /// The one member of every document.
 const VALUE: &str = "v";
@@ -241,8 +245,12 @@ impl Document {
     /// Changes what the document shows, and gives the change; `None` if it shows that already. The value has to fit.
     ///
     /// # Errors
-    /// [`DocumentError`] if it does not.
+    /// [`DocumentError::TooLarge`] if the change would be larger than [`EDIT_OPS_MAX`], or the document has grown to half of [`OPS_MAX`]: the
+    /// value has to begin a document of its own. [`DocumentError`] if it does not fit. The document is of no use then.
     pub fn edit(&mut self, new: &str, writer: Writer) -> Result<Option<Vec<u8>>, DocumentError> {
+        if self.doc.stats().num_ops > OPS_MAX as u64 / 2 {
+            return Err(DocumentError::TooLarge { what: "history", max: OPS_MAX / 2 });
+        }
         if !self.drawn {
             let mut hasher = blake3::Hasher::new();
             hasher.update(&writer.site).update(&writer.time.to_le_bytes());
@@ -258,6 +266,9 @@ impl Document {
         }
         if self.doc.pending_ops() == 0 {
             return Ok(None);
+        }
+        if self.doc.pending_ops() > EDIT_OPS_MAX {
+            return Err(DocumentError::TooLarge { what: "change", max: EDIT_OPS_MAX });
         }
         self.doc.commit_with(CommitOptions::default().with_time(0));
         self.drawn = true;

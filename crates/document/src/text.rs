@@ -4,7 +4,7 @@ use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ObjId, ObjType, ROOT, ReadDoc, Value};
 use imara_diff::{Algorithm, Diff, Hunk, InternedInput};
 
-use crate::{DocumentError, VALUE, refused};
+use crate::{DocumentError, EDIT_OPS_MAX, VALUE, refused};
 
 /// The text of a document; that of one that somebody made into something else is empty.
 pub(crate) fn shown(doc: &AutoCommit) -> String {
@@ -39,7 +39,15 @@ pub(crate) fn edit(doc: &mut AutoCommit, new: &str) -> Result<(), DocumentError>
         end
     }));
     let hunks: Vec<_> = Diff::compute(Algorithm::Histogram, &diff).hunks().collect();
-    for hunk in joined(hunks).into_iter().rev() {
+    let hunks = joined(hunks);
+    // Before the library takes them one by one.
+    let length = |words: &[&str]| words.iter().map(|word| word.chars().count()).sum::<usize>();
+    let of = |range: &std::ops::Range<u32>| range.start as usize..range.end as usize;
+    let changed = |hunk: &Hunk| length(&old[of(&hunk.before)]) + length(&new[of(&hunk.after)]);
+    if hunks.iter().map(changed).sum::<usize>() > EDIT_OPS_MAX {
+        return Err(DocumentError::TooLarge { what: "change", max: EDIT_OPS_MAX });
+    }
+    for hunk in hunks.into_iter().rev() {
         let (before, after) = (hunk.before.start as usize..hunk.before.end as usize, hunk.after);
         let (from, gone) = (ends[before.start], old[before].concat());
         let came = new[after.start as usize..after.end as usize].concat();

@@ -39,11 +39,20 @@ fn bomb(rows: i64) -> Vec<u8> {
 #[test]
 fn a_column_that_says_a_trillion_rows_is_refused_before_it_is_read() {
     let mut document = Document::begin(Form::Text, "base").unwrap();
-    for rows in [1 << 25, 1 << 40, 1 << 60] {
+    for rows in [(1 << 19) + 1, 1 << 40, 1 << 60] {
         let error = document.apply(&bomb(rows)).unwrap_err();
         assert!(matches!(error, DocumentError::TooLarge { .. }), "{error}");
     }
     assert!(isle_document::check(&bomb(9)).is_ok(), "the chunk is laid out as the reader wants it");
+}
+
+/// Deleting millions of characters takes two bytes to say and gigabytes to do.
+#[test]
+fn a_change_of_too_many_characters_is_not_made() {
+    let text = "x y ".repeat(isle_document::EDIT_OPS_MAX / 4 + 1);
+    let mut document = Document::begin(Form::Text, &text).unwrap();
+    let error = document.edit("", Writer { site: [1; 16], time: 1 }).unwrap_err();
+    assert!(matches!(error, DocumentError::TooLarge { .. }), "{error}");
 }
 
 #[test]

@@ -226,6 +226,16 @@ fn a_text_of_megabytes_is_edited_and_a_larger_one_is_a_plain_value() {
         b.rows("SELECT instr(body, 'LINE 77') > 0, instr(body, 'line 19999') = 0 FROM notes"),
         ["Integer(1)|Integer(1)"]
     );
+    // So many characters at once are no edit but another text.
+    a.run(
+        "UPDATE notes SET body = (WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
+           SELECT group_concat('row ' || i, ' ') FROM n)",
+    );
+    settle(&[&a, &b]);
+    a.run("UPDATE notes SET body = 'short'");
+    b.run("UPDATE notes SET body = body || ' end'");
+    settle(&[&a, &b]);
+    assert_eq!(one(&a, BODY), "short");
     a.run("UPDATE notes SET body = replace(hex(zeroblob(1500000)), '00', 'x y')");
     settle(&[&a, &b]);
     assert_eq!(b.rows("SELECT length(body) FROM notes"), ["Integer(4500000)"]);

@@ -226,7 +226,17 @@ impl Row {
         };
         let mut document = self.open(column, (form, root), Some(base))?;
         let writer = Writer { site: *site.as_bytes(), time: stamp.hlc };
-        let Some(change) = document.edit(text, writer).map_err(damaged)? else { return Ok(Local::Nothing) };
+        let change = match document.edit(text, writer) {
+            Ok(Some(change)) => change,
+            Ok(None) => return Ok(Local::Nothing),
+            // The text is another one from now on.
+            Err(DocumentError::TooLarge { .. }) => {
+                self.set_base(column, new);
+                self.root_waiting(column)?;
+                return Ok(Local::Plain);
+            }
+            Err(error) => return Err(damaged(error)),
+        };
         self.keep(column, (form, root), document);
         self.note_edit(column.cell, stamp);
         Ok(Local::Sent(Value::Blob(DocumentChange { changes: vec![(root, change)] }.encode())))

@@ -26,7 +26,7 @@
 //!   today does not use is kept.
 //!
 //! * An edited text is kept three times: as it shows, as the base, and as a document with its whole history. What is no JSON object or array, no
-//!   UTF-8, or beyond 4 MiB is a plain value, and so is a text that is written over it.
+//!   UTF-8, or beyond 2 MiB is a plain value, and so is a text that is written over it, or that changes by more than 260,000 characters at once.
 //! * A JSON value that was edited shows without blanks, its members in the order of their names.
 //!
 //! # Limits
