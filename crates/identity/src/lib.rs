@@ -1,0 +1,45 @@
+//! Who may take part in a group: device keys, the ids derived from them, enrolment and tickets.
+//!
+//! # Promise
+//! Pure: no clock, no randomness, no I/O; both come in as arguments. Nothing that somebody sent is trusted: every length is bounded, every
+//! signature is checked, and what is refused says why. No secret shows in `Debug` output or in an error.
+//!
+//! # Ids that prove themselves
+//! A device has an Ed25519 key pair ([`DeviceSecret`], [`DeviceKey`]), and so an id. The id of a site, and that of a group, is a hash of the key of
+//! the device that made it and of a nonce ([`site_id`], [`group_id`]): whoever shows both proves that the id is that device's, and
+//! nobody can take the id of another's. No registry is asked, and two devices cannot disagree.
+//!
+//! # Membership
+//! Who belongs to a group is a set of signed operations ([`MemberOp`]) that only grows. Each names the last operations that its author knew
+//! (its parents). [`Membership::fold`] is a function of the set alone, so all replicas that hold the same set agree:
+//!
+//! * The group begins with `found`, signed by the device whose key the group's id is a hash of.
+//! * `enrol`, `rename` and `revoke` count if their author belonged to the group as far as it could know: there is an enrolment of it in the
+//!   past of the operation, and no revocation without a later enrolment.
+//! * A revocation always wins against what is concurrent with it: an enrolment of the same device, and whatever the revoked device
+//!   enrolled or renamed meanwhile. Only revocations that it made stand, so that two devices that revoke each other are both out: one
+//!   of them may have been stolen, and nobody can know which. A device that is revoked can be enrolled again, knowingly.
+//! * An operation whose parents are not all here waits ([`Membership::missing`]).
+//!
+//! # Formats
+//! Integers of fixed width are big-endian, all else is postcard, accepted only in its one canonical form.
+//!
+//! ```text
+//! operation  1 format (1), then postcard: group 16, parents [16 each, rising], author 32, action; then its signature, 64.
+//!            What is signed: "isle member operation 1" and all that stands before the signature.
+//!            Its id: the first 16 bytes of its BLAKE3 hash, the signature left out.
+//! ticket     "isle1" and base32 (RFC 4648, lower case, no padding) of postcard: group 16, inviter 32, secret 16,
+//!            expiry in ms since 1970, addresses [text]; then 4 bytes of the BLAKE3 hash of all that.
+//! ```
+
+mod ids;
+mod key;
+mod member;
+mod ticket;
+
+pub use ids::{device_id, group_id, site_id};
+pub use key::{DeviceKey, DeviceSecret, KeyError};
+pub use member::{
+    Action, Cut, Member, MemberError, MemberOp, Membership, NAME_BYTES_MAX, OP_BYTES_MAX, OPS_MAX, OpId, PARENTS_MAX,
+};
+pub use ticket::{ADDRESSES_MAX, InviteSecret, Ticket, TicketError};
