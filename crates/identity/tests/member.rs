@@ -1,4 +1,5 @@
 //! Who belongs to a group after what: histories of several devices that know of each other only in part.
+#![allow(clippy::expect_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use isle_clock::GroupId;
 use isle_identity::{Action, Cut, DeviceSecret, MemberError, MemberOp, Membership, OpId, device_id, group_id, site_id};
