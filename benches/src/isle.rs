@@ -105,7 +105,7 @@ fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
     while more {
         let found;
         (found, more) = store.changesets(site, since, EXPORT_BYTES)?;
-        for Logged { version, header, only } in found {
+        for Logged { version, header, only, .. } in found {
             since = version;
             if let Some(only) = only {
                 changesets.push(Changeset { header, blocks: vec![only] });
@@ -285,7 +285,7 @@ impl Isle {
 
     /// A second replica that has the schema and no rows.
     fn empty_peer(template: &Path, path: &Path) -> Result<Store> {
-        let store = Store::init(options(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned() })?;
+        let store = Store::init(options(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned(), owner: None })?;
         let group: [u8; 16] = fs::read(template.join(GROUP))?.as_slice().try_into()?;
         store.join_group(::isle::GroupId::from_bytes(group), None)?;
         store.put_migration(&fs::read(template.join(MIGRATION))?)?;

@@ -130,7 +130,8 @@ impl Builder {
     pub fn init(self) -> Result<Replica, Error> {
         crate::names::check("an app's name", &self.app)?;
         let replica = self.shared(|builder| {
-            let init = Init { app: builder.app.clone() };
+            let owner = builder.key_store()?.secret(builder.runtime.as_ref())?.key();
+            let init = Init { app: builder.app.clone(), owner: Some(owner) };
             let fresh = Store::open(builder.options(), Arc::clone(&builder.runtime)).is_err();
             let store = Store::init(builder.options(), Arc::clone(&builder.runtime), &init)?;
             if fresh {

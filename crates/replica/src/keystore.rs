@@ -1,7 +1,9 @@
 //! What a device knows outside any database file: its id and name, and what each of its replicas has handed over.
 //!
 //! ```text
-//! <home>/device.json        { "id", "name" }
+//! <home>/device.key         the secret of the device's Ed25519 key pair, 64 hexadecimal digits; for its owner alone
+//! <home>/device.json        { "id", "name" }; the id is derived from the key
+//! <home>/invites/<id>.json  { "group", "secret", "expires_ms" }: tickets that nobody used yet
 //! <home>/sites/<site>.json  { "path", "published", "chain" }
 //! ```
 //! A file of SQLite can be copied, restored or rolled back; this folder is not part of it, and so tells when that happened.
@@ -11,18 +13,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use isle_clock::{DeviceId, SiteId};
+use isle_identity::{DeviceKey, DeviceSecret, device_id};
+use isle_store::Runtime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// The device on which replicas live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Drawn once, when the folder is made.
+    /// Derived from the key.
     pub id: DeviceId,
     /// For people; others see it beside the device's changes.
     pub name: String,
+    /// What others know the device by, and check its signatures with. The secret half stays in the device's own folder.
+    pub key: DeviceKey,
+}
+
+/// What the file of the device says.
+#[derive(Serialize, Deserialize)]
+struct DeviceFile {
+    id: DeviceId,
+    name: String,
 }
 
 /// What is known of a replica of this device.
@@ -102,21 +115,53 @@ impl KeyStore {
     }
 
     /// The device; made when it is asked for first.
-    pub(crate) fn device(&self, random: [u8; 16]) -> Result<Device, Error> {
+    pub(crate) fn device(&self, runtime: &dyn Runtime) -> Result<Device, Error> {
         let path = self.home.join("device.json");
-        if let Some(device) = read(&path)? {
-            return Ok(device);
+        let known: Option<DeviceFile> = read(&path)?;
+        let keyless = !self.home.join("device.key").exists();
+        let key = self.secret(runtime)?.key();
+        let id = device_id(&key);
+        if let Some(known) = known.filter(|_| keyless) {
+            // Made by an isle that knew no keys.
+            write(&path, &DeviceFile { id, name: known.name }, true)?;
         }
-        let device = Device { id: DeviceId::from_random(random), name: host_name() };
+        let found: Option<DeviceFile> = read(&path)?;
+        if let Some(found) = found.filter(|found| found.id == id) {
+            return Ok(Device { id, name: found.name, key });
+        }
         // Two processes may be first at once: the file that stands in the end counts.
-        write(&path, &device, false)?;
-        read(&path)?.ok_or_else(|| damaged(&path, "it vanished"))
+        write(&path, &DeviceFile { id, name: host_name() }, false)?;
+        let found: DeviceFile = read(&path)?.ok_or_else(|| damaged(&path, "it vanished"))?;
+        if found.id != id {
+            return Err(damaged(&path, "it is of another device than device.key beside it: one of the two was copied here"));
+        }
+        Ok(Device { id, name: found.name, key })
     }
 
     pub(crate) fn rename_device(&self, device: &Device, name: &str) -> Result<Device, Error> {
-        let device = Device { id: device.id, name: name.to_owned() };
-        write(&self.home.join("device.json"), &device, true)?;
-        Ok(device)
+        let file = DeviceFile { id: device.id, name: name.to_owned() };
+        write(&self.home.join("device.json"), &file, true)?;
+        Ok(Device { name: file.name, ..device.clone() })
+    }
+
+    /// The device's key pair; made when it is asked for first.
+    pub(crate) fn secret(&self, runtime: &dyn Runtime) -> Result<DeviceSecret, Error> {
+        let path = self.home.join("device.key");
+        let failed = |source| Error::KeyStore { path: path.clone(), source };
+        if !path.exists() {
+            let mut seed = [0; 32];
+            seed[..16].copy_from_slice(&runtime.random());
+            seed[16..].copy_from_slice(&runtime.random());
+            let text = data_encoding::HEXLOWER.encode(&seed);
+            // Two processes may be first at once: the file that stands in the end counts.
+            write_text(&path, &text, false)?;
+        }
+        keep_private(&path).map_err(failed)?;
+        let text = fs::read_to_string(&path).map_err(failed)?;
+        let seed = data_encoding::HEXLOWER.decode(text.trim().as_bytes()).ok();
+        let seed = seed.and_then(|seed| <[u8; 32]>::try_from(seed).ok());
+        let seed = seed.ok_or_else(|| damaged(&path, "it does not hold 64 hexadecimal digits"))?;
+        DeviceSecret::from_seed(seed).map_err(|error| damaged(&path, &error.to_string()))
     }
 
     pub(crate) fn site(&self, site: SiteId) -> Result<Option<SiteRecord>, Error> {
@@ -155,8 +200,13 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 
 /// Writes beside, makes it durable, and moves it into place; without `replace` a file that stands is kept.
 fn write(path: &Path, content: &impl Serialize, replace: bool) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(content)
+        .map_err(|error| Error::KeyStore { path: path.to_owned(), source: io::Error::other(error) })?;
+    write_text(path, &text, replace)
+}
+
+fn write_text(path: &Path, text: &str, replace: bool) -> Result<(), Error> {
     let failed = |source| Error::KeyStore { path: path.to_owned(), source };
-    let text = serde_json::to_string_pretty(content).map_err(|error| failed(io::Error::other(error)))?;
     let mut nonce = [0; 8];
     getrandom::fill(&mut nonce).map_err(|error| failed(io::Error::other(error)))?;
     let beside = path.with_extension(format!("{:x}.tmp", u64::from_le_bytes(nonce)));
@@ -188,6 +238,22 @@ fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// A key is for its owner alone, whatever a backup or an archive made of its mode.
+fn keep_private(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let permissions = fs::metadata(path)?.permissions();
+        if permissions.mode() & 0o077 != 0 {
+            tracing::warn!(path = %path.display(), "others could read the device's key; its mode is set to 600");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
 }
 
 fn create_private(path: &Path) -> io::Result<()> {

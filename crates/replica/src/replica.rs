@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use isle_blobs::{Remote, RemoteOptions};
 use isle_clock::{GroupId, Hlc, SiteId};
+use isle_identity::DeviceKey;
 use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
 use tokio::sync::broadcast;
 
@@ -64,7 +65,12 @@ impl Inner {
     }
 
     pub(crate) fn device(&self) -> Result<Device, Error> {
-        self.key_store()?.device(self.runtime.random())
+        self.key_store()?.device(self.runtime.as_ref())
+    }
+
+    /// The key of the device, for a new site id.
+    pub(crate) fn owner(&self) -> Result<Option<DeviceKey>, Error> {
+        Ok(Some(self.device()?.key))
     }
 
     /// Why this file may not be the one that last spoke under its site id; it takes a new one then, before it hands anything over.

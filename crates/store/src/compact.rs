@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Hlc, SiteId, VersionVector};
+use isle_identity::DeviceKey;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::clocks::{SITE_MASK, alive};
@@ -20,7 +21,7 @@ use crate::error::Doing as _;
 use crate::layout::log_id;
 use crate::own::{Own, base, known_site_no, state_at};
 use crate::tracked::Tracked;
-use crate::{Store, StoreError, identity, layout};
+use crate::{Store, StoreError, identity, layout, peers};
 
 /// What a compaction took away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,9 +84,13 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn leave_retired_site(&self, last: u64) -> Result<SiteId, StoreError> {
-        let site = self.draw_site();
-        self.merge(|engine, _| identity::new_site_after(engine, site, last))?;
+    pub fn leave_retired_site(&self, last: u64, owner: Option<DeviceKey>) -> Result<SiteId, StoreError> {
+        let random = self.random();
+        let site = peers::site_of(owner.as_ref(), random);
+        self.merge(|engine, _| {
+            identity::new_site_after(engine, site, last)?;
+            peers::note_nonce(&engine.conn, owner.as_ref(), random)
+        })?;
         Ok(site)
     }
 

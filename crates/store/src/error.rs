@@ -192,6 +192,12 @@ pub enum StoreError {
         /// The version that exists twice.
         version: u64,
     },
+    /// A membership operation that does not hold.
+    #[error("{source}; nothing of it was taken")]
+    Member {
+        /// Why.
+        source: isle_identity::MemberError,
+    },
     /// More of a site would wait than a file may hold back.
     #[error(
         "changeset {version} of site {site} is refused: {applied} is the last one that could be merged, and no more than {limit} may wait for what is missing; sync again once that is there",

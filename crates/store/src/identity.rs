@@ -45,6 +45,7 @@ pub(crate) fn join_group(engine: &mut Engine, group: GroupId, app: Option<&str>)
     engine.settle()?;
     own.unsettled.set(None);
     set_meta(&engine.conn, "group", group.as_bytes())?;
+    crate::peers::leave_group(&engine.conn)?;
     own.group = group;
     seal_again(&engine.conn, &mut own, 1)?;
     engine.own = Some(own);

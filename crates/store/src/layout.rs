@@ -11,6 +11,11 @@ use crate::error::Doing as _;
 /// The format of isle's tables that this version writes.
 pub(crate) const FORMAT: i64 = 1;
 
+/// The fact that holds the nonce of the site's id.
+pub(crate) const SITE_NONCE: &str = "site nonce";
+/// The fact that holds the nonce of the group's id.
+pub(crate) const GROUP_NONCE: &str = "group nonce";
+
 /// Bits of a log id below the site's number: a version.
 const VERSION_BITS: u32 = 44;
 
@@ -35,6 +40,8 @@ CREATE INDEX isle_claim_behind ON isle_claim(t, behind);
 CREATE TABLE isle_owed(t INT, k BLOB, PRIMARY KEY(t, k)) WITHOUT ROWID;
 CREATE TABLE isle_remote(name TEXT PRIMARY KEY, url TEXT, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_remote_head(remote TEXT, site BLOB, etag TEXT, head BLOB, PRIMARY KEY(remote, site)) WITHOUT ROWID;
+CREATE TABLE isle_member(id BLOB PRIMARY KEY, body BLOB) WITHOUT ROWID;
+CREATE TABLE isle_peer(key BLOB PRIMARY KEY, state TEXT) WITHOUT ROWID;
 ";
 
 /// Creates isle's tables in an open write transaction.

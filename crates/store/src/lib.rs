@@ -41,6 +41,8 @@
 //! isle_retired    sites that nobody waits for any more, and their last versions that count
 //! isle_snapshot   blocks of a snapshot that is being taken in
 //! isle_remote, isle_remote_head   remotes and the last head seen of each site
+//! isle_member     signed operations that say who belongs to the group
+//! isle_peer       devices that this replica syncs with directly
 //! ```
 //!
 //! # Limits
@@ -76,6 +78,7 @@ mod local;
 mod log;
 mod objects;
 mod own;
+mod peers;
 mod plan;
 mod remotes;
 mod repair;
@@ -105,6 +108,7 @@ pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
 pub use lint::{Lint, lint_schema};
 pub use log::{Applied, LogEntry, Logged, Merging, Waiting};
+pub use peers::{CommitCounter, Held, Lacking, PartialChangeset, PeerRow};
 pub use remotes::{RemoteRow, SeenHead};
 pub use repair::Repaired;
 pub use snapshot::{Snapshot, Staged};

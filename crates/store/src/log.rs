@@ -228,6 +228,8 @@ pub(crate) fn changeset(
 pub struct Logged {
     /// The author's version.
     pub version: u64,
+    /// Its time, as the bits of an [`Hlc`].
+    pub hlc: u64,
     /// The encoded header.
     pub header: Vec<u8>,
     /// The stored block, if there is just one; those of a larger changeset are read one by one.
@@ -246,7 +248,7 @@ pub(crate) fn changesets(
         return Ok((found, false));
     }
     // No join with the sites: SQLite would look at ?1 when it plans, and plan anew at each call.
-    let sql = "SELECT id, header, body FROM isle_log WHERE id > (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2
+    let sql = "SELECT id, header, body, hlc FROM isle_log WHERE id > (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2
                AND id < (SELECT no + 1 FROM isle_site WHERE id = ?1) << 44 ORDER BY id";
     let mut statement = conn.prepare_cached(sql).doing("read the log")?;
     let mut rows = statement.query(params![site.as_bytes(), after as i64]).doing("read the log")?;
@@ -259,7 +261,8 @@ pub(crate) fn changesets(
         let header: Vec<u8> = row.get(1).doing("read the log")?;
         let only: Option<Vec<u8>> = row.get(2).doing("read the log")?;
         held += header.len() + only.as_ref().map_or(0, Vec::len);
-        found.push(Logged { version, header, only });
+        let hlc = row.get::<_, i64>(3).doing("read the log")? as u64;
+        found.push(Logged { version, hlc, header, only });
     }
     Ok((found, false))
 }

@@ -170,6 +170,35 @@ pub(crate) fn note_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreErr
     Ok(heads)
 }
 
+/// Schema operations that are not among `known`, parents before children, each with its id.
+pub(crate) fn operations_beyond(
+    conn: &Connection,
+    known: &std::collections::BTreeSet<[u8; 16]>,
+) -> Result<Vec<([u8; 16], Vec<u8>)>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT body FROM isle_migration").doing("read schema operations")?;
+    let bodies = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).doing("read schema operations")?;
+    let mut left = Vec::new();
+    for body in bodies {
+        let body = body.doing("read schema operations")?;
+        let (id, migration) = Migration::decode(&body)?;
+        if !known.contains(id.as_bytes()) {
+            left.push((id, migration.parents, body));
+        }
+    }
+    let mut ordered = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let waiting: std::collections::HashSet<MigrationId> = left.iter().map(|(id, ..)| *id).collect();
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|(_, parents, _)| !parents.iter().any(|parent| waiting.contains(parent)));
+        if ready.is_empty() {
+            break;
+        }
+        ordered.extend(ready.into_iter().map(|(id, _, body)| (*id.as_bytes(), body)));
+        left = rest;
+    }
+    Ok(ordered)
+}
+
 /// Operations that no other operation names as a parent, rising by id.
 pub(crate) fn heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
     let mut statement = conn.prepare_cached("SELECT body FROM isle_migration").doing("read schema operations")?;

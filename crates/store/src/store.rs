@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isle_clock::{Clock, ClockError, GroupId, Hlc, SiteId};
+use isle_identity::DeviceKey;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::engine::{Engine, Role, connect};
@@ -12,7 +13,7 @@ use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::settle::Settled;
 use crate::transaction::Transaction;
-use crate::{Conflict, Repaired, StateHash, StoreError, check, hash, identity, journal, layout, own, seal, track};
+use crate::{Conflict, Repaired, StateHash, StoreError, check, hash, identity, journal, layout, own, peers, seal, track};
 
 /// Idle read connections that are kept.
 const READERS_MAX: usize = 16;
@@ -65,6 +66,8 @@ impl Options {
 pub struct Init {
     /// The app whose schema the file holds: replicas of one group share it.
     pub app: String,
+    /// The device that the file is on: the ids of its site and of its group become provably that device's.
+    pub owner: Option<DeviceKey>,
 }
 
 /// What changed, and by whom.
@@ -166,8 +169,17 @@ impl Store {
             conn.execute_batch("BEGIN IMMEDIATE").doing("create the replica")?;
             // Another process may have been first while this one waited for the lock.
             if layout::format(&conn)?.is_none() {
-                let site = SiteId::from_random(runtime.random());
-                layout::create(&conn, site, GroupId::from_random(runtime.random()), &init.app)?;
+                let (site, group) = (runtime.random(), runtime.random());
+                let owner = init.owner.as_ref();
+                let group_id = match owner {
+                    Some(key) => isle_identity::group_id(key, &group),
+                    None => GroupId::from_random(group),
+                };
+                layout::create(&conn, peers::site_of(owner, site), group_id, &init.app)?;
+                peers::note_nonce(&conn, owner, site)?;
+                if owner.is_some() {
+                    layout::set_meta(&conn, layout::GROUP_NONCE, group)?;
+                }
             }
             conn.execute_batch("COMMIT").doing("create the replica")?;
         }
@@ -511,13 +523,17 @@ impl Store {
     }
 
     /// Takes a new site id: the file is a copy, or an older state of one. `published` is what is known, from elsewhere, to
-    /// have been handed over under the old id.
+    /// have been handed over under the old id; `owner` is the device that the file is on.
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn new_site(&self, published: u64) -> Result<SiteId, StoreError> {
-        let site = self.draw_site();
-        self.merge(|engine, _| identity::new_site(engine, site, published))?;
+    pub fn new_site(&self, published: u64, owner: Option<DeviceKey>) -> Result<SiteId, StoreError> {
+        let random = self.runtime.random();
+        let site = peers::site_of(owner.as_ref(), random);
+        self.merge(|engine, _| {
+            identity::new_site(engine, site, published)?;
+            peers::note_nonce(&engine.conn, owner.as_ref(), random)
+        })?;
         Ok(site)
     }
 
@@ -572,8 +588,8 @@ impl Store {
     }
 
     /// A site id that nobody has.
-    pub(crate) fn draw_site(&self) -> SiteId {
-        SiteId::from_random(self.runtime.random())
+    pub(crate) fn random(&self) -> [u8; 16] {
+        self.runtime.random()
     }
 
     /// Milliseconds since 1970 by the runtime's clock.
@@ -680,6 +696,6 @@ fn run_cached(conn: &Connection, sql: &str) -> Result<(), StoreError> {
     conn.prepare_cached(sql).and_then(|mut statement| statement.execute([])).doing("read a snapshot").map(|_| ())
 }
 
-fn open_reader(options: &Options) -> Result<Connection, StoreError> {
+pub(crate) fn open_reader(options: &Options) -> Result<Connection, StoreError> {
     connect(options, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }

@@ -460,7 +460,7 @@ fn a_snapshot_that_holds_versions_this_file_never_wrote_is_a_fork() {
     restored.store.stage_snapshot(&header).unwrap();
     restored.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
     assert!(matches!(restored.store.join_snapshot(), Err(StoreError::Fork { .. })));
-    restored.store.new_site(0).unwrap();
+    restored.store.new_site(0, None).unwrap();
     restored.store.join_snapshot().unwrap();
     b.pull(&restored);
     assert_eq!(restored.hash(), b.hash());
@@ -509,7 +509,7 @@ fn a_new_site_id_says_all_that_the_old_one_had_seen() {
     // Once with a version that moves, once with none.
     for (round, sql) in [(1, "UPDATE notes SET stars = 8 WHERE id = 3"), (2, "INSERT INTO notes VALUES(9, 'nine', 9)")]
     {
-        b.store.new_site(0).unwrap();
+        b.store.new_site(0, None).unwrap();
         b.run(sql);
         let before = a.store.conflicts(true, 10).unwrap().len();
         a.pull(&b);

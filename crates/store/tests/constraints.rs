@@ -238,7 +238,7 @@ fn stamps_that_move_settle_anew_who_shows() {
         x.store.mark_published(x.store.status().unwrap().version).unwrap();
         y.pull(x);
         for _ in 0..=n {
-            y.store.new_site(0).unwrap();
+            y.store.new_site(0, None).unwrap();
         }
         settle(&[&a, &b]);
     }

@@ -166,7 +166,7 @@ fn a_copied_file_edits_on_under_a_new_site() {
     // Both go on from the same state at the same time.
     a.run("UPDATE notes SET body = body || ' two'");
     copy.run("UPDATE notes SET body = 'zero ' || body");
-    copy.store.new_site(0).unwrap();
+    copy.store.new_site(0, None).unwrap();
     settle(&[&a, &b, &copy]);
     assert_eq!(one(&b, BODY), "zero the fox jumps one two");
 }

@@ -118,7 +118,7 @@ fn a_baseline_of_a_kind_moves_with_its_site() {
     b.store.untrack("usage").unwrap();
     b.foreign("INSERT INTO usage(name, uses, last) VALUES('y', 3, '2027')");
     b.store.track(&["usage"]).unwrap();
-    b.store.new_site(0).unwrap();
+    b.store.new_site(0, None).unwrap();
     let newcomer = Device::untracked(3, "");
     for operation in b.operations() {
         newcomer.store.put_migration(&operation).unwrap();
@@ -213,7 +213,7 @@ fn a_copied_file_goes_on_counting_under_a_new_site() {
     a.run("UPDATE usage SET uses = uses + 10, tags = '[\"a\"]'");
     a.run("UPDATE usage SET uses = uses + 10, tags = '[\"a\",\"again\"]', last = '2027'");
     let before = usage(&a);
-    a.store.new_site(published).unwrap();
+    a.store.new_site(published, None).unwrap();
     assert_eq!(usage(&a), before);
     a.restart();
     b.run("UPDATE usage SET uses = uses + 100, last = '2026-09'");
@@ -310,7 +310,7 @@ fn the_original_of_a_copied_file_is_still_counted() {
     // The copy counts at a later time than the original, and learns only then that it is one.
     copy.pass(60_000);
     copy.run("UPDATE usage SET uses = uses + 10");
-    copy.store.new_site(0).unwrap();
+    copy.store.new_site(0, None).unwrap();
     a.run("UPDATE usage SET uses = uses + 100");
     settle(&[&a, &b, &copy]);
     assert_eq!(usage(&b), ["121 2026-05-05 2026-05-05 [\"a\",\"b\"]"]);
@@ -633,7 +633,7 @@ fn run(devices: &mut [Device], action: &Action) {
             let version = devices[*n].store.status().unwrap().version;
             devices[*n].store.mark_published(version).unwrap();
         }
-        Action::NewSite(n) => drop(devices[*n].store.new_site(0).unwrap()),
+        Action::NewSite(n) => drop(devices[*n].store.new_site(0, None).unwrap()),
         Action::Restate(n) => {
             let device = &devices[*n];
             device.pass(3_600_000);

@@ -105,7 +105,7 @@ fn stamps_that_are_owed_move_to_a_new_site_id() {
         if published > 0 {
             b.store.mark_published(published).unwrap();
         }
-        b.store.new_site(published).unwrap();
+        b.store.new_site(published, None).unwrap();
         assert!(!owes(&b));
         b.run("UPDATE t SET w = 20 WHERE id = 2");
         a.run("UPDATE t SET v = 'a' WHERE id IN (1, 2, 3)");
@@ -197,7 +197,7 @@ fn writes_of_the_very_same_time_go_by_the_new_site_id() {
     const NOTES: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT); INSERT INTO notes VALUES(1, 'base')";
     let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
     a.pull(&b);
-    a.store.new_site(0).unwrap();
+    a.store.new_site(0, None).unwrap();
     support::settle(&[&a, &b]);
     // Ids are drawn at random: within some rounds their order turns.
     for round in 0..8 {
@@ -205,7 +205,7 @@ fn writes_of_the_very_same_time_go_by_the_new_site_id() {
         a.run(&format!("UPDATE notes SET title = 'a {round}'"));
         b.run(&format!("UPDATE notes SET title = 'b {round}'"));
         a.pull(&b);
-        a.store.new_site(0).unwrap();
+        a.store.new_site(0, None).unwrap();
         support::settle(&[&a, &b]);
     }
 }
@@ -221,7 +221,7 @@ fn a_new_site_id_tells_no_conflict_twice() {
     assert_eq!(a.store.count_conflicts(true).unwrap(), 1, "two baselines");
     a.store.resolve_conflicts(None).unwrap();
     for _ in 0..6 {
-        a.store.new_site(0).unwrap();
+        a.store.new_site(0, None).unwrap();
         assert!(a.store.count_conflicts(true).unwrap() <= 2, "one value of two lost, whichever it was");
     }
     support::settle(&[&a, &b]);

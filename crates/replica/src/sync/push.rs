@@ -337,7 +337,7 @@ impl Session<'_> {
                 blocking(self.inner, move |inner| Ok(inner.store.changesets(site, after, TAIL_BYTES_MAX)?)).await?;
             let Some(newest) = found.last() else { return Ok(()) };
             after = newest.version;
-            for isle_store::Logged { version, header, only } in
+            for isle_store::Logged { version, header, only, .. } in
                 found.into_iter().filter(|logged| logged.version <= last)
             {
                 let mut changeset = self.opened(site, header, only)?;

@@ -68,7 +68,7 @@ impl Device {
         let path = folder.path().join("test.db");
         Connection::open(&path).unwrap().execute_batch(schema).unwrap();
         let runtime = Arc::new(TestRuntime::new(n));
-        let init = Init { app: "test".into() };
+        let init = Init { app: "test".into(), owner: None };
         let store = Store::init(Options::new(&path), Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
         let group = isle_clock::GroupId::from_bytes([7; 16]);
         store.join_group(group, None).unwrap();

@@ -1,0 +1,352 @@
+//! What direct sync asks of the file: who belongs to the group, the peers that are known, what a peer lacks, and what is here beyond what
+//! is applied.
+
+use std::collections::BTreeSet;
+
+use isle_changeset::Header;
+use isle_clock::{SiteId, VersionVector};
+use isle_identity::{DeviceKey, MemberError, MemberOp, Membership, OPS_MAX, OpId};
+use rusqlite::{Connection, params};
+
+use crate::error::Doing as _;
+use crate::layout::{log_id, version_of};
+use crate::{Logged, Store, StoreError, layout, log};
+
+/// What is read of a site at once while others have something to send as well, in bytes.
+const SITE_BYTES_MIN: usize = 16 << 10;
+
+/// A device that this replica syncs with directly. A local fact: it never leaves the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRow {
+    /// The key of the device.
+    pub key: DeviceKey,
+    /// What the driver remembers of it, in the driver's own form.
+    pub state: String,
+}
+
+/// A part of a changeset that is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartialChangeset {
+    /// The author.
+    pub site: SiteId,
+    /// The author's version.
+    pub version: u64,
+    /// How many of its blocks are here, counted from the first without a gap.
+    pub blocks: u32,
+}
+
+/// What is here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// What is applied.
+    pub applied: VersionVector,
+    /// Where the log holds more than that, whole and without a gap: up to which version.
+    pub held: VersionVector,
+    /// The next version of a site, where a part of it is here.
+    pub partial: Vec<PartialChangeset>,
+}
+
+/// What somebody lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lacking {
+    /// Changesets in an order in which causes come first.
+    pub changesets: Vec<(SiteId, Logged)>,
+    /// Whether there are more.
+    pub more: bool,
+    /// Whether something that is applied here is in the log no more.
+    pub gap: bool,
+    /// What is applied here.
+    pub applied: VersionVector,
+}
+
+impl Store {
+    /// The key and the nonce that this file's own site id is a hash of; `None` if it was drawn otherwise.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn site_nonce(&self) -> Result<Option<[u8; 16]>, StoreError> {
+        self.read(|conn| layout::meta(conn, layout::SITE_NONCE))
+    }
+
+    /// The nonce that the group's id is a hash of, if the group was founded with this file.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn group_nonce(&self) -> Result<Option<[u8; 16]>, StoreError> {
+        self.read(|conn| layout::meta(conn, layout::GROUP_NONCE))
+    }
+
+    /// The membership operations that are here, encoded, each with its id.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn member_ops(&self) -> Result<Vec<(OpId, Vec<u8>)>, StoreError> {
+        self.read(member_ops)
+    }
+
+    /// Takes membership operations; known ones are passed over. Gives the ids of the new ones.
+    ///
+    /// # Errors
+    /// [`StoreError::Member`] for the first one that is refused; then none was taken.
+    pub fn put_member_ops(&self, ops: &[&[u8]]) -> Result<Vec<OpId>, StoreError> {
+        let group = self.status_group()?;
+        let refused = |source| StoreError::Member { source };
+        let ops = ops.iter().map(|op| MemberOp::decode(op, group)).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+        self.internal(|conn| {
+            let count = "SELECT count(*) FROM isle_member";
+            let known = crate::clocks::one::<i64>(conn, count, [])?.unwrap_or(0) as usize;
+            if known + ops.len() > OPS_MAX {
+                return Err(StoreError::Member { source: MemberError::Full });
+            }
+            let sql = "INSERT OR IGNORE INTO isle_member(id, body) VALUES(?1, ?2)";
+            let mut new = Vec::new();
+            for op in &ops {
+                if conn.execute(sql, params![op.id(), op.encoded()]).doing("take a membership operation")? > 0 {
+                    new.push(op.id());
+                }
+            }
+            Ok(new)
+        })
+    }
+
+    /// Who belongs to the group.
+    ///
+    /// # Errors
+    /// SQLite's reason; [`StoreError::Member`] for an operation in the file that is damaged.
+    pub fn membership(&self) -> Result<Membership, StoreError> {
+        let group = self.status_group()?;
+        let decode = |(_, op): &(OpId, Vec<u8>)| MemberOp::decode(op, group);
+        let ops = self.member_ops()?.iter().map(decode).collect::<Result<Vec<_>, _>>();
+        Ok(Membership::fold(&ops.map_err(|source| StoreError::Member { source })?))
+    }
+
+    fn status_group(&self) -> Result<isle_clock::GroupId, StoreError> {
+        self.read(|conn| Ok(isle_clock::GroupId::from_bytes(layout::require_meta(conn, "group")?)))
+    }
+
+    /// The ids of the schema operations that are here.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_ids(&self) -> Result<Vec<[u8; 16]>, StoreError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT id FROM isle_migration").doing("list schema operations")?;
+            let ids = statement.query_map([], |row| row.get(0)).doing("list schema operations")?;
+            ids.collect::<Result<_, _>>().doing("list schema operations")
+        })
+    }
+
+    /// The schema operations that are here and not among `known`, parents before children, each with its id.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn schema_ops_beyond(&self, known: &BTreeSet<[u8; 16]>) -> Result<Vec<([u8; 16], Vec<u8>)>, StoreError> {
+        self.read(|conn| crate::own::operations_beyond(conn, known))
+    }
+
+    /// The devices that this replica syncs with directly.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn peers(&self) -> Result<Vec<PeerRow>, StoreError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT key, state FROM isle_peer ORDER BY key").doing("list peers")?;
+            let rows =
+                statement.query_map([], |row| Ok(PeerRow { key: DeviceKey::from_bytes(row.get(0)?), state: row.get(1)? }));
+            rows.doing("list peers")?.collect::<Result<_, _>>().doing("list peers")
+        })
+    }
+
+    /// Remembers a device to sync with directly.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn put_peer(&self, peer: &PeerRow) -> Result<(), StoreError> {
+        self.internal(|conn| {
+            let sql = "INSERT OR REPLACE INTO isle_peer(key, state) VALUES(?1, ?2)";
+            conn.execute(sql, params![peer.key.as_bytes(), peer.state]).doing("remember a peer").map(|_| ())
+        })
+    }
+
+    /// Forgets a device to sync with; false if it was not known.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn remove_peer(&self, key: &DeviceKey) -> Result<bool, StoreError> {
+        self.internal(|conn| {
+            let gone = conn.execute("DELETE FROM isle_peer WHERE key = ?1", [key.as_bytes()]);
+            Ok(gone.doing("forget a peer")? == 1)
+        })
+    }
+
+    /// What notices commits, of other processes too.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn commits_of_others(&self) -> Result<CommitCounter, StoreError> {
+        Ok(CommitCounter { conn: crate::store::open_reader(self.options())?, last: None })
+    }
+
+    /// What is here: applied, and beyond that.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn held(&self) -> Result<Held, StoreError> {
+        self.snapshot(held)
+    }
+
+    /// What is applied here and not in `have`, about `bytes` of it; nothing of the sites in `without`.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn lacking(
+        &self,
+        have: &VersionVector,
+        without: &BTreeSet<SiteId>,
+        bytes: usize,
+    ) -> Result<Lacking, StoreError> {
+        self.snapshot(|conn| lacking(conn, have, without, bytes))
+    }
+}
+
+/// Notices commits.
+#[derive(Debug)]
+pub struct CommitCounter {
+    conn: Connection,
+    last: Option<i64>,
+}
+
+impl CommitCounter {
+    /// Whether something was committed, by whomever, since the last call; true at the first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn has_changed(&mut self) -> Result<bool, StoreError> {
+        let now = self.conn.query_row("PRAGMA data_version", [], |row| row.get(0)).doing("look for commits")?;
+        Ok(self.last.replace(now) != Some(now))
+    }
+}
+
+fn member_ops(conn: &Connection) -> Result<Vec<(OpId, Vec<u8>)>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT id, body FROM isle_member").doing("read membership operations")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).doing("read membership operations")?;
+    rows.collect::<Result<_, _>>().doing("read membership operations")
+}
+
+fn held(conn: &Connection) -> Result<Held, StoreError> {
+    let applied = log::vector(conn)?;
+    let (mut held, mut partial) = (VersionVector::new(), Vec::new());
+    let own: i64 = layout::require_meta(conn, "site")?;
+    let sql = "SELECT s.no, s.id, s.version FROM isle_site AS s WHERE s.no <> ?1 AND EXISTS
+               (SELECT 1 FROM isle_log AS l WHERE l.id > (s.no << 44 | s.version) AND l.id < (s.no + 1) << 44)";
+    let mut statement = conn.prepare_cached(sql).doing("look what waits")?;
+    let sites = statement.query_map([own], |row| Ok((row.get::<_, i64>(0)?, SiteId::from_bytes(row.get(1)?), row.get(2)?)));
+    let sites: Vec<(i64, SiteId, i64)> = sites.doing("look what waits")?.collect::<Result<_, _>>().doing("look what waits")?;
+    for (no, site, version) in sites {
+        let (first, mut next) = (version as u64 + 1, version as u64 + 1);
+        let sql = "SELECT id, header, body IS NOT NULL FROM isle_log WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
+        let mut statement = conn.prepare_cached(sql).doing("look what waits")?;
+        let range = params![log_id(no, next), log_id(no + 1, 0) - 1];
+        let mut rows = statement.query(range).doing("look what waits")?;
+        while let Some(row) = rows.next().doing("look what waits")? {
+            let (id, header, only): (i64, Vec<u8>, bool) = (
+                row.get(0).doing("look what waits")?,
+                row.get(1).doing("look what waits")?,
+                row.get(2).doing("look what waits")?,
+            );
+            // One that is broken is asked for again.
+            let Ok(header) = Header::decode(&header) else { break };
+            if version_of(id) != next {
+                break;
+            }
+            let blocks = match header.blocks.len() {
+                1 => u32::from(only),
+                _ => blocks_without_gap(conn, id)?,
+            };
+            if blocks as usize != header.blocks.len() {
+                if blocks > 0 {
+                    partial.push(PartialChangeset { site, version: next, blocks });
+                }
+                break;
+            }
+            next += 1;
+        }
+        if next > first {
+            held.advance(site, next - 1);
+        }
+    }
+    Ok(Held { applied, held, partial })
+}
+
+fn blocks_without_gap(conn: &Connection, id: i64) -> Result<u32, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT n FROM isle_block WHERE id = ?1 ORDER BY n").doing("look what waits")?;
+    let here = statement.query_map([id], |row| row.get::<_, u32>(0)).doing("look what waits")?;
+    let mut next = 0;
+    for n in here {
+        if n.doing("look what waits")? != next {
+            break;
+        }
+        next += 1;
+    }
+    Ok(next)
+}
+
+fn lacking(
+    conn: &Connection,
+    have: &VersionVector,
+    without: &BTreeSet<SiteId>,
+    bytes: usize,
+) -> Result<Lacking, StoreError> {
+    let applied = log::vector(conn)?;
+    let lags = |(site, last): &(SiteId, u64)| !have.contains(*site, *last) && !without.contains(site);
+    let lagging: Vec<(SiteId, u64)> = applied.iter().filter(lags).collect();
+    let each = (bytes / lagging.len().max(1)).max(SITE_BYTES_MIN);
+    let (mut gap, mut more, mut horizon) = (false, false, u64::MAX);
+    let mut changesets = Vec::new();
+    for (site, last) in lagging {
+        let next = have.get(site) + 1;
+        let (mut found, mut beyond) = log::changesets(conn, site, next - 1, each)?;
+        // What waits is of no use to anybody yet.
+        beyond &= found.last().is_some_and(|logged| logged.version < last);
+        found.retain(|logged| logged.version <= last);
+        if found.first().is_none_or(|first| first.version != next) {
+            gap = true;
+            continue;
+        }
+        if beyond {
+            more = true;
+            horizon = found.last().map_or(horizon, |logged| logged.hlc.min(horizon));
+        }
+        changesets.extend(found.into_iter().map(|logged| (site, logged)));
+    }
+    // Whoever was seen by the author of a later one has an earlier time.
+    changesets.retain(|(_, logged)| logged.hlc <= horizon);
+    changesets.sort_by_key(|(site, logged)| (logged.hlc, *site));
+    Ok(Lacking { changesets, more, gap, applied })
+}
+
+/// Forgets who belonged to a group that the file leaves, and that it founded one.
+pub(crate) fn leave_group(conn: &Connection) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM isle_member", []).doing("leave the group")?;
+    conn.execute("DELETE FROM isle_meta WHERE k = ?1", [layout::GROUP_NONCE]).doing("leave the group")?;
+    Ok(())
+}
+
+/// Draws an id for this file: of the device that owns it, if one does.
+pub(crate) fn site_of(owner: Option<&DeviceKey>, random: [u8; 16]) -> SiteId {
+    match owner {
+        Some(key) => isle_identity::site_id(key, &random),
+        None => SiteId::from_random(random),
+    }
+}
+
+/// Notes how the site's id was made.
+pub(crate) fn note_nonce(conn: &Connection, owner: Option<&DeviceKey>, random: [u8; 16]) -> Result<(), StoreError> {
+    match owner {
+        Some(_) => layout::set_meta(conn, layout::SITE_NONCE, random),
+        None => {
+            let gone = conn.execute("DELETE FROM isle_meta WHERE k = ?1", [layout::SITE_NONCE]);
+            gone.doing("take a new site id").map(|_| ())
+        }
+    }
+}
