@@ -60,6 +60,7 @@ impl Session {
                 self.partial = by_version(&have.partial);
                 self.confirm = have.yours;
                 self.confirmed = have.yours.is_none();
+                self.floor = Some(have.floor).filter(|floor| !floor.is_empty());
                 self.look = true;
             }
             Message::Progress { taken, applied } => {
@@ -274,6 +275,7 @@ impl Session {
 
     /// Something was applied: the peer is told what it does not know yet.
     fn applied(&mut self, applied: &VersionVector) {
+        self.here.merge(applied);
         self.progress_due |= !self.told.includes(applied);
         self.look |= !self.peer_has.includes(applied);
         self.unsaid.merge(applied);

@@ -14,6 +14,7 @@
 //!    It also says what is known of the peer's own site: if the peer never wrote that, its file is a copy or was
 //!    rolled back, and it takes a new site id before it sends anything ([`SessionError::Fork`]).
 //! 3. Changesets that the other lacks, in an order in which causes come first. Where the log does not reach back far enough, a snapshot is offered.
+//!    Who has not applied yet what the other has collected only listens until it has, for it may have written in ignorance of deletes.
 //! 4. `done`, once all that was there has been sent. From then on new changesets are pushed as they come ([`Session::handle_local`]): own ones and
 //!    those of others alike, so that A reaches C through B.
 //!

@@ -98,6 +98,8 @@ pub struct Hello {
     pub group: GroupId,
     /// The site.
     pub site: SiteId,
+    /// Shows, with the key of the device, that the site is that device's.
+    pub nonce: [u8; 16],
     /// The app.
     pub app: String,
     /// The name of the device.
@@ -130,6 +132,8 @@ pub struct Have {
     pub held: VersionVector,
     /// Changesets of which a part is here.
     pub partial: Vec<Partial>,
+    /// Up to where tombstones have been collected here: whoever has not seen that much writes in ignorance of deletes.
+    pub floor: VersionVector,
     /// What is applied of the peer's own site: the version, and the hash of its header.
     pub yours: Option<(u64, Hash)>,
 }
@@ -317,6 +321,7 @@ impl Message {
                 let have: Have = get(kind, &body)?;
                 sound(kind, &have.applied)?;
                 sound(kind, &have.held)?;
+                sound(kind, &have.floor)?;
                 Message::Have(Box::new(have))
             }
             OPERATION => {

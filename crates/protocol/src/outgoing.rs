@@ -54,6 +54,12 @@ impl Session {
             Action::Confirm { version, chain }
         } else if !self.confirmed {
             return;
+        } else if let Some(floor) = &self.floor {
+            // Until then it only listens.
+            if !self.here.includes(floor) {
+                return;
+            }
+            Action::Restate { floor: floor.clone() }
         } else if let Some(Pending::Blocks { site, version, next, end }) = self.pending.front() {
             Action::ReadBlocks { site: *site, version: *version, first: *next, end: *end, bytes: READ_BYTES }
         } else {
@@ -82,6 +88,7 @@ impl Session {
             Answer::Started(started) => {
                 let Started { have, operations, retired } = *started;
                 self.told = have.applied.clone();
+                self.here = have.applied.clone();
                 if !retired.is_empty() {
                     self.control.push_back(Message::Retired(retired));
                 }
@@ -91,6 +98,7 @@ impl Session {
                 self.handle_operations(operations.into_iter().chain(early).collect());
             }
             Answer::Confirmed(true) => self.confirmed = true,
+            Answer::Knowing => self.floor = None,
             Answer::Confirmed(false) => {
                 let site = self.hello.site;
                 return Err(SessionError::Fork { version: self.peer_has.get(site) });

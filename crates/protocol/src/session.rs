@@ -40,6 +40,12 @@ pub enum Action {
         /// The hash of its header.
         chain: Hash,
     },
+    /// Reads: everything below `floor` is applied here now; what is unpublished and was written in ignorance of it has to be
+    /// sealed anew. Answer: [`Answer::Knowing`].
+    Restate {
+        /// The peer's collection floor.
+        floor: VersionVector,
+    },
     /// Reads: changesets that are applied here and not in `have`, causes first. What is the own site's must be durable before
     /// it is given out. Answer: [`Answer::Changesets`].
     Read {
@@ -132,6 +138,8 @@ pub enum Answer {
     Started(Box<Started>),
     /// Of [`Action::Confirm`].
     Confirmed(bool),
+    /// Of [`Action::Restate`].
+    Knowing,
     /// Of [`Action::Read`].
     Changesets {
         /// In an order in which causes come first.
@@ -315,6 +323,10 @@ pub struct Session {
     pub(crate) have_came: bool,
     pub(crate) confirmed: bool,
     pub(crate) confirm: Option<(u64, Hash)>,
+    /// The peer's collection floor, until what is here is known to have been written in knowledge of it.
+    pub(crate) floor: Option<VersionVector>,
+    /// What is applied here.
+    pub(crate) here: VersionVector,
     pub(crate) peer_has: VersionVector,
     pub(crate) peer_ops: HashSet<(OpKind, [u8; 16])>,
     pub(crate) partial: BTreeMap<(SiteId, u64), u32>,
@@ -371,6 +383,8 @@ impl Session {
             have_came: false,
             confirmed: false,
             confirm: None,
+            floor: None,
+            here: VersionVector::new(),
             peer_has: VersionVector::new(),
             peer_ops: HashSet::new(),
             partial: BTreeMap::new(),
@@ -435,6 +449,7 @@ impl Session {
         match answer {
             Answer::Started(_)
             | Answer::Confirmed(_)
+            | Answer::Knowing
             | Answer::Changesets { .. }
             | Answer::Blocks(_)
             | Answer::Exported { .. }

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use isle_blobs::RemoteError;
-use isle_clock::SiteId;
+use isle_clock::{GroupId, SiteId};
+use isle_identity::TicketError;
+use isle_protocol::SessionError;
 use isle_store::StoreError;
+use isle_transport::TransportError;
 
 use crate::SyncReport;
 
@@ -186,6 +189,69 @@ pub enum Error {
         /// The entry.
         id: i64,
     },
+    /// A peer cannot be reached, or the connection broke.
+    #[error("peer {name}: {source}")]
+    Peer {
+        /// The peer's name.
+        name: String,
+        /// Why.
+        source: TransportError,
+    },
+    /// A session with a peer ended.
+    #[error("peer {name}: {source}")]
+    Session {
+        /// The peer's name.
+        name: String,
+        /// Why.
+        source: SessionError,
+    },
+    /// Connections cannot be had at all.
+    #[error(transparent)]
+    Transport {
+        /// Why.
+        source: TransportError,
+    },
+    /// The text is no ticket.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// A ticket was not taken.
+    #[error("the invitation was refused: {reason}")]
+    Invitation {
+        /// Why.
+        reason: String,
+    },
+    /// The file belongs to another group than the ticket's.
+    #[error("this file has exchanged changes with another group already, and cannot join group {}: join with a new file", group.short())]
+    JoinsOtherGroup {
+        /// The ticket's group.
+        group: GroupId,
+    },
+    /// This device does not belong to the group.
+    #[error("{}", if *revoked { "this device was put out of the group: a member has to invite it again, and `isle join` lets it in" } else { "this device is not enrolled in the group: `isle invite` on a device that is prints a ticket, and `isle join TICKET` here uses it" })]
+    NotMember {
+        /// Whether it did once.
+        revoked: bool,
+    },
+    /// A caller does not belong to the group.
+    #[error("device {key} is not enrolled in this group: it needs a ticket of `isle invite`")]
+    NotEnrolled {
+        /// The beginning of its key.
+        key: String,
+    },
+    /// No device of the group, or more than one, is called so.
+    #[error("{found} devices of the group are called {name:?} beside this one: `isle peers` lists them")]
+    NoSuchPeer {
+        /// What was asked for.
+        name: String,
+        /// How many fit.
+        found: usize,
+    },
+    /// Too many strangers call at once.
+    #[error("too many strangers call at once; try again later")]
+    Busy,
+    /// The file has taken a new site id meanwhile.
+    #[error("this replica has taken a new site id; the sync begins anew")]
+    SiteChanged,
     /// A task of the runtime ended early.
     #[error("a background task of isle was cancelled: the runtime is shutting down")]
     Cancelled,
@@ -200,6 +266,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::NoSuchRemote { .. }
+            | Error::NoSuchPeer { .. }
+            | Error::Ticket(_)
             | Error::NoRemote
             | Error::RemoteExists { .. }
             | Error::NoSuchSite { .. }
@@ -227,6 +295,8 @@ impl Error {
                 ErrorKind::Decision
             }
             Error::OtherGroup { .. }
+            | Error::JoinsOtherGroup { .. }
+            | Error::NotMember { .. }
             | Error::Store(
                 StoreError::Untrackable { .. }
                 | StoreError::Undescribed { .. }

@@ -12,8 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use isle_clock::{DeviceId, SiteId};
-use isle_identity::{DeviceKey, DeviceSecret, device_id};
+use isle_clock::{DeviceId, GroupId, SiteId};
+use isle_identity::{DeviceKey, DeviceSecret, InviteSecret, device_id};
 use isle_store::Runtime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,18 @@ pub(crate) struct SiteRecord {
     /// The hash of that version's header, in hexadecimal digits.
     pub(crate) chain: String,
 }
+
+/// An invitation that was made here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Invite {
+    pub(crate) group: GroupId,
+    pub(crate) secret: InviteSecret,
+    pub(crate) expires_ms: u64,
+    pub(crate) used: bool,
+}
+
+/// How long an invitation is remembered after it has expired, in milliseconds: to say so to whoever comes late.
+const INVITE_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A path as text: `%` and bytes that are not UTF-8 are written as `%` and two digits.
 mod path_text {
@@ -133,7 +145,10 @@ impl KeyStore {
         write(&path, &DeviceFile { id, name: host_name() }, false)?;
         let found: DeviceFile = read(&path)?.ok_or_else(|| damaged(&path, "it vanished"))?;
         if found.id != id {
-            return Err(damaged(&path, "it is of another device than device.key beside it: one of the two was copied here"));
+            return Err(damaged(
+                &path,
+                "it is of another device than device.key beside it: one of the two was copied here",
+            ));
         }
         Ok(Device { id, name: found.name, key })
     }
@@ -178,6 +193,58 @@ impl KeyStore {
         let locked = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let locked = locked.and_then(|file| file.lock().map(|()| file));
         locked.map_err(|source| Error::KeyStore { path, source })
+    }
+
+    /// Remembers an invitation, and forgets those that expired long ago.
+    pub(crate) fn put_invite(&self, invite: &Invite, now_ms: u64) -> Result<(), Error> {
+        let folder = self.home.join("invites");
+        create_private(&folder).map_err(|source| Error::KeyStore { path: folder.clone(), source })?;
+        for old in self.invites()?.iter().filter(|old| old.expires_ms.saturating_add(INVITE_KEPT_MS) < now_ms) {
+            for path in [self.invite_path(old, "json"), self.invite_path(old, "used")] {
+                // One that cannot be removed has expired all the same.
+                let _ = fs::remove_file(path);
+            }
+        }
+        write(&self.invite_path(invite, "json"), invite, true)
+    }
+
+    /// The invitations that were made here, used ones included.
+    pub(crate) fn invites(&self) -> Result<Vec<Invite>, Error> {
+        let folder = self.home.join("invites");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(Error::KeyStore { path: folder, source }),
+        };
+        let mut invites = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|source| Error::KeyStore { path: folder.clone(), source })?.path();
+            let used = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => false,
+                Some("used") => true,
+                _ => continue,
+            };
+            if let Some(invite) = read::<Invite>(&path)? {
+                invites.push(Invite { used, ..invite });
+            }
+        }
+        Ok(invites)
+    }
+
+    /// Marks an invitation as used; false if somebody was faster.
+    pub(crate) fn use_invite(&self, invite: &Invite) -> Result<bool, Error> {
+        let path = self.invite_path(invite, "json");
+        match fs::rename(&path, self.invite_path(invite, "used")) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::KeyStore { path, source }),
+        }
+    }
+
+    /// The name of its file does not show the secret.
+    fn invite_path(&self, invite: &Invite, extension: &str) -> PathBuf {
+        let name = blake3::hash(invite.secret.as_bytes()).to_hex();
+        self.home.join("invites").join(format!("{}.{extension}", &name[..32]))
     }
 
     fn site_path(&self, site: SiteId) -> PathBuf {

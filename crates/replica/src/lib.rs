@@ -75,6 +75,7 @@
 
 mod builder;
 mod definition;
+mod direct;
 mod error;
 mod keystore;
 mod names;
@@ -88,9 +89,11 @@ mod value;
 
 pub use builder::Builder;
 pub use definition::Definition;
+pub use direct::{InviteOptions, Live, LiveEvent, LiveOptions, Peer};
 pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
+pub use isle_identity::{DeviceKey, InviteSecret, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
     Applied, Changed, Finding, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan,

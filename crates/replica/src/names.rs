@@ -32,6 +32,11 @@ pub(crate) fn tame(name: &str) -> String {
     kept.trim().to_owned()
 }
 
+/// A line of text that somebody else wrote, as it can be shown.
+pub(crate) fn tame_line(text: &str) -> String {
+    text.chars().filter(|c| !is_invisible(*c)).take(300).collect()
+}
+
 /// Control characters, line separators, and those that turn the direction of the text around.
 fn is_invisible(c: char) -> bool {
     c.is_control()

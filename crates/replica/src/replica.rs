@@ -57,6 +57,11 @@ impl Inner {
         Inner { store: Arc::new(store), path, home, remote_options, runtime, changes, syncing, opened }
     }
 
+    /// Is told of every committed change of tracked tables in this process.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Changed> {
+        self.changes.subscribe()
+    }
+
     pub(crate) fn key_store(&self) -> Result<KeyStore, Error> {
         KeyStore::open(match &self.home {
             Some(home) => home.clone(),
@@ -101,6 +106,11 @@ impl Inner {
     /// Records that versions up to `version` may be known to others from now on: in the file, durably, and then outside it.
     pub(crate) fn record_published(&self, site: SiteId, version: u64) -> Result<(), Error> {
         self.store.mark_published(version)?;
+        self.record_outside(site, version)
+    }
+
+    /// Records the same outside the file alone.
+    pub(crate) fn record_outside(&self, site: SiteId, version: u64) -> Result<(), Error> {
         let chain = if version == 0 { None } else { self.store.own_chain(version)? };
         let chain = chain.map_or_else(String::new, |chain| hex(&chain));
         self.key_store()?.put_site(site, &SiteRecord { path: self.path.clone(), published: version, chain })
@@ -482,7 +492,24 @@ impl Replica {
     /// # Errors
     /// [`Error::NoRemote`], [`Error::NoSuchRemote`].
     pub async fn sync_each(&self, options: &SyncOptions) -> Result<Vec<Outcome>, Error> {
-        sync::run(&self.inner, options).await
+        let found = sync::run(&self.inner, options).await;
+        let peers = crate::direct::sync_known(&self.inner, options.remote.as_deref());
+        match found {
+            Ok(mut outcomes) => {
+                if options.direction == sync::Direction::Both && options.remote.is_none() {
+                    outcomes.extend(peers.await?);
+                }
+                Ok(outcomes)
+            }
+            // There may be devices to sync with directly.
+            Err(error @ (Error::NoRemote | Error::NoSuchRemote { .. }))
+                if options.direction == sync::Direction::Both =>
+            {
+                let outcomes = peers.await?;
+                if outcomes.is_empty() { Err(error) } else { Ok(outcomes) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What a sync would do, without changing anything here or there.
@@ -524,7 +551,7 @@ impl Replica {
     /// Is told of every committed change of tracked tables in this process. A subscriber that falls more than 256 changes behind
     /// learns that it did.
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
-        self.inner.changes.subscribe()
+        self.inner.subscribe()
     }
 
     /// Records what other clients wrote since the last touch. Every write and sync does it first.

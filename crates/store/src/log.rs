@@ -248,7 +248,8 @@ pub(crate) fn changesets(
         return Ok((found, false));
     }
     // No join with the sites: SQLite would look at ?1 when it plans, and plan anew at each call.
-    let sql = "SELECT id, header, body, hlc FROM isle_log WHERE id > (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2
+    let sql =
+        "SELECT id, header, body, hlc FROM isle_log WHERE id > (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2
                AND id < (SELECT no + 1 FROM isle_site WHERE id = ?1) << 44 ORDER BY id";
     let mut statement = conn.prepare_cached(sql).doing("read the log")?;
     let mut rows = statement.query(params![site.as_bytes(), after as i64]).doing("read the log")?;

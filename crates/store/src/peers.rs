@@ -150,9 +150,10 @@ impl Store {
     /// SQLite's reason.
     pub fn peers(&self) -> Result<Vec<PeerRow>, StoreError> {
         self.read(|conn| {
-            let mut statement = conn.prepare_cached("SELECT key, state FROM isle_peer ORDER BY key").doing("list peers")?;
-            let rows =
-                statement.query_map([], |row| Ok(PeerRow { key: DeviceKey::from_bytes(row.get(0)?), state: row.get(1)? }));
+            let mut statement =
+                conn.prepare_cached("SELECT key, state FROM isle_peer ORDER BY key").doing("list peers")?;
+            let rows = statement
+                .query_map([], |row| Ok(PeerRow { key: DeviceKey::from_bytes(row.get(0)?), state: row.get(1)? }));
             rows.doing("list peers")?.collect::<Result<_, _>>().doing("list peers")
         })
     }
@@ -183,8 +184,20 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn commits_of_others(&self) -> Result<CommitCounter, StoreError> {
+    pub fn watch_commits(&self) -> Result<CommitCounter, StoreError> {
         Ok(CommitCounter { conn: crate::store::open_reader(self.options())?, last: None })
+    }
+
+    /// The id of the site that this file is now.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn own_site(&self) -> Result<SiteId, StoreError> {
+        self.read(|conn| {
+            let sql = "SELECT s.id FROM isle_site AS s, isle_meta AS m WHERE m.k = 'site' AND s.no = m.v";
+            let missing = || StoreError::Internal { table: "isle_site", detail: "no own site".to_owned() };
+            crate::clocks::one::<[u8; 16]>(conn, sql, [])?.map(SiteId::from_bytes).ok_or_else(missing)
+        })
     }
 
     /// What is here: applied, and beyond that.
@@ -240,8 +253,10 @@ fn held(conn: &Connection) -> Result<Held, StoreError> {
     let sql = "SELECT s.no, s.id, s.version FROM isle_site AS s WHERE s.no <> ?1 AND EXISTS
                (SELECT 1 FROM isle_log AS l WHERE l.id > (s.no << 44 | s.version) AND l.id < (s.no + 1) << 44)";
     let mut statement = conn.prepare_cached(sql).doing("look what waits")?;
-    let sites = statement.query_map([own], |row| Ok((row.get::<_, i64>(0)?, SiteId::from_bytes(row.get(1)?), row.get(2)?)));
-    let sites: Vec<(i64, SiteId, i64)> = sites.doing("look what waits")?.collect::<Result<_, _>>().doing("look what waits")?;
+    let sites =
+        statement.query_map([own], |row| Ok((row.get::<_, i64>(0)?, SiteId::from_bytes(row.get(1)?), row.get(2)?)));
+    let sites: Vec<(i64, SiteId, i64)> =
+        sites.doing("look what waits")?.collect::<Result<_, _>>().doing("look what waits")?;
     for (no, site, version) in sites {
         let (first, mut next) = (version as u64 + 1, version as u64 + 1);
         let sql = "SELECT id, header, body IS NOT NULL FROM isle_log WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
@@ -279,7 +294,8 @@ fn held(conn: &Connection) -> Result<Held, StoreError> {
 }
 
 fn blocks_without_gap(conn: &Connection, id: i64) -> Result<u32, StoreError> {
-    let mut statement = conn.prepare_cached("SELECT n FROM isle_block WHERE id = ?1 ORDER BY n").doing("look what waits")?;
+    let mut statement =
+        conn.prepare_cached("SELECT n FROM isle_block WHERE id = ?1 ORDER BY n").doing("look what waits")?;
     let here = statement.query_map([id], |row| row.get::<_, u32>(0)).doing("look what waits")?;
     let mut next = 0;
     for n in here {

@@ -13,7 +13,9 @@ use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::settle::Settled;
 use crate::transaction::Transaction;
-use crate::{Conflict, Repaired, StateHash, StoreError, check, hash, identity, journal, layout, own, peers, seal, track};
+use crate::{
+    Conflict, Repaired, StateHash, StoreError, check, hash, identity, journal, layout, own, peers, seal, track,
+};
 
 /// Idle read connections that are kept.
 const READERS_MAX: usize = 16;

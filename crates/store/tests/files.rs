@@ -15,7 +15,11 @@ fn open(path: &Path) -> Result<Store, StoreError> {
 }
 
 fn init(path: &Path) -> Result<Store, StoreError> {
-    Store::init(Options::new(path), Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>, &Init { app: "test".into(), owner: None })
+    Store::init(
+        Options::new(path),
+        Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>,
+        &Init { app: "test".into(), owner: None },
+    )
 }
 
 /// All files of the folder with their content.

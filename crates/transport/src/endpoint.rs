@@ -278,6 +278,24 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// [`TransportError::Closed`].
+    pub async fn send(&mut self, bytes: Bytes) -> Result<(), TransportError> {
+        self.send.write_chunk(bytes).await.map_err(|error| TransportError::Closed { reason: error.to_string() })
+    }
+
+    /// The next byte.
+    ///
+    /// # Errors
+    /// [`TransportError::Closed`], also at the end.
+    pub async fn receive_byte(&mut self) -> Result<u8, TransportError> {
+        let mut byte = [0];
+        let read = self.receive.read_exact(&mut byte).await;
+        read.map(|()| byte[0]).map_err(|error| TransportError::Closed { reason: error.to_string() })
+    }
+
     /// The two directions, to be used at the same time.
     pub fn split(self) -> (Sender, Receiver) {
         (Sender(self.send), Receiver(self.receive))
@@ -319,6 +337,20 @@ impl Receiver {
         let chunk = self.0.read_chunk(most, true).await;
         let chunk = chunk.map_err(|error| TransportError::Closed { reason: error.to_string() })?;
         Ok(chunk.map(|chunk| chunk.bytes))
+    }
+
+    /// Exactly so many bytes; takes no more memory than comes.
+    ///
+    /// # Errors
+    /// [`TransportError::Closed`], also when fewer come.
+    pub async fn receive_body(&mut self, length: usize) -> Result<Vec<u8>, TransportError> {
+        let mut body = Vec::new();
+        while body.len() < length {
+            let more = self.receive(length - body.len()).await?;
+            let more = more.ok_or_else(|| TransportError::Closed { reason: "it ended too early".to_owned() })?;
+            body.extend_from_slice(&more);
+        }
+        Ok(body)
     }
 
     /// Exactly so many bytes.

@@ -212,6 +212,7 @@ proptest! {
                 let answer = match action {
                     Action::Begin(_) => Answer::Started(Box::default()),
                     Action::Confirm { .. } => Answer::Confirmed(true),
+                    Action::Restate { .. } => Answer::Knowing,
                     Action::Read { .. } => Answer::Changesets { changesets: Vec::new(), more: false, gap: bits & 2 == 2, applied: nothing },
                     Action::ReadBlocks { .. } => Answer::Blocks(Vec::new()),
                     Action::Export => Answer::Exported { header: Bytes::new(), blocks: 5 },

@@ -35,6 +35,9 @@ pub(crate) struct Replica {
     time: u64,
     pub(crate) operations: BTreeMap<(OpKind, [u8; 16]), Bytes>,
     pub(crate) retired: BTreeMap<SiteId, u64>,
+    pub(crate) floor: VersionVector,
+    /// What was applied when it was asked to write anew what it wrote in ignorance.
+    pub(crate) restated: Option<VersionVector>,
     /// How often each changeset's header and each block came.
     pub(crate) came: BTreeMap<(SiteId, u64, Option<u32>), u32>,
     /// Sites of which nothing is taken.
@@ -63,6 +66,7 @@ impl Replica {
             oldest: 0,
             group: group(),
             site: self.site(),
+            nonce: [0; 16],
             app: "test".to_owned(),
             device: format!("device {}", self.n),
             addresses: Vec::new(),
@@ -136,7 +140,7 @@ impl Replica {
     }
 
     fn started(&self, peer: &Hello) -> Started {
-        let mut have = Have { applied: self.applied.clone(), ..Have::default() };
+        let mut have = Have { applied: self.applied.clone(), floor: self.floor.clone(), ..Have::default() };
         for ((site, version), logged) in &self.log {
             let whole = logged.blocks.iter().all(Option::is_some);
             let reached = have.applied.get(*site).max(have.held.get(*site));
@@ -272,6 +276,11 @@ impl Replica {
             Action::Begin(peer) => Answer::Started(Box::new(self.started(&peer))),
             Action::Confirm { version, chain } => {
                 Answer::Confirmed(self.hlcs.get(&(self.site(), version)).is_some_and(|(_, hash)| *hash == chain))
+            }
+            Action::Restate { floor } => {
+                assert!(self.applied.includes(&floor), "asked only when it knows everything");
+                self.restated = Some(self.applied.clone());
+                Answer::Knowing
             }
             Action::Read { have, declined, bytes } => self.read(&have, &declined, bytes),
             Action::ReadBlocks { site, version, first, end, .. } => {

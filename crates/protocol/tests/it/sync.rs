@@ -176,6 +176,19 @@ fn a_copy_and_an_older_state_are_noticed_before_they_send() {
 }
 
 #[test]
+fn who_comes_from_below_the_floor_listens_before_it_speaks() {
+    let mut world = World::new(2, &[(0, 1)], 17);
+    (0..40).for_each(|_| world.write(0, &[block(50_000)]));
+    world.replicas[0].floor = [(site(1), 30)].into_iter().collect();
+    world.write(1, &[block(10)]);
+    world.connect();
+    world.settle();
+    assert!(agree(&world) && world.is_caught_up(0));
+    let restated = world.replicas[1].restated.as_ref().expect("asked");
+    assert!(restated.get(site(1)) >= 30 && world.replicas[0].restated.is_none());
+}
+
+#[test]
 fn a_retired_replica_is_told() {
     let mut world = World::new(2, &[(0, 1)], 15);
     world.replicas[0].retired.insert(site(2), 0);

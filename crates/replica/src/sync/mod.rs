@@ -544,7 +544,7 @@ impl<'a> Session<'a> {
     }
 }
 
-fn reason(waiting: &Waiting) -> String {
+pub(crate) fn reason(waiting: &Waiting) -> String {
     match waiting {
         Waiting::Version { missing } => format!("version {missing} before it is missing"),
         Waiting::Blocks => "parts of it are missing".to_owned(),

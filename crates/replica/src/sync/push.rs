@@ -138,21 +138,26 @@ impl Session<'_> {
 
     async fn facts(&self) -> Result<Facts, Error> {
         let (site, name) = (self.site, self.row.name.clone());
+        let heads: Vec<SiteId> = self.heads.iter().map(|head| head.site).collect();
         blocking(self.inner, move |inner| {
             let vector = inner.store.vector()?;
             // A remote that was never synced with may have members that nobody has heard of.
             let synced = |row: &RemoteRow| row.name == name || RemoteState::read(row).last_sync_ms.is_some();
             let seen = inner.store.seen_heads_elsewhere(&name)?;
+            // A device that is synced with directly and puts no head here says nowhere what it has applied.
+            let retired = inner.store.retired()?;
+            let speaks = |site: &SiteId| heads.contains(site) || retired.iter().any(|(gone, _)| gone == site);
+            let met = crate::direct::known_sites(&inner.store)?.into_iter().find(|of| *of != site && !speaks(of));
             let elsewhere = seen.iter().map(|(_, seen)| Head::decode(&seen.head).ok()).collect::<Option<Vec<Head>>>();
             Ok(Facts {
                 chain: inner.store.own_chain(vector.get(site))?.unwrap_or_default(),
                 vector,
-                elsewhere: elsewhere.filter(|heads| {
+                elsewhere: elsewhere.filter(|_| met.is_none()).filter(|heads| {
                     let spoken = heads.iter().filter(|head| head.site == site).count();
                     inner.store.remotes().is_ok_and(|rows| rows.iter().all(synced) && spoken + 1 >= rows.len())
                 }),
                 schema_heads: inner.store.schema_heads()?,
-                retired: inner.store.retired()?,
+                retired,
                 device: inner.device()?.name,
             })
         })

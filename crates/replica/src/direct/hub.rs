@@ -1,0 +1,215 @@
+//! What the sessions of a process share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use isle_clock::SiteId;
+use isle_identity::{DeviceKey, DeviceSecret};
+use isle_protocol::{OpKind, Operation};
+use isle_transport::{CloseCode, Connection, Endpoint};
+use tokio::sync::{broadcast, watch};
+
+use super::live::LiveEvent;
+use super::peers;
+use crate::Error;
+use crate::replica::Inner;
+use crate::sync::blocking;
+
+/// How often the record outside the file follows what is handed over, in milliseconds.
+pub(super) const RECORD_EVERY_MS: u64 = 1_000;
+/// Events that a slow listener may fall behind by.
+const EVENTS_MAX: usize = 1_024;
+
+/// All operations of both sets, parents first, each with its id.
+pub(super) type Operations = Arc<Vec<([u8; 16], Operation)>>;
+
+/// What the sessions of a process share.
+pub(crate) struct Hub {
+    pub(super) inner: Arc<Inner>,
+    pub(super) endpoint: Endpoint,
+    pub(super) own: DeviceKey,
+    /// Where this device listens, for the hello.
+    pub(super) addresses: Vec<String>,
+    /// Changes when something was applied or written here.
+    pub(super) news: watch::Sender<u64>,
+    /// The operations, whenever there are new ones.
+    pub(super) operations: watch::Sender<Operations>,
+    pub(super) events: broadcast::Sender<LiveEvent>,
+    pub(super) stop: watch::Sender<bool>,
+    /// One snapshot at a time is taken in.
+    pub(super) staging: Arc<tokio::sync::Mutex<()>>,
+    published: Mutex<Published>,
+    sessions: Mutex<HashMap<DeviceKey, Held>>,
+}
+
+/// What was handed over of the own site.
+#[derive(Debug, Default)]
+struct Published {
+    site: Option<SiteId>,
+    /// On the disk, in the file.
+    marked: u64,
+    /// Outside the file.
+    recorded: u64,
+    recorded_ms: u64,
+}
+
+/// A session that stays, and who dialed.
+#[derive(Debug)]
+struct Held {
+    connection: Connection,
+    dialer: DeviceKey,
+    id: u64,
+}
+
+impl Hub {
+    pub(super) async fn start(
+        inner: &Arc<Inner>,
+        endpoint: Endpoint,
+        addresses: Vec<String>,
+    ) -> Result<Arc<Hub>, Error> {
+        let (own, operations) = blocking(inner, |inner| {
+            confirm_identity(inner)?;
+            Ok((inner.device()?.key, operations(inner)?))
+        })
+        .await?;
+        Ok(Arc::new(Hub {
+            inner: Arc::clone(inner),
+            endpoint,
+            own,
+            addresses,
+            news: watch::Sender::new(0),
+            operations: watch::Sender::new(operations),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            stop: watch::Sender::new(false),
+            staging: Arc::default(),
+            published: Mutex::default(),
+            sessions: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn secret(inner: &Inner) -> Result<DeviceSecret, Error> {
+        inner.key_store()?.secret(inner.runtime.as_ref())
+    }
+
+    /// Waits until the sessions are to end.
+    pub(super) async fn stopped(&self) {
+        // Without a sender there is nothing to wait for any more.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    pub(super) fn tell(&self, event: LiveEvent) {
+        // Nobody listens: that is no error.
+        let _ = self.events.send(event);
+    }
+
+    /// Something was applied or written here: the sessions look.
+    pub(super) fn bump(&self) {
+        self.news.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Reads the operations again, and tells the sessions if there are others than before.
+    pub(super) fn refresh_operations(&self) -> Result<(), Error> {
+        let known = self.operations.borrow().len();
+        let now = operations(&self.inner)?;
+        if now.len() != known {
+            self.operations.send_replace(now);
+            self.cut_off_strangers()?;
+        }
+        Ok(())
+    }
+
+    /// Ends sessions with devices that do not belong to the group any more.
+    fn cut_off_strangers(&self) -> Result<(), Error> {
+        let membership = self.inner.store.membership()?;
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, held) in sessions.iter() {
+            if !membership.is_member(key) || !membership.is_member(&self.own) {
+                tracing::warn!(device = %key.short(), "a device was put out of the group and is cut off");
+                held.connection.close(CloseCode::Unknown, "this device was put out of the group");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes own versions up to this one durable, and sees to the record outside the file. Blocks.
+    pub(super) fn publish(&self, site: SiteId, version: u64) -> Result<(), Error> {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if published.site != Some(site) {
+            *published = Published { site: Some(site), ..Published::default() };
+        }
+        let now = self.inner.runtime.now_ms();
+        if version > published.marked {
+            self.inner.store.mark_published(version)?;
+            published.marked = version;
+        }
+        if published.recorded == 0 || now.saturating_sub(published.recorded_ms) >= RECORD_EVERY_MS {
+            self.inner.record_outside(site, published.marked)?;
+            (published.recorded, published.recorded_ms) = (published.marked, now);
+        }
+        Ok(())
+    }
+
+    /// Brings the record outside the file up to date. Blocks.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(site) = published.site.filter(|_| published.recorded < published.marked) else { return Ok(()) };
+        self.inner.record_outside(site, published.marked)?;
+        published.recorded = published.marked;
+        Ok(())
+    }
+
+    /// Takes up a session that stays; of two that the same devices opened to each other at once, the one stays that the device with the larger key
+    /// dialed. False if this one goes.
+    pub(super) fn hold(&self, connection: &Connection, dialed: bool, id: u64) -> bool {
+        let key = connection.key();
+        let dialer = if dialed { self.own } else { key };
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = sessions.get(&key) {
+            if held.dialer != dialer && held.dialer > dialer {
+                return false;
+            }
+            held.connection.close(CloseCode::Done, "another connection of these devices takes its place");
+        }
+        sessions.insert(key, Held { connection: connection.clone(), dialer, id });
+        true
+    }
+
+    pub(super) fn release(&self, key: &DeviceKey, id: u64) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.get(key).is_some_and(|held| held.id == id) {
+            sessions.remove(key);
+        }
+    }
+
+    pub(super) fn is_connected(&self, key: &DeviceKey) -> bool {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    pub(super) fn connected(&self) -> Vec<(DeviceKey, Connection)> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().map(|(key, held)| (*key, held.connection.clone())).collect()
+    }
+}
+
+/// Records foreign writes, and sees that this file is the one that last spoke under its site id. Blocks.
+pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
+    inner.store.seal()?;
+    if let Some(reason) = inner.doubt_identity()? {
+        tracing::warn!(path = %inner.path.display(), reason, "taking a new site id");
+        inner.store.new_site(0, inner.owner()?)?;
+    }
+    inner.store.bring_back_clock()?;
+    peers::membership(inner)?;
+    Ok(())
+}
+
+fn operations(inner: &Inner) -> Result<Operations, Error> {
+    let schema = inner.store.schema_ops_beyond(&Default::default())?.into_iter().map(|op| (OpKind::Schema, op));
+    let members = inner.store.member_ops()?.into_iter().map(|op| (OpKind::Member, op));
+    let all = schema.chain(members).map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() }));
+    Ok(Arc::new(all.collect()))
+}

@@ -1,0 +1,344 @@
+//! Staying connected: listening, dialing, and trying again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isle_identity::DeviceKey;
+use isle_transport::{Arrival, CloseCode, Connection, DEFAULT_PORT, Endpoint, own_addresses};
+use tokio::sync::{Semaphore, broadcast};
+use tokio::task::JoinSet;
+
+use super::hub::Hub;
+use super::once::{self, Target};
+use super::pairing::{self, PAIRING};
+use super::peers::PeerState;
+use super::session::{self, Ended, ONCE, Purpose, SESSION};
+use super::watch;
+use crate::Error;
+use crate::replica::{Inner, Replica};
+use crate::sync::blocking;
+
+/// Callers that do not belong to the group and are heard out at once.
+const STRANGERS_MAX: usize = 8;
+/// How long a caller may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The first pause before a peer is dialed again, and the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(120);
+/// How often new peers and addresses are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How to stay connected.
+#[derive(Debug, Clone, Default)]
+pub struct LiveOptions {
+    /// The address to listen at; port 0 takes any that is free. `None` only dials.
+    pub listen: Option<SocketAddr>,
+    /// Listens at all addresses of this machine, at this port; 0 takes any that is free. Without effect beside `listen`.
+    pub port: Option<u16>,
+    /// Where else this device can be reached, `host:port` each: a name, or the outside of a router.
+    pub addresses: Vec<String>,
+}
+
+/// What happens while a replica is live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LiveEvent {
+    /// A session with a device has begun.
+    Connected {
+        /// Its key.
+        key: DeviceKey,
+        /// Its name.
+        name: String,
+        /// Where it is.
+        address: String,
+    },
+    /// Each side has all that the other had.
+    CaughtUp {
+        /// Its key.
+        key: DeviceKey,
+        /// Its name.
+        name: String,
+    },
+    /// Changesets went over the connection.
+    Exchanged {
+        /// Its key.
+        key: DeviceKey,
+        /// Its name.
+        name: String,
+        /// How many were merged here, from whomever.
+        received: u64,
+        /// How many of this replica's own were sent.
+        sent: u64,
+    },
+    /// A session has ended.
+    Disconnected {
+        /// Its key.
+        key: DeviceKey,
+        /// Its name.
+        name: String,
+        /// Why, if something was wrong.
+        reason: Option<String>,
+    },
+    /// A device was let into the group.
+    Joined {
+        /// Its key.
+        key: DeviceKey,
+        /// Its name.
+        name: String,
+    },
+    /// A caller was turned away.
+    TurnedAway {
+        /// Where it called from.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A replica that stays connected with its peers. It ends with [`Live::stop`], or when it is dropped.
+#[derive(Debug)]
+pub struct Live {
+    hub: Arc<Hub>,
+    tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Connects with every peer whose address is known, listens for others if asked to, and pushes and takes what is new until it is stopped.
+    /// Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] when the address to listen at cannot be had; SQLite's reason, or the key store's.
+    pub async fn go_live(&self, options: &LiveOptions) -> Result<Live, Error> {
+        let inner = &self.inner;
+        let secret = blocking(inner, Hub::secret).await?;
+        let endpoint = match (options.listen, options.port) {
+            (Some(address), _) => Endpoint::listen(&secret, address),
+            (None, Some(port)) => Endpoint::listen_everywhere(&secret, port),
+            (None, None) => Endpoint::dial_only(&secret),
+        };
+        let endpoint = endpoint.map_err(|source| Error::Transport { source })?;
+        let mut addresses = options.addresses.clone();
+        if options.listen.is_some() || options.port.is_some() {
+            let local = endpoint.local_address().map_err(|source| Error::Transport { source })?;
+            let own = match local.ip().is_unspecified() {
+                true => own_addresses(local.port()),
+                false => vec![local],
+            };
+            addresses.extend(own.iter().map(SocketAddr::to_string));
+            addresses.truncate(isle_identity::ADDRESSES_MAX);
+        }
+        let hub = Hub::start(inner, endpoint, addresses).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch::run(Arc::clone(&hub)));
+        tasks.spawn(dial_all(Arc::clone(&hub)));
+        if options.listen.is_some() || options.port.is_some() {
+            tasks.spawn(listen(Arc::clone(&hub)));
+        }
+        Ok(Live { hub, tasks })
+    }
+
+    /// The port at which devices listen if nothing else is said.
+    pub const DEFAULT_PORT: u16 = DEFAULT_PORT;
+}
+
+impl Live {
+    /// Where this replica can be reached, `host:port` each; none if it does not listen.
+    pub fn addresses(&self) -> &[String] {
+        &self.hub.addresses
+    }
+
+    /// What happens from now on. A listener that falls far behind learns that it did.
+    pub fn events(&self) -> broadcast::Receiver<LiveEvent> {
+        self.hub.events.subscribe()
+    }
+
+    /// Devices that are connected now, and the datagrams that went over each connection, both ways.
+    pub fn connected(&self) -> Vec<(DeviceKey, u64)> {
+        let connected = self.hub.connected().into_iter();
+        let packets = |connection: &Connection| {
+            let traffic = connection.traffic();
+            traffic.sent_packets + traffic.received_packets
+        };
+        connected.map(|(key, connection)| (key, packets(&connection))).collect()
+    }
+
+    /// Ends all sessions, tells the peers, and records what was handed over.
+    ///
+    /// # Errors
+    /// SQLite's reason, or the key store's.
+    pub async fn stop(mut self) -> Result<(), Error> {
+        self.hub.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+        self.hub.endpoint.close().await;
+        let hub = Arc::clone(&self.hub);
+        blocking(&self.hub.inner, move |_| hub.flush()).await
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.hub.stop.send_replace(true);
+    }
+}
+
+/// Takes callers.
+async fn listen(hub: Arc<Hub>) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let mut callers = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = hub.stopped() => break,
+            arrival = hub.endpoint.accept() => match arrival {
+                Some(arrival) => drop(callers.spawn(take_call(Arc::clone(&hub), arrival, Arc::clone(&strangers)))),
+                None => break,
+            },
+            Some(_) = callers.join_next() => {}
+        }
+    }
+    while callers.join_next().await.is_some() {}
+}
+
+async fn take_call(hub: Arc<Hub>, arrival: Arrival, strangers: Arc<Semaphore>) {
+    let turned_away = |address: String, reason: String| {
+        tracing::info!(address, reason, "a caller was turned away");
+        hub.tell(LiveEvent::TurnedAway { address, reason });
+    };
+    let connection = match arrival.connection().await {
+        Ok(connection) => connection,
+        Err(error) => return turned_away(String::new(), error.to_string()),
+    };
+    let address = connection.address().to_string();
+    if let Err(error) = answer(&hub, &connection, &strangers).await {
+        connection.close(CloseCode::Unknown, &error.to_string());
+        turned_away(address, error.to_string());
+    }
+}
+
+async fn is_member(hub: &Arc<Hub>, key: DeviceKey) -> Result<bool, Error> {
+    blocking(&hub.inner, move |inner| Ok(inner.store.membership()?.is_member(&key))).await
+}
+
+/// Serves a caller until it goes; what is an error here is why it is turned away.
+async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) -> Result<(), Error> {
+    let key = connection.key();
+    let failed = |source| Error::Peer { name: key.short(), source };
+    let mut _seat = None;
+    if !is_member(hub, key).await? {
+        // A stranger gets one of few seats, and not for long.
+        let seat = strangers.try_acquire().map_err(|_| Error::Busy)?;
+        let heard = tokio::time::timeout(4 * PATIENCE, async {
+            let mut stream = connection.accept().await.map_err(failed)?;
+            match stream.receive_byte().await.map_err(failed)? {
+                PAIRING => pairing::hear(hub, connection, stream).await,
+                _ => Err(Error::NotEnrolled { key: key.short() }),
+            }
+        });
+        match heard.await {
+            Ok(Ok(Some(name))) => hub.tell(LiveEvent::Joined { key, name }),
+            Ok(Ok(None)) => return Err(Error::NotEnrolled { key: key.short() }),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(Error::NotEnrolled { key: key.short() }),
+        }
+        _seat = Some(seat);
+    }
+    let stream = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let mut stream = connection.accept().await.map_err(failed)?;
+            match stream.receive_byte().await.map_err(failed)? {
+                SESSION => return Ok((stream, Purpose::Stay)),
+                ONCE => return Ok((stream, Purpose::Once)),
+                // A member with a ticket may join with another file of its device.
+                PAIRING => drop(pairing::hear(hub, connection, stream).await?),
+                _ => return Err(Error::NotEnrolled { key: key.short() }),
+            }
+        }
+    });
+    let (stream, purpose) = stream.await.map_err(|_| Error::Cancelled)??;
+    drop(_seat);
+    let Ended { result, .. } = session::run(hub, connection.clone(), stream, false, purpose).await;
+    if let Err(error) = &result {
+        tracing::warn!(device = %key.short(), %error, "a session has ended");
+        once::heal(&hub.inner, error, false).await?;
+    }
+    Ok(())
+}
+
+/// Keeps a task for each peer that can be dialed.
+async fn dial_all(hub: Arc<Hub>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut tasks = JoinSet::new();
+    let mut dialed: Vec<DeviceKey> = Vec::new();
+    loop {
+        tokio::select! {
+            () = hub.stopped() => break,
+            Some(ended) = tasks.join_next() => {
+                if let Ok(key) = ended {
+                    dialed.retain(|known| *known != key);
+                }
+            }
+            _ = ticks.tick() => {
+                let targets = blocking(&hub.inner, |inner| once::targets(inner)).await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot look for peers");
+                    Vec::new()
+                });
+                for target in targets.into_iter().filter(|target| !hub.is_connected(&target.key)) {
+                    if !dialed.contains(&target.key) {
+                        dialed.push(target.key);
+                        tasks.spawn(keep_up(Arc::clone(&hub), target));
+                    }
+                }
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Dials a peer until it is connected and has gone again; pauses grow.
+async fn keep_up(hub: Arc<Hub>, target: Target) -> DeviceKey {
+    let mut pause = PAUSE_MIN;
+    while !hub.is_stopped() && !hub.is_connected(&target.key) {
+        let attempt = async {
+            let connection = once::dial(&hub.endpoint, &target).await?;
+            let Ended { result, .. } = once::converse(&hub, connection, Purpose::Stay).await;
+            match result {
+                Err(error) if once::heal(&hub.inner, &error, true).await?.is_some() => Ok(()),
+                other => other,
+            }
+        };
+        let result = tokio::select! {
+            () = hub.stopped(), if !hub.is_connected(&target.key) => break,
+            result = attempt => result,
+        };
+        match result {
+            // It was connected: addresses may be others now.
+            Ok(()) => break,
+            Err(error) => {
+                tracing::debug!(peer = target.name, %error, "cannot be reached");
+                note(&hub.inner, target.key, &error).await;
+            }
+        }
+        let jitter = u32::from(hub.inner.runtime.random()[0]);
+        tokio::select! {
+            () = hub.stopped() => break,
+            () = tokio::time::sleep(pause.mul_f32(0.75 + jitter as f32 / 512.0)) => {}
+        }
+        pause = (2 * pause).min(PAUSE_MAX);
+    }
+    target.key
+}
+
+async fn note(inner: &Arc<Inner>, key: DeviceKey, error: &Error) {
+    let reason = error.to_string();
+    let noted =
+        blocking(inner, move |inner| PeerState::update(&inner.store, key, |state| state.last_error = Some(reason)));
+    if let Err(error) = noted.await {
+        tracing::warn!(%error, "what came of a call cannot be noted");
+    }
+}

@@ -1,0 +1,323 @@
+//! One session: bytes of a connection, a state machine, and the store.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use isle_protocol::{Action, Answer, ByeCode, Config, Event, Hello, Session, SessionError};
+use isle_transport::{CloseCode, Connection, Stream, TransportError};
+use tokio::sync::mpsc;
+
+use super::actions::Desk;
+use super::hub::Hub;
+use super::live::LiveEvent;
+use super::peers::PeerState;
+use crate::Error;
+use crate::sync::{SyncReport, blocking};
+
+/// How a stream begins that carries a session which stays.
+pub(super) const SESSION: u8 = b's';
+/// How one begins that carries a session which ends when all is exchanged.
+pub(super) const ONCE: u8 = b'o';
+/// Bytes taken from the connection at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Messages that wait for the connection.
+const OUTGOING_MAX: usize = 16;
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+type Work = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+
+/// A session and what it needs.
+pub(super) struct Driver {
+    hub: Arc<Hub>,
+    desk: Arc<Desk>,
+    session: Session,
+    connection: Connection,
+    /// Whether it ends when all is exchanged.
+    once: bool,
+    reading: Option<Work>,
+    writing: Option<Work>,
+    told: (u64, u64),
+}
+
+/// How a session ended, and what it did.
+pub(super) struct Ended {
+    pub(super) report: SyncReport,
+    pub(super) result: Result<(), Error>,
+}
+
+/// Numbers for sessions.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To push what comes up.
+    Stay,
+    /// To exchange what there is; the caller ends it.
+    Once,
+}
+
+/// Runs a session over a stream that both ends have opened for it.
+pub(super) async fn run(
+    hub: &Arc<Hub>,
+    connection: Connection,
+    stream: Stream,
+    dialed: bool,
+    purpose: Purpose,
+) -> Ended {
+    let (started, key) = (hub.inner.runtime.now_ms(), connection.key());
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let begun = blocking(&hub.inner, move |inner| {
+        let status = inner.store.status()?;
+        let nonce = inner.store.site_nonce()?.unwrap_or_default();
+        let schema = inner.store.schema_ids()?;
+        let members: Vec<[u8; 16]> = inner.store.member_ops()?.into_iter().map(|(id, _)| id).collect();
+        let name = inner.store.membership()?.members.get(&key).map_or_else(|| key.short(), |it| it.name.clone());
+        Ok((status, nonce, schema, members, inner.device()?.name, name))
+    });
+    let (status, nonce, schema, members, device, name) = match begun.await {
+        Ok(begun) => begun,
+        Err(error) => return Ended { report: SyncReport::default(), result: Err(error) },
+    };
+    let hello = Hello {
+        version: 0,
+        oldest: 0,
+        group: status.group,
+        site: status.site,
+        nonce,
+        app: status.app,
+        device,
+        addresses: hub.addresses.clone(),
+        schema,
+        members,
+    };
+    if purpose == Purpose::Stay && !hub.hold(&connection, dialed, id) {
+        connection.close(CloseCode::Done, "these devices are connected already");
+        let report = SyncReport { remote: name, ..SyncReport::default() };
+        return Ended { report, result: Ok(()) };
+    }
+    hub.tell(LiveEvent::Connected { key, name: name.clone(), address: connection.address().to_string() });
+    let desk = Arc::new(Desk::new(hub, key, name.clone(), status.site));
+    let driver = Driver {
+        hub: Arc::clone(hub),
+        desk: Arc::clone(&desk),
+        session: Session::new(Config { hello }, started),
+        connection: connection.clone(),
+        once: purpose == Purpose::Once && dialed,
+        reading: None,
+        writing: None,
+        told: (0, 0),
+    };
+    let result = driver.drive(stream).await;
+    hub.release(&key, id);
+    let mut report = desk.report();
+    let traffic = connection.traffic();
+    (report.uploaded_bytes, report.downloaded_bytes) = (traffic.sent_bytes, traffic.received_bytes);
+    report.duration_ms = hub.inner.runtime.now_ms().saturating_sub(started);
+    let failure = result.as_ref().err().map(ToString::to_string);
+    let work = Arc::clone(hub);
+    let remembered = failure.clone();
+    let noted = blocking(&hub.inner, move |inner| {
+        work.flush()?;
+        PeerState::update(&inner.store, key, |state| {
+            state.sent_bytes = state.sent_bytes.saturating_add(traffic.sent_bytes);
+            state.received_bytes = state.received_bytes.saturating_add(traffic.received_bytes);
+            state.last_error = remembered;
+            state.last_seen_ms = Some(inner.runtime.now_ms());
+        })?;
+        Ok(inner.store.status()?)
+    });
+    match noted.await {
+        Ok(status) => (report.local_version, report.hidden) = (status.version, status.repaired),
+        Err(error) => tracing::warn!(%error, "what a session did cannot be noted"),
+    }
+    hub.tell(LiveEvent::Disconnected { key, name, reason: failure });
+    Ended { report, result }
+}
+
+impl Driver {
+    async fn drive(mut self, stream: Stream) -> Result<(), Error> {
+        let (mut send, mut receive) = stream.split();
+        let (outgoing, mut queue) = mpsc::channel::<Bytes>(OUTGOING_MAX);
+        let sending = tokio::spawn(async move {
+            while let Some(bytes) = queue.recv().await {
+                if send.send(bytes).await.is_err() {
+                    return;
+                }
+            }
+            let _ = tokio::time::timeout(GOODBYE, send.finish()).await;
+        });
+        let result = match self.exchange(&mut receive, &outgoing).await {
+            // The other end has all, and goes.
+            Err(Error::Session { source: SessionError::Closed { code: ByeCode::Done, .. }, .. })
+                if !self.once || self.session.is_caught_up() =>
+            {
+                Ok(())
+            }
+            other => other,
+        };
+        let (code, reason) = match &result {
+            Ok(()) => (ByeCode::Done, "all is exchanged".to_owned()),
+            Err(Error::Session { source: SessionError::Closed { .. }, .. }) => (ByeCode::Done, String::new()),
+            Err(Error::Session { source, .. }) => (source.code(), source.to_string()),
+            Err(Error::SiteChanged) => (ByeCode::Restart, "this replica goes on under a new site id".to_owned()),
+            // What went wrong here is nothing to a stranger.
+            Err(Error::Refused { reason, .. }) => (ByeCode::Broken, reason.clone()),
+            Err(_) => (ByeCode::Failed, "something went wrong at the other end; its log says what".to_owned()),
+        };
+        self.session.close(code, reason);
+        while let Some(bytes) = self.session.poll_output(self.hub.inner.runtime.now_ms()) {
+            if tokio::time::timeout(GOODBYE, outgoing.send(bytes)).await.is_err() {
+                break;
+            }
+        }
+        drop(outgoing);
+        // The goodbye is delivered before the connection goes.
+        let _ = tokio::time::timeout(GOODBYE, sending).await;
+        self.connection.close(CloseCode::Done, "the session is over");
+        result
+    }
+
+    fn failed(&self, source: SessionError) -> Error {
+        Error::Session { name: self.desk.name.clone(), source }
+    }
+
+    async fn exchange(
+        &mut self,
+        receive: &mut isle_transport::Receiver,
+        outgoing: &mpsc::Sender<Bytes>,
+    ) -> Result<(), Error> {
+        let mut news = self.hub.news.subscribe();
+        let mut operations = self.hub.operations.subscribe();
+        let hub = Arc::clone(&self.hub);
+        let mut waiting: Option<Bytes> = None;
+        loop {
+            self.start_work();
+            self.tell_events();
+            let now = self.hub.inner.runtime.now_ms();
+            while waiting.is_none()
+                && let Some(bytes) = self.session.poll_output(now)
+            {
+                if let Err(mpsc::error::TrySendError::Full(bytes)) = outgoing.try_send(bytes) {
+                    waiting = Some(bytes);
+                }
+                self.start_work();
+            }
+            self.tell_events();
+            if self.once && waiting.is_none() && self.session.is_caught_up() {
+                return Ok(());
+            }
+            let pause = self.session.poll_timeout().map(|at| Duration::from_millis(at.saturating_sub(now)));
+            tokio::select! {
+                chunk = receive.receive(CHUNK_BYTES) => self.take(chunk)?,
+                answer = finished(&mut self.reading) => {
+                    self.reading = None;
+                    self.session.handle_answer(answer?).map_err(|source| self.failed(source))?;
+                }
+                answer = finished(&mut self.writing) => {
+                    self.writing = None;
+                    self.session.handle_answer(answer?).map_err(|source| self.failed(source))?;
+                }
+                permit = outgoing.reserve(), if waiting.is_some() => match (permit, waiting.take()) {
+                    (Ok(permit), Some(bytes)) => permit.send(bytes),
+                    _ => return Err(self.lost("the connection is gone")),
+                },
+                changed = news.changed() => match changed {
+                    Ok(()) => self.session.handle_local(),
+                    Err(_) => return Ok(()),
+                },
+                changed = operations.changed() => match changed {
+                    Ok(()) => {
+                        let all = Arc::clone(&operations.borrow_and_update());
+                        self.session.handle_operations(all.as_ref().clone());
+                    }
+                    Err(_) => return Ok(()),
+                },
+                () = hub.stopped() => return Ok(()),
+                () = sleep(pause) => {
+                    let now = self.hub.inner.runtime.now_ms();
+                    self.session.handle_timeout(now).map_err(|source| self.failed(source))?;
+                }
+            }
+        }
+    }
+
+    fn lost(&self, reason: &str) -> Error {
+        Error::Peer { name: self.desk.name.clone(), source: TransportError::Closed { reason: reason.to_owned() } }
+    }
+
+    fn take(&mut self, chunk: Result<Option<Bytes>, TransportError>) -> Result<(), Error> {
+        match chunk {
+            Ok(Some(bytes)) => {
+                let now = self.hub.inner.runtime.now_ms();
+                self.session.handle_input(now, &bytes).map_err(|source| self.failed(source))
+            }
+            Ok(None) => Err(self.lost("the peer went away in the middle of a session")),
+            Err(source) => Err(Error::Peer { name: self.desk.name.clone(), source }),
+        }
+    }
+
+    /// Gives what the session asks for to threads that may block.
+    fn start_work(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            let desk = Arc::clone(&self.desk);
+            let hub = Arc::clone(&self.hub);
+            let writes = matches!(
+                action,
+                Action::PutOperations(_)
+                    | Action::Put(_)
+                    | Action::Retire(_)
+                    | Action::Consider(_)
+                    | Action::Stage(_)
+                    | Action::StageParts(_)
+                    | Action::Join
+            );
+            let work: Work = Box::pin(async move {
+                if matches!(action, Action::Consider(_)) {
+                    // Another peer's snapshot may be on its way: then this one waits, and may not be needed after all.
+                    desk.stage_under(Arc::clone(&hub.staging).lock_owned().await);
+                }
+                blocking(&hub.inner, move |_| desk.act(action)).await
+            });
+            *(if writes { &mut self.writing } else { &mut self.reading }) = Some(work);
+        }
+    }
+
+    fn tell_events(&mut self) {
+        let (key, name) = (self.desk.key, self.desk.name.clone());
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                Event::CaughtUp => self.hub.tell(LiveEvent::CaughtUp { key, name: name.clone() }),
+                Event::Declined(site) => {
+                    tracing::warn!(peer = name, %site, "the peer refuses what this site wrote");
+                }
+            }
+        }
+        let report = self.desk.report();
+        let (pulled, pushed) = (report.pulled_versions, report.pushed_versions);
+        if (pulled, pushed) != self.told {
+            let (received, sent) = (pulled - self.told.0, pushed - self.told.1);
+            self.told = (pulled, pushed);
+            self.hub.tell(LiveEvent::Exchanged { key, name, received, sent });
+        }
+    }
+}
+
+/// Waits for work, or for ever if there is none.
+async fn finished(work: &mut Option<Work>) -> Result<Answer, Error> {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
