@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 
-/// Ordinary SQLite files that sync through a folder or an S3 bucket.
+/// Ordinary SQLite files that sync: through a folder or an S3 bucket, or straight from device to device.
 #[derive(Debug, Parser)]
 #[command(name = "isle", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "Start:\n  isle init notes.db                  track all tables of a file, new or not\n  \
     isle remote add home ~/Sync/notes   a folder, or s3://bucket/prefix\n  \
     isle sync                           exchange changes\n  \
+    isle invite                         or let a device in, and sync without a remote\n  \
     isle demo                           three devices in one minute\n\n\
     Exit codes: 0 done, 1 failed, 2 wrong request, 3 needs your decision, 4 held back by a guard")]
 pub(crate) struct Args {
@@ -76,7 +77,7 @@ pub(crate) enum Command {
         after_help = "Example:\n  isle remote add cloud s3://my-bucket/notes --endpoint https://s3.example.com"
     )]
     Remote(Remote),
-    /// Exchange changes with the remotes
+    /// Exchange changes with the remotes, and with devices that can be reached
     #[command(after_help = "Examples:\n  isle sync\n  isle sync pull\n  isle sync --watch --interval 30s")]
     Sync(Sync),
     /// Throw away history and tombstones that no replica needs
@@ -102,6 +103,26 @@ pub(crate) enum Command {
         isle conflicts resolve --all"
     )]
     Conflicts(Conflicts),
+    /// Let another device into the group, and sync with it directly
+    #[command(
+        after_help = "Prints a ticket, as text and as a QR code, and waits until a device has joined with it. The device must be able to\n\
+        reach this one: on the same network, or at an --address that leads here (UDP).\n\n\
+        Examples:\n  isle invite\n  isle invite --expires 1h --address home.example.org:4753"
+    )]
+    Invite(Invite),
+    /// Join the group of a ticket, with a new file or one that has data
+    #[command(after_help = "Examples:\n  isle join isle1abc… notes.db\n  isle join - notes.db < ticket")]
+    Join(Join),
+    /// Stay: let the group's devices call, push and take changes as they come
+    #[command(after_help = "For a device that is always on. Syncs with the remotes too, if there are any.\n\n\
+        Examples:\n  isle serve\n  isle serve --port 4753 --address home.example.org:4753")]
+    Serve(Serve),
+    /// The devices that were let into the group, and where they can be reached
+    #[command(after_help = "Examples:\n  isle peers\n  isle peers add desk 192.168.1.7\n  isle peers revoke old-phone")]
+    Peers {
+        #[command(subcommand)]
+        action: Option<PeersAction>,
+    },
     /// The replicas of the group, and this device's name
     #[command(after_help = "Examples:\n  isle devices\n  isle devices rename laptop\n  isle devices retire old-phone")]
     Devices {
@@ -338,9 +359,85 @@ pub(crate) struct Sync {
     /// Sync again and again, and right after local changes, until Ctrl-C
     #[arg(long)]
     pub(crate) watch: bool,
-    /// How long to wait between two syncs
-    #[arg(long, requires = "watch", default_value = "5s", value_name = "TIME", value_parser = duration)]
+    /// Stay connected with the group's devices: push and take changes as they come, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["watch", "check", "way", "remote", "prefer"])]
+    pub(crate) live: bool,
+    /// With --watch or --live: how long to wait between two syncs with remotes
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = duration)]
     pub(crate) interval: Duration,
+}
+
+/// Where to listen.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Listen {
+    /// The UDP port to listen at, on all addresses of this machine [default: 4753, or any that is free]
+    #[arg(long, conflicts_with = "listen")]
+    pub(crate) port: Option<u16>,
+    /// One address to listen at, as 192.168.1.7:4753
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Where else this device can be reached: a name, or the outside of a router; may be given several times
+    #[arg(long = "address", value_name = "HOST:PORT")]
+    pub(crate) addresses: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Invite {
+    /// How long the ticket holds (as 15m, 1h)
+    #[arg(long, default_value = "15m", value_name = "TIME", value_parser = span)]
+    pub(crate) expires: Duration,
+    /// Draw no QR code
+    #[arg(long)]
+    pub(crate) no_qr: bool,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Join {
+    /// The ticket; `-` reads it from standard input
+    pub(crate) ticket: String,
+    /// The file that joins; made if it is not there [default: --db]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    /// How long to wait between two syncs with the remotes
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub(crate) interval: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersAction {
+    /// Say where a device can be reached
+    #[command(after_help = "Example:\n  isle peers add desk 192.168.1.7:4753")]
+    Add {
+        /// Its name, or the beginning of its key
+        device: String,
+        /// HOST:PORT, or a host or address alone
+        address: String,
+    },
+    /// Forget where a device can be reached
+    #[command(after_help = "Example:\n  isle peers forget desk")]
+    Forget {
+        /// Its name, or the beginning of its key
+        device: String,
+    },
+    /// Put a device out of the group: a stolen phone, say
+    #[command(
+        after_help = "Nobody talks to it from then on, and what it writes later does not count. What it has it keeps. A member can\n\
+        invite it again.\n\nExample:\n  isle peers revoke old-phone --yes"
+    )]
+    Revoke {
+        /// Its name, or the beginning of its key
+        device: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

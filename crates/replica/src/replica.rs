@@ -390,7 +390,9 @@ impl Replica {
     /// [`Error::InvalidName`], or the key store's reason.
     pub fn rename_device(&self, name: &str) -> Result<Device, Error> {
         crate::names::check("a device's name", name)?;
-        self.inner.key_store()?.rename_device(&self.inner.device()?, name)
+        let device = self.inner.key_store()?.rename_device(&self.inner.device()?, name)?;
+        crate::direct::rename(&self.inner, &device)?;
+        Ok(device)
     }
 
     /// Adds a remote: a folder, or `s3://bucket/prefix`. Checks the address, not whether it can be reached. A folder that is not
@@ -497,7 +499,12 @@ impl Replica {
         match found {
             Ok(mut outcomes) => {
                 if options.direction == sync::Direction::Both && options.remote.is_none() {
-                    outcomes.extend(peers.await?);
+                    match peers.await {
+                        Ok(peers) => outcomes.extend(peers),
+                        // Whoever was put out by the others may go on with a remote.
+                        Err(error @ Error::NotMember { .. }) => tracing::warn!(%error, "peers are not synced with"),
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ok(outcomes)
             }
@@ -510,6 +517,23 @@ impl Replica {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Exchanges changes with every device of the group whose address is known, directly and at the same time; tells for each what came of
+    /// it. A device that is off gives an [`Error::Peer`].
+    ///
+    /// # Errors
+    /// [`Error::NotMember`] if this device was put out of the group; SQLite's reason, or the key store's.
+    pub async fn sync_peers(&self) -> Result<Vec<Outcome>, Error> {
+        crate::direct::sync_known(&self.inner, None).await
+    }
+
+    /// Whether there is a device to sync with directly: one whose address is known.
+    ///
+    /// # Errors
+    /// SQLite's reason, or the key store's.
+    pub fn has_peers(&self) -> Result<bool, Error> {
+        Ok(self.peers()?.iter().any(|peer| !peer.own && !peer.addresses.is_empty()))
     }
 
     /// What a sync would do, without changing anything here or there.

@@ -53,7 +53,9 @@ async fn listen(replica: &Replica) -> Live {
 }
 
 fn invite(replica: &Replica, live: &Live) -> Ticket {
-    replica.invite(&InviteOptions { addresses: live.addresses().to_vec(), ..InviteOptions::default() }).expect("invites")
+    replica
+        .invite(&InviteOptions { addresses: live.addresses().to_vec(), ..InviteOptions::default() })
+        .expect("invites")
 }
 
 /// Waits until something holds.
@@ -200,7 +202,9 @@ async fn a_device_that_is_put_out_is_cut_off_and_stays_out() {
     let error = b.replica.sync().await.expect_err("it is out");
     assert!(error.to_string().contains("not enrolled") || error.to_string().contains("put out"), "{error}");
     assert_eq!(titles(&a.replica), ["Dune"]);
-    assert!(a.replica.invite(&InviteOptions { addresses: live.addresses().to_vec(), ..InviteOptions::default() }).is_ok());
+    assert!(
+        a.replica.invite(&InviteOptions { addresses: live.addresses().to_vec(), ..InviteOptions::default() }).is_ok()
+    );
     // Invited again, knowingly, it is let in, and what it wrote counts as written now.
     b.replica.join(&invite(&a.replica, &live)).await.expect("joins again");
     agree(&a.replica, &b.replica).await;

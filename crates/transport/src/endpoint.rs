@@ -13,15 +13,17 @@ use crate::TransportError;
 use crate::tls::{TlsIdentity, from_der};
 
 /// A connection that is silent for so long ends.
-pub const IDLE: Duration = Duration::from_secs(75);
+pub const IDLE: Duration = Duration::from_secs(60);
 /// How often the end that dialed sends a packet when there is nothing else to send.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(25);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(21);
 /// Handshakes of callers that may be under way.
 pub const HANDSHAKES_MAX: usize = 64;
 /// From so many on a caller has to show that it can be reached at its address.
 pub const RETRY_FROM: usize = 8;
+const RESET_KEY: &str = "isle 2026 key of stateless resets of a device";
+const IDS_KEY: &str = "isle 2026 key of connection ids of a device";
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Streams that a peer may have open.
 const STREAMS_MAX: u32 = 4;
 /// What may be on its way to this end, of a stream and of a connection, in bytes.
@@ -61,6 +63,17 @@ fn config(keep_alive: Option<Duration>) -> TransportConfig {
     config
 }
 
+/// A socket; one for all addresses of this machine serves both kinds.
+fn bind(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 impl Endpoint {
     /// An endpoint at an address at which others may call; port 0 takes any that is free.
     ///
@@ -71,9 +84,7 @@ impl Endpoint {
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(identity.server()?));
         server.transport_config(Arc::new(config(None)));
         server.max_incoming(HANDSHAKES_MAX);
-        let inner =
-            quinn::Endpoint::server(server, address).map_err(|source| TransportError::Bind { address, source })?;
-        Ok(Endpoint::of(inner, identity))
+        Endpoint::open(secret, identity, address, Some(server))
     }
 
     /// As [`Endpoint::listen`], at all addresses of this machine.
@@ -96,17 +107,30 @@ impl Endpoint {
     /// As [`Endpoint::listen`].
     pub fn dial_only(secret: &DeviceSecret) -> Result<Endpoint, TransportError> {
         let identity = TlsIdentity::new(secret)?;
-        let client = |ip: IpAddr| {
-            let address = SocketAddr::new(ip, 0);
-            quinn::Endpoint::client(address).map_err(|source| TransportError::Bind { address, source })
-        };
-        let inner = client(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| client(Ipv4Addr::UNSPECIFIED.into()))?;
-        Ok(Endpoint::of(inner, identity))
+        let client = |ip: IpAddr| Endpoint::open(secret, identity.clone(), SocketAddr::new(ip, 0), None);
+        client(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| client(Ipv4Addr::UNSPECIFIED.into()))
     }
 
-    fn of(inner: quinn::Endpoint, identity: TlsIdentity) -> Endpoint {
+    fn open(
+        secret: &DeviceSecret,
+        identity: TlsIdentity,
+        address: SocketAddr,
+        server: Option<quinn::ServerConfig>,
+    ) -> Result<Endpoint, TransportError> {
+        let failed = |source| TransportError::Bind { address, source };
+        // The same key after a restart: a device that was killed tells its peers so as soon as they say something, rather than by silence.
+        let reset = blake3::derive_key(RESET_KEY, secret.seed());
+        let reset = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &reset);
+        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset));
+        // Packets for the connections of before are known by their ids, and answered.
+        let ids = blake3::derive_key(IDS_KEY, secret.seed());
+        let ids = u64::from_le_bytes(ids[..8].try_into().unwrap_or_default());
+        endpoint.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let socket = bind(address).map_err(failed)?;
+        let inner = quinn::Endpoint::new(endpoint, server, socket, runtime).map_err(failed)?;
         let transport = Arc::new(config(Some(KEEP_ALIVE)));
-        Endpoint { inner, identity, transport, handshakes: Arc::default() }
+        Ok(Endpoint { inner, identity, transport, handshakes: Arc::default() })
     }
 
     /// The address of the socket.
@@ -245,13 +269,16 @@ impl Connection {
         Ok(Stream { send, receive })
     }
 
-    /// The next stream that the other end opens.
+    /// The next stream that the other end opens; `None` if it hangs up, as one does that has reached this end at several addresses.
     ///
     /// # Errors
     /// [`TransportError::Closed`].
-    pub async fn accept(&self) -> Result<Stream, TransportError> {
-        let (send, receive) = self.inner.accept_bi().await.map_err(closed)?;
-        Ok(Stream { send, receive })
+    pub async fn accept(&self) -> Result<Option<Stream>, TransportError> {
+        match self.inner.accept_bi().await {
+            Ok((send, receive)) => Ok(Some(Stream { send, receive })),
+            Err(ConnectionError::ApplicationClosed(close)) if close.error_code == VarInt::from_u32(0) => Ok(None),
+            Err(error) => Err(closed(error)),
+        }
     }
 
     /// Ends the connection at once; what was not delivered yet may be lost.
@@ -283,7 +310,7 @@ impl Stream {
     /// # Errors
     /// [`TransportError::Closed`].
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), TransportError> {
-        self.send.write_chunk(bytes).await.map_err(|error| TransportError::Closed { reason: error.to_string() })
+        self.send.write_chunk(bytes).await.map_err(not_written)
     }
 
     /// The next byte.
@@ -293,7 +320,7 @@ impl Stream {
     pub async fn receive_byte(&mut self) -> Result<u8, TransportError> {
         let mut byte = [0];
         let read = self.receive.read_exact(&mut byte).await;
-        read.map(|()| byte[0]).map_err(|error| TransportError::Closed { reason: error.to_string() })
+        read.map(|()| byte[0]).map_err(not_whole)
     }
 
     /// The two directions, to be used at the same time.
@@ -312,7 +339,7 @@ impl Sender {
     /// # Errors
     /// [`TransportError::Closed`].
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), TransportError> {
-        self.0.write_chunk(bytes).await.map_err(|error| TransportError::Closed { reason: error.to_string() })
+        self.0.write_chunk(bytes).await.map_err(not_written)
     }
 
     /// Ends this direction, and waits until the other end has all of it, or is gone.
@@ -335,7 +362,7 @@ impl Receiver {
     /// [`TransportError::Closed`].
     pub async fn receive(&mut self, most: usize) -> Result<Option<Bytes>, TransportError> {
         let chunk = self.0.read_chunk(most, true).await;
-        let chunk = chunk.map_err(|error| TransportError::Closed { reason: error.to_string() })?;
+        let chunk = chunk.map_err(not_read)?;
         Ok(chunk.map(|chunk| chunk.bytes))
     }
 
@@ -358,7 +385,28 @@ impl Receiver {
     /// # Errors
     /// [`TransportError::Closed`], also when fewer come.
     pub async fn receive_exactly(&mut self, bytes: &mut [u8]) -> Result<(), TransportError> {
-        self.0.read_exact(bytes).await.map_err(|error| TransportError::Closed { reason: error.to_string() })
+        self.0.read_exact(bytes).await.map_err(not_whole)
+    }
+}
+
+fn not_written(error: quinn::WriteError) -> TransportError {
+    match error {
+        quinn::WriteError::ConnectionLost(error) => closed(error),
+        other => TransportError::Closed { reason: other.to_string() },
+    }
+}
+
+fn not_read(error: quinn::ReadError) -> TransportError {
+    match error {
+        quinn::ReadError::ConnectionLost(error) => closed(error),
+        other => TransportError::Closed { reason: other.to_string() },
+    }
+}
+
+fn not_whole(error: quinn::ReadExactError) -> TransportError {
+    match error {
+        quinn::ReadExactError::ReadError(error) => not_read(error),
+        other => TransportError::Closed { reason: other.to_string() },
     }
 }
 
@@ -373,6 +421,7 @@ fn words(error: &ConnectionError) -> String {
             String::from_utf8_lossy(&close.reason).into_owned()
         }
         ConnectionError::TimedOut => "nobody answers".to_owned(),
+        ConnectionError::Reset => "the other end was restarted".to_owned(),
         ConnectionError::ConnectionClosed(close) if !close.reason.is_empty() => {
             String::from_utf8_lossy(&close.reason).into_owned()
         }

@@ -47,7 +47,7 @@ async fn bytes_go_both_ways_and_an_end_is_seen() {
         back
     };
     let theirs = async {
-        let (mut send, mut receive) = there.accept().await.expect("a stream").split();
+        let (mut send, mut receive) = there.accept().await.expect("open").expect("a stream").split();
         let mut ping = [0; 4];
         receive.receive_exactly(&mut ping).await.expect("receives");
         send.send(Bytes::from_static(b"pong")).await.expect("sends");
@@ -75,6 +75,7 @@ async fn another_device_at_the_address_is_not_talked_to() {
 async fn a_closed_connection_says_why() {
     let (there, here, ..) = connected().await;
     there.close(CloseCode::Unknown, "this device does not belong to the group");
+    assert!(here.accept().await.is_err(), "that is no hanging up");
     let reason = here.closed().await.to_string();
     assert!(reason.contains("does not belong"), "{reason}");
     assert!(here.open().await.is_err());

@@ -4,7 +4,9 @@ mod compact;
 pub(crate) mod conflicts;
 mod devices;
 mod files;
+mod live;
 mod look;
+mod peers;
 mod remotes;
 mod schema;
 mod sql;
@@ -34,6 +36,10 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Status => look::status(args, out),
         Command::Log { limit } => look::log(args, *limit, out),
         Command::Conflicts(conflicts) => conflicts::run(args, conflicts, out),
+        Command::Invite(invite) => live::invite(args, invite, out),
+        Command::Join(join) => live::join(args, join, out),
+        Command::Serve(serve) => live::serve(args, serve, out),
+        Command::Peers { action } => peers::run(args, action.as_ref(), out),
         Command::Devices { action } => devices::run(args, action.as_ref(), out),
         Command::Hash => look::hash(args, out),
         Command::Doctor => look::doctor(args, out),

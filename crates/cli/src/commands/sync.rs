@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use isle::{CheckReport, Direction, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
 use serde_json::json;
 
-use super::{Names, look, remotes, watch};
+use super::{Names, live, look, remotes, watch};
 use crate::args::{Args, Prefer, Sync, Way};
 use crate::confirm;
 use crate::db;
 use crate::failure::{self, Kind};
-use crate::output::{Out, bytes, count, seconds, thousands, time};
+use crate::output::{Out, bytes, count, printable, seconds, thousands, time};
 
 /// A sync that takes no longer shows no bar.
 const BAR_AFTER: Duration = Duration::from_secs(1);
@@ -28,12 +28,17 @@ pub(crate) struct Round {
     pub(crate) reports: Vec<SyncReport>,
     /// Remotes that failed.
     pub(crate) failed: Vec<(String, isle::Error)>,
+    /// Peers that could not be reached: a device is often off.
+    pub(crate) away: Vec<(String, isle::Error)>,
 }
 
 pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
-    let remotes = selected(args, sync)?;
     let runtime = runtime()?;
     let code = runtime.block_on(async {
+        if sync.live {
+            return live::sync_live(args, sync, out).await;
+        }
+        let remotes = selected(args, sync)?;
         if sync.check {
             return check(args, &remotes, out).await;
         }
@@ -45,10 +50,13 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         }
         let round = round(args, &remotes, sync).await?;
         if !out.json(&to_json(&round))? {
-            show(args, &round, remotes.len() > 1, out)?;
+            show(args, &round, round.reports.len() + round.away.len() > 1, out)?;
         }
         let refused = round.reports.iter().any(|report| !report.refused.is_empty());
-        ended(round.failed, remotes.len(), u8::from(refused), out)
+        let several = round.reports.len() + round.failed.len() + round.away.len() > 1;
+        let failed =
+            if round.reports.is_empty() { round.failed.into_iter().chain(round.away).collect() } else { round.failed };
+        ended(failed, several, u8::from(refused), out)
     });
     // A merge that Ctrl-C left behind is a transaction: SQLite undoes it.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -62,8 +70,9 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// The remotes that are meant.
 pub(crate) fn selected(args: &Args, sync: &Sync) -> anyhow::Result<Vec<RemoteInfo>> {
-    let mut remotes = db::open(args)?.remotes()?;
-    if remotes.is_empty() {
+    let replica = db::open(args)?;
+    let mut remotes = replica.remotes()?;
+    if remotes.is_empty() && (sync.check || sync.way.is_some() || sync.remote.is_some() || !replica.has_peers()?) {
         return Err(isle::Error::NoRemote.into());
     }
     if let Some(name) = &sync.remote {
@@ -87,7 +96,7 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> a
         Some(Way::Pull) => Direction::Pull,
         Some(Way::Push) => Direction::Push,
     };
-    let mut round = Round { reports: Vec::new(), failed: Vec::new() };
+    let mut round = Round { reports: Vec::new(), failed: Vec::new(), away: Vec::new() };
     for remote in remotes {
         let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
         let bar = Arc::new(Bar::new());
@@ -96,6 +105,16 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> a
         match bar.beside(replica.sync_with(&options)).await {
             Ok(reports) => round.reports.extend(reports),
             Err(error) => round.failed.push((remote.name.clone(), error)),
+        }
+    }
+    if direction == Direction::Both && sync.remote.is_none() {
+        let bar = Bar::new();
+        for outcome in bar.beside(db::open(args)?.sync_peers()).await? {
+            match outcome.result {
+                Ok(report) => round.reports.push(report),
+                Err(error @ isle::Error::Peer { .. }) => round.away.push((outcome.remote, error)),
+                Err(error) => round.failed.push((outcome.remote, error)),
+            }
         }
     }
     Ok(round)
@@ -119,8 +138,7 @@ async fn may_give_way(args: &Args, remotes: &[RemoteInfo], out: &Out) -> anyhow:
 }
 
 /// The exit code. What failed goes to standard error: the only remote's error is the command's own, of several each is named.
-fn ended(failed: Vec<(String, isle::Error)>, remotes: usize, code: u8, out: &mut Out) -> anyhow::Result<u8> {
-    let several = remotes > 1;
+fn ended(failed: Vec<(String, isle::Error)>, several: bool, code: u8, out: &mut Out) -> anyhow::Result<u8> {
     let mut failed = failed.into_iter().map(|(_, error)| anyhow::Error::new(error));
     if !several {
         return failed.next().map_or(Ok(code), Err);
@@ -138,7 +156,7 @@ fn ended(failed: Vec<(String, isle::Error)>, remotes: usize, code: u8, out: &mut
 }
 
 pub(crate) fn to_json(round: &Round) -> serde_json::Value {
-    json!({ "remotes": round.reports, "failed": failed_json(&round.failed) })
+    json!({ "remotes": round.reports, "failed": failed_json(&round.failed), "away": failed_json(&round.away) })
 }
 
 fn failed_json(failed: &[(String, isle::Error)]) -> Vec<serde_json::Value> {
@@ -170,6 +188,10 @@ pub(crate) fn show(args: &Args, round: &Round, named: bool, out: &mut Out) -> an
             out.note(format!("  {line}"))?;
         }
     }
+    for (name, _) in round.away.iter().filter(|_| !round.reports.is_empty()) {
+        let words = out.style.dim(format!("{} could not be reached", printable(name)));
+        out.note(words)?;
+    }
     if let Some(warning) = look::clock_warning(&status).map(|warning| out.style.yellow(warning)) {
         out.note(format!("  {warning}"))?;
     }
@@ -189,9 +211,13 @@ pub(crate) fn summary(report: &SyncReport) -> String {
             thousands(pushed)
         ),
     };
+    // Between devices there are none.
+    let requests = match report.requests {
+        0 if report.uploaded_bytes > 0 => String::new(),
+        requests => format!("{}, ", count(requests, "request")),
+    };
     format!(
-        "{did} · {}, {} up, {} down · {}",
-        count(report.requests, "request"),
+        "{did} · {requests}{} up, {} down · {}",
         bytes(report.uploaded_bytes),
         bytes(report.downloaded_bytes),
         seconds(report.duration_ms)
@@ -276,7 +302,7 @@ async fn check(args: &Args, remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Re
             out.line(compare(report))?;
         }
     }
-    ended(failed, remotes.len(), 0, out)
+    ended(failed, remotes.len() > 1, 0, out)
 }
 
 /// How a replica and a remote compare, in a line or two.

@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Resu
     }
 }
 
-async fn stopped() -> anyhow::Result<()> {
+pub(super) async fn stopped() -> anyhow::Result<()> {
     #[cfg(unix)]
     {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -7,6 +7,7 @@ mod demo;
 mod files;
 mod full;
 mod look;
+mod peers;
 mod processes;
 mod schema;
 mod sql;

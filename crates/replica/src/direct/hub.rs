@@ -204,7 +204,7 @@ pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
     }
     inner.store.bring_back_clock()?;
     peers::membership(inner)?;
-    Ok(())
+    peers::rename(inner, &inner.device()?)
 }
 
 fn operations(inner: &Inner) -> Result<Operations, Error> {

@@ -221,6 +221,13 @@ async fn take_call(hub: Arc<Hub>, arrival: Arrival, strangers: Arc<Semaphore>) {
     }
 }
 
+/// What came of hearing a stranger.
+enum Heard {
+    HungUp,
+    /// It asked to be let in; its name if it was.
+    Asked(Option<String>),
+}
+
 async fn is_member(hub: &Arc<Hub>, key: DeviceKey) -> Result<bool, Error> {
     blocking(&hub.inner, move |inner| Ok(inner.store.membership()?.is_member(&key))).await
 }
@@ -234,15 +241,16 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
         // A stranger gets one of few seats, and not for long.
         let seat = strangers.try_acquire().map_err(|_| Error::Busy)?;
         let heard = tokio::time::timeout(4 * PATIENCE, async {
-            let mut stream = connection.accept().await.map_err(failed)?;
+            let Some(mut stream) = connection.accept().await.map_err(failed)? else { return Ok(Heard::HungUp) };
             match stream.receive_byte().await.map_err(failed)? {
-                PAIRING => pairing::hear(hub, connection, stream).await,
+                PAIRING => Ok(Heard::Asked(pairing::hear(hub, connection, stream).await?)),
                 _ => Err(Error::NotEnrolled { key: key.short() }),
             }
         });
         match heard.await {
-            Ok(Ok(Some(name))) => hub.tell(LiveEvent::Joined { key, name }),
-            Ok(Ok(None)) => return Err(Error::NotEnrolled { key: key.short() }),
+            Ok(Ok(Heard::HungUp)) => return Ok(()),
+            Ok(Ok(Heard::Asked(Some(name)))) => hub.tell(LiveEvent::Joined { key, name }),
+            Ok(Ok(Heard::Asked(None))) => return Err(Error::NotEnrolled { key: key.short() }),
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(Error::NotEnrolled { key: key.short() }),
         }
@@ -250,17 +258,17 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
     }
     let stream = tokio::time::timeout(PATIENCE, async {
         loop {
-            let mut stream = connection.accept().await.map_err(failed)?;
+            let Some(mut stream) = connection.accept().await.map_err(failed)? else { return Ok(None) };
             match stream.receive_byte().await.map_err(failed)? {
-                SESSION => return Ok((stream, Purpose::Stay)),
-                ONCE => return Ok((stream, Purpose::Once)),
+                SESSION => return Ok(Some((stream, Purpose::Stay))),
+                ONCE => return Ok(Some((stream, Purpose::Once))),
                 // A member with a ticket may join with another file of its device.
                 PAIRING => drop(pairing::hear(hub, connection, stream).await?),
                 _ => return Err(Error::NotEnrolled { key: key.short() }),
             }
         }
     });
-    let (stream, purpose) = stream.await.map_err(|_| Error::Cancelled)??;
+    let Some((stream, purpose)) = stream.await.map_err(|_| Error::Cancelled)?? else { return Ok(()) };
     drop(_seat);
     let Ended { result, .. } = session::run(hub, connection.clone(), stream, false, purpose).await;
     if let Err(error) = &result {

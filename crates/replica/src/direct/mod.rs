@@ -33,4 +33,4 @@ pub use live::{Live, LiveEvent, LiveOptions};
 pub(crate) use once::sync_known;
 pub use pairing::InviteOptions;
 pub use peers::Peer;
-pub(crate) use peers::known_sites;
+pub(crate) use peers::{known_sites, rename};

@@ -30,7 +30,8 @@ pub(super) struct Target {
 pub(super) fn targets(inner: &Inner) -> Result<Vec<Target>, Error> {
     let (membership, own) = (inner.store.membership()?, inner.device()?.key);
     if !membership.is_member(&own) {
-        return Ok(Vec::new());
+        let revoked = membership.is_revoked(&own);
+        return if revoked { Err(Error::NotMember { revoked }) } else { Ok(Vec::new()) };
     }
     let mut targets = Vec::new();
     for (key, member) in membership.members.iter().filter(|(key, member)| **key != own && !member.revoked) {

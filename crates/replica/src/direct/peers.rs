@@ -138,6 +138,17 @@ pub(crate) fn membership(inner: &Inner) -> Result<Membership, Error> {
     Ok(inner.store.membership()?)
 }
 
+/// Tells the group the device's name, if that is not the one it knows.
+pub(crate) fn rename(inner: &Inner, device: &crate::Device) -> Result<(), Error> {
+    let membership = inner.store.membership()?;
+    match membership.members.get(&device.key) {
+        Some(member) if !member.revoked && member.name != device.name => {
+            put_op(inner, membership.heads, Action::Rename { name: device.name.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// As [`membership`], for who has to belong to it.
 pub(crate) fn membership_of_member(inner: &Inner) -> Result<Membership, Error> {
     let (membership, own) = (membership(inner)?, inner.device()?.key);

@@ -1,0 +1,282 @@
+//! Letting devices in, joining, and staying connected.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use isle::{DeviceKey, InviteOptions, Live, LiveEvent, LiveOptions, Replica, Ticket};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Names, sync, watch};
+use crate::args::{Args, Invite, Join, Listen, Serve, Sync};
+use crate::db;
+use crate::failure::{Failure, Kind};
+use crate::output::{Out, count, printable, time};
+
+/// The longest ticket that is read from standard input.
+const TICKET_BYTES_MAX: u64 = 1 << 16;
+
+/// Opens for callers: at the usual port, or any other if that is taken and none was asked for.
+async fn listen(replica: &Replica, listen: &Listen) -> anyhow::Result<Live> {
+    let options = |port| LiveOptions { listen: listen.listen, port: Some(port), addresses: listen.addresses.clone() };
+    let usual = replica.go_live(&options(listen.port.unwrap_or(Replica::DEFAULT_PORT))).await;
+    match usual {
+        Err(isle::Error::Transport { .. }) if listen.port.is_none() && listen.listen.is_none() => {
+            Ok(replica.go_live(&options(0)).await?)
+        }
+        other => Ok(other?),
+    }
+}
+
+pub(crate) fn invite(args: &Args, invite: &Invite, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let runtime = sync::runtime()?;
+    let code = runtime.block_on(async {
+        let live = listen(&replica, &invite.listen).await?;
+        let mut events = live.events();
+        let options = InviteOptions { expires: invite.expires, addresses: live.addresses().to_vec() };
+        let ticket = replica.invite(&options)?;
+        show_ticket(&ticket, invite, out)?;
+        let joined = tokio::select! {
+            stopped = watch::stopped() => stopped.map(|()| None),
+            () = tokio::time::sleep(invite.expires) => Ok(None),
+            joined = wait_for_one(&mut events, out) => joined.map(Some),
+        }?;
+        live.stop().await?;
+        match joined {
+            Some(name) => {
+                let mark = out.style.green("✓");
+                if !out.json {
+                    out.note(format!(
+                        "{mark} {name} has joined and has everything; `isle serve` stays for the next sync"
+                    ))?;
+                }
+                Ok(0)
+            }
+            None => Err(Failure::new(Kind::Failed, "nobody joined").hint("`isle invite` makes a new ticket").into()),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    code
+}
+
+fn show_ticket(ticket: &Ticket, invite: &Invite, out: &mut Out) -> anyhow::Result<()> {
+    let shown = json!({ "ticket": ticket.to_string(), "expires_ms": ticket.expires_ms, "addresses": ticket.addresses });
+    if out.json {
+        out.json_line(&shown)?;
+        return out.flush();
+    }
+    if !invite.no_qr && std::io::stdout().is_terminal() {
+        out.note(qr_code(&ticket.to_qr_text())?)?;
+    }
+    out.note("On the other device, within the next minutes:\n")?;
+    out.line(format!("isle join {ticket}"))?;
+    out.note(format!(
+        "\nThe ticket lets one device in, until {}. Whoever has it can join: send it by a way you trust.\nwaiting at {}; Ctrl-C ends it",
+        time(ticket.expires_ms),
+        ticket.addresses.join(", ")
+    ))?;
+    out.flush()
+}
+
+fn qr_code(text: &str) -> anyhow::Result<String> {
+    use qrcode::render::unicode::Dense1x2;
+    let code =
+        qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L).context("cannot draw the QR code")?;
+    // Most terminals are dark: what is to be dark in the code is what is not drawn.
+    Ok(code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build())
+}
+
+/// Waits until a device has joined and its first session has ended.
+async fn wait_for_one(events: &mut Receiver<LiveEvent>, out: &mut Out) -> anyhow::Result<String> {
+    let mut joined: Option<(DeviceKey, String)> = None;
+    loop {
+        match events.recv().await {
+            Ok(LiveEvent::Joined { key, name }) => {
+                if out.json {
+                    out.json_line(&json!({ "event": "joined", "device": key.to_string(), "name": name }))?;
+                    out.flush()?;
+                }
+                joined = Some((key, printable(&name)));
+            }
+            Ok(LiveEvent::Disconnected { key, .. }) => {
+                if let Some((_, name)) = joined.take_if(|(of, _)| *of == key) {
+                    return Ok(name);
+                }
+            }
+            Ok(LiveEvent::TurnedAway { address, reason }) if !out.json => {
+                let line = out.style.yellow(format!("turned away {}: {}", printable(&address), printable(&reason)));
+                out.note(line)?;
+                out.flush()?;
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return Err(anyhow::anyhow!("the sessions have ended")),
+        }
+    }
+}
+
+pub(crate) fn join(args: &Args, join: &Join, out: &mut Out) -> anyhow::Result<u8> {
+    let text = match join.ticket.as_str() {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin().take(TICKET_BYTES_MAX).read_to_string(&mut text).context("cannot read the ticket")?;
+            text
+        }
+        text => text.to_owned(),
+    };
+    let ticket: Ticket = text.parse().map_err(isle::Error::Ticket)?;
+    let path = match join.file.as_ref().or(args.db.as_ref()) {
+        Some(path) => path.clone(),
+        None => db::path(args).map_err(|_| {
+            Failure::new(Kind::Invalid, "which file is to join?")
+                .hint("`isle join TICKET notes.db` makes it, or takes the one that is there")
+        })?,
+    };
+    if path.is_dir() {
+        return Err(db::is_folder(&path).into());
+    }
+    if path.is_file() {
+        db::must_be_sqlite(&path)?;
+    }
+    let replica = Replica::builder(&path).init()?;
+    let runtime = sync::runtime()?;
+    let report = runtime.block_on(replica.join(&ticket));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    let report = report?;
+    let inviter = replica.peers()?.into_iter().find(|peer| peer.key == ticket.inviter);
+    let inviter = inviter.map_or_else(|| ticket.inviter.short(), |peer| printable(&peer.name));
+    if out.json(&json!({ "file": path.to_string_lossy(), "group": ticket.group.to_string(), "inviter": inviter, "sync": report }))? {
+        return Ok(0);
+    }
+    let mark = out.style.green("✓");
+    out.note(format!("{mark} {} belongs to the group of {inviter} now; {}", path.display(), sync::summary(&report)))?;
+    for line in sync::details(&report, &Names::new(&replica.status()?)) {
+        let line = out.style.yellow(line);
+        out.note(format!("  {line}"))?;
+    }
+    out.note(
+        "`isle sync` exchanges changes with it, `isle sync --live` stays connected, `isle serve` lets others call",
+    )?;
+    Ok(0)
+}
+
+pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result<u8> {
+    let runtime = sync::runtime()?;
+    let code = runtime.block_on(async {
+        let replica = db::open(args)?;
+        let live = listen(&replica, &serve.listen).await?;
+        if out.json {
+            out.json_line(&json!({ "event": "listening", "addresses": live.addresses() }))?;
+        } else {
+            out.note(format!("listening at {}; Ctrl-C ends it", live.addresses().join(", ")))?;
+        }
+        stay(args, live, serve.interval, out).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    code
+}
+
+/// `isle sync --live`.
+pub(crate) async fn sync_live(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let live = replica.go_live(&LiveOptions::default()).await?;
+    if !out.json {
+        out.note("connecting; Ctrl-C ends it")?;
+    }
+    stay(args, live, sync.interval, out).await
+}
+
+/// Shows what happens until Ctrl-C, and syncs with the remotes, if there are any, now and then.
+async fn stay(args: &Args, live: Live, interval: Duration, out: &mut Out) -> anyhow::Result<u8> {
+    out.flush()?;
+    let mut events = live.events();
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            stopped = watch::stopped() => {
+                stopped?;
+                break;
+            }
+            event = events.recv() => match event {
+                Ok(event) => show(&event, out)?,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => break,
+            },
+            _ = ticks.tick() => sync_remotes(args, out).await?,
+        }
+    }
+    live.stop().await?;
+    Ok(0)
+}
+
+/// What a remote says goes to the output; that it fails does not end anything.
+async fn sync_remotes(args: &Args, out: &mut Out) -> anyhow::Result<()> {
+    let replica = db::open(args)?;
+    for remote in replica.remotes()? {
+        let options = isle::SyncOptions { remote: Some(remote.name.clone()), ..isle::SyncOptions::default() };
+        let result = replica.sync_with(&options).await;
+        let lines = match &result {
+            Ok(reports) => reports
+                .iter()
+                .filter(|report| report.pulled_versions + report.pushed_versions > 0 || out.json)
+                .map(|report| (sync::summary(report), json!({ "event": "synced", "report": report })))
+                .collect(),
+            Err(error) => {
+                let message = sync::message(error);
+                vec![(message.clone(), json!({ "event": "failed", "remote": remote.name, "message": message }))]
+            }
+        };
+        for (words, object) in lines {
+            tell(&format!("{}: {words}", remote.name), &object, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn tell(words: &str, object: &Value, out: &mut Out) -> anyhow::Result<()> {
+    if out.json {
+        out.json_line(object)?;
+    } else {
+        let now = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+        let stamp = out.style.dim(time(now));
+        out.note(format!("{stamp} {words}"))?;
+    }
+    out.flush()
+}
+
+fn show(event: &LiveEvent, out: &mut Out) -> anyhow::Result<()> {
+    let (words, object) = match event {
+        LiveEvent::Connected { key, name, address } => (
+            format!("{} is connected ({})", printable(name), printable(address)),
+            json!({ "event": "connected", "device": key.to_string(), "name": name, "address": address }),
+        ),
+        LiveEvent::CaughtUp { key, name } => (
+            format!("{} and this replica have the same", printable(name)),
+            json!({ "event": "caught_up", "device": key.to_string(), "name": name }),
+        ),
+        LiveEvent::Exchanged { key, name, received, sent } => (
+            format!("{}: received {}, sent {sent}", printable(name), count(*received, "change")),
+            json!({ "event": "exchanged", "device": key.to_string(), "name": name, "received": received, "sent": sent }),
+        ),
+        LiveEvent::Disconnected { key, name, reason } => (
+            match reason {
+                Some(reason) => format!("{} is gone: {}", printable(name), printable(reason)),
+                None => format!("{} is gone", printable(name)),
+            },
+            json!({ "event": "disconnected", "device": key.to_string(), "name": name, "reason": reason }),
+        ),
+        LiveEvent::Joined { key, name } => (
+            format!("{} has joined the group", printable(name)),
+            json!({ "event": "joined", "device": key.to_string(), "name": name }),
+        ),
+        LiveEvent::TurnedAway { address, reason } => (
+            format!("turned away {}: {}", printable(address), printable(reason)),
+            json!({ "event": "turned_away", "address": address, "reason": reason }),
+        ),
+        _ => return Ok(()),
+    };
+    tell(&words, &object, out)
+}

@@ -1,0 +1,163 @@
+//! Devices that are let in, call each other and are put out: real processes over loopback.
+
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStdout, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Device, Place};
+
+/// A command that goes on, whose output is read line by line. It ends with the test.
+struct Going {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Going {
+    fn start<const N: usize>(device: &Device, args: [&str; N]) -> Going {
+        let mut child = device.command(args).stdout(Stdio::piped()).spawn().expect("it runs");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Going { child, lines }
+    }
+
+    /// The next object that fits; what the tests wait for always comes, or the process ends.
+    fn next(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.lines.next().expect("it goes on").expect("UTF-8");
+            let object: Value = serde_json::from_str(&line).expect("JSON");
+            if fits(&object) {
+                return object;
+            }
+        }
+    }
+
+    fn event(&mut self, name: &str) -> Value {
+        self.next(|object| object["event"] == name)
+    }
+}
+
+fn invite(device: &Device) -> (Going, String) {
+    let mut inviting = Going::start(device, ["--json", "invite", "--listen", "127.0.0.1:0"]);
+    let ticket = inviting.next(|object| object["ticket"].is_string());
+    (inviting, ticket["ticket"].as_str().expect("text").to_owned())
+}
+
+/// A device with a table, which knows no remote.
+fn desk(place: &Place) -> Device {
+    let device = place.device("desk");
+    device.ok(["exec", "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)"]);
+    device.ok(["track", "notes"]);
+    device.ok(["exec", "INSERT INTO notes VALUES(1, 'Dune')"]);
+    device
+}
+
+fn joined(place: &Place, inviter: &Device, name: &str) -> Device {
+    let device = place.device(name);
+    let (mut inviting, ticket) = invite(inviter);
+    device.ok(["join", &ticket, "app.db"]);
+    assert_eq!(inviting.event("joined")["name"], name);
+    assert!(inviting.child.wait().expect("it ends").success());
+    device
+}
+
+#[test]
+fn a_device_joins_by_hand_and_says_what_it_got() {
+    let place = Place::new();
+    let desk = desk(&place);
+    let phone = place.bare("phone");
+    let (_inviting, ticket) = invite(&desk);
+    // A new file, and the ticket from standard input.
+    let gave = phone.feed(["join", "-", "new.db"], &format!("  {}\n", ticket.to_uppercase()));
+    assert_eq!(gave.code, 0, "{gave:?}");
+    assert!(gave.out.contains("belongs to the group of desk") && gave.out.contains("pulled 1 change"), "{gave:?}");
+    assert_eq!(phone.rows("SELECT title FROM notes"), ["Dune"]);
+    let again = phone.run(["join", &ticket, "other.db"]);
+    assert_eq!(again.code, 1);
+    assert!(again.err.contains("used already") || again.err.contains("nobody answers"), "{again:?}");
+    let wrong = phone.run(["join", "isle1nonsense", "new.db"]);
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.err.contains("damaged"), "{wrong:?}");
+}
+
+#[test]
+fn three_processes_stay_connected_and_a_change_goes_through_the_middle() {
+    let place = Place::new();
+    let desk = desk(&place);
+    let phone = joined(&place, &desk, "phone");
+    let tablet = joined(&place, &desk, "tablet");
+    let mut serving = Going::start(&desk, ["--json", "serve", "--listen", "127.0.0.1:0"]);
+    let listening = serving.event("listening");
+    let address = listening["addresses"][0].as_str().expect("an address");
+    for device in [&phone, &tablet] {
+        device.ok(["peers", "forget", "desk"]);
+        device.ok(["peers", "add", "desk", address]);
+    }
+    let mut on_phone = Going::start(&phone, ["--json", "sync", "--live"]);
+    let mut on_tablet = Going::start(&tablet, ["--json", "sync", "--live"]);
+    assert_eq!(on_phone.event("caught_up")["name"], "desk");
+    on_tablet.event("caught_up");
+    // Another process writes on the phone; the tablet never talks to the phone.
+    phone.ok(["exec", "INSERT INTO notes VALUES(2, 'Ubik')"]);
+    on_tablet.next(|object| object["event"] == "exchanged" && object["received"] == 1);
+    assert_eq!(tablet.rows("SELECT title FROM notes ORDER BY id"), ["Dune", "Ubik"]);
+    // The middle is killed and comes back: nothing is lost, and nothing has to be done by hand.
+    serving.child.kill().expect("killed");
+    tablet.ok(["exec", "INSERT INTO notes VALUES(3, 'Emma')"]);
+    phone.ok(["exec", "INSERT INTO notes VALUES(4, 'Solaris')"]);
+    let listen = ["--json", "serve", "--listen", address];
+    let mut serving = Going::start(&desk, listen);
+    for _ in 0..2 {
+        serving.next(|object| object["event"] == "exchanged" && object["received"] == 1);
+    }
+    on_phone.next(|object| object["event"] == "exchanged" && object["received"] == 1);
+    on_tablet.next(|object| object["event"] == "exchanged" && object["received"] == 1);
+    assert_eq!(phone.json(["hash"]), tablet.json(["hash"]));
+    assert_eq!(phone.json(["hash"]), desk.json(["hash"]));
+}
+
+#[test]
+fn a_device_that_is_put_out_is_told_so() {
+    let place = Place::new();
+    let desk = desk(&place);
+    let phone = joined(&place, &desk, "phone");
+    let asks = desk.run(["peers", "revoke", "phone"]);
+    assert_eq!(asks.code, 3, "{asks:?}");
+    desk.ok(["peers", "revoke", "phone", "--yes"]);
+    let listed = desk.json(["peers"]);
+    let listed = listed.as_array().expect("a list");
+    assert!(listed.iter().any(|peer| peer["name"] == "phone" && peer["revoked"] == true), "{listed:?}");
+    let mut serving = Going::start(&desk, ["--json", "serve", "--listen", "127.0.0.1:0"]);
+    let address = serving.event("listening")["addresses"][0].as_str().expect("an address").to_owned();
+    phone.ok(["peers", "add", "desk", &address]);
+    let refused = phone.run(["sync"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("not enrolled"), "{refused:?}");
+    serving.event("turned_away");
+}
+
+#[test]
+fn a_peer_that_is_off_is_no_failure_beside_a_remote() {
+    let place = Place::new();
+    let desk = desk(&place);
+    let phone = joined(&place, &desk, "phone");
+    let alone = phone.run(["sync"]);
+    assert_eq!(alone.code, 1, "there is nothing else: {alone:?}");
+    assert!(alone.err.contains("desk"), "{alone:?}");
+    phone.ok(["remote", "add", "hub", &place.text("hub")]);
+    let beside = phone.run(["sync"]);
+    assert_eq!(beside.code, 0, "{beside:?}");
+    assert!(beside.out.contains("desk could not be reached"), "{beside:?}");
+    let json = phone.json(["sync"]);
+    assert_eq!((json["failed"].as_array().map(Vec::len), json["away"][0]["remote"].as_str()), (Some(0), Some("desk")));
+    phone.ok(["peers", "forget", "desk"]);
+    let forgotten = phone.run(["sync"]);
+    assert!(forgotten.code == 0 && !forgotten.out.contains("desk"), "{forgotten:?}");
+}
