@@ -89,7 +89,7 @@ mod value;
 
 pub use builder::Builder;
 pub use definition::Definition;
-pub use direct::{InviteOptions, Live, LiveEvent, LiveOptions, Peer};
+pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};
 pub use error::{Error, ErrorKind};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};

@@ -96,6 +96,21 @@ pub enum LiveEvent {
     },
 }
 
+/// A device that is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Its key.
+    pub key: DeviceKey,
+    /// Where it is.
+    pub address: String,
+    /// Bytes sent, in UDP datagrams.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Datagrams, both ways.
+    pub packets: u64,
+}
+
 /// A replica that stays connected with its peers. It ends with [`Live::stop`], or when it is dropped.
 #[derive(Debug)]
 pub struct Live {
@@ -159,14 +174,19 @@ impl Live {
         self.hub.events.subscribe()
     }
 
-    /// Devices that are connected now, and the datagrams that went over each connection, both ways.
-    pub fn connected(&self) -> Vec<(DeviceKey, u64)> {
-        let connected = self.hub.connected().into_iter();
-        let packets = |connection: &Connection| {
+    /// Devices that are connected now, and what went over each connection since it was made.
+    pub fn connected(&self) -> Vec<Connected> {
+        let connected = self.hub.connected().into_iter().map(|(key, connection)| {
             let traffic = connection.traffic();
-            traffic.sent_packets + traffic.received_packets
-        };
-        connected.map(|(key, connection)| (key, packets(&connection))).collect()
+            Connected {
+                key,
+                address: connection.address().to_string(),
+                sent_bytes: traffic.sent_bytes,
+                received_bytes: traffic.received_bytes,
+                packets: traffic.sent_packets + traffic.received_packets,
+            }
+        });
+        connected.collect()
     }
 
     /// Ends all sessions, tells the peers, and records what was handed over.

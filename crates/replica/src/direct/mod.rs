@@ -29,7 +29,7 @@ mod peers;
 mod session;
 mod watch;
 
-pub use live::{Live, LiveEvent, LiveOptions};
+pub use live::{Connected, Live, LiveEvent, LiveOptions};
 pub(crate) use once::sync_known;
 pub use pairing::InviteOptions;
 pub use peers::Peer;
