@@ -176,24 +176,23 @@ async fn topologies() {
     for (name, links) in [("line", line), ("ring", ring), ("star", star)] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut replicas = vec![first(folder.path())];
-        let mut lives = vec![listen(&replicas[0]).await];
+        let hub = listen(&replicas[0]).await;
         for n in 1..DEVICES {
             let new = replica(folder.path(), &format!("d{n}"));
-            join(&new, &replicas[0], &lives[0]).await;
-            lives.push(listen(&new).await);
+            join(&new, &replicas[0], &hub).await;
             replicas.push(new);
         }
-        for replica in &replicas {
+        // Who joined later is known to the others once they have synced; then they know the hub no more.
+        for replica in replicas.iter().skip(1) {
+            replica.sync_peers().await.expect("syncs");
             for peer in replica.peers().expect("peers").iter().filter(|peer| !peer.own) {
                 replica.forget_peer_addresses(&peer.key.to_string()).expect("forgets");
             }
         }
-        // Who joined later is known to the others once they have synced.
-        for replica in replicas.iter().skip(1) {
-            let hub = replicas[0].status().expect("status").device.key.to_string();
-            replica.add_peer_address(&hub, &lives[0].addresses()[0]).expect("says where");
-            replica.sync_peers().await.expect("syncs");
-            replica.forget_peer_addresses(&hub).expect("forgets");
+        hub.stop().await.expect("stops");
+        let mut lives = Vec::new();
+        for replica in &replicas {
+            lives.push(listen(replica).await);
         }
         for (from, to) in &links {
             let key = replicas[*to].status().expect("status").device.key.to_string();
@@ -212,8 +211,9 @@ async fn topologies() {
         let log = replicas[0].log(CHANGES as usize).expect("the log");
         let least = log.iter().map(|entry| entry.bytes).sum::<u64>() * (DEVICES as u64 - 1);
         let bytes = sent(&lives) - before;
+        let packets: u64 = lives.iter().flat_map(Live::connected).map(|peer| peer.packets).sum::<u64>() / 2;
         println!(
-            "{name} of {DEVICES}: {CHANGES} changes everywhere in {:.1} s, {bytes} bytes in datagrams, {:.2} times the least",
+            "{name} of {DEVICES}: {CHANGES} changes everywhere in {:.1} s, {bytes} bytes in {packets} datagrams, {:.2} times the least",
             took.as_secs_f64(),
             bytes as f64 / least as f64
         );

@@ -107,7 +107,10 @@ impl Session {
                 self.look |= more;
                 let nothing = changesets.is_empty() && !more;
                 for changeset in changesets {
-                    self.queue_changeset(changeset);
+                    // The peer may have sent it itself while this was read.
+                    if !self.peer_has.contains(changeset.site, changeset.version) {
+                        self.queue_changeset(changeset);
+                    }
                 }
                 self.unsaid.merge(&applied);
                 // What is sent says by itself that it is here; of what the peer has from elsewhere it is told.

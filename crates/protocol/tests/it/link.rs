@@ -30,8 +30,8 @@ struct End {
     wire: VecDeque<u8>,
     /// Answers that the store has not given yet.
     answers: Vec<Answer>,
-    /// An action that has to wait.
-    postponed: Option<Action>,
+    /// Actions that the store has not got to yet, of either lane.
+    actions: Vec<Action>,
     exported: Vec<Bytes>,
     outcome: Option<SessionError>,
     caught_up: bool,
@@ -66,7 +66,7 @@ impl World {
                 session: self.replicas[n].session(self.now_ms),
                 wire: VecDeque::new(),
                 answers: Vec::new(),
-                postponed: None,
+                actions: Vec::new(),
                 exported: Vec::new(),
                 outcome: None,
                 caught_up: false,
@@ -141,16 +141,15 @@ impl World {
         let mut news = None;
         let replica = &mut self.replicas[end.replica];
         let before = (replica.applied.clone(), replica.operations.len());
-        let mut act = |action: Action, postponed: &mut Option<Action>| {
-            let answer = replica.act(2 * link + side, &mut end.exported, &action);
-            if answer.is_none() {
-                *postponed = Some(action);
-            }
-            answer
-        };
-        let waits = end.postponed.take();
-        let answer = waits.and_then(|action| act(action, &mut end.postponed));
-        let answer = answer.or_else(|| end.session.poll_action().and_then(|action| act(action, &mut end.postponed)));
+        // What is asked for is done later, and what was read when it is answered may be old.
+        end.actions.extend(std::iter::from_fn(|| end.session.poll_action()));
+        let next = (self.random.below(3) > 0).then(|| self.random.below(end.actions.len().max(1) as u64) as usize);
+        let answer = next.and_then(|next| {
+            let action = end.actions.get(next)?;
+            let answer = replica.act(2 * link + side, &mut end.exported, action)?;
+            end.actions.remove(next);
+            Some(answer)
+        });
         let acted = if let Some(answer) = answer {
             // The store may take its time: the answer waits, and other things go on.
             end.answers.push(answer);
@@ -174,7 +173,8 @@ impl World {
             assert!(waits <= 2 * WINDOW_BYTES, "{waits} bytes are on their way");
             true
         } else {
-            !end.answers.is_empty() || !end.wire.is_empty()
+            let may_act = end.actions.iter().any(|action| replica.may_act(2 * link + side, action));
+            may_act || !end.answers.is_empty() || !end.wire.is_empty()
         };
         while let Some(event) = end.session.poll_event() {
             end.caught_up |= event == Event::CaughtUp;

@@ -260,10 +260,12 @@ impl Replica {
 
     /// Does what a session asks for; `None` if it has to wait. `exported` is the snapshot that this session serves.
     pub(crate) fn act(&mut self, who: usize, exported: &mut Vec<Bytes>, action: &Action) -> Option<Answer> {
-        if matches!(action, Action::Consider(_)) && self.staging.is_some_and(|other| other != who) {
-            return None;
-        }
-        Some(self.act_now(who, exported, action.clone()))
+        self.may_act(who, action).then(|| self.act_now(who, exported, action.clone()))
+    }
+
+    /// Whether it need not wait: one snapshot at a time is taken in.
+    pub(crate) fn may_act(&self, who: usize, action: &Action) -> bool {
+        !matches!(action, Action::Consider(_)) || self.staging.is_none_or(|other| other == who)
     }
 
     /// A session has ended: another one may bring its snapshot.
