@@ -52,6 +52,62 @@ fn the_tour_works_in_an_empty_folder() {
 }
 
 #[test]
+fn devices_sync_directly_as_the_readme_shows() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let shown = blocks(&readme(), "console");
+    assert_eq!(shown.len(), 2, "the device that invites, the one that joins");
+    let commands = |block: usize| -> Vec<Vec<String>> {
+        let lines = shown[block].lines().map(|line| line.split('#').next().unwrap());
+        lines.map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect()).collect()
+    };
+    let device = |name: &str, args: &[String]| {
+        let here = folder.path().join(name);
+        std::fs::create_dir_all(&here).unwrap();
+        let mut command = Command::new(isle_binary());
+        command.args(args).current_dir(&here).env("ISLE_HOME", here.join("home")).env_remove("ISLE_DB");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+    let ok = |name: &str, args: &[String]| {
+        let output = device(name, args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", describe(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // A command that goes on, up to the first line that holds a word.
+    let goes_on = |name: &str, args: &[String], wanted: &str| {
+        let mut child = device(name, args).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.find(|line| line.as_ref().unwrap().contains(wanted)).expect("it says so").unwrap();
+        (child, lines, line)
+    };
+    ok("first", &words("init notes.db"));
+    ok("first", &[vec!["exec".to_owned()], vec!["CREATE TABLE notes(id INTEGER PRIMARY KEY)".to_owned()]].concat());
+    ok("first", &words("track notes"));
+    ok("first", &[vec!["exec".to_owned()], vec!["INSERT INTO notes VALUES(7)".to_owned()]].concat());
+    let [invite, serve] = &commands(0)[..] else { panic!("two commands") };
+    let (mut inviting, rest, line) = goes_on("first", invite, "isle join");
+    let ticket = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let [join, sync, live, peers] = &commands(1)[..] else { panic!("four commands") };
+    let join: Vec<String> = join.iter().map(|word| word.replace("isle1…", &ticket)).collect();
+    ok("second", &join);
+    assert!(inviting.wait().unwrap().success());
+    drop(rest);
+    let (mut serving, rest, _) = goes_on("first", serve, "listening");
+    ok("second", sync);
+    let (mut staying, more, _) = goes_on("second", live, "have the same");
+    assert_eq!(ok("second", peers).lines().count(), 3, "a heading and two devices");
+    assert!(ok("second", &words("query --csv SELECT*FROM(notes)")).contains('7'));
+    for child in [&mut serving, &mut staying] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    drop((rest, more));
+}
+
+#[test]
 fn definitions_are_such_as_isle_takes() {
     let folder = tempfile::tempdir().unwrap();
     let replica =
