@@ -362,6 +362,9 @@ pub(crate) struct Sync {
     /// Stay connected with the group's devices: push and take changes as they come, until Ctrl-C
     #[arg(long, conflicts_with_all = ["watch", "check", "way", "remote", "prefer"])]
     pub(crate) live: bool,
+    /// With --live: do not look for devices on the local network (multicast DNS)
+    #[arg(long, requires = "live")]
+    pub(crate) no_discovery: bool,
     /// With --watch or --live: how long to wait between two syncs with remotes
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = duration)]
     pub(crate) interval: Duration,
@@ -379,6 +382,9 @@ pub(crate) struct Listen {
     /// Where else this device can be reached: a name, or the outside of a router; may be given several times
     #[arg(long = "address", value_name = "HOST:PORT")]
     pub(crate) addresses: Vec<String>,
+    /// Neither look for devices on the local network nor announce this one (multicast DNS)
+    #[arg(long)]
+    pub(crate) no_discovery: bool,
 }
 
 #[derive(Debug, ClapArgs)]

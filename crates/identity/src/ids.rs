@@ -6,6 +6,7 @@ use crate::DeviceKey;
 
 const SITE: &str = "isle 2026 site id of a device key and a nonce";
 const GROUP: &str = "isle 2026 group id of a device key and a nonce";
+const BEACON: &str = "isle 2026 beacon of a device key in a group";
 const DEVICE: &str = "isle 2026 device id of a device key";
 
 fn derive(context: &str, key: &DeviceKey, nonce: &[u8]) -> [u8; 16] {
@@ -24,6 +25,12 @@ pub fn site_id(key: &DeviceKey, nonce: &[u8; 16]) -> SiteId {
 /// The id of a group that a device founded with this nonce.
 pub fn group_id(key: &DeviceKey, nonce: &[u8; 16]) -> GroupId {
     GroupId::from_bytes(derive(GROUP, key, nonce))
+}
+
+/// By what a device of a group is known in announcements on a local network: those who know the group and the key recognise it, and to
+/// others it says nothing.
+pub fn beacon(group: GroupId, key: &DeviceKey) -> String {
+    data_encoding::HEXLOWER.encode(&derive(BEACON, key, group.as_bytes())[..12])
 }
 
 /// The id of a device, in the form of a version 4 UUID.

@@ -37,7 +37,7 @@ mod key;
 mod member;
 mod ticket;
 
-pub use ids::{device_id, group_id, site_id};
+pub use ids::{beacon, device_id, group_id, site_id};
 pub use key::{DeviceKey, DeviceSecret, KeyError};
 pub use member::{
     Action, Cut, Member, MemberError, MemberOp, Membership, NAME_BYTES_MAX, OP_BYTES_MAX, OPS_MAX, OpId, PARENTS_MAX,

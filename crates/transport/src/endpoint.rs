@@ -15,7 +15,7 @@ use crate::tls::{TlsIdentity, from_der};
 /// A connection that is silent for so long ends.
 pub const IDLE: Duration = Duration::from_secs(60);
 /// How often the end that dialed sends a packet when there is nothing else to send.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(21);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(27);
 /// Handshakes of callers that may be under way.
 pub const HANDSHAKES_MAX: usize = 64;
 /// From so many on a caller has to show that it can be reached at its address.

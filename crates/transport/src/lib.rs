@@ -11,16 +11,22 @@
 //! nothing more, and its X.509 would be one more format of a stranger's to be read. Resumption and early data are off: each connection proves its keys anew,
 //! so that a key which was revoked in between does not slip in.
 //!
+//! # Discovery
+//! Devices that listen announce themselves on the local network by multicast DNS, under `_isle._udp.local.`, with a beacon that only the members of their
+//! group recognise ([`Discovery`]). Whatever is found there is an address to try and nothing more: who answers has to prove its key.
+//!
 //! # Limits
 //! At most [`HANDSHAKES_MAX`] handshakes are under way; while there are more than [`RETRY_FROM`], an address has to show that it can be reached first. A
 //! connection that is silent for [`IDLE`] ends. To keep it open the end that dialed sends one packet every [`KEEP_ALIVE`], which is answered by one: an idle
 //! connection costs less than a packet in ten seconds.
 
 mod addresses;
+mod discovery;
 mod endpoint;
 mod tls;
 
 pub use addresses::{DEFAULT_PORT, own_addresses, resolve};
+pub use discovery::{Discovery, Found};
 pub use endpoint::{
     Arrival, CloseCode, Connection, Endpoint, HANDSHAKES_MAX, IDLE, KEEP_ALIVE, RETRY_FROM, Receiver, Sender, Stream,
     Traffic,
@@ -41,6 +47,12 @@ pub enum TransportError {
         address: SocketAddr,
         /// Why.
         source: std::io::Error,
+    },
+    /// The local network cannot be searched.
+    #[error("devices on the local network cannot be looked for: {reason}")]
+    Discovery {
+        /// Why.
+        reason: String,
     },
     /// A name cannot be resolved, or is no address.
     #[error("{address:?} is no address that can be reached: {source}")]

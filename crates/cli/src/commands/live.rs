@@ -20,7 +20,12 @@ const TICKET_BYTES_MAX: u64 = 1 << 16;
 
 /// Opens for callers: at the usual port, or any other if that is taken and none was asked for.
 async fn listen(replica: &Replica, listen: &Listen) -> anyhow::Result<Live> {
-    let options = |port| LiveOptions { listen: listen.listen, port: Some(port), addresses: listen.addresses.clone() };
+    let options = |port| LiveOptions {
+        listen: listen.listen,
+        port: Some(port),
+        addresses: listen.addresses.clone(),
+        discover: !listen.no_discovery,
+    };
     let usual = replica.go_live(&options(listen.port.unwrap_or(Replica::DEFAULT_PORT))).await;
     match usual {
         Err(isle::Error::Transport { .. }) if listen.port.is_none() && listen.listen.is_none() => {
@@ -181,7 +186,7 @@ pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result
 /// `isle sync --live`.
 pub(crate) async fn sync_live(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
     let replica = db::open(args)?;
-    let live = replica.go_live(&LiveOptions::default()).await?;
+    let live = replica.go_live(&LiveOptions { discover: !sync.no_discovery, ..LiveOptions::default() }).await?;
     if !out.json {
         out.note("connecting; Ctrl-C ends it")?;
     }

@@ -38,6 +38,8 @@ pub(crate) struct Hub {
     pub(super) stop: watch::Sender<bool>,
     /// One snapshot at a time is taken in.
     pub(super) staging: Arc<tokio::sync::Mutex<()>>,
+    /// Where devices were found on the local network; not remembered beyond this process.
+    pub(super) found: Mutex<HashMap<DeviceKey, Vec<String>>>,
     published: Mutex<Published>,
     sessions: Mutex<HashMap<DeviceKey, Held>>,
 }
@@ -82,6 +84,7 @@ impl Hub {
             events: broadcast::Sender::new(EVENTS_MAX),
             stop: watch::Sender::new(false),
             staging: Arc::default(),
+            found: Mutex::default(),
             published: Mutex::default(),
             sessions: Mutex::default(),
         }))
@@ -187,6 +190,13 @@ impl Hub {
 
     pub(super) fn is_connected(&self, key: &DeviceKey) -> bool {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    /// Where a device is to which this one is connected because it dialed.
+    pub(super) fn dialed_at(&self, key: &DeviceKey) -> Option<String> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = sessions.get(key).filter(|held| held.dialer == self.own);
+        held.map(|held| held.connection.address().to_string())
     }
 
     pub(super) fn connected(&self) -> Vec<(DeviceKey, Connection)> {

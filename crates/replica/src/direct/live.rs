@@ -1,11 +1,11 @@
 //! Staying connected: listening, dialing, and trying again.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use isle_identity::DeviceKey;
-use isle_transport::{Arrival, CloseCode, Connection, DEFAULT_PORT, Endpoint, own_addresses};
+use isle_transport::{Arrival, CloseCode, Connection, DEFAULT_PORT, Discovery, Endpoint, own_addresses};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
@@ -38,6 +38,9 @@ pub struct LiveOptions {
     pub port: Option<u16>,
     /// Where else this device can be reached, `host:port` each: a name, or the outside of a router.
     pub addresses: Vec<String>,
+    /// Looks for devices of the group on the local network, and announces this one if it listens (multicast DNS). What is announced tells
+    /// others only that some device with isle is there.
+    pub discover: bool,
 }
 
 /// What happens while a replica is live.
@@ -153,8 +156,13 @@ impl Replica {
         let mut tasks = JoinSet::new();
         tasks.spawn(watch::run(Arc::clone(&hub)));
         tasks.spawn(dial_all(Arc::clone(&hub)));
-        if options.listen.is_some() || options.port.is_some() {
+        let listens = options.listen.is_some() || options.port.is_some();
+        if listens {
             tasks.spawn(listen(Arc::clone(&hub)));
+        }
+        if options.discover {
+            let port = hub.endpoint.local_address().map_err(|source| Error::Transport { source })?.port();
+            tasks.spawn(discover(Arc::clone(&hub), listens.then_some(port)));
         }
         Ok(Live { hub, tasks })
     }
@@ -298,6 +306,54 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
     Ok(())
 }
 
+/// Looks for devices on the local network. A machine without multicast goes on without.
+async fn discover(hub: Arc<Hub>, port: Option<u16>) {
+    let group = match blocking(&hub.inner, |inner| Ok(inner.store.status()?.group)).await {
+        Ok(group) => group,
+        Err(error) => return tracing::warn!(%error, "devices on the local network are not looked for"),
+    };
+    let own = isle_identity::beacon(group, &hub.own);
+    let discovery = match Discovery::start(port.map(|port| (own.as_str(), port))) {
+        Ok(discovery) => discovery,
+        Err(error) => return tracing::warn!(%error, "devices on the local network are not looked for"),
+    };
+    let mut moves = JoinSet::new();
+    loop {
+        let found = tokio::select! {
+            () = hub.stopped() => break,
+            Some(_) = moves.join_next() => continue,
+            found = discovery.next() => match found {
+                Some(found) => found,
+                None => break,
+            },
+        };
+        let looked = blocking(&hub.inner, move |inner| Ok(inner.store.membership()?)).await;
+        let Ok(membership) = looked else { continue };
+        let mut members = membership.members.keys();
+        let Some(key) = members.find(|key| isle_identity::beacon(group, key) == found.beacon) else { continue };
+        if *key != hub.own {
+            tracing::info!(device = %key.short(), addresses = ?found.addresses, "found on the local network");
+            let addresses: Vec<String> = found.addresses.iter().map(SocketAddr::to_string).collect();
+            let moved = hub.dialed_at(key).is_some_and(|address| !addresses.contains(&address));
+            hub.found.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, addresses.clone());
+            if moved && !addresses.is_empty() {
+                // A connection to where it was would not be missed before it has been silent for long.
+                let target = Target { key: *key, name: key.short(), addresses };
+                moves.spawn(follow(Arc::clone(&hub), target));
+            }
+        }
+    }
+    while moves.join_next().await.is_some() {}
+}
+
+/// Connects with a device where it is now; the new session takes the place of the old one.
+async fn follow(hub: Arc<Hub>, target: Target) {
+    match once::dial(&hub.endpoint, &target).await {
+        Ok(connection) => drop(once::converse(&hub, connection, Purpose::Stay).await),
+        Err(error) => tracing::debug!(device = target.name, %error, "it is not where it says"),
+    }
+}
+
 /// Keeps a task for each peer that can be dialed.
 async fn dial_all(hub: Arc<Hub>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -312,7 +368,8 @@ async fn dial_all(hub: Arc<Hub>) {
                 }
             }
             _ = ticks.tick() => {
-                let targets = blocking(&hub.inner, |inner| once::targets(inner)).await.unwrap_or_else(|error| {
+                let found = hub.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let targets = blocking(&hub.inner, move |inner| once::targets(inner, &found)).await.unwrap_or_else(|error| {
                     tracing::warn!(%error, "cannot look for peers");
                     Vec::new()
                 });

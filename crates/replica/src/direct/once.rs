@@ -1,5 +1,6 @@
 //! One exchange with each peer whose address is known.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,8 +27,8 @@ pub(super) struct Target {
     pub(super) addresses: Vec<String>,
 }
 
-/// Peers that belong to the group and whose addresses are known. Blocks.
-pub(super) fn targets(inner: &Inner) -> Result<Vec<Target>, Error> {
+/// Peers that belong to the group and whose addresses are known, from before or from what was `found`. Blocks.
+pub(super) fn targets(inner: &Inner, found: &HashMap<DeviceKey, Vec<String>>) -> Result<Vec<Target>, Error> {
     let (membership, own) = (inner.store.membership()?, inner.device()?.key);
     if !membership.is_member(&own) {
         let revoked = membership.is_revoked(&own);
@@ -35,7 +36,9 @@ pub(super) fn targets(inner: &Inner) -> Result<Vec<Target>, Error> {
     }
     let mut targets = Vec::new();
     for (key, member) in membership.members.iter().filter(|(key, member)| **key != own && !member.revoked) {
-        let PeerState { addresses, .. } = PeerState::load(&inner.store, key)?;
+        let PeerState { mut addresses, .. } = PeerState::load(&inner.store, key)?;
+        let new = found.get(key).into_iter().flatten().filter(|address| !addresses.contains(address)).cloned();
+        addresses.extend(new.collect::<Vec<_>>());
         if !addresses.is_empty() {
             targets.push(Target { key: *key, name: member.name.clone(), addresses });
         }
@@ -138,7 +141,7 @@ async fn sync_one(hub: &Arc<Hub>, target: &Target) -> Result<SyncReport, Error> 
 
 /// Exchanges changes with every peer whose address is known, at the same time; tells what came of each.
 pub(crate) async fn sync_known(inner: &Arc<Inner>, only: Option<&str>) -> Result<Vec<Outcome>, Error> {
-    let mut targets = blocking(inner, |inner| targets(inner)).await?;
+    let mut targets = blocking(inner, |inner| targets(inner, &HashMap::new())).await?;
     targets.retain(|target| only.is_none_or(|only| target.name == only));
     if targets.is_empty() {
         return Ok(Vec::new());
