@@ -3,7 +3,12 @@
 //!
 //! `cargo bench -p isle-benches --bench direct -- [--rows N] [--only latency,catch-up,topologies,idle]`
 
-#![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench prints, and stops when something is wrong")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a bench prints, and stops when something is wrong"
+)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Devices that sync with each other directly, over loopback.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -318,4 +320,38 @@ async fn a_peer_that_is_away_does_not_keep_others_waiting() {
     b.replica.add_peer_address(&away.key.to_string(), &live.addresses()[0]).expect("says where");
     b.replica.sync().await.expect("syncs");
     assert_eq!(titles(&a.replica), ["Dune", "Solaris"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_replica_syncs_with_its_remotes_by_itself_and_carries_between_both() {
+    let (a, live, b) = pair().await;
+    // b and c share a folder; a knows only b, and c knows nobody.
+    let bucket = b._folder.path().join("bucket");
+    let c = device();
+    for replica in [&b.replica, &c.replica] {
+        replica.add_remote("folder", bucket.to_str().expect("UTF-8")).expect("adds");
+    }
+    let folder = isle::SyncOptions { remote: Some("folder".to_owned()), ..isle::SyncOptions::default() };
+    b.replica.sync_with(&folder).await.expect("syncs");
+    // Long enough that only what is noticed is sent.
+    let remotes = Some(Duration::from_secs(3600));
+    let middle = b.replica.go_live(&LiveOptions { remotes, ..LiveOptions::default() }).await.expect("goes live");
+    until("the devices are connected", || live.connected().len() == 1).await;
+    write(&a.replica, 40, "to the folder");
+    let carried = async {
+        while !titles(&c.replica).contains(&"to the folder".to_owned()) {
+            c.replica.sync().await.expect("syncs");
+        }
+    };
+    tokio::time::timeout(PATIENCE, carried).await.expect("it comes through the folder");
+    let mut events = middle.events();
+    let quiet = tokio::time::timeout(Duration::from_secs(3), async {
+        let mut syncs = 0;
+        while syncs < 3 {
+            syncs += usize::from(matches!(events.recv().await, Ok(LiveEvent::Synced { .. })));
+        }
+    });
+    assert!(quiet.await.is_err(), "a sync that finds nothing sets off no other");
+    middle.stop().await.expect("stops");
+    live.stop().await.expect("stops");
 }

@@ -174,7 +174,7 @@ pub(crate) fn note_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreErr
 pub(crate) fn operations_beyond(
     conn: &Connection,
     known: &std::collections::BTreeSet<[u8; 16]>,
-) -> Result<Vec<([u8; 16], Vec<u8>)>, StoreError> {
+) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError> {
     let mut statement = conn.prepare_cached("SELECT body FROM isle_migration").doing("read schema operations")?;
     let bodies = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).doing("read schema operations")?;
     let mut left = Vec::new();
@@ -193,7 +193,7 @@ pub(crate) fn operations_beyond(
         if ready.is_empty() {
             break;
         }
-        ordered.extend(ready.into_iter().map(|(id, _, body)| (*id.as_bytes(), body)));
+        ordered.extend(ready.into_iter().map(|(id, _, body)| (id, body)));
         left = rest;
     }
     Ok(ordered)

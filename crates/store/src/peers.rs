@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
 use isle_identity::{DeviceKey, MemberError, MemberOp, Membership, OPS_MAX, OpId};
+use isle_schema::MigrationId;
 use rusqlite::{Connection, params};
 
 use crate::error::Doing as _;
@@ -140,7 +141,7 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn schema_ops_beyond(&self, known: &BTreeSet<[u8; 16]>) -> Result<Vec<([u8; 16], Vec<u8>)>, StoreError> {
+    pub fn schema_ops_beyond(&self, known: &BTreeSet<[u8; 16]>) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError> {
         self.read(|conn| crate::own::operations_beyond(conn, known))
     }
 

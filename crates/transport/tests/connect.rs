@@ -1,5 +1,7 @@
 //! Connections over loopback: who gets one and who does not.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Names, sync, watch};
+use super::{Names, remotes, sync, watch};
 use crate::args::{Args, Invite, Join, Listen, Serve, Sync};
 use crate::db;
 use crate::failure::{Failure, Kind};
@@ -19,12 +19,13 @@ use crate::output::{Out, count, printable, time};
 const TICKET_BYTES_MAX: u64 = 1 << 16;
 
 /// Opens for callers: at the usual port, or any other if that is taken and none was asked for.
-async fn listen(replica: &Replica, listen: &Listen) -> anyhow::Result<Live> {
+async fn listen(replica: &Replica, listen: &Listen, remotes: Option<Duration>) -> anyhow::Result<Live> {
     let options = |port| LiveOptions {
         listen: listen.listen,
         port: Some(port),
         addresses: listen.addresses.clone(),
         discover: !listen.no_discovery,
+        remotes,
     };
     let usual = replica.go_live(&options(listen.port.unwrap_or(Replica::DEFAULT_PORT))).await;
     match usual {
@@ -39,7 +40,7 @@ pub(crate) fn invite(args: &Args, invite: &Invite, out: &mut Out) -> anyhow::Res
     let replica = db::open(args)?;
     let runtime = sync::runtime()?;
     let code = runtime.block_on(async {
-        let live = listen(&replica, &invite.listen).await?;
+        let live = listen(&replica, &invite.listen, None).await?;
         let mut events = live.events();
         let options = InviteOptions { expires: invite.expires, addresses: live.addresses().to_vec() };
         let ticket = replica.invite(&options)?;
@@ -170,14 +171,14 @@ pub(crate) fn join(args: &Args, join: &Join, out: &mut Out) -> anyhow::Result<u8
 pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result<u8> {
     let runtime = sync::runtime()?;
     let code = runtime.block_on(async {
-        let replica = db::open(args)?;
-        let live = listen(&replica, &serve.listen).await?;
+        let replica = remotes::open(args, allows_http(args)?)?;
+        let live = listen(&replica, &serve.listen, Some(serve.interval)).await?;
         if out.json {
             out.json_line(&json!({ "event": "listening", "addresses": live.addresses() }))?;
         } else {
             out.note(format!("listening at {}; Ctrl-C ends it", live.addresses().join(", ")))?;
         }
-        stay(args, live, serve.interval, out).await
+        stay(live, out).await
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     code
@@ -185,20 +186,20 @@ pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result
 
 /// `isle sync --live`.
 pub(crate) async fn sync_live(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
-    let replica = db::open(args)?;
-    let live = replica.go_live(&LiveOptions { discover: !sync.no_discovery, ..LiveOptions::default() }).await?;
+    let replica = remotes::open(args, allows_http(args)?)?;
+    let remotes = Some(sync.interval);
+    let options = LiveOptions { discover: !sync.no_discovery, remotes, ..LiveOptions::default() };
+    let live = replica.go_live(&options).await?;
     if !out.json {
         out.note("connecting; Ctrl-C ends it")?;
     }
-    stay(args, live, sync.interval, out).await
+    stay(live, out).await
 }
 
-/// Shows what happens until Ctrl-C, and syncs with the remotes, if there are any, now and then.
-async fn stay(args: &Args, live: Live, interval: Duration, out: &mut Out) -> anyhow::Result<u8> {
+/// Shows what happens until Ctrl-C.
+async fn stay(live: Live, out: &mut Out) -> anyhow::Result<u8> {
     out.flush()?;
     let mut events = live.events();
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             stopped = watch::stopped() => {
@@ -210,35 +211,15 @@ async fn stay(args: &Args, live: Live, interval: Duration, out: &mut Out) -> any
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => break,
             },
-            _ = ticks.tick() => sync_remotes(args, out).await?,
         }
     }
     live.stop().await?;
     Ok(0)
 }
 
-/// What a remote says goes to the output; that it fails does not end anything.
-async fn sync_remotes(args: &Args, out: &mut Out) -> anyhow::Result<()> {
-    let replica = db::open(args)?;
-    for remote in replica.remotes()? {
-        let options = isle::SyncOptions { remote: Some(remote.name.clone()), ..isle::SyncOptions::default() };
-        let result = replica.sync_with(&options).await;
-        let lines = match &result {
-            Ok(reports) => reports
-                .iter()
-                .filter(|report| report.pulled_versions + report.pushed_versions > 0 || out.json)
-                .map(|report| (sync::summary(report), json!({ "event": "synced", "report": report })))
-                .collect(),
-            Err(error) => {
-                let message = sync::message(error);
-                vec![(message.clone(), json!({ "event": "failed", "remote": remote.name, "message": message }))]
-            }
-        };
-        for (words, object) in lines {
-            tell(&format!("{}: {words}", remote.name), &object, out)?;
-        }
-    }
-    Ok(())
+/// Whether a remote without TLS was allowed when it was added.
+fn allows_http(args: &Args) -> anyhow::Result<bool> {
+    Ok(db::open(args)?.remotes()?.iter().any(|remote| remotes::allows_http(&remote.url)))
 }
 
 fn tell(words: &str, object: &Value, out: &mut Out) -> anyhow::Result<()> {
@@ -276,6 +257,13 @@ fn show(event: &LiveEvent, out: &mut Out) -> anyhow::Result<()> {
         LiveEvent::Joined { key, name } => (
             format!("{} has joined the group", printable(name)),
             json!({ "event": "joined", "device": key.to_string(), "name": name }),
+        ),
+        LiveEvent::Synced { report } if out.json || report.pulled_versions + report.pushed_versions > 0 => {
+            (format!("{}: {}", report.remote, sync::summary(report)), json!({ "event": "synced", "report": report }))
+        }
+        LiveEvent::SyncFailed { remote, reason } => (
+            format!("{remote}: {}", printable(reason)),
+            json!({ "event": "sync_failed", "remote": remote, "reason": reason }),
         ),
         LiveEvent::TurnedAway { address, reason } => (
             format!("turned away {}: {}", printable(address), printable(reason)),

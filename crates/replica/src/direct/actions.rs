@@ -144,7 +144,8 @@ impl Desk {
             yours: chain.map(|chain| (last, chain)),
         };
         let known: BTreeSet<_> = peer.schema.iter().copied().collect();
-        let schema = store.schema_ops_beyond(&known)?.into_iter().map(|op| (OpKind::Schema, op));
+        let schema = store.schema_ops_beyond(&known)?.into_iter();
+        let schema = schema.map(|(id, op)| (OpKind::Schema, (*id.as_bytes(), op)));
         let members = store.member_ops()?.into_iter().filter(|(id, _)| !peer.members.contains(id));
         let all = schema.chain(members.map(|op| (OpKind::Member, op)));
         let operations = all.map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() })).collect();

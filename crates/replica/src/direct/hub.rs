@@ -218,7 +218,8 @@ pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
 }
 
 fn operations(inner: &Inner) -> Result<Operations, Error> {
-    let schema = inner.store.schema_ops_beyond(&Default::default())?.into_iter().map(|op| (OpKind::Schema, op));
+    let schema = inner.store.schema_ops_beyond(&Default::default())?.into_iter();
+    let schema = schema.map(|(id, op)| (OpKind::Schema, (*id.as_bytes(), op)));
     let members = inner.store.member_ops()?.into_iter().map(|op| (OpKind::Member, op));
     let all = schema.chain(members).map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() }));
     Ok(Arc::new(all.collect()))

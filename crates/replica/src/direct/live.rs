@@ -14,10 +14,10 @@ use super::once::{self, Target};
 use super::pairing::{self, PAIRING};
 use super::peers::PeerState;
 use super::session::{self, Ended, ONCE, Purpose, SESSION};
-use super::watch;
+use super::{remotes, watch};
 use crate::Error;
 use crate::replica::{Inner, Replica};
-use crate::sync::blocking;
+use crate::sync::{SyncReport, blocking};
 
 /// Callers that do not belong to the group and are heard out at once.
 const STRANGERS_MAX: usize = 8;
@@ -41,10 +41,12 @@ pub struct LiveOptions {
     /// Looks for devices of the group on the local network, and announces this one if it listens (multicast DNS). What is announced tells
     /// others only that some device with isle is there.
     pub discover: bool,
+    /// Syncs with the remotes too: at once, soon after local changes, and this long after the last time; less often while one fails.
+    pub remotes: Option<Duration>,
 }
 
 /// What happens while a replica is live.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum LiveEvent {
     /// A session with a device has begun.
@@ -89,6 +91,18 @@ pub enum LiveEvent {
         key: DeviceKey,
         /// Its name.
         name: String,
+    },
+    /// A sync with a remote has ended.
+    Synced {
+        /// What it did.
+        report: Box<SyncReport>,
+    },
+    /// A sync with a remote has failed; it is tried again.
+    SyncFailed {
+        /// The remote's name.
+        remote: String,
+        /// Why.
+        reason: String,
     },
     /// A caller was turned away.
     TurnedAway {
@@ -159,6 +173,9 @@ impl Replica {
         let listens = options.listen.is_some() || options.port.is_some();
         if listens {
             tasks.spawn(listen(Arc::clone(&hub)));
+        }
+        if let Some(interval) = options.remotes {
+            tasks.spawn(remotes::run(Arc::clone(&hub), interval));
         }
         if options.discover {
             let port = hub.endpoint.local_address().map_err(|source| Error::Transport { source })?.port();

@@ -26,6 +26,7 @@ mod live;
 mod once;
 mod pairing;
 mod peers;
+mod remotes;
 mod session;
 mod watch;
 

@@ -58,7 +58,7 @@ impl PeerState {
     /// Puts addresses first.
     pub(crate) fn learn_addresses(&mut self, addresses: impl IntoIterator<Item = String>) {
         let mut all: Vec<String> = addresses.into_iter().take(ADDRESSES_MAX).collect();
-        all.extend(self.addresses.drain(..));
+        all.append(&mut self.addresses);
         for address in all {
             if self.addresses.len() < ADDRESSES_MAX && !self.addresses.contains(&address) {
                 self.addresses.push(address);
