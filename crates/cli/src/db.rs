@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use isle::{Replica, StoreError};
@@ -19,12 +20,20 @@ pub(crate) fn open(args: &Args) -> anyhow::Result<Replica> {
     Ok(Replica::open(path(args)?)?)
 }
 
+/// What this process is about. Looked for once: POSIX drops all locks that a process has on a file when it closes any handle of it, so a look into
+/// the database while SQLite has it open would let other programs delete its write-ahead log.
+static FOUND: OnceLock<PathBuf> = OnceLock::new();
+
 /// The file that a command is about: named, or the only replica in the current folder.
 pub(crate) fn path(args: &Args) -> anyhow::Result<PathBuf> {
-    match &args.db {
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let found = match &args.db {
         Some(path) => must_exist(path).map(|()| path.clone()),
         None => find(Path::new(".")),
-    }
+    }?;
+    Ok(FOUND.get_or_init(|| found).clone())
 }
 
 fn must_exist(path: &Path) -> anyhow::Result<()> {
@@ -47,7 +56,7 @@ pub(crate) fn is_folder(path: &Path) -> Failure {
         .hint(format!("name a file in it, such as {}", path.join("notes.db").display()))
 }
 
-/// Refuses a file of another program; one that cannot be read says why when it is opened. An empty file may become a database.
+/// Refuses a file of another program; not to be asked of a file that this process has open (see [`FOUND`]). One that cannot be read says why when it is opened. An empty file may become a database.
 pub(crate) fn must_be_sqlite(path: &Path) -> anyhow::Result<()> {
     let (mut start, mut file) = ([0; 16], File::open(path).ok());
     let read = file.as_mut().and_then(|file| file.read(&mut start).ok());

@@ -69,7 +69,9 @@ pub enum Error {
         found: usize,
     },
     /// No remote at all.
-    #[error("this replica has no remote: add one with `isle remote add NAME URL`")]
+    #[error(
+        "this replica has no remote: add one with `isle remote add NAME URL`; or let a device in with `isle invite`, and sync with it directly"
+    )]
     NoRemote,
     /// The name is taken.
     #[error("there is a remote {name:?} already ({url}): remove it first or choose another name")]

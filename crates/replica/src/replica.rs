@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use isle_blobs::{Remote, RemoteOptions};
 use isle_clock::{GroupId, Hlc, SiteId};
-use isle_identity::DeviceKey;
 use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
 use tokio::sync::broadcast;
 
@@ -73,9 +72,18 @@ impl Inner {
         self.key_store()?.device(self.runtime.as_ref())
     }
 
-    /// The key of the device, for a new site id.
-    pub(crate) fn owner(&self) -> Result<Option<DeviceKey>, Error> {
-        Ok(Some(self.device()?.key))
+    /// Takes a new site id of this device's, and records it outside the file as this file's; see [`Store::new_site`].
+    pub(crate) fn new_site(&self, published: u64) -> Result<SiteId, Error> {
+        let site = self.store.new_site(published, Some(self.device()?.key))?;
+        self.record_outside(site, 0)?;
+        Ok(site)
+    }
+
+    /// The same, because the old id was retired at version `last`; see [`Store::leave_retired_site`].
+    pub(crate) fn leave_retired_site(&self, last: u64) -> Result<SiteId, Error> {
+        let site = self.store.leave_retired_site(last, Some(self.device()?.key))?;
+        self.record_outside(site, 0)?;
+        Ok(site)
     }
 
     /// Why this file may not be the one that last spoke under its site id; it takes a new one then, before it hands anything over.

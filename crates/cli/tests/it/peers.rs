@@ -161,3 +161,41 @@ fn a_peer_that_is_off_is_no_failure_beside_a_remote() {
     let forgotten = phone.run(["sync"]);
     assert!(forgotten.code == 0 && !forgotten.out.contains("desk"), "{forgotten:?}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_other_programs_write_while_devices_are_connected_stays() {
+    let place = Place::new();
+    let desk = desk(&place);
+    let phone = joined(&place, &desk, "phone");
+    let mut serving = Going::start(&desk, ["--json", "serve", "--listen", "127.0.0.1:0"]);
+    let address = serving.event("listening")["addresses"][0].as_str().expect("an address").to_owned();
+    phone.ok(["peers", "add", "desk", &address]);
+    let mut live = Going::start(&phone, ["--json", "sync", "--live", "--interval", "200ms"]);
+    live.event("caught_up");
+    // Each shell opens the file, writes, and closes it as if it were alone.
+    for n in 10..20 {
+        crate::support::sqlite3(&desk.db(), &format!("INSERT INTO notes VALUES({n}, 'on the desk')"));
+        crate::support::sqlite3(&phone.db(), &format!("INSERT INTO notes VALUES({n} + 100, 'on the phone')"));
+    }
+    for going in [&serving, &live] {
+        let pid = going.child.id();
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files").flatten();
+        let gone = open.filter_map(|file| std::fs::read_link(file.path()).ok());
+        let gone: Vec<_> = gone.filter(|path| path.to_string_lossy().contains("(deleted)")).collect();
+        assert!(gone.is_empty(), "files were deleted under it: {gone:?}");
+    }
+    // Ended as Ctrl-C does, and what was under way is exchanged.
+    for going in [&mut serving, &mut live] {
+        let ended = std::process::Command::new("kill").args(["-INT", &going.child.id().to_string()]).status();
+        assert!(ended.expect("kill runs").success());
+        assert!(going.child.wait().expect("it ends").success());
+    }
+    let _serving = Going::start(&desk, ["--json", "serve", "--listen", &address]);
+    phone.ok(["sync"]);
+    for device in [&desk, &phone] {
+        assert_eq!(device.rows("SELECT count(*) FROM notes"), ["21"]);
+        device.ok(["doctor"]);
+    }
+    assert_eq!(desk.json(["hash"]), phone.json(["hash"]));
+}

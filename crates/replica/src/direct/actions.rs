@@ -97,7 +97,7 @@ impl Desk {
                 store.retire(&sites)?;
                 let own = sites.iter().find(|(site, _)| *site == self.site);
                 if let Some((_, last)) = own {
-                    store.leave_retired_site(*last, self.hub.inner.owner()?)?;
+                    self.hub.inner.leave_retired_site(*last)?;
                     self.state().report.was_retired = true;
                 }
                 Ok(Answer::Retired(own.is_some()))

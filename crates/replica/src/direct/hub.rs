@@ -210,7 +210,7 @@ pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
     inner.store.seal()?;
     if let Some(reason) = inner.doubt_identity()? {
         tracing::warn!(path = %inner.path.display(), reason, "taking a new site id");
-        inner.store.new_site(0, inner.owner()?)?;
+        inner.new_site(0)?;
     }
     inner.store.bring_back_clock()?;
     peers::membership(inner)?;

@@ -257,7 +257,8 @@ async fn take_call(hub: Arc<Hub>, arrival: Arrival, strangers: Arc<Semaphore>) {
     };
     let connection = match arrival.connection().await {
         Ok(connection) => connection,
-        Err(error) => return turned_away(String::new(), error.to_string()),
+        // It has proved no key: a caller that reached this device at another address already, or noise.
+        Err(error) => return tracing::debug!(%error, "a caller has gone"),
     };
     let address = connection.address().to_string();
     if let Err(error) = answer(&hub, &connection, &strangers).await {
@@ -308,7 +309,11 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
                 SESSION => return Ok(Some((stream, Purpose::Stay))),
                 ONCE => return Ok(Some((stream, Purpose::Once))),
                 // A member with a ticket may join with another file of its device.
-                PAIRING => drop(pairing::hear(hub, connection, stream).await?),
+                PAIRING => {
+                    if let Some(name) = pairing::hear(hub, connection, stream).await? {
+                        hub.tell(LiveEvent::Joined { key, name });
+                    }
+                }
                 _ => return Err(Error::NotEnrolled { key: key.short() }),
             }
         }

@@ -114,7 +114,7 @@ pub(super) async fn heal(inner: &Arc<Inner>, error: &Error, dialed: bool) -> Res
     let _one_at_a_time = inner.syncing.lock().await;
     let site = blocking(inner, |inner| {
         tracing::warn!(path = %inner.path.display(), "this file is a copy or an older state: taking a new site id");
-        Ok(inner.store.new_site(0, inner.owner()?)?)
+        inner.new_site(0)
     });
     Ok(Some(site.await?.to_string()))
 }

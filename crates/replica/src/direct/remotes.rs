@@ -19,18 +19,20 @@ pub(super) async fn run(hub: Arc<Hub>, interval: Duration) {
     let mut failures = 0u32;
     let mut news = hub.news.subscribe();
     loop {
-        news.mark_unchanged();
-        failures = if round(&hub).await { 0 } else { failures.saturating_add(1) };
+        // What comes up while the round is under way may not be in it.
         let known = vector(&hub).await;
+        failures = if round(&hub).await { 0 } else { failures.saturating_add(1) };
         let pause = pause(interval, failures, hub.inner.runtime.random()[0]);
         let written = async {
-            while news.changed().await.is_ok() {
+            loop {
                 // A sync notes what it did in the file: that is no change to send.
                 if vector(&hub).await != known {
                     return tokio::time::sleep(DEBOUNCE).await;
                 }
+                if news.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
             }
-            std::future::pending().await
         };
         tokio::select! {
             () = hub.stopped() => return,

@@ -322,7 +322,7 @@ impl<'a> Session<'a> {
         if let Some(reason) = doubt.await? {
             tracing::warn!(path = %inner.path.display(), reason, "taking a new site id");
             let common = identity::common(inner, &remote, &row.name, before).await?;
-            blocking(inner, move |inner| Ok(inner.store.new_site(common, inner.owner()?)?)).await?;
+            blocking(inner, move |inner| inner.new_site(common)).await?;
         }
         let site = blocking(inner, |inner| Ok((inner.store.status()?.site, inner.store.bring_back_clock()?)));
         let (site, restamped_versions) = site.await?;
@@ -527,7 +527,7 @@ impl<'a> Session<'a> {
         }
         tracing::warn!(site = %self.site, version = last, "the remote has a version of this site that this file never wrote");
         let common = identity::common_with(self.inner, &self.remote, &self.row.name, &head).await?;
-        self.site = blocking(self.inner, move |inner| Ok(inner.store.new_site(common, inner.owner()?)?)).await?;
+        self.site = blocking(self.inner, move |inner| inner.new_site(common)).await?;
         self.report.new_site = Some(self.site.to_string());
         Ok(())
     }

@@ -121,7 +121,7 @@ impl Session<'_> {
         self.site = blocking(self.inner, move |inner| {
             inner.store.retire(&retired)?;
             Ok(match mine {
-                Some(last) => inner.store.leave_retired_site(last, inner.owner()?)?,
+                Some(last) => inner.leave_retired_site(last)?,
                 None => own,
             })
         })

@@ -188,8 +188,7 @@ impl Session<'_> {
             Err(Error::Store(StoreError::Fork { .. })) => {
                 // The group knows versions of this site that this file never wrote: it is a copy, or an older state.
                 let common = super::identity::common(self.inner, &self.remote, &self.row.name, self.site).await?;
-                self.site =
-                    blocking(self.inner, move |inner| Ok(inner.store.new_site(common, inner.owner()?)?)).await?;
+                self.site = blocking(self.inner, move |inner| inner.new_site(common)).await?;
                 self.own = None;
                 self.report.new_site = Some(self.site.to_string());
                 blocking(self.inner, |inner| Ok(inner.store.join_snapshot()?)).await
