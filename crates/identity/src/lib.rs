@@ -40,6 +40,7 @@ mod ticket;
 pub use ids::{beacon, device_id, group_id, site_id};
 pub use key::{DeviceKey, DeviceSecret, KeyError};
 pub use member::{
-    Action, Cut, Member, MemberError, MemberOp, Membership, NAME_BYTES_MAX, OP_BYTES_MAX, OPS_MAX, OpId, PARENTS_MAX,
+    Action, Cut, Member, MemberError, MemberOp, Membership, NAME_BYTES_MAX, OP_BYTES_MAX, OPS_MAX, OPS_OF_ONE_MAX,
+    OpId, PARENTS_MAX,
 };
 pub use ticket::{ADDRESSES_MAX, InviteSecret, Ticket, TicketError};

@@ -19,6 +19,9 @@ pub const OP_BYTES_MAX: usize = 64 << 10;
 /// The most operations of a group that are looked at.
 pub const OPS_MAX: usize = 4096;
 
+/// The most operations of one author that are looked at; as many revocations beside them, so that nobody can keep others from putting it out.
+pub const OPS_OF_ONE_MAX: usize = 256;
+
 /// The id of an operation: a hash of what it says.
 pub type OpId = [u8; 16];
 
@@ -52,9 +55,18 @@ pub enum MemberError {
         /// The device that it names.
         author: DeviceKey,
     },
-    /// Nothing is taken in any more.
-    #[error("the group has {OPS_MAX} membership operations already, and takes no more")]
-    Full,
+    /// Nothing is taken in any more, of this device or at all.
+    #[error("device {} or the group has too many membership operations already, and no more are taken", author.short())]
+    Full {
+        /// The author of the one that is refused.
+        author: DeviceKey,
+    },
+    /// Nobody ever let its author in.
+    #[error("the membership operation is by device {}, which was never let into the group", author.short())]
+    Stranger {
+        /// Its author.
+        author: DeviceKey,
+    },
 }
 
 /// Up to where a site of a revoked device counts.
@@ -190,12 +202,24 @@ impl MemberOp {
     /// # Errors
     /// [`MemberError`] for anything but an operation of the group that its author signed.
     pub fn decode(bytes: &[u8], group: GroupId) -> Result<MemberOp, MemberError> {
+        let op = MemberOp::decode_known(bytes, group)?;
+        let (content, signature) = op.encoded.split_at(op.encoded.len() - SIGNATURE_BYTES);
+        if !op.author.verifies(&signed(content), signature) {
+            return Err(MemberError::Signature { author: op.author });
+        }
+        Ok(op)
+    }
+
+    /// Reads an operation whose signature was checked when it was taken.
+    ///
+    /// # Errors
+    /// [`MemberError`] for anything but an operation of the group.
+    pub fn decode_known(bytes: &[u8], group: GroupId) -> Result<MemberOp, MemberError> {
         let malformed = |what| MemberError::Malformed { what };
         if bytes.len() > OP_BYTES_MAX {
             return Err(malformed("it is too large"));
         }
-        let (content, signature) =
-            bytes.split_last_chunk::<SIGNATURE_BYTES>().ok_or(malformed("it has no signature"))?;
+        let (content, _) = bytes.split_last_chunk::<SIGNATURE_BYTES>().ok_or(malformed("it has no signature"))?;
         let (format, body) = content.split_first().ok_or(malformed("it is empty"))?;
         match *format {
             FORMAT => {}
@@ -210,9 +234,6 @@ impl MemberOp {
         decoded.check()?;
         if decoded.group != group {
             return Err(MemberError::ForeignGroup { found: decoded.group, group });
-        }
-        if !decoded.author.verifies(&signed(content), signature) {
-            return Err(MemberError::Signature { author: decoded.author });
         }
         let Content { group, parents, author, action } = decoded;
         Ok(MemberOp { group, parents, author, action, encoded: bytes.to_vec() })
@@ -265,6 +286,35 @@ impl Membership {
     /// Whether a device was put out of the group.
     pub fn is_revoked(&self, device: &DeviceKey) -> bool {
         self.members.get(device).is_some_and(|member| member.revoked)
+    }
+
+    /// Which of `new` can be taken beside `known`: none of devices that nobody ever let in, and of no author more than [`OPS_OF_ONE_MAX`].
+    ///
+    /// # Errors
+    /// [`MemberError::Stranger`], [`MemberError::Full`].
+    pub fn admit(known: &[MemberOp], new: &[MemberOp]) -> Result<(), MemberError> {
+        let mut counts: HashMap<(DeviceKey, bool), usize> = HashMap::new();
+        let mut let_in: BTreeSet<DeviceKey> = BTreeSet::new();
+        for op in known.iter().chain(new) {
+            *counts.entry((op.author, matches!(op.action, Action::Revoke { .. }))).or_insert(0) += 1;
+            let device = match &op.action {
+                Action::Found { nonce, .. } if ids::group_id(&op.author, nonce) == op.group => op.author,
+                Action::Enrol { device, .. } => *device,
+                _ => continue,
+            };
+            let_in.insert(device);
+        }
+        for op in new {
+            let author = op.author;
+            if !let_in.contains(&author) {
+                return Err(MemberError::Stranger { author });
+            }
+            let count = counts.get(&(author, matches!(op.action, Action::Revoke { .. }))).copied().unwrap_or(0);
+            if count > OPS_OF_ONE_MAX || known.len() + new.len() > OPS_MAX {
+                return Err(MemberError::Full { author });
+            }
+        }
+        Ok(())
     }
 
     /// What a set of operations of one group comes to; the order does not matter.

@@ -22,6 +22,9 @@ pub(crate) enum Intake {
     Done,
 }
 
+/// Sites that a peer may speak of.
+const SITES_MAX: usize = 1 << 16;
+
 /// What is being written: the bytes that count as taken when it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taking {
@@ -69,6 +72,9 @@ impl Session {
                 }
                 (self.acknowledged, self.moved_ms) = (taken, now_ms);
                 self.peer_has.merge(&applied);
+                if self.peer_has.len() > SITES_MAX {
+                    return Err(out_of_turn("it names too many sites"));
+                }
                 if matches!(self.serving, Serving::Declined(_)) && !applied.is_empty() {
                     (self.serving, self.look) = (Serving::Nothing, true);
                 }
@@ -81,7 +87,7 @@ impl Session {
                 return Err(out_of_turn("it offers a snapshot while one is taken in"));
             }
             Message::Offer(vector) => {
-                self.taking_snapshot = true;
+                (self.taking_snapshot, self.snapshot_ms) = (true, now_ms);
                 self.queue(Intake::Offer(vector))?;
             }
             Message::Joined => {
@@ -91,8 +97,12 @@ impl Session {
                 (self.serving, self.look) = (Serving::Nothing, true);
             }
             Message::Decline(site) => {
-                self.declined.insert(site);
-                self.events.push_back(Event::Declined(site));
+                if self.declined.insert(site) {
+                    self.events.push_back(Event::Declined(site));
+                }
+                if self.declined.len() > SITES_MAX {
+                    return Err(out_of_turn("it names too many sites"));
+                }
             }
             Message::Answer(wanted) => self.answered(wanted)?,
             Message::Want(ranges) => self.wanted(ranges)?,
@@ -100,12 +110,14 @@ impl Session {
                 if !std::mem::take(&mut self.snapshot_wanted) {
                     return Err(out_of_turn("it sends a snapshot that nobody asked for"));
                 }
+                self.snapshot_ms = now_ms;
                 self.intake.push_back(Intake::Snapshot(header, size));
             }
             Message::Part { index, bytes } => {
                 if self.parts_left.is_none() {
                     return Err(out_of_turn("it sends parts of a snapshot that nobody asked for"));
                 }
+                self.snapshot_ms = now_ms;
                 self.intake.push_back(Intake::Part(index, bytes, size));
             }
             Message::Hello(_) | Message::Bye { .. } => {}

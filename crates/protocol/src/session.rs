@@ -311,6 +311,8 @@ pub struct Session {
     pub(crate) snapshot_wanted: bool,
     /// From the offer of a snapshot until it was declined or joined.
     pub(crate) taking_snapshot: bool,
+    /// When something of it came last.
+    pub(crate) snapshot_ms: u64,
     /// Sites of which the store here refused something.
     pub(crate) refused: BTreeSet<SiteId>,
     pub(crate) done_came: bool,
@@ -376,6 +378,7 @@ impl Session {
             parts_left: None,
             snapshot_wanted: false,
             taking_snapshot: false,
+            snapshot_ms: now_ms,
             refused: BTreeSet::new(),
             done_came: false,
             begun: false,
@@ -511,7 +514,11 @@ impl Session {
         let within = self.decoder.is_within().then(|| (self.heard_ms.saturating_add(STALL_MS), "a message"));
         let owes = (self.sent > self.acknowledged)
             .then(|| (self.moved_ms.saturating_add(TAKE_MS), "taking in what it was sent"));
-        within.into_iter().chain(owes).min()
+        // While it is taken in, no other peer's can be.
+        let awaited = self.snapshot_wanted || self.parts_left.is_some_and(|left| left > 0);
+        let idle = self.writing.is_none() && self.intake.is_empty();
+        let snapshot = (awaited && idle).then(|| (self.snapshot_ms.saturating_add(STALL_MS), "a snapshot"));
+        within.into_iter().chain(owes).chain(snapshot).min()
     }
 
     /// The next thing to do.

@@ -248,8 +248,13 @@ pub enum Error {
         /// How many fit.
         found: usize,
     },
+    /// Another process is connected on this file.
+    #[error(
+        "another process is connected with this file's peers already (`isle serve` or `isle sync --live`): end it first"
+    )]
+    AlreadyLive,
     /// Too many strangers call at once.
-    #[error("too many strangers call at once; try again later")]
+    #[error("too many callers at once; try again later")]
     Busy,
     /// The file has taken a new site id meanwhile.
     #[error("this replica has taken a new site id; the sync begins anew")]
@@ -299,6 +304,7 @@ impl Error {
             Error::OtherGroup { .. }
             | Error::JoinsOtherGroup { .. }
             | Error::NotMember { .. }
+            | Error::AlreadyLive
             | Error::Store(
                 StoreError::Untrackable { .. }
                 | StoreError::Undescribed { .. }

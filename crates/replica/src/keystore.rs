@@ -5,6 +5,7 @@
 //! <home>/device.json        { "id", "name" }; the id is derived from the key
 //! <home>/invites/<id>.json  { "group", "secret", "expires_ms" }: tickets that nobody used yet
 //! <home>/sites/<site>.json  { "path", "published", "chain" }
+//! <home>/sites/<site>.live  locked while a process is connected for this site; beside it, where it listens
 //! ```
 //! A file of SQLite can be copied, restored or rolled back; this folder is not part of it, and so tells when that happened.
 
@@ -224,8 +225,9 @@ impl KeyStore {
                 Some("used") => true,
                 _ => continue,
             };
-            if let Some(invite) = read::<Invite>(&path)? {
-                invites.push(Invite { used, ..invite });
+            match read::<Invite>(&path) {
+                Ok(invite) => invites.extend(invite.map(|invite| Invite { used, ..invite })),
+                Err(error) => tracing::warn!(%error, "an invitation cannot be read and is passed over"),
             }
         }
         Ok(invites)
@@ -245,6 +247,36 @@ impl KeyStore {
     fn invite_path(&self, invite: &Invite, extension: &str) -> PathBuf {
         let name = blake3::hash(invite.secret.as_bytes()).to_hex();
         self.home.join("invites").join(format!("{}.{extension}", &name[..32]))
+    }
+
+    /// Holds a file of this site's for as long as the process is live on it, with what it says of itself beside it; `None` if another process
+    /// holds it.
+    pub(crate) fn lock_live(&self, site: SiteId, addresses: &[String]) -> Result<Option<fs::File>, Error> {
+        let path = self.home.join("sites").join(format!("{site}.live"));
+        let failed = |source| Error::KeyStore { path: path.clone(), source };
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        write(&self.live_path(site), &addresses, true)?;
+        Ok(Some(file))
+    }
+
+    /// Where another process of this device listens on this site, if one does.
+    pub(crate) fn live_addresses(&self, site: SiteId) -> Result<Vec<String>, Error> {
+        let path = self.home.join("sites").join(format!("{site}.live"));
+        let Ok(file) = fs::OpenOptions::new().write(true).open(&path) else { return Ok(Vec::new()) };
+        match file.try_lock() {
+            // Nobody holds it: what is written beside it is of before.
+            Ok(()) => Ok(Vec::new()),
+            Err(_) => Ok(read(&self.live_path(site))?.unwrap_or_default()),
+        }
+    }
+
+    fn live_path(&self, site: SiteId) -> PathBuf {
+        self.home.join("sites").join(format!("{site}.live.json"))
     }
 
     fn site_path(&self, site: SiteId) -> PathBuf {

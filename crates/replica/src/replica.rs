@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     changes: broadcast::Sender<Changed>,
     /// One sync of this process at a time: a head has one writer.
     pub(crate) syncing: tokio::sync::Mutex<()>,
+    /// When this file last took a new site id because of what a peer said.
+    pub(crate) renewed_ms: std::sync::atomic::AtomicU64,
     /// Remotes that tests and apps bring along opened.
     pub(crate) opened: std::sync::Mutex<Vec<(String, Remote)>>,
 }
@@ -53,7 +55,8 @@ impl Inner {
         });
         let syncing = tokio::sync::Mutex::new(());
         let opened = std::sync::Mutex::default();
-        Inner { store: Arc::new(store), path, home, remote_options, runtime, changes, syncing, opened }
+        let renewed_ms = std::sync::atomic::AtomicU64::default();
+        Inner { store: Arc::new(store), path, home, remote_options, runtime, changes, syncing, renewed_ms, opened }
     }
 
     /// Is told of every committed change of tracked tables in this process.

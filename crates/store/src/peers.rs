@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
-use isle_identity::{DeviceKey, MemberError, MemberOp, Membership, OPS_MAX, OpId};
+use isle_identity::{DeviceKey, MemberError, MemberOp, Membership, OpId};
 use isle_schema::MigrationId;
 use rusqlite::{Connection, params};
 
@@ -88,25 +88,23 @@ impl Store {
     /// Takes membership operations; known ones are passed over. Gives the ids of the new ones.
     ///
     /// # Errors
-    /// [`StoreError::Member`] for the first one that is refused; then none was taken.
+    /// [`StoreError::Member`] for the first one that is refused: forged, of a device that was never let in, or one too many; then none was taken.
     pub fn put_member_ops(&self, ops: &[&[u8]]) -> Result<Vec<OpId>, StoreError> {
         let group = self.status_group()?;
         let refused = |source| StoreError::Member { source };
         let ops = ops.iter().map(|op| MemberOp::decode(op, group)).collect::<Result<Vec<_>, _>>().map_err(refused)?;
         self.internal(|conn| {
-            let count = "SELECT count(*) FROM isle_member";
-            let known = crate::clocks::one::<i64>(conn, count, [])?.unwrap_or(0) as usize;
-            if known + ops.len() > OPS_MAX {
-                return Err(StoreError::Member { source: MemberError::Full });
-            }
+            let known = known_ops(conn, group)?;
+            let new: Vec<MemberOp> = ops.into_iter().filter(|op| !known.contains(op)).collect();
+            Membership::admit(&known, &new).map_err(refused)?;
             let sql = "INSERT OR IGNORE INTO isle_member(id, body) VALUES(?1, ?2)";
-            let mut new = Vec::new();
-            for op in &ops {
+            let mut taken = Vec::new();
+            for op in &new {
                 if conn.execute(sql, params![op.id(), op.encoded()]).doing("take a membership operation")? > 0 {
-                    new.push(op.id());
+                    taken.push(op.id());
                 }
             }
-            Ok(new)
+            Ok(taken)
         })
     }
 
@@ -116,9 +114,7 @@ impl Store {
     /// SQLite's reason; [`StoreError::Member`] for an operation in the file that is damaged.
     pub fn membership(&self) -> Result<Membership, StoreError> {
         let group = self.status_group()?;
-        let decode = |(_, op): &(OpId, Vec<u8>)| MemberOp::decode(op, group);
-        let ops = self.member_ops()?.iter().map(decode).collect::<Result<Vec<_>, _>>();
-        Ok(Membership::fold(&ops.map_err(|source| StoreError::Member { source })?))
+        Ok(Membership::fold(&self.read(|conn| known_ops(conn, group))?))
     }
 
     fn status_group(&self) -> Result<isle_clock::GroupId, StoreError> {
@@ -245,6 +241,13 @@ fn member_ops(conn: &Connection) -> Result<Vec<(OpId, Vec<u8>)>, StoreError> {
     let mut statement = conn.prepare_cached("SELECT id, body FROM isle_member").doing("read membership operations")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).doing("read membership operations")?;
     rows.collect::<Result<_, _>>().doing("read membership operations")
+}
+
+/// The operations that were taken; their signatures were checked then.
+fn known_ops(conn: &Connection, group: isle_clock::GroupId) -> Result<Vec<MemberOp>, StoreError> {
+    let decode = |(_, op): &(OpId, Vec<u8>)| MemberOp::decode_known(op, group);
+    let ops: Result<Vec<MemberOp>, MemberError> = member_ops(conn)?.iter().map(decode).collect();
+    ops.map_err(|source| StoreError::Member { source })
 }
 
 fn held(conn: &Connection) -> Result<Held, StoreError> {

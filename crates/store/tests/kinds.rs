@@ -549,7 +549,8 @@ impl ModelRow {
         }
         for (n, kind, form) in [(5, Kind::Text, Form::Text), (6, Kind::Json, Form::Json)] {
             if let (Value::Text(base), Some(DocumentChange { changes: edits })) = (&shown[n], self.edits.get(&kind)) {
-                let base = std::str::from_utf8(base).unwrap();
+                // What is no UTF-8 is a plain value.
+                let Ok(base) = std::str::from_utf8(base) else { continue };
                 let of_base = |edit: &&([u8; 16], Vec<u8>)| edit.0 == isle_document::root_id(form, base);
                 if edits.iter().any(|edit| of_base(&edit)) {
                     let mut document = Document::begin(form, base).unwrap();

@@ -15,6 +15,10 @@ use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Out, count, printable, time};
 
+/// How often it is looked whether a device has joined through another process.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How long a device that has joined and was cut off is waited for.
+const COMES_BACK: Duration = Duration::from_secs(20);
 /// The longest ticket that is read from standard input.
 const TICKET_BYTES_MAX: u64 = 1 << 16;
 
@@ -40,6 +44,10 @@ pub(crate) fn invite(args: &Args, invite: &Invite, out: &mut Out) -> anyhow::Res
     let replica = db::open(args)?;
     let runtime = sync::runtime()?;
     let code = runtime.block_on(async {
+        let elsewhere = replica.listening_elsewhere()?;
+        if !elsewhere.is_empty() {
+            return invite_beside(&replica, elsewhere, invite, out).await;
+        }
         let live = listen(&replica, &invite.listen, None).await?;
         let mut events = live.events();
         let options = InviteOptions { expires: invite.expires, addresses: live.addresses().to_vec() };
@@ -61,11 +69,51 @@ pub(crate) fn invite(args: &Args, invite: &Invite, out: &mut Out) -> anyhow::Res
                 }
                 Ok(0)
             }
-            None => Err(Failure::new(Kind::Failed, "nobody joined").hint("`isle invite` makes a new ticket").into()),
+            None => Err(nobody()),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     code
+}
+
+/// Invites while another process of this device listens: that one answers.
+async fn invite_beside(
+    replica: &Replica,
+    addresses: Vec<String>,
+    invite: &Invite,
+    out: &mut Out,
+) -> anyhow::Result<u8> {
+    let before: Vec<DeviceKey> = replica.peers()?.iter().filter(|peer| !peer.revoked).map(|peer| peer.key).collect();
+    let ticket = replica.invite(&InviteOptions { expires: invite.expires, addresses })?;
+    show_ticket(&ticket, invite, out)?;
+    let until = tokio::time::Instant::now() + invite.expires;
+    let stopped = watch::stopped();
+    tokio::pin!(stopped);
+    while tokio::time::Instant::now() < until {
+        tokio::select! {
+            stopped = &mut stopped => {
+                stopped?;
+                break;
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let peers = replica.peers()?;
+        if let Some(new) = peers.iter().find(|peer| !peer.revoked && !before.contains(&peer.key)) {
+            let name = printable(&new.name);
+            if out.json {
+                out.json_line(&json!({ "event": "joined", "device": new.key.to_string(), "name": new.name }))?;
+            } else {
+                let mark = out.style.green("✓");
+                out.note(format!("{mark} {name} has joined"))?;
+            }
+            return Ok(0);
+        }
+    }
+    Err(nobody())
+}
+
+fn nobody() -> anyhow::Error {
+    Failure::new(Kind::Failed, "nobody joined").hint("`isle invite` makes a new ticket").into()
 }
 
 fn show_ticket(ticket: &Ticket, invite: &Invite, out: &mut Out) -> anyhow::Result<()> {
@@ -77,7 +125,7 @@ fn show_ticket(ticket: &Ticket, invite: &Invite, out: &mut Out) -> anyhow::Resul
     if !invite.no_qr && std::io::stdout().is_terminal() {
         out.note(qr_code(&ticket.to_qr_text())?)?;
     }
-    out.note("On the other device, within the next minutes:\n")?;
+    out.note("On the other device:\n")?;
     out.line(format!("isle join {ticket}"))?;
     out.note(format!(
         "\nThe ticket lets one device in, until {}. Whoever has it can join: send it by a way you trust.\nwaiting at {}; Ctrl-C ends it",
@@ -98,8 +146,22 @@ fn qr_code(text: &str) -> anyhow::Result<String> {
 /// Waits until a device has joined and its first session has ended.
 async fn wait_for_one(events: &mut Receiver<LiveEvent>, out: &mut Out) -> anyhow::Result<String> {
     let mut joined: Option<(DeviceKey, String)> = None;
+    let mut gone = None;
     loop {
-        match events.recv().await {
+        let event = match gone {
+            None => events.recv().await,
+            Some(until) => match tokio::time::timeout_at(until, events.recv()).await {
+                Ok(event) => event,
+                Err(_) => {
+                    let name = joined.map(|(_, name)| name).unwrap_or_default();
+                    let message = format!("{name} has joined, and was cut off before it had everything");
+                    return Err(Failure::new(Kind::Failed, message)
+                        .hint("`isle serve` here and `isle sync` there go on where it stopped")
+                        .into());
+                }
+            },
+        };
+        match event {
             Ok(LiveEvent::Joined { key, name }) => {
                 if out.json {
                     out.json_line(&json!({ "event": "joined", "device": key.to_string(), "name": name }))?;
@@ -107,11 +169,12 @@ async fn wait_for_one(events: &mut Receiver<LiveEvent>, out: &mut Out) -> anyhow
                 }
                 joined = Some((key, printable(&name)));
             }
-            Ok(LiveEvent::Disconnected { key, .. }) => {
-                if let Some((_, name)) = joined.take_if(|(of, _)| *of == key) {
-                    return Ok(name);
-                }
-            }
+            Ok(LiveEvent::Disconnected { key, reason, .. }) => match joined.take_if(|(of, _)| *of == key) {
+                Some((_, name)) if reason.is_none() => return Ok(name),
+                // It may come back at once, under another site id.
+                Some(cut_off) => (joined, gone) = (Some(cut_off), Some(tokio::time::Instant::now() + COMES_BACK)),
+                None => {}
+            },
             Ok(LiveEvent::TurnedAway { address, reason }) if !out.json => {
                 let line = out.style.yellow(format!("turned away {}: {}", printable(&address), printable(&reason)));
                 out.note(line)?;
@@ -146,11 +209,24 @@ pub(crate) fn join(args: &Args, join: &Join, out: &mut Out) -> anyhow::Result<u8
     if path.is_file() {
         db::must_be_sqlite(&path)?;
     }
+    let existed = path.exists();
     let replica = Replica::builder(&path).init()?;
     let runtime = sync::runtime()?;
     let report = runtime.block_on(replica.join(&ticket));
     runtime.shutdown_timeout(Duration::from_secs(2));
-    let report = report?;
+    let report = match report {
+        Err(error) if !existed && replica.status()?.group != ticket.group => {
+            // It was made for this, and has nothing in it.
+            drop(replica);
+            for ending in ["", "-wal", "-shm"] {
+                let mut file = path.clone().into_os_string();
+                file.push(ending);
+                let _ = std::fs::remove_file(file);
+            }
+            return Err(error.into());
+        }
+        report => report?,
+    };
     let inviter = replica.peers()?.into_iter().find(|peer| peer.key == ticket.inviter);
     let inviter = inviter.map_or_else(|| ticket.inviter.short(), |peer| printable(&peer.name));
     if out.json(&json!({ "file": path.to_string_lossy(), "group": ticket.group.to_string(), "inviter": inviter, "sync": report }))? {
@@ -200,9 +276,12 @@ pub(crate) async fn sync_live(args: &Args, sync: &Sync, out: &mut Out) -> anyhow
 async fn stay(live: Live, out: &mut Out) -> anyhow::Result<u8> {
     out.flush()?;
     let mut events = live.events();
+    // One for all rounds: a signal that comes between two is not lost.
+    let stopped = watch::stopped();
+    tokio::pin!(stopped);
     loop {
         tokio::select! {
-            stopped = watch::stopped() => {
+            stopped = &mut stopped => {
                 stopped?;
                 break;
             }

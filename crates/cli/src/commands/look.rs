@@ -29,12 +29,13 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "hidden": status.repaired,
         "clock_ahead_ms": status.clock_ahead_ms,
         "remotes": status.remotes.iter().map(remotes::to_json).collect::<Vec<_>>(),
+        "peers": replica.peers()?,
         "devices": devices::to_json(&status),
     }))?;
     if done {
         return Ok(0);
     }
-    show_facts(&status, out)?;
+    show_facts(&replica, &status, out)?;
     if !status.tables.is_empty() {
         out.line("")?;
         let mut rows = files::table_cells(&replica, &status.tables)?;
@@ -54,7 +55,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
+fn show_facts(replica: &isle::Replica, status: &Status, out: &mut Out) -> anyhow::Result<()> {
     let style = out.style;
     let size = std::fs::metadata(&status.path).map(|file| format!(" ({})", bytes(file.len()))).unwrap_or_default();
     out.line(format!("file       {}{}", style.bold(status.path.display()), style.dim(size)))?;
@@ -86,6 +87,7 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
     if let Some(warning) = clock_warning(status) {
         out.line(format!("clock      {}", style.yellow(warning)))?;
     }
+    show_peers(replica, out)?;
     if status.remotes.is_empty() {
         return out.line("remotes    none: `isle remote add NAME URL`");
     }
@@ -95,6 +97,18 @@ fn show_facts(status: &Status, out: &mut Out) -> anyhow::Result<()> {
         out.line(format!("{label:<10} {} {} {}", remote.name, remote.url, style.dim(last)))?;
     }
     Ok(())
+}
+
+/// The devices that this one syncs with directly, in a line.
+fn show_peers(replica: &isle::Replica, out: &mut Out) -> anyhow::Result<()> {
+    let peers = replica.peers()?;
+    let Some(own) = peers.iter().find(|peer| peer.own) else { return Ok(()) };
+    if own.revoked {
+        let words = "this device was put out of the group: a member has to invite it again";
+        return out.line(format!("peers      {}", out.style.yellow(words)));
+    }
+    let others = peers.iter().filter(|peer| !peer.own && !peer.revoked).count() as u64;
+    out.line(format!("peers      {}: `isle peers`", count(others, "device")))
 }
 
 /// What to know and to do when this replica's time is far ahead of the device's clock.

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         }
         let round = round(args, &remotes, sync).await?;
         if !out.json(&to_json(&round))? {
-            show(args, &round, round.reports.len() + round.away.len() > 1, out)?;
+            show(args, &round, round.reports.len() + round.failed.len() + round.away.len() > 1, out)?;
         }
         let refused = round.reports.iter().any(|report| !report.refused.is_empty());
         let several = round.reports.len() + round.failed.len() + round.away.len() > 1;

@@ -128,6 +128,34 @@ fn a_peer_that_stalls_is_cut_off() {
 }
 
 #[test]
+fn a_snapshot_that_is_promised_and_does_not_come_is_not_waited_for() {
+    let (mut session, mut replica) = begun();
+    say(&mut session, &Message::Have(Box::default())).expect("heard");
+    let unknown = [(SiteId::from_bytes([77; 16]), 5)].into_iter().collect();
+    say(&mut session, &Message::Offer(unknown)).expect("heard");
+    drive(&mut session, &mut replica).expect("wants it");
+    // Whatever else it says does not count.
+    for now_ms in [20_000, 40_000] {
+        let said = Message::Retired(Vec::new()).encode();
+        session.handle_input(now_ms, &said).expect("heard");
+        drive(&mut session, &mut replica).expect("goes on");
+    }
+    assert_eq!(session.poll_timeout(), Some(STALL_MS));
+    assert!(matches!(session.handle_timeout(STALL_MS), Err(SessionError::Stalled { what: "a snapshot" })));
+}
+
+#[test]
+fn a_peer_cannot_fill_the_memory_with_names() {
+    let (mut session, _) = begun();
+    let ended = (0..70_000u32).find_map(|n| {
+        let mut site = [0; 16];
+        site[..4].copy_from_slice(&n.to_be_bytes());
+        say(&mut session, &Message::Decline(SiteId::from_bytes(site))).err()
+    });
+    assert!(matches!(ended, Some(SessionError::OutOfTurn { .. })));
+}
+
+#[test]
 fn a_lie_about_what_it_has_costs_the_liar_only() {
     let (mut session, mut replica) = begun();
     let everything = (0..200u8).map(|n| (SiteId::from_bytes([n; 16]), i64::MAX as u64)).collect();

@@ -16,6 +16,9 @@ use super::peers::PeerState;
 use crate::Error;
 use crate::sync::{SyncReport, reason};
 
+/// Retired sites that are told to a peer.
+const RETIRED_MAX: usize = 1 << 15;
+
 /// A session's side of the store.
 pub(super) struct Desk {
     pub(super) hub: Arc<Hub>,
@@ -94,7 +97,15 @@ impl Desk {
             Action::PutOperations(operations) => self.put_operations(operations),
             Action::Put(frames) => self.put(&frames),
             Action::Retire(sites) => {
+                // Of sites that were never heard of there is nothing to forget, and nobody can fill the file with them.
+                let known = store.status()?.sites;
+                let sites: Vec<_> =
+                    sites.into_iter().filter(|(of, _)| known.iter().any(|site| site.id == *of)).collect();
                 store.retire(&sites)?;
+                // What was beyond an earlier end may count now.
+                self.note(store.apply()?);
+                self.hub.refresh_operations()?;
+                self.hub.bump();
                 let own = sites.iter().find(|(site, _)| *site == self.site);
                 if let Some((_, last)) = own {
                     self.hub.inner.leave_retired_site(*last)?;
@@ -150,7 +161,11 @@ impl Desk {
         let all = schema.chain(members.map(|op| (OpKind::Member, op)));
         let operations = all.map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() })).collect();
         self.state().report.replicas = store.status()?.sites.len() as u64;
-        Ok(Answer::Started(Box::new(Started { have, operations, retired: store.retired()? })))
+        Ok(Answer::Started(Box::new(Started {
+            have,
+            operations,
+            retired: store.retired()?.into_iter().take(RETIRED_MAX).collect(),
+        })))
     }
 
     fn read(&self, have: &VersionVector, declined: &BTreeSet<SiteId>, bytes: usize) -> Result<Answer, Error> {
@@ -193,7 +208,9 @@ impl Desk {
             }
         }
         if known.iter().any(|(kind, _)| *kind == OpKind::Member) {
-            let cuts: Vec<_> = store.membership()?.cuts.into_iter().collect();
+            let sites = store.status()?.sites;
+            let cuts = store.membership()?.cuts.into_iter().filter(|(of, _)| sites.iter().any(|site| site.id == *of));
+            let cuts: Vec<_> = cuts.collect();
             if !cuts.is_empty() {
                 store.retire(&cuts)?;
             }

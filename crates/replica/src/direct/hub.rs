@@ -1,10 +1,10 @@
 //! What the sessions of a process share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use isle_clock::SiteId;
-use isle_identity::{DeviceKey, DeviceSecret};
+use isle_identity::{DeviceKey, DeviceSecret, Membership};
 use isle_protocol::{OpKind, Operation};
 use isle_transport::{CloseCode, Connection, Endpoint};
 use tokio::sync::{broadcast, watch};
@@ -17,6 +17,8 @@ use crate::sync::blocking;
 
 /// How often the record outside the file follows what is handed over, in milliseconds.
 pub(super) const RECORD_EVERY_MS: u64 = 1_000;
+/// Sessions that one device may have: one that stays, single syncs beside it, and some that are about to end.
+const SESSIONS_OF_ONE_MAX: usize = 6;
 /// Events that a slow listener may fall behind by.
 const EVENTS_MAX: usize = 1_024;
 
@@ -36,12 +38,33 @@ pub(crate) struct Hub {
     pub(super) operations: watch::Sender<Operations>,
     pub(super) events: broadcast::Sender<LiveEvent>,
     pub(super) stop: watch::Sender<bool>,
+    /// Sites that are retired here, whenever there are others than before.
+    pub(super) retired: watch::Sender<Vec<(SiteId, u64)>>,
+    membership: RwLock<Arc<Membership>>,
     /// One snapshot at a time is taken in.
     pub(super) staging: Arc<tokio::sync::Mutex<()>>,
     /// Where devices were found on the local network; not remembered beyond this process.
     pub(super) found: Mutex<HashMap<DeviceKey, Vec<String>>>,
     published: Mutex<Published>,
     sessions: Mutex<HashMap<DeviceKey, Held>>,
+    /// How many sessions each device has, of either purpose.
+    seats: Mutex<HashMap<DeviceKey, usize>>,
+}
+
+/// A session's seat among those of its device; given back when it is dropped.
+pub(super) struct Seat {
+    hub: Arc<Hub>,
+    key: DeviceKey,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.hub.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = seats.get_mut(&self.key) {
+            *count -= 1;
+        }
+        seats.retain(|_, count| *count > 0);
+    }
 }
 
 /// What was handed over of the own site.
@@ -69,9 +92,9 @@ impl Hub {
         endpoint: Endpoint,
         addresses: Vec<String>,
     ) -> Result<Arc<Hub>, Error> {
-        let (own, operations) = blocking(inner, |inner| {
+        let (own, operations, membership, retired) = blocking(inner, |inner| {
             confirm_identity(inner)?;
-            Ok((inner.device()?.key, operations(inner)?))
+            Ok((inner.device()?.key, operations(inner)?, inner.store.membership()?, inner.store.retired()?))
         })
         .await?;
         Ok(Arc::new(Hub {
@@ -83,10 +106,13 @@ impl Hub {
             operations: watch::Sender::new(operations),
             events: broadcast::Sender::new(EVENTS_MAX),
             stop: watch::Sender::new(false),
+            retired: watch::Sender::new(retired),
+            membership: RwLock::new(Arc::new(membership)),
             staging: Arc::default(),
             found: Mutex::default(),
             published: Mutex::default(),
             sessions: Mutex::default(),
+            seats: Mutex::default(),
         }))
     }
 
@@ -119,23 +145,40 @@ impl Hub {
         let known = self.operations.borrow().len();
         let now = operations(&self.inner)?;
         if now.len() != known {
+            let membership = Arc::new(self.inner.store.membership()?);
+            *self.membership.write().unwrap_or_else(PoisonError::into_inner) = membership;
+            // Each session looks whether its device still belongs.
             self.operations.send_replace(now);
-            self.cut_off_strangers()?;
         }
+        let retired = self.inner.store.retired()?;
+        self.retired.send_if_modified(|known| {
+            let news = *known != retired;
+            *known = retired;
+            news
+        });
         Ok(())
     }
 
-    /// Ends sessions with devices that do not belong to the group any more.
-    fn cut_off_strangers(&self) -> Result<(), Error> {
-        let membership = self.inner.store.membership()?;
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, held) in sessions.iter() {
-            if !membership.is_member(key) || !membership.is_member(&self.own) {
-                tracing::warn!(device = %key.short(), "a device was put out of the group and is cut off");
-                held.connection.close(CloseCode::Unknown, "this device was put out of the group");
-            }
+    /// Who belongs to the group, as of the last look.
+    pub(super) fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether this device and the other belong to the group.
+    pub(super) fn may_talk(&self, key: &DeviceKey) -> bool {
+        let membership = self.membership();
+        membership.is_member(key) && membership.is_member(&self.own)
+    }
+
+    /// A seat for a session with a device, if it does not have too many.
+    pub(super) fn take_seat(self: &Arc<Hub>, key: DeviceKey) -> Option<Seat> {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = seats.entry(key).or_insert(0);
+        if *count >= SESSIONS_OF_ONE_MAX {
+            return None;
         }
-        Ok(())
+        *count += 1;
+        Some(Seat { hub: Arc::clone(self), key })
     }
 
     /// Makes own versions up to this one durable, and sees to the record outside the file. Blocks.

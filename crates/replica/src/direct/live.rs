@@ -20,7 +20,9 @@ use crate::replica::{Inner, Replica};
 use crate::sync::{SyncReport, blocking};
 
 /// Callers that do not belong to the group and are heard out at once.
-const STRANGERS_MAX: usize = 8;
+const STRANGERS_MAX: usize = 32;
+/// How long one may take to say anything.
+const STRANGER: Duration = Duration::from_secs(3);
 /// How long a caller may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The first pause before a peer is dialed again, and the longest.
@@ -133,6 +135,8 @@ pub struct Connected {
 pub struct Live {
     hub: Arc<Hub>,
     tasks: JoinSet<()>,
+    /// Two processes on one file would push each other's connections out.
+    _lock: std::fs::File,
 }
 
 impl std::fmt::Debug for Hub {
@@ -146,7 +150,8 @@ impl Replica {
     /// Needs a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// [`Error::Transport`] when the address to listen at cannot be had; SQLite's reason, or the key store's.
+    /// [`Error::Transport`] when the address to listen at cannot be had; [`Error::AlreadyLive`] when another process, or another [`Live`], is
+    /// connected on this file; SQLite's reason, or the key store's.
     pub async fn go_live(&self, options: &LiveOptions) -> Result<Live, Error> {
         let inner = &self.inner;
         let secret = blocking(inner, Hub::secret).await?;
@@ -167,6 +172,9 @@ impl Replica {
             addresses.truncate(isle_identity::ADDRESSES_MAX);
         }
         let hub = Hub::start(inner, endpoint, addresses).await?;
+        let held = Arc::clone(&hub);
+        let lock = blocking(inner, move |inner| inner.key_store()?.lock_live(inner.store.own_site()?, &held.addresses));
+        let lock = lock.await?.ok_or(Error::AlreadyLive)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(watch::run(Arc::clone(&hub)));
         tasks.spawn(dial_all(Arc::clone(&hub)));
@@ -181,7 +189,15 @@ impl Replica {
             let port = hub.endpoint.local_address().map_err(|source| Error::Transport { source })?.port();
             tasks.spawn(discover(Arc::clone(&hub), listens.then_some(port)));
         }
-        Ok(Live { hub, tasks })
+        Ok(Live { hub, tasks, _lock: lock })
+    }
+
+    /// Where another process listens on this file, `host:port` each: it answers invitations that are made here.
+    ///
+    /// # Errors
+    /// SQLite's reason, or the key store's.
+    pub fn listening_elsewhere(&self) -> Result<Vec<String>, Error> {
+        self.inner.key_store()?.live_addresses(self.inner.store.own_site()?)
     }
 
     /// The port at which devices listen if nothing else is said.
@@ -262,7 +278,10 @@ async fn take_call(hub: Arc<Hub>, arrival: Arrival, strangers: Arc<Semaphore>) {
     };
     let address = connection.address().to_string();
     if let Err(error) = answer(&hub, &connection, &strangers).await {
-        connection.close(CloseCode::Unknown, &error.to_string());
+        // What went wrong here is nothing to a stranger.
+        let told = matches!(error, Error::NotEnrolled { .. } | Error::Busy);
+        let told = if told { error.to_string() } else { "something went wrong at the other end".to_owned() };
+        connection.close(CloseCode::Unknown, &told);
         turned_away(address, error.to_string());
     }
 }
@@ -274,26 +293,27 @@ enum Heard {
     Asked(Option<String>),
 }
 
-async fn is_member(hub: &Arc<Hub>, key: DeviceKey) -> Result<bool, Error> {
-    blocking(&hub.inner, move |inner| Ok(inner.store.membership()?.is_member(&key))).await
-}
-
 /// Serves a caller until it goes; what is an error here is why it is turned away.
 async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) -> Result<(), Error> {
     let key = connection.key();
     let failed = |source| Error::Peer { name: key.short(), source };
     let mut _seat = None;
-    if !is_member(hub, key).await? {
+    if !hub.membership().is_member(&key) {
         // A stranger gets one of few seats, and not for long.
         let seat = strangers.try_acquire().map_err(|_| Error::Busy)?;
         let heard = tokio::time::timeout(4 * PATIENCE, async {
-            let Some(mut stream) = connection.accept().await.map_err(failed)? else { return Ok(Heard::HungUp) };
+            let accepted = tokio::time::timeout(STRANGER, connection.accept()).await.unwrap_or(Ok(None));
+            let Some(mut stream) = accepted.map_err(failed)? else { return Ok(Heard::HungUp) };
             match stream.receive_byte().await.map_err(failed)? {
                 PAIRING => Ok(Heard::Asked(pairing::hear(hub, connection, stream).await?)),
                 _ => Err(Error::NotEnrolled { key: key.short() }),
             }
         });
-        match heard.await {
+        let heard = tokio::select! {
+            () = hub.stopped() => return Ok(()),
+            heard = heard => heard,
+        };
+        match heard {
             Ok(Ok(Heard::HungUp)) => return Ok(()),
             Ok(Ok(Heard::Asked(Some(name)))) => hub.tell(LiveEvent::Joined { key, name }),
             Ok(Ok(Heard::Asked(None))) => return Err(Error::NotEnrolled { key: key.short() }),
@@ -323,7 +343,7 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
     let Ended { result, .. } = session::run(hub, connection.clone(), stream, false, purpose).await;
     if let Err(error) = &result {
         tracing::warn!(device = %key.short(), %error, "a session has ended");
-        once::heal(&hub.inner, error, false).await?;
+        once::heal(&hub.inner, error).await?;
     }
     Ok(())
 }
@@ -408,14 +428,20 @@ async fn dial_all(hub: Arc<Hub>) {
 }
 
 /// Dials a peer until it is connected and has gone again; pauses grow.
-async fn keep_up(hub: Arc<Hub>, target: Target) -> DeviceKey {
+async fn keep_up(hub: Arc<Hub>, mut target: Target) -> DeviceKey {
     let mut pause = PAUSE_MIN;
     while !hub.is_stopped() && !hub.is_connected(&target.key) {
+        match look_up(&hub, &target).await {
+            Some(now) if now.addresses == target.addresses => {}
+            Some(now) => (target, pause) = (now, PAUSE_MIN),
+            // It belongs to the group no more, or nothing is known of where it is.
+            None => break,
+        }
         let attempt = async {
             let connection = once::dial(&hub.endpoint, &target).await?;
             let Ended { result, .. } = once::converse(&hub, connection, Purpose::Stay).await;
             match result {
-                Err(error) if once::heal(&hub.inner, &error, true).await?.is_some() => Ok(()),
+                Err(error) if once::heal(&hub.inner, &error).await?.is_some() => Ok(()),
                 other => other,
             }
         };
@@ -432,13 +458,30 @@ async fn keep_up(hub: Arc<Hub>, target: Target) -> DeviceKey {
             }
         }
         let jitter = u32::from(hub.inner.runtime.random()[0]);
+        let paused = async {
+            // A new address is tried at once.
+            let until = tokio::time::Instant::now() + pause.mul_f32(0.75 + jitter as f32 / 512.0);
+            while tokio::time::Instant::now() < until {
+                tokio::time::sleep(LOOK_EVERY.min(pause)).await;
+                if look_up(&hub, &target).await.is_none_or(|now| now.addresses != target.addresses) {
+                    return;
+                }
+            }
+        };
         tokio::select! {
             () = hub.stopped() => break,
-            () = tokio::time::sleep(pause.mul_f32(0.75 + jitter as f32 / 512.0)) => {}
+            () = paused => {}
         }
         pause = (2 * pause).min(PAUSE_MAX);
     }
     target.key
+}
+
+/// What is known of a peer now.
+async fn look_up(hub: &Arc<Hub>, target: &Target) -> Option<Target> {
+    let found = hub.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let targets = blocking(&hub.inner, move |inner| once::targets(inner, &found)).await;
+    targets.ok()?.into_iter().find(|now| now.key == target.key)
 }
 
 async fn note(inner: &Arc<Inner>, key: DeviceKey, error: &Error) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use isle_identity::DeviceKey;
 use isle_protocol::{ByeCode, SessionError};
@@ -19,6 +20,9 @@ use crate::sync::{Outcome, SyncReport, blocking};
 /// How often a session is begun anew because this side or the other has taken a new site id.
 const TRIES_MAX: usize = 3;
 
+/// How often, at most, this file takes a new site id because of what a peer says, in milliseconds.
+const RENEW_EVERY_MS: u64 = 60_000;
+
 /// A peer that can be dialed.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
@@ -32,7 +36,9 @@ pub(super) fn targets(inner: &Inner, found: &HashMap<DeviceKey, Vec<String>>) ->
     let (membership, own) = (inner.store.membership()?, inner.device()?.key);
     if !membership.is_member(&own) {
         let revoked = membership.is_revoked(&own);
-        return if revoked { Err(Error::NotMember { revoked }) } else { Ok(Vec::new()) };
+        // Whoever was never told of members has nobody to talk to.
+        let alone = membership.members.is_empty();
+        return if alone { Ok(Vec::new()) } else { Err(Error::NotMember { revoked }) };
     }
     let mut targets = Vec::new();
     for (key, member) in membership.members.iter().filter(|(key, member)| **key != own && !member.revoked) {
@@ -95,11 +101,9 @@ pub(super) async fn converse(hub: &Arc<Hub>, connection: Connection, purpose: Pu
 }
 
 /// Whether a session that ended so should be begun anew, after what it takes has been done here.
-pub(super) async fn heal(inner: &Arc<Inner>, error: &Error, dialed: bool) -> Result<Option<String>, Error> {
-    let forked = match error {
-        Error::Session { source: SessionError::Fork { .. }, .. } => true,
-        // One of the two is a copy, and neither knows which: the caller gives way.
-        Error::Session { source: SessionError::SameSite, .. } => dialed,
+pub(super) async fn heal(inner: &Arc<Inner>, error: &Error) -> Result<Option<String>, Error> {
+    match error {
+        Error::Session { source: SessionError::Fork { .. }, .. } => {}
         Error::Session { source: SessionError::Retired | SessionError::Gone { .. }, .. } | Error::SiteChanged => {
             return Ok(Some(String::new()));
         }
@@ -107,11 +111,15 @@ pub(super) async fn heal(inner: &Arc<Inner>, error: &Error, dialed: bool) -> Res
             return Ok(Some(String::new()));
         }
         _ => return Ok(None),
-    };
-    if !forked {
-        return Ok(None);
     }
     let _one_at_a_time = inner.syncing.lock().await;
+    let now = inner.runtime.now_ms();
+    let last = inner.renewed_ms.swap(now, Ordering::Relaxed);
+    if now.saturating_sub(last) < RENEW_EVERY_MS {
+        // A peer may say what it likes of this site: it does not make this file change its id again and again.
+        inner.renewed_ms.store(last, Ordering::Relaxed);
+        return Ok(None);
+    }
     let site = blocking(inner, |inner| {
         tracing::warn!(path = %inner.path.display(), "this file is a copy or an older state: taking a new site id");
         inner.new_site(0)
@@ -130,7 +138,7 @@ async fn sync_one(hub: &Arc<Hub>, target: &Target) -> Result<SyncReport, Error> 
             report.new_site = new_site;
             return Ok(report);
         };
-        match heal(&hub.inner, &error, true).await? {
+        match heal(&hub.inner, &error).await? {
             Some(site) => new_site = Some(site).filter(|site| !site.is_empty()).or(new_site),
             None => return Err(error),
         }

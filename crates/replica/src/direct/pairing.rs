@@ -111,7 +111,7 @@ impl Replica {
             let Ended { mut report, result } = converse(&hub, connection, Purpose::Once).await;
             let result = match result {
                 // A new site id, on one side or the other: the sync begins anew.
-                Err(error) if heal(inner, &error, true).await?.is_some() => {
+                Err(error) if heal(inner, &error).await?.is_some() => {
                     let again = converse(&hub, dial(&endpoint, &target).await?, Purpose::Once).await;
                     report = again.report;
                     again.result

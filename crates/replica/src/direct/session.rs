@@ -38,6 +38,8 @@ pub(super) struct Driver {
     connection: Connection,
     /// Whether it ends when all is exchanged.
     once: bool,
+    /// Whether what comes up later is sent as well.
+    pushes: bool,
     reading: Option<Work>,
     writing: Option<Work>,
     told: (u64, u64),
@@ -71,6 +73,16 @@ pub(super) async fn run(
 ) -> Ended {
     let (started, key) = (hub.inner.runtime.now_ms(), connection.key());
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let refuse = |error: Error| {
+        connection.close(CloseCode::Unknown, &error.to_string());
+        Ended { report: SyncReport::default(), result: Err(error) }
+    };
+    if !hub.may_talk(&key) {
+        let revoked = hub.membership().is_revoked(&hub.own);
+        let own = revoked || !hub.membership().is_member(&hub.own);
+        return refuse(if own { Error::NotMember { revoked } } else { Error::NotEnrolled { key: key.short() } });
+    }
+    let Some(_seat) = hub.take_seat(key) else { return refuse(Error::Busy) };
     let begun = blocking(&hub.inner, move |inner| {
         let status = inner.store.status()?;
         let nonce = inner.store.site_nonce()?.unwrap_or_default();
@@ -108,6 +120,7 @@ pub(super) async fn run(
         session: Session::new(Config { hello }, started),
         connection: connection.clone(),
         once: purpose == Purpose::Once && dialed,
+        pushes: purpose == Purpose::Stay,
         reading: None,
         writing: None,
         told: (0, 0),
@@ -167,6 +180,7 @@ impl Driver {
             Err(Error::SiteChanged) => (ByeCode::Restart, "this replica goes on under a new site id".to_owned()),
             // What went wrong here is nothing to a stranger.
             Err(Error::Refused { reason, .. }) => (ByeCode::Broken, reason.clone()),
+            Err(error @ Error::NotEnrolled { .. }) => (ByeCode::Unknown, error.to_string()),
             Err(_) => (ByeCode::Failed, "something went wrong at the other end; its log says what".to_owned()),
         };
         self.session.close(code, reason);
@@ -193,6 +207,7 @@ impl Driver {
     ) -> Result<(), Error> {
         let mut news = self.hub.news.subscribe();
         let mut operations = self.hub.operations.subscribe();
+        let mut retired = self.hub.retired.subscribe();
         let hub = Arc::clone(&self.hub);
         let mut waiting: Option<Bytes> = None;
         loop {
@@ -226,15 +241,24 @@ impl Driver {
                     (Ok(permit), Some(bytes)) => permit.send(bytes),
                     _ => return Err(self.lost("the connection is gone")),
                 },
-                changed = news.changed() => match changed {
+                changed = news.changed(), if self.pushes => match changed {
                     Ok(()) => self.session.handle_local(),
                     Err(_) => return Ok(()),
                 },
                 changed = operations.changed() => match changed {
+                    Ok(()) if !self.hub.may_talk(&self.desk.key) => {
+                        let key = self.desk.key.short();
+                        tracing::warn!(device = key, "a device was put out of the group and is cut off");
+                        return Err(Error::NotEnrolled { key });
+                    }
                     Ok(()) => {
                         let all = Arc::clone(&operations.borrow_and_update());
                         self.session.handle_operations(all.as_ref().clone());
                     }
+                    Err(_) => return Ok(()),
+                },
+                changed = retired.changed() => match changed {
+                    Ok(()) => self.session.handle_retired(retired.borrow_and_update().clone()),
                     Err(_) => return Ok(()),
                 },
                 () = hub.stopped() => return Ok(()),
