@@ -61,6 +61,7 @@ impl Session {
                 self.peer_has.merge(&have.applied);
                 self.peer_has.merge(&have.held);
                 self.partial = by_version(&have.partial);
+                self.compare = Some(have.chains).filter(|chains| !chains.is_empty());
                 self.confirm = have.yours;
                 self.confirmed = have.yours.is_none();
                 self.floor = Some(have.floor).filter(|floor| !floor.is_empty());

@@ -11,6 +11,8 @@
 //! 1. `hello`: protocol versions, group, site, and the ids of all schema and membership operations that are known.
 //! 2. Operations that the other lacks, parents first; retired sites; and `have`: what is applied here, what is complete in the log beyond that, and
 //!    which blocks of a changeset that was cut off. So a session resumes where another one stopped, to the block.
+//!    With it come the hashes of the last versions of all sites: of a site that has two histories, because its file and its device's records were
+//!    restored together, nothing more is exchanged, and both sides report it.
 //!    It also says what is known of the peer's own site: if the peer never wrote that, its file is a copy or was
 //!    rolled back, and it takes a new site id before it sends anything ([`SessionError::Fork`]).
 //! 3. Changesets that the other lacks, in an order in which causes come first. Where the log does not reach back far enough, a snapshot is offered.

@@ -134,6 +134,8 @@ pub struct Have {
     pub partial: Vec<Partial>,
     /// Up to where tombstones have been collected here: whoever has not seen that much writes in ignorance of deletes.
     pub floor: VersionVector,
+    /// The last applied version of each site, and the hash of its header: two histories of one site are noticed by it.
+    pub chains: Vec<(SiteId, u64, Hash)>,
     /// What is applied of the peer's own site: the version, and the hash of its header.
     pub yours: Option<(u64, Hash)>,
 }
@@ -322,6 +324,9 @@ impl Message {
                 sound(kind, &have.applied)?;
                 sound(kind, &have.held)?;
                 sound(kind, &have.floor)?;
+                if have.chains.len() > LIST_MAX || have.partial.len() > LIST_MAX {
+                    return Err(malformed("a list is too long"));
+                }
                 Message::Have(Box::new(have))
             }
             OPERATION => {

@@ -50,7 +50,9 @@ impl Session {
         if self.reading || !self.have_came || self.queued_bytes >= READ_BYTES {
             return;
         }
-        let action = if let Some((version, chain)) = self.confirm.take() {
+        let action = if let Some(chains) = self.compare.take() {
+            Action::Compare(chains)
+        } else if let Some((version, chain)) = self.confirm.take() {
             Action::Confirm { version, chain }
         } else if !self.confirmed {
             return;
@@ -96,6 +98,14 @@ impl Session {
                 self.begun = true;
                 let early = std::mem::take(&mut self.early);
                 self.handle_operations(operations.into_iter().chain(early).collect());
+            }
+            Answer::Compared(forked) => {
+                // Neither side can say which of the two histories is the right one: nothing more of it goes over this session.
+                for site in forked {
+                    self.declined.insert(site);
+                    self.refused.insert(site);
+                    self.control.push_back(Message::Decline(site));
+                }
             }
             Answer::Confirmed(true) => self.confirmed = true,
             Answer::Knowing => self.floor = None,

@@ -33,6 +33,8 @@ pub struct Config {
 pub enum Action {
     /// Reads: what this side has to say to this peer. Answer: [`Answer::Started`].
     Begin(Box<Hello>),
+    /// Reads: which of these sites have another version of that number here. Answer: [`Answer::Compared`].
+    Compare(Vec<(SiteId, u64, Hash)>),
     /// Reads: whether this file wrote the version with this hash. Answer: [`Answer::Confirmed`].
     Confirm {
         /// The version of the own site.
@@ -136,6 +138,8 @@ pub enum Blocks {
 pub enum Answer {
     /// Of [`Action::Begin`].
     Started(Box<Started>),
+    /// Of [`Action::Compare`].
+    Compared(Vec<SiteId>),
     /// Of [`Action::Confirm`].
     Confirmed(bool),
     /// Of [`Action::Restate`].
@@ -325,6 +329,7 @@ pub struct Session {
     pub(crate) have_came: bool,
     pub(crate) confirmed: bool,
     pub(crate) confirm: Option<(u64, Hash)>,
+    pub(crate) compare: Option<Vec<(SiteId, u64, Hash)>>,
     /// The peer's collection floor, until what is here is known to have been written in knowledge of it.
     pub(crate) floor: Option<VersionVector>,
     /// What is applied here.
@@ -386,6 +391,7 @@ impl Session {
             have_came: false,
             confirmed: false,
             confirm: None,
+            compare: None,
             floor: None,
             here: VersionVector::new(),
             peer_has: VersionVector::new(),
@@ -451,6 +457,7 @@ impl Session {
     pub fn handle_answer(&mut self, answer: Answer) -> Result<(), SessionError> {
         match answer {
             Answer::Started(_)
+            | Answer::Compared(_)
             | Answer::Confirmed(_)
             | Answer::Knowing
             | Answer::Changesets { .. }

@@ -355,3 +355,46 @@ async fn a_live_replica_syncs_with_its_remotes_by_itself_and_carries_between_bot
     middle.stop().await.expect("stops");
     live.stop().await.expect("stops");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_histories_of_one_site_are_reported() {
+    let (a, live_a, b) = pair().await;
+    let c = device();
+    c.replica.join(&invite(&a.replica, &live_a)).await.expect("joins");
+    // b learns of c, and then its whole device is copied, file and records, as if it were put back later.
+    b.replica.sync().await.expect("syncs");
+    let place = b._folder.path();
+    let (twin_db, twin_home) = (place.join("twin.db"), place.join("twin.home"));
+    let source = rusqlite::Connection::open(b.replica.path()).expect("opens");
+    source.execute("VACUUM INTO ?1", [twin_db.to_str().expect("a path")]).expect("copies");
+    drop(source);
+    std::fs::create_dir_all(twin_home.join("sites")).expect("makes");
+    for file in ["device.key", "device.json"] {
+        std::fs::copy(b.home.join(file), twin_home.join(file)).expect("copies");
+    }
+    let record = format!("sites/{}.json", b.replica.status().expect("status").site);
+    let text = std::fs::read_to_string(b.home.join(&record)).expect("a record");
+    let text = text.replace(&b.replica.path().display().to_string(), &twin_db.display().to_string());
+    std::fs::write(twin_home.join(&record), text).expect("writes");
+    write(&b.replica, 10, "told to a");
+    b.replica.sync().await.expect("syncs");
+    live_a.stop().await.expect("stops");
+    let twin = Replica::builder(&twin_db).home(&twin_home).open().expect("opens");
+    write(&twin, 11, "told to c");
+    let live_twin = listen(&twin).await;
+    let key = twin.status().expect("status").device.key.to_string();
+    c.replica.add_peer_address(&key, &live_twin.addresses()[0]).expect("says where");
+    let met = c.replica.sync_peers().await.expect("syncs");
+    assert_eq!(titles(&c.replica), ["Dune", "told to c"], "{met:?}");
+    assert_eq!(titles(&a.replica), ["Dune", "told to a"]);
+    live_twin.stop().await.expect("stops");
+    // a and c have another second version of b each: neither is silently taken for the other.
+    let a_key = a.replica.status().expect("status").device.key.to_string();
+    let live_a = listen(&a.replica).await;
+    c.replica.add_peer_address(&a_key, &live_a.addresses()[0]).expect("says where");
+    let outcomes = c.replica.sync_peers().await.expect("syncs");
+    let reports = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok());
+    let refused: Vec<&String> = reports.flat_map(|report| &report.refused).collect();
+    assert!(refused.iter().any(|reason| reason.contains("two different versions")), "{outcomes:?}");
+    live_a.stop().await.expect("stops");
+}

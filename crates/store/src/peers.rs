@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use isle_changeset::Header;
+use isle_changeset::{Hash, Header};
 use isle_clock::{SiteId, VersionVector};
 use isle_identity::{DeviceKey, MemberError, MemberOp, Membership, OpId};
 use isle_schema::MigrationId;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::error::Doing as _;
 use crate::layout::{log_id, version_of};
@@ -205,6 +205,30 @@ impl Store {
         self.snapshot(held)
     }
 
+    /// The last applied version of each site that has any, the own one included, and the hash of its header.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn chains(&self) -> Result<Vec<(SiteId, u64, Hash)>, StoreError> {
+        self.snapshot(|conn| {
+            let mut chains = Vec::new();
+            for (site, version) in log::vector(conn)?.iter() {
+                if let Some(chain) = chain_at(conn, site, version)? {
+                    chains.push((site, version, chain));
+                }
+            }
+            Ok(chains)
+        })
+    }
+
+    /// The hash of a version's header, if it is applied and still known here.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn chain_at(&self, site: SiteId, version: u64) -> Result<Option<Hash>, StoreError> {
+        self.snapshot(|conn| chain_at(conn, site, version))
+    }
+
     /// What is applied here and not in `have`, about `bytes` of it; nothing of the sites in `without`.
     ///
     /// # Errors
@@ -248,6 +272,23 @@ fn known_ops(conn: &Connection, group: isle_clock::GroupId) -> Result<Vec<Member
     let decode = |(_, op): &(OpId, Vec<u8>)| MemberOp::decode_known(op, group);
     let ops: Result<Vec<MemberOp>, MemberError> = member_ops(conn)?.iter().map(decode).collect();
     ops.map_err(|source| StoreError::Member { source })
+}
+
+fn chain_at(conn: &Connection, site: SiteId, version: u64) -> Result<Option<Hash>, StoreError> {
+    let sql = "SELECT version, chain, no = (SELECT v FROM isle_meta WHERE k = 'site') FROM isle_site WHERE id = ?1";
+    let mut statement = conn.prepare_cached(sql).doing("read the chain of a site")?;
+    let found = statement.query_row([site.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    let Some((last, chain, own)): Option<(i64, Option<Hash>, bool)> =
+        found.optional().doing("read the chain of a site")?
+    else {
+        return Ok(None);
+    };
+    // Of the own site the row tells where the log begins; of others, what is applied.
+    match (last as u64).cmp(&version) {
+        std::cmp::Ordering::Equal if version > 0 => Ok(chain),
+        std::cmp::Ordering::Less if !own => Ok(None),
+        _ => Ok(log::header(conn, site, version)?.map(|(_, header)| Header::hash(&header))),
+    }
 }
 
 fn held(conn: &Connection) -> Result<Held, StoreError> {

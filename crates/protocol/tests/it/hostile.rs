@@ -239,6 +239,7 @@ proptest! {
                 let nothing = VersionVector::new();
                 let answer = match action {
                     Action::Begin(_) => Answer::Started(Box::default()),
+                    Action::Compare(_) => Answer::Compared(Vec::new()),
                     Action::Confirm { .. } => Answer::Confirmed(true),
                     Action::Restate { .. } => Answer::Knowing,
                     Action::Read { .. } => Answer::Changesets { changesets: Vec::new(), more: false, gap: bits & 2 == 2, applied: nothing },

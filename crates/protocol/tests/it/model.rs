@@ -36,6 +36,8 @@ pub(crate) struct Replica {
     pub(crate) operations: BTreeMap<(OpKind, [u8; 16]), Bytes>,
     pub(crate) retired: BTreeMap<SiteId, u64>,
     pub(crate) floor: VersionVector,
+    /// Sites that were found to have two histories.
+    pub(crate) forked: BTreeSet<SiteId>,
     /// What was applied when it was asked to write anew what it wrote in ignorance.
     pub(crate) restated: Option<VersionVector>,
     /// How often each changeset's header and each block came.
@@ -152,6 +154,7 @@ impl Replica {
                 have.partial.push(Partial { site: *site, version: *version, blocks });
             }
         }
+        have.chains = self.applied.iter().map(|(site, last)| (site, last, self.hlcs[&(site, last)].1)).collect();
         let last = self.applied.get(peer.site);
         have.yours = (last > 0).then(|| (last, self.hlcs[&(peer.site, last)].1));
         let lacks = |(kind, id): &(OpKind, [u8; 16])| match kind {
@@ -276,6 +279,14 @@ impl Replica {
     fn act_now(&mut self, who: usize, exported: &mut Vec<Bytes>, action: Action) -> Answer {
         match action {
             Action::Begin(peer) => Answer::Started(Box::new(self.started(&peer))),
+            Action::Compare(chains) => {
+                let other = |(site, version, hash): &(SiteId, u64, Hash)| {
+                    *site != self.site() && self.hlcs.get(&(*site, *version)).is_some_and(|(_, known)| known != hash)
+                };
+                let forked: Vec<SiteId> = chains.iter().filter(|chain| other(chain)).map(|(site, ..)| *site).collect();
+                self.forked.extend(&forked);
+                Answer::Compared(forked)
+            }
             Action::Confirm { version, chain } => {
                 Answer::Confirmed(self.hlcs.get(&(self.site(), version)).is_some_and(|(_, hash)| *hash == chain))
             }

@@ -185,6 +185,31 @@ fn a_copy_and_an_older_state_are_noticed_before_they_send() {
 }
 
 #[test]
+fn two_histories_of_one_site_are_noticed_by_those_who_have_them() {
+    // 0 is put back to an old state with all its records, and tells each of its peers another second version.
+    let mut world = World::new(3, &[(0, 1), (0, 2), (1, 2)], 19);
+    world.write(0, &[block(10)]);
+    let old = world.replicas[0].clone();
+    world.write(0, &[block(20)]);
+    world.connect();
+    [1, 2].into_iter().for_each(|link| world.cut(link));
+    world.settle();
+    world.cut(0);
+    world.replicas[0] = old;
+    world.write(0, &[block(30)]);
+    world.connect();
+    [0, 2].into_iter().for_each(|link| world.cut(link));
+    world.settle();
+    world.cut(1);
+    world.write(1, &[block(5)]);
+    world.connect();
+    [0, 1].into_iter().for_each(|link| world.cut(link));
+    world.settle();
+    assert!(world.replicas[1].forked.contains(&site(1)) || world.replicas[2].forked.contains(&site(1)));
+    assert!(world.outcomes(2).iter().all(Option::is_none), "the session goes on for the others");
+}
+
+#[test]
 fn who_comes_from_below_the_floor_listens_before_it_speaks() {
     let mut world = World::new(2, &[(0, 1)], 17);
     (0..40).for_each(|_| world.write(0, &[block(50_000)]));

@@ -74,6 +74,7 @@ impl Desk {
         let store = &self.hub.inner.store;
         match action {
             Action::Begin(peer) => self.begin(&peer),
+            Action::Compare(chains) => self.compare(&chains),
             Action::Confirm { version, chain } => Ok(Answer::Confirmed(store.wrote(version, chain)?)),
             Action::Restate { floor } => {
                 if store.is_below_floor(&floor)? {
@@ -152,6 +153,7 @@ impl Desk {
             held: held.held,
             partial: partial.collect(),
             floor: store.floor()?,
+            chains: store.chains()?,
             yours: chain.map(|chain| (last, chain)),
         };
         let known: BTreeSet<_> = peer.schema.iter().copied().collect();
@@ -166,6 +168,24 @@ impl Desk {
             operations,
             retired: store.retired()?.into_iter().take(RETIRED_MAX).collect(),
         })))
+    }
+
+    /// Finds sites of which the peer has another history than this replica.
+    fn compare(&self, chains: &[(SiteId, u64, isle_changeset::Hash)]) -> Result<Answer, Error> {
+        let mut forked = Vec::new();
+        for (site, version, chain) in chains.iter().filter(|(site, ..)| *site != self.site) {
+            let known = self.hub.inner.store.chain_at(*site, *version)?;
+            if known.is_some_and(|known| known != *chain) {
+                tracing::warn!(peer = self.name, %site, version, "a site has two histories");
+                self.note_refusal(&format_args!(
+                    "site {site} wrote two different versions {version}: its file and its device's records were restored together; \
+                     this replica and {} have one each, and what it writes is not exchanged between them",
+                    self.name
+                ));
+                forked.push(*site);
+            }
+        }
+        Ok(Answer::Compared(forked))
     }
 
     fn read(&self, have: &VersionVector, declined: &BTreeSet<SiteId>, bytes: usize) -> Result<Answer, Error> {

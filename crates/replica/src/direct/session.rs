@@ -86,6 +86,10 @@ pub(super) async fn run(
     let begun = blocking(&hub.inner, move |inner| {
         let status = inner.store.status()?;
         let nonce = inner.store.site_nonce()?.unwrap_or_default();
+        if isle_identity::site_id(&inner.device()?.key, &nonce) != status.site {
+            // It takes a new site id at this very moment.
+            return Err(Error::SiteChanged);
+        }
         let schema = inner.store.schema_ids()?;
         let members: Vec<[u8; 16]> = inner.store.member_ops()?.into_iter().map(|(id, _)| id).collect();
         let name = inner.store.membership()?.members.get(&key).map_or_else(|| key.short(), |it| it.name.clone());
