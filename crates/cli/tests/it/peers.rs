@@ -199,3 +199,27 @@ fn what_other_programs_write_while_devices_are_connected_stays() {
     }
     assert_eq!(desk.json(["hash"]), phone.json(["hash"]));
 }
+
+#[test]
+fn a_device_is_invited_beside_a_server_that_goes_on() {
+    let place = Place::new();
+    let desk = desk(&place);
+    let mut serving = Going::start(&desk, ["--json", "serve", "--listen", "127.0.0.1:0"]);
+    let address = serving.event("listening")["addresses"][0].clone();
+    let mut inviting = Going::start(&desk, ["--json", "invite"]);
+    let ticket = inviting.next(|object| object["ticket"].is_string());
+    assert_eq!(ticket["addresses"][0], address, "the server answers");
+    let phone = place.device("phone");
+    phone.ok(["join", ticket["ticket"].as_str().expect("text"), "app.db"]);
+    assert_eq!(inviting.event("joined")["name"], "phone");
+    assert!(inviting.child.wait().expect("it ends").success());
+    phone.ok(["exec", "INSERT INTO notes VALUES(5, 'Emma')"]);
+    phone.ok(["sync"]);
+    assert_eq!(desk.json(["hash"]), phone.json(["hash"]));
+    // One process is connected for a file; a second one would take its connections away.
+    assert!(desk.fails(4, ["sync", "--live"]).contains("end it first"));
+    // A ticket that is refused leaves no file behind.
+    let other = place.bare("other");
+    other.fails(1, ["join", ticket["ticket"].as_str().expect("text"), "new.db"]);
+    assert!(!other.folder.join("new.db").exists());
+}
