@@ -84,6 +84,22 @@ impl Session {
             Message::Operation(operation) => self.intake.push_back(Intake::Operation(operation, size)),
             Message::Retired(sites) => self.queue(Intake::Retired(sites))?,
             Message::Done => self.queue(Intake::Done)?,
+            Message::Decline(site) => {
+                if self.declined.insert(site) {
+                    self.events.push_back(Event::Declined(site));
+                }
+                if self.declined.len() > SITES_MAX {
+                    return Err(out_of_turn("it names too many sites"));
+                }
+            }
+            other => self.snapshot_message(now_ms, other, size)?,
+        }
+        Ok(())
+    }
+
+    /// Messages by which a snapshot goes over.
+    fn snapshot_message(&mut self, now_ms: u64, message: Message, size: u64) -> Result<(), SessionError> {
+        match message {
             Message::Offer(_) if self.taking_snapshot => {
                 return Err(out_of_turn("it offers a snapshot while one is taken in"));
             }
@@ -96,14 +112,6 @@ impl Session {
                     return Err(out_of_turn("it has joined what it was not sent"));
                 }
                 (self.serving, self.look) = (Serving::Nothing, true);
-            }
-            Message::Decline(site) => {
-                if self.declined.insert(site) {
-                    self.events.push_back(Event::Declined(site));
-                }
-                if self.declined.len() > SITES_MAX {
-                    return Err(out_of_turn("it names too many sites"));
-                }
             }
             Message::Answer(wanted) => self.answered(wanted)?,
             Message::Want(ranges) => self.wanted(ranges)?,
@@ -121,7 +129,8 @@ impl Session {
                 self.snapshot_ms = now_ms;
                 self.intake.push_back(Intake::Part(index, bytes, size));
             }
-            Message::Hello(_) | Message::Bye { .. } => {}
+            // The others have been dealt with.
+            _ => {}
         }
         Ok(())
     }

@@ -329,29 +329,6 @@ impl Message {
                 }
                 Message::Have(Box::new(have))
             }
-            OPERATION => {
-                let kind = match body.first() {
-                    Some(0) => OpKind::Schema,
-                    Some(1) => OpKind::Member,
-                    _ => return Err(malformed("operation of an unknown set")),
-                };
-                Message::Operation(Operation { kind, bytes: body.slice(1..) })
-            }
-            HEADER => Message::Frame(Frame::Header(body)),
-            BLOCK => {
-                let (site, rest) = body.split_first_chunk::<16>().ok_or(malformed("it is too short"))?;
-                let (version, rest) = rest.split_first_chunk::<8>().ok_or(malformed("it is too short"))?;
-                let (index, _) = rest.split_first_chunk::<4>().ok_or(malformed("it is too short"))?;
-                let (site, version) = (SiteId::from_bytes(*site), u64::from_be_bytes(*version));
-                let index = u32::from_be_bytes(*index);
-                Message::Frame(Frame::Block { site, version, index, bytes: body.slice(28..) })
-            }
-            PROOF => {
-                let (site, rest) = body.split_first_chunk::<16>().ok_or(malformed("it is too short"))?;
-                let (version, _) = rest.split_first_chunk::<8>().ok_or(malformed("it is too short"))?;
-                let (site, version) = (SiteId::from_bytes(*site), u64::from_be_bytes(*version));
-                Message::Frame(Frame::Proof { site, version, bytes: body.slice(24..) })
-            }
             PROGRESS => {
                 let (taken, applied) = get(kind, &body)?;
                 sound(kind, &applied)?;
@@ -379,7 +356,6 @@ impl Message {
                 [1] => Message::Answer(true),
                 _ => return Err(malformed("neither yes nor no")),
             },
-            SNAPSHOT => Message::Snapshot(body),
             WANT => {
                 let ranges: Vec<(u32, u32)> = get(kind, &body)?;
                 if ranges.len() > LIST_MAX || !ranges.iter().all(|(first, last)| first <= last) {
@@ -387,14 +363,46 @@ impl Message {
                 }
                 Message::Want(ranges)
             }
-            PART => {
-                let (index, _) = body.split_first_chunk::<4>().ok_or(malformed("it is too short"))?;
-                Message::Part { index: u32::from_be_bytes(*index), bytes: body.slice(4..) }
-            }
             JOINED => Message::Joined,
             BYE => {
                 let (code, reason) = get(kind, &body)?;
                 Message::Bye { code, reason }
+            }
+            kind => return Message::decode_content(kind, body),
+        })
+    }
+
+    /// Reads the body of a message that carries something of the store's.
+    fn decode_content(kind: u8, body: Bytes) -> Result<Message, MessageError> {
+        let malformed = |what| MessageError::Malformed { kind, what };
+        Ok(match kind {
+            OPERATION => {
+                let kind = match body.first() {
+                    Some(0) => OpKind::Schema,
+                    Some(1) => OpKind::Member,
+                    _ => return Err(malformed("operation of an unknown set")),
+                };
+                Message::Operation(Operation { kind, bytes: body.slice(1..) })
+            }
+            HEADER => Message::Frame(Frame::Header(body)),
+            BLOCK => {
+                let (site, rest) = body.split_first_chunk::<16>().ok_or(malformed("it is too short"))?;
+                let (version, rest) = rest.split_first_chunk::<8>().ok_or(malformed("it is too short"))?;
+                let (index, _) = rest.split_first_chunk::<4>().ok_or(malformed("it is too short"))?;
+                let (site, version) = (SiteId::from_bytes(*site), u64::from_be_bytes(*version));
+                let index = u32::from_be_bytes(*index);
+                Message::Frame(Frame::Block { site, version, index, bytes: body.slice(28..) })
+            }
+            PROOF => {
+                let (site, rest) = body.split_first_chunk::<16>().ok_or(malformed("it is too short"))?;
+                let (version, _) = rest.split_first_chunk::<8>().ok_or(malformed("it is too short"))?;
+                let (site, version) = (SiteId::from_bytes(*site), u64::from_be_bytes(*version));
+                Message::Frame(Frame::Proof { site, version, bytes: body.slice(24..) })
+            }
+            SNAPSHOT => Message::Snapshot(body),
+            PART => {
+                let (index, _) = body.split_first_chunk::<4>().ok_or(malformed("it is too short"))?;
+                Message::Part { index: u32::from_be_bytes(*index), bytes: body.slice(4..) }
             }
             kind => return Err(MessageError::Kind { kind }),
         })
