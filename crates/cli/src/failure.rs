@@ -126,6 +126,10 @@ pub(crate) fn hint_of_isle(error: &isle::Error) -> Option<&'static str> {
         }
         isle::Error::Store(StoreError::NoSuchTable { .. }) => Some("`isle status` lists the tables of the file"),
         isle::Error::Store(StoreError::Internal { .. }) => Some("`isle doctor` looks for damage"),
+        isle::Error::Peer { .. } => Some(
+            "a device can be reached while `isle serve` (or `isle invite`) runs there; `isle peers` shows where it is looked for, \
+             `isle peers add DEVICE ADDRESS` says where it is",
+        ),
         _ => None,
     }
 }

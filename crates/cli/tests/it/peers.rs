@@ -150,7 +150,7 @@ fn a_peer_that_is_off_is_no_failure_beside_a_remote() {
     let phone = joined(&place, &desk, "phone");
     let alone = phone.run(["sync"]);
     assert_eq!(alone.code, 1, "there is nothing else: {alone:?}");
-    assert!(alone.err.contains("desk"), "{alone:?}");
+    assert!(alone.err.contains("desk") && alone.err.contains("isle serve"), "{alone:?}");
     phone.ok(["remote", "add", "hub", &place.text("hub")]);
     let beside = phone.run(["sync"]);
     assert_eq!(beside.code, 0, "{beside:?}");
