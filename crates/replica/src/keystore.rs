@@ -377,6 +377,45 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
+    fn a_key_is_made_once_and_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = KeyStore::open(folder.path().join("home")).expect("opens");
+        let runtime = crate::SystemRuntime;
+        let device = keys.device(&runtime).expect("a device");
+        assert_eq!(keys.device(&runtime).expect("the same"), device);
+        let path = folder.path().join("home/device.key");
+        let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changes");
+        assert_eq!((keys.secret(&runtime).expect("reads").key(), mode()), (device.key, 0o600));
+        // The name stays with a key that is made anew; the identity does not.
+        fs::remove_file(&path).expect("removes");
+        let again = keys.device(&runtime).expect("another");
+        assert!(again.key != device.key && again.id != device.id && again.name == device.name);
+        fs::write(&path, "no key").expect("writes");
+        assert!(matches!(keys.device(&runtime), Err(Error::KeyStoreDamaged { .. })));
+    }
+
+    #[test]
+    fn an_invitation_is_used_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = KeyStore::open(folder.path().to_owned()).expect("opens");
+        let secret = InviteSecret::from_random([3; 16]);
+        let invite = Invite { group: GroupId::from_bytes([1; 16]), secret, expires_ms: 1_000, used: false };
+        keys.put_invite(&invite, 0).expect("remembers");
+        fs::write(folder.path().join("invites/odd.json"), "{").expect("writes");
+        assert_eq!(keys.invites().expect("a damaged one is passed over"), std::slice::from_ref(&invite));
+        assert!(keys.use_invite(&invite).expect("uses") && !keys.use_invite(&invite).expect("used"));
+        assert!(keys.invites().expect("lists")[0].used);
+        // Long after it has expired nothing of it is left.
+        let other = Invite { secret: InviteSecret::from_random([4; 16]), ..invite };
+        keys.put_invite(&other, 2_000 + INVITE_KEPT_MS).expect("remembers");
+        assert_eq!(keys.invites().expect("lists"), [other]);
+    }
+
+    #[test]
+    #[cfg(unix)]
     fn a_path_that_is_no_text_reads_back() {
         use std::os::unix::ffi::OsStrExt as _;
         for path in ["/plain/ü.db".as_bytes(), b"/odd/\xff%41\xfe.db"] {
