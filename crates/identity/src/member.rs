@@ -154,8 +154,8 @@ impl Content {
         if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return malformed("the name of the device is too long, or has control characters");
         }
-        if !cuts.is_sorted_by(|a, b| a.site < b.site) {
-            return malformed("its cuts are not in order");
+        if !cuts.is_sorted_by(|a, b| a.site < b.site) || cuts.iter().any(|cut| cut.version > i64::MAX as u64) {
+            return malformed("its cuts are not in order, or out of bounds");
         }
         Ok(())
     }

@@ -71,7 +71,9 @@ impl Session {
                 if taken < self.acknowledged || taken > self.sent {
                     return Err(out_of_turn("it acknowledges what it was not sent"));
                 }
-                (self.acknowledged, self.moved_ms) = (taken, now_ms);
+                if taken > self.acknowledged {
+                    (self.acknowledged, self.moved_ms) = (taken, now_ms);
+                }
                 self.peer_has.merge(&applied);
                 if self.peer_has.len() > SITES_MAX {
                     return Err(out_of_turn("it names too many sites"));
@@ -123,8 +125,14 @@ impl Session {
                 self.intake.push_back(Intake::Snapshot(header, size));
             }
             Message::Part { index, bytes } => {
-                if self.parts_left.is_none() {
+                // In the order in which they were asked for: none comes twice in the place of another.
+                let Some((first, last)) = self.parts_wanted.front_mut().filter(|(first, _)| *first == index) else {
                     return Err(out_of_turn("it sends parts of a snapshot that nobody asked for"));
+                };
+                if first == last {
+                    self.parts_wanted.pop_front();
+                } else {
+                    *first += 1;
                 }
                 self.snapshot_ms = now_ms;
                 self.intake.push_back(Intake::Part(index, bytes, size));
@@ -265,6 +273,7 @@ impl Session {
             }
             Answer::Staged(missing) => {
                 let left = missing.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
+                self.parts_wanted = missing.iter().copied().collect();
                 self.control.push_back(Message::Want(missing));
                 self.parts_left = Some(left);
                 self.join_if_whole();

@@ -336,8 +336,8 @@ impl Message {
             }
             RETIRED => {
                 let sites: Vec<(SiteId, u64)> = get(kind, &body)?;
-                if sites.len() > LIST_MAX {
-                    return Err(malformed("the list is too long"));
+                if sites.len() > LIST_MAX || sites.iter().any(|(_, last)| *last > i64::MAX as u64) {
+                    return Err(malformed("the list is too long, or a version out of bounds"));
                 }
                 Message::Retired(sites)
             }

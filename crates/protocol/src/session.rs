@@ -312,6 +312,8 @@ pub struct Session {
     pub(crate) progress_due: bool,
     /// Blocks of the staged snapshot that are asked for and not here; `None` without one.
     pub(crate) parts_left: Option<u64>,
+    /// Those that have not come yet.
+    pub(crate) parts_wanted: VecDeque<(u32, u32)>,
     pub(crate) snapshot_wanted: bool,
     /// From the offer of a snapshot until it was declined or joined.
     pub(crate) taking_snapshot: bool,
@@ -381,6 +383,7 @@ impl Session {
             taken: 0,
             progress_due: false,
             parts_left: None,
+            parts_wanted: VecDeque::new(),
             snapshot_wanted: false,
             taking_snapshot: false,
             snapshot_ms: now_ms,

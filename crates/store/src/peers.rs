@@ -85,6 +85,15 @@ impl Store {
         self.read(member_ops)
     }
 
+    /// How many membership operations are here.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn count_member_ops(&self) -> Result<usize, StoreError> {
+        let count = "SELECT count(*) FROM isle_member";
+        self.read(|conn| Ok(crate::clocks::one::<i64>(conn, count, [])?.unwrap_or(0) as usize))
+    }
+
     /// Takes membership operations; known ones are passed over. Gives the ids of the new ones.
     ///
     /// # Errors

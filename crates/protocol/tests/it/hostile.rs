@@ -145,6 +145,34 @@ fn a_snapshot_that_is_promised_and_does_not_come_is_not_waited_for() {
 }
 
 #[test]
+fn a_part_of_a_snapshot_does_not_come_in_the_place_of_another() {
+    let (mut session, mut replica) = begun();
+    say(&mut session, &Message::Have(Box::default())).expect("heard");
+    let unknown = [(SiteId::from_bytes([77; 16]), 5)].into_iter().collect();
+    say(&mut session, &Message::Offer(unknown)).expect("heard");
+    drive(&mut session, &mut replica).expect("wants it");
+    // Two blocks, by their hashes.
+    let block = Bytes::from_static(b"block");
+    let hash = *blake3::hash(&block).as_bytes();
+    say(&mut session, &Message::Snapshot([hash, hash].concat().into())).expect("heard");
+    drive(&mut session, &mut replica).expect("asks for both");
+    let part = |index| Message::Part { index, bytes: block.clone() };
+    say(&mut session, &part(0)).expect("the first");
+    assert!(matches!(say(&mut session, &part(0)), Err(SessionError::OutOfTurn { .. })), "not the first again");
+}
+
+#[test]
+fn acknowledging_nothing_again_and_again_puts_nothing_off() {
+    let (mut session, mut replica) = begun();
+    say(&mut session, &Message::Have(Box::default())).expect("has nothing");
+    drive(&mut session, &mut replica).expect("sends");
+    let by = session.poll_timeout().expect("an acknowledgement is due");
+    let nothing = Message::Progress { taken: 0, applied: VersionVector::new() }.encode();
+    session.handle_input(by - 1, &nothing).expect("heard");
+    assert_eq!(session.poll_timeout(), Some(by));
+}
+
+#[test]
 fn a_peer_cannot_fill_the_memory_with_names() {
     let (mut session, _) = begun();
     let ended = (0..70_000u32).find_map(|n| {

@@ -16,9 +16,6 @@ use super::peers::PeerState;
 use crate::Error;
 use crate::sync::{SyncReport, reason};
 
-/// Retired sites that are told to a peer.
-const RETIRED_MAX: usize = 1 << 15;
-
 /// A session's side of the store.
 pub(super) struct Desk {
     pub(super) hub: Arc<Hub>,
@@ -163,11 +160,7 @@ impl Desk {
         let all = schema.chain(members.map(|op| (OpKind::Member, op)));
         let operations = all.map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() })).collect();
         self.state().report.replicas = store.status()?.sites.len() as u64;
-        Ok(Answer::Started(Box::new(Started {
-            have,
-            operations,
-            retired: store.retired()?.into_iter().take(RETIRED_MAX).collect(),
-        })))
+        Ok(Answer::Started(Box::new(Started { have, operations, retired: super::hub::retired(&self.hub.inner)? })))
     }
 
     /// Finds sites of which the peer has another history than this replica.
@@ -192,6 +185,9 @@ impl Desk {
         let store = &self.hub.inner.store;
         if store.own_site()? != self.site {
             return Err(Error::SiteChanged);
+        }
+        if !self.hub.may_have(&self.key)? {
+            return Err(Error::NotEnrolled { key: self.key.short() });
         }
         let found = store.lacking(have, declined, bytes)?;
         let own = found.changesets.iter().filter(|(site, _)| *site == self.site);

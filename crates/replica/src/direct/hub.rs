@@ -19,6 +19,8 @@ use crate::sync::blocking;
 pub(super) const RECORD_EVERY_MS: u64 = 1_000;
 /// Sessions that one device may have: one that stays, single syncs beside it, and some that are about to end.
 const SESSIONS_OF_ONE_MAX: usize = 6;
+/// Retired sites that are told to a peer.
+const RETIRED_MAX: usize = 1 << 15;
 /// Events that a slow listener may fall behind by.
 const EVENTS_MAX: usize = 1_024;
 
@@ -94,7 +96,7 @@ impl Hub {
     ) -> Result<Arc<Hub>, Error> {
         let (own, operations, membership, retired) = blocking(inner, |inner| {
             confirm_identity(inner)?;
-            Ok((inner.device()?.key, operations(inner)?, inner.store.membership()?, inner.store.retired()?))
+            Ok((inner.device()?.key, operations(inner)?, inner.store.membership()?, retired(inner)?))
         })
         .await?;
         Ok(Arc::new(Hub {
@@ -150,13 +152,22 @@ impl Hub {
             // Each session looks whether its device still belongs.
             self.operations.send_replace(now);
         }
-        let retired = self.inner.store.retired()?;
+        let retired = retired(&self.inner)?;
         self.retired.send_if_modified(|known| {
             let news = *known != retired;
             *known = retired;
             news
         });
         Ok(())
+    }
+
+    /// Whether a device may be given what is here: as the file says now, whoever changed it.
+    pub(super) fn may_have(&self, key: &DeviceKey) -> Result<bool, Error> {
+        let count = |all: &Operations| all.iter().filter(|(_, op)| op.kind == OpKind::Member).count();
+        if self.inner.store.count_member_ops()? != count(&self.operations.borrow()) {
+            self.refresh_operations()?;
+        }
+        Ok(self.may_talk(key))
     }
 
     /// Who belongs to the group, as of the last look.
@@ -258,6 +269,11 @@ pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
     inner.store.bring_back_clock()?;
     peers::membership(inner)?;
     peers::rename(inner, &inner.device()?)
+}
+
+/// Retired sites, as far as a peer is told of them.
+pub(super) fn retired(inner: &Inner) -> Result<Vec<(SiteId, u64)>, Error> {
+    Ok(inner.store.retired()?.into_iter().take(RETIRED_MAX).collect())
 }
 
 fn operations(inner: &Inner) -> Result<Operations, Error> {

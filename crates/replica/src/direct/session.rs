@@ -213,6 +213,10 @@ impl Driver {
         let mut operations = self.hub.operations.subscribe();
         let mut retired = self.hub.retired.subscribe();
         let hub = Arc::clone(&self.hub);
+        if !hub.may_talk(&self.desk.key) {
+            // It was put out between the first look and this one, from which on news are heard.
+            return Err(Error::NotEnrolled { key: self.desk.key.short() });
+        }
         let mut waiting: Option<Bytes> = None;
         loop {
             self.start_work();
