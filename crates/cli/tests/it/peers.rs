@@ -173,10 +173,11 @@ fn what_other_programs_write_while_devices_are_connected_stays() {
     phone.ok(["peers", "add", "desk", &address]);
     let mut live = Going::start(&phone, ["--json", "sync", "--live", "--interval", "200ms"]);
     live.event("caught_up");
-    // Each shell opens the file, writes, and closes it as if it were alone.
+    // Each shell opens the file, writes, and closes it as if it were alone; it waits where isle writes at that moment.
+    let patient = "PRAGMA busy_timeout = 10000;";
     for n in 10..20 {
-        crate::support::sqlite3(&desk.db(), &format!("INSERT INTO notes VALUES({n}, 'on the desk')"));
-        crate::support::sqlite3(&phone.db(), &format!("INSERT INTO notes VALUES({n} + 100, 'on the phone')"));
+        crate::support::sqlite3(&desk.db(), &format!("{patient} INSERT INTO notes VALUES({n}, 'on the desk')"));
+        crate::support::sqlite3(&phone.db(), &format!("{patient} INSERT INTO notes VALUES({n} + 100, 'on the phone')"));
     }
     for going in [&serving, &live] {
         let pid = going.child.id();
