@@ -55,9 +55,11 @@ pub(crate) struct Engine {
     pub(crate) plan: Option<Plan>,
     /// The queue was empty when this connection looked last, and nobody else has written since.
     pub(crate) queue_empty: bool,
-    /// Whether triggers in the file have anything to do on this connection.
     /// Rows of local tables expire.
     expires: bool,
+    /// The app has triggers of its own in the file.
+    app_triggers: bool,
+    /// Whether triggers in the file have anything to do on this connection.
     pub(crate) triggers_needed: bool,
     /// The connection cannot follow a change of the schema; another one can.
     pub(crate) outdated: bool,
@@ -144,6 +146,7 @@ impl Engine {
             plan: None,
             queue_empty: false,
             expires: false,
+            app_triggers: true,
             triggers_needed: true,
             outdated: false,
             stale: AtomicBool::new(false),
@@ -233,7 +236,9 @@ impl Engine {
             self.guard_deletes()?;
         }
         self.expires = crate::local::any(&self.conn)?;
-        self.triggers_needed = self.needs_triggers()?;
+        self.app_triggers = app_triggers(&self.conn)?;
+        let queues = self.role == Role::Write && self.tables.iter().any(|tracked| !tracked.hookable());
+        self.triggers_needed = self.app_triggers || queues;
         self.enable_triggers(self.triggers_needed)
     }
 
@@ -272,12 +277,9 @@ impl Engine {
 
     /// Whether triggers in the file have anything to do on this connection: isle's own stand aside here, and a table with
     /// triggers costs a statement journal, a fifth of a bulk write.
-    fn needs_triggers(&self) -> Result<bool, StoreError> {
-        if self.role == Role::Write && self.tables.iter().any(|tracked| !tracked.hookable()) {
-            return Ok(true);
-        }
-        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' LIMIT 1";
-        Ok(crate::clocks::one::<i64>(&self.conn, sql, [])?.is_some())
+    /// Whether triggers of the app may have changed something: there are some, or one may just have been made.
+    pub(crate) fn app_triggers(&self) -> bool {
+        self.app_triggers || self.is_stale()
     }
 
     /// Lets triggers in the file fire or not; temporary ones always do.
@@ -466,4 +468,9 @@ pub(crate) fn load_each(conn: &Connection) -> Result<Vec<Result<Tracked, StoreEr
         tables.push(tracked::load(conn, no, LocalTable::of_json(&definition)?));
     }
     Ok(tables)
+}
+
+fn app_triggers(conn: &Connection) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' LIMIT 1";
+    Ok(crate::clocks::one::<i64>(conn, sql, [])?.is_some())
 }

@@ -206,7 +206,7 @@ impl<'a> Transaction<'a> {
         }
         // A row that is there says nothing of a new one that was to replace it. SQLite counts the rows that a failed statement
         // leaves changed, but not those that triggers of the app changed: where there are any, all counts as changed.
-        let kept = self.engine.triggers_needed || self.engine.conn.changes() > 0;
+        let kept = self.engine.app_triggers() || self.engine.conn.changes() > 0;
         let noted = self.capture().split_off(mark);
         for (n, events) in noted {
             for event in events {
