@@ -1,4 +1,4 @@
-//! Who may take part in a group: device keys, the ids derived from them, enrolment and tickets.
+//! Who may take part in a group: device keys, the ids derived from them, enrolment, tickets and the group's own key.
 //!
 //! # Promise
 //! Pure: no clock, no randomness, no I/O; both come in as arguments. Nothing that somebody sent is trusted: every length is bounded, every
@@ -21,6 +21,14 @@
 //!   of them may have been stolen, and nobody can know which. A device that is revoked can be enrolled again, knowingly.
 //! * An operation whose parents are not all here waits ([`Membership::missing`]).
 //!
+//! # The group's key
+//! What goes to a remote is sealed with a key that the devices of the group share ([`KeyRing`]). Each object has a key of its own, derived from the
+//! group's key and a salt of 32 bytes, and is bound to the name under which it is put. The salt is a keyed hash of random bytes *and* of what
+//! is sealed: a source of randomness that repeats itself, after a restored backup or a cloned machine, does not use a key twice
+//! for different content. A rotation ([`Rotation`]) is a new key, wrapped for each remaining device and signed by the device that made it; old keys stay
+//! for reading, the largest (epoch, id) is written with, so that rotations made at once need no order. A device's Ed25519 key serves for the wrapping too, on the
+//! birationally equivalent curve (RFC 7748, 4.1), as libsodium and age do it; whoever is enrolled can be given a key without having been asked.
+//!
 //! # Formats
 //! Integers of fixed width are big-endian, all else is postcard, accepted only in its one canonical form.
 //!
@@ -28,13 +36,23 @@
 //! operation  1 format (1), then postcard: group 16, parents [16 each, rising], author 32, action; then its signature, 64.
 //!            What is signed: "isle member operation 1" and all that stands before the signature.
 //!            Its id: the first 16 bytes of its BLAKE3 hash, the signature left out.
+//! sealed     "isle", "x", flags 0, format 2 (1); id of the key 16; salt 32; then AES-256-GCM (nonce 0, the key is this object's alone) of
+//!            the content with its tag 16. Associated data: the first 24 bytes, then the object's name.
+//! rotation   1 format (1), then postcard: group 16, epoch, id of the key 16, author 32, ephemeral X25519 key 32, boxes [48 each]; then
+//!            its signature, 64. What is signed: "isle key rotation 1" and all that stands before the signature.
+//! key file   lines of text; those that begin with "#" are for people, one is "islekey1" and base32, as below, of postcard: group 16,
+//!            keys [epoch, secret 32]; then 4 bytes of the BLAKE3 hash of all that.
 //! ticket     "isle1" and base32 (RFC 4648, lower case, no padding) of postcard: group 16, inviter 32, secret 16,
 //!            expiry in ms since 1970, addresses [text]; then 4 bytes of the BLAKE3 hash of all that.
 //! ```
 
+mod code;
 mod ids;
 mod key;
 mod member;
+mod ring;
+mod rotation;
+mod seal;
 mod ticket;
 
 pub use ids::{beacon, device_id, group_id, site_id};
@@ -43,4 +61,7 @@ pub use member::{
     Action, Cut, Member, MemberError, MemberOp, Membership, NAME_BYTES_MAX, OP_BYTES_MAX, OPS_MAX, OPS_OF_ONE_MAX,
     OpId, PARENTS_MAX,
 };
+pub use ring::{KEYS_MAX, KeyFileError, KeyRing};
+pub use rotation::{RECIPIENTS_MAX, ROTATION_BYTES_MAX, Rotation, RotationError};
+pub use seal::{GroupKey, KeyId, OVERHEAD_BYTES, SealError};
 pub use ticket::{ADDRESSES_MAX, InviteSecret, Ticket, TicketError};

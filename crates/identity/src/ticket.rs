@@ -3,14 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE32_NOPAD;
 use isle_clock::GroupId;
 use serde::{Deserialize, Serialize};
 
+use crate::code::{self, CodeError};
 use crate::DeviceKey;
 
 const START: &str = "isle1";
-const CHECK_BYTES: usize = 4;
 const TEXT_BYTES_MAX: usize = 4096;
 const ADDRESS_BYTES_MAX: usize = 255;
 /// The most addresses in a ticket.
@@ -103,17 +102,9 @@ impl Ticket {
     }
 }
 
-fn check_bytes(bytes: &[u8]) -> [u8; CHECK_BYTES] {
-    let mut check = [0; CHECK_BYTES];
-    check.copy_from_slice(&blake3::hash(bytes).as_bytes()[..CHECK_BYTES]);
-    check
-}
-
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = postcard::to_stdvec(self).map_err(|_| fmt::Error)?;
-        bytes.extend(check_bytes(&bytes));
-        write!(f, "{START}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+        f.write_str(&code::encode(START, self).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -125,18 +116,11 @@ impl FromStr for Ticket {
         if text.len() > TEXT_BYTES_MAX {
             return Err(TicketError::Malformed { what: "it is too long" });
         }
-        let text: String = text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect();
-        let code = text.strip_prefix(START).ok_or(TicketError::Foreign)?;
-        let bytes = BASE32_NOPAD.decode(code.to_ascii_uppercase().as_bytes()).map_err(|_| TicketError::Damaged)?;
-        let (content, check) = bytes.split_last_chunk::<CHECK_BYTES>().ok_or(TicketError::Damaged)?;
-        if check_bytes(content) != *check {
-            return Err(TicketError::Damaged);
-        }
-        let (ticket, rest) = postcard::take_from_bytes::<Ticket>(content)
-            .map_err(|_| TicketError::Malformed { what: "a later isle may have written it; update isle" })?;
-        if !rest.is_empty() {
-            return Err(TicketError::Malformed { what: "a later isle may have written it; update isle" });
-        }
+        let ticket: Ticket = code::decode(START, text).map_err(|error| match error {
+            CodeError::Foreign => TicketError::Foreign,
+            CodeError::Damaged => TicketError::Damaged,
+            CodeError::Newer => TicketError::Malformed { what: "a later isle may have written it; update isle" },
+        })?;
         ticket.check()?;
         Ok(ticket)
     }

@@ -1,0 +1,154 @@
+//! All keys that a device has of a group.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use isle_clock::GroupId;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::code::{self, CodeError};
+use crate::seal::{self, GroupKey, KeyId, SealError};
+
+const START: &str = "islekey1";
+const TEXT_BYTES_MAX: usize = 1 << 20;
+/// The most keys of a group that are kept.
+pub const KEYS_MAX: usize = 4096;
+
+/// Why a text is no key file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// Nothing in it begins like one.
+    #[error("this is no key file: it has no line that begins with {START:?}; `isle key export` on a device of the group writes one")]
+    Foreign,
+    /// A character is missing or wrong.
+    #[error("the key file is damaged: a character is missing or wrong; copy it whole")]
+    Damaged,
+    /// It holds no key, too many, or something of a later release.
+    #[error("the key file cannot be read: a later isle may have written it; update isle")]
+    Newer,
+}
+
+/// The keys of one group, never none. The one of the largest (epoch, id) is sealed with, all can open.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyRing {
+    group: GroupId,
+    keys: BTreeMap<(u64, KeyId), GroupKey>,
+    current: GroupKey,
+    first: GroupKey,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("group", &self.group).field("keys", &self.keys.keys()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    group: GroupId,
+    keys: Vec<(u64, [u8; 32])>,
+}
+
+impl KeyRing {
+    /// The ring of a group that has one key so far.
+    pub fn new(group: GroupId, key: GroupKey) -> KeyRing {
+        let keys = BTreeMap::from([((key.epoch(), key.id()), key.clone())]);
+        KeyRing { group, keys, current: key.clone(), first: key }
+    }
+
+    /// The group.
+    pub const fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// The key to seal with.
+    pub const fn current(&self) -> &GroupKey {
+        &self.current
+    }
+
+    /// The group's first key. It tells a remote of the group from others, and names objects there.
+    pub const fn first(&self) -> &GroupKey {
+        &self.first
+    }
+
+    /// The keys, oldest first.
+    pub fn keys(&self) -> impl Iterator<Item = &GroupKey> {
+        self.keys.values()
+    }
+
+    /// The key of this id.
+    pub fn get(&self, id: KeyId) -> Option<&GroupKey> {
+        self.keys.values().find(|key| key.id() == id)
+    }
+
+    /// Adds a key; false if it is there already, or [`KEYS_MAX`] are.
+    pub fn insert(&mut self, key: GroupKey) -> bool {
+        if self.keys.len() >= KEYS_MAX || self.get(key.id()).is_some() {
+            return false;
+        }
+        self.keys.insert((key.epoch(), key.id()), key);
+        let mut keys = self.keys.values();
+        if let Some(first) = keys.next() {
+            self.current = keys.next_back().unwrap_or(first).clone();
+            self.first = first.clone();
+        }
+        true
+    }
+
+    /// Adds the keys of another ring of the same group; gives how many were new, none for a ring of another group.
+    pub fn merge(&mut self, other: &KeyRing) -> usize {
+        if other.group != self.group {
+            return 0;
+        }
+        other.keys().filter(|key| self.insert((*key).clone())).count()
+    }
+
+    /// Opens what was sealed for a place with any of the keys.
+    ///
+    /// # Errors
+    /// [`SealError`], which says what is wrong with the bytes or that the key is missing.
+    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let id = seal::key_of(sealed)?;
+        self.get(id).ok_or(SealError::UnknownKey { id })?.open(place, sealed)
+    }
+
+    /// What an object is called whose own name would tell of its content. The same on all devices, whatever was rotated.
+    pub fn name(&self, kind: &str, id: &[u8]) -> [u8; 16] {
+        self.first.name(kind, id)
+    }
+
+    /// The line of a key file: whoever has it can read what the group puts into remotes.
+    ///
+    /// # Errors
+    /// [`KeyFileError::Newer`] when it cannot be written.
+    pub fn to_text(&self) -> Result<Zeroizing<String>, KeyFileError> {
+        let keys = self.keys().map(|key| (key.epoch(), *key.secret())).collect();
+        let text = code::encode(START, &Content { group: self.group, keys });
+        text.map(Zeroizing::new).map_err(|_| KeyFileError::Newer)
+    }
+
+    /// Reads a key file.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] for anything else.
+    pub fn from_text(text: &str) -> Result<KeyRing, KeyFileError> {
+        let mut lines = text.lines().map(str::trim);
+        let line = lines.find(|line| line.to_ascii_lowercase().starts_with(START)).ok_or(KeyFileError::Foreign)?;
+        if line.len() > TEXT_BYTES_MAX {
+            return Err(KeyFileError::Newer);
+        }
+        let content: Content = code::decode(START, line).map_err(|error| match error {
+            CodeError::Foreign => KeyFileError::Foreign,
+            CodeError::Damaged => KeyFileError::Damaged,
+            CodeError::Newer => KeyFileError::Newer,
+        })?;
+        let mut keys = content.keys.into_iter().map(|(epoch, secret)| GroupKey::from_secret(epoch, secret));
+        let mut ring = KeyRing::new(content.group, keys.next().ok_or(KeyFileError::Newer)?);
+        for key in keys {
+            ring.insert(key);
+        }
+        Ok(ring)
+    }
+}

@@ -1,0 +1,210 @@
+//! A new key for a group, wrapped for each device that stays.
+
+use aws_lc_rs::aead::Aad;
+use curve25519_dalek::edwards::CompressedEdwardsY;
+use curve25519_dalek::montgomery::MontgomeryPoint;
+use isle_clock::GroupId;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha512};
+use zeroize::Zeroizing;
+
+use crate::seal::{GroupKey, KeyId, nonce, one_time_key};
+use crate::{DeviceKey, DeviceSecret};
+
+const FORMAT: u8 = 1;
+const STATEMENT: &[u8] = b"isle key rotation 1";
+const WRAP: &str = "isle 2026 key of a wrapped group key";
+const SIGNATURE_BYTES: usize = 64;
+const BOX_BYTES: usize = 48;
+/// The most devices that one rotation reaches.
+pub const RECIPIENTS_MAX: usize = 4096;
+/// The largest rotation.
+pub const ROTATION_BYTES_MAX: usize = 256 + RECIPIENTS_MAX * (BOX_BYTES + 1);
+
+/// Why a rotation cannot be made or read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotationError {
+    /// It is none, or of a later format.
+    #[error("the key rotation is malformed: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A later release wrote it.
+    #[error("the key rotation has format {found}, this isle reads {FORMAT}: update isle on this device")]
+    Newer {
+        /// Its format.
+        found: u8,
+    },
+    /// Its signature is not that of its author.
+    #[error("the key rotation is not signed by device {}, which it names as its author", author.short())]
+    Signature {
+        /// The device that it names.
+        author: DeviceKey,
+    },
+    /// A device's key is no point of the curve.
+    #[error("device {} has no usable key", device.short())]
+    Device {
+        /// The device.
+        device: DeviceKey,
+    },
+    /// The cryptography refuses to work.
+    #[error("the cryptography of this system does not work")]
+    Broken,
+}
+
+/// A rotation, signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotation {
+    content: Content,
+    encoded: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Content {
+    group: GroupId,
+    epoch: u64,
+    id: KeyId,
+    author: DeviceKey,
+    ephemeral: [u8; 32],
+    boxes: Vec<Vec<u8>>,
+}
+
+impl Rotation {
+    /// Wraps a key for devices. `random` is 32 fresh random bytes.
+    ///
+    /// # Errors
+    /// [`RotationError::Device`] for a key that is none, [`RotationError::Malformed`] for too many devices.
+    pub fn wrap(
+        author: &DeviceSecret,
+        group: GroupId,
+        key: &GroupKey,
+        devices: &[DeviceKey],
+        random: [u8; 32],
+    ) -> Result<Rotation, RotationError> {
+        if devices.len() > RECIPIENTS_MAX {
+            return Err(RotationError::Malformed { what: "it is for too many devices" });
+        }
+        let random = Zeroizing::new(random);
+        let ephemeral = MontgomeryPoint::mul_base_clamped(*random).to_bytes();
+        let mut boxes = Vec::with_capacity(devices.len());
+        for device in devices {
+            let point = montgomery(device).ok_or(RotationError::Device { device: *device })?;
+            let shared = point.mul_clamped(*random).to_bytes();
+            let mut wrapped = key.secret().to_vec();
+            one_time_key(&wrapping_key(&shared, &ephemeral, device, group, key.id()))
+                .and_then(|sealing| {
+                    let sealed = sealing.seal_in_place_append_tag(nonce(), Aad::empty(), &mut wrapped);
+                    sealed.map_err(|_| crate::SealError::Broken)
+                })
+                .map_err(|_| RotationError::Broken)?;
+            boxes.push(wrapped);
+        }
+        // In whatever order the devices were given nobody learns of it.
+        boxes.sort_unstable();
+        let content = Content { group, epoch: key.epoch(), id: key.id(), author: author.key(), ephemeral, boxes };
+        let mut encoded = vec![FORMAT];
+        encoded.extend(postcard::to_stdvec(&content).map_err(|_| RotationError::Broken)?);
+        let signature = author.sign(&[STATEMENT, &encoded].concat());
+        encoded.extend_from_slice(&signature);
+        Ok(Rotation { content, encoded })
+    }
+
+    /// Reads a rotation and checks its signature.
+    ///
+    /// # Errors
+    /// [`RotationError`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Rotation, RotationError> {
+        let malformed = |what| RotationError::Malformed { what };
+        if bytes.len() > ROTATION_BYTES_MAX {
+            return Err(malformed("it is too large"));
+        }
+        let (signed, signature) = bytes.split_last_chunk::<SIGNATURE_BYTES>().ok_or(malformed("it is too short"))?;
+        let (format, body) = signed.split_first().ok_or(malformed("it is too short"))?;
+        if *format > FORMAT {
+            return Err(RotationError::Newer { found: *format });
+        }
+        let (content, rest): (Content, _) =
+            postcard::take_from_bytes(body).map_err(|_| malformed("it cannot be decoded"))?;
+        let again = postcard::to_stdvec(&content).map_err(|_| malformed("it cannot be decoded"))?;
+        if *format != FORMAT || !rest.is_empty() || again != body {
+            return Err(malformed("it is not in canonical form"));
+        }
+        if content.boxes.iter().any(|wrapped| wrapped.len() != BOX_BYTES) {
+            return Err(malformed("a box has another size"));
+        }
+        if !content.author.verifies(&[STATEMENT, signed].concat(), signature) {
+            return Err(RotationError::Signature { author: content.author });
+        }
+        Ok(Rotation { content, encoded: bytes.to_vec() })
+    }
+
+    /// Its bytes.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
+    /// The group.
+    pub const fn group(&self) -> GroupId {
+        self.content.group
+    }
+
+    /// How many rotations came before.
+    pub const fn epoch(&self) -> u64 {
+        self.content.epoch
+    }
+
+    /// By what the key is known.
+    pub const fn id(&self) -> KeyId {
+        self.content.id
+    }
+
+    /// The device that made it.
+    pub const fn author(&self) -> DeviceKey {
+        self.content.author
+    }
+
+    /// The key, if this device is among those for which it was wrapped.
+    pub fn open(&self, device: &DeviceSecret) -> Option<GroupKey> {
+        let Content { group, epoch, id, ephemeral, .. } = &self.content;
+        let scalar = scalar(device);
+        let shared = MontgomeryPoint(*ephemeral).mul_clamped(*scalar).to_bytes();
+        if shared == [0; 32] {
+            return None;
+        }
+        let wrapping = wrapping_key(&shared, ephemeral, &device.key(), *group, *id);
+        self.content.boxes.iter().find_map(|wrapped| {
+            let mut bytes = Zeroizing::new(wrapped.clone());
+            let opened = one_time_key(&wrapping).ok()?.open_in_place(nonce(), Aad::empty(), &mut bytes).ok()?;
+            let key = GroupKey::from_secret(*epoch, <[u8; 32]>::try_from(&*opened).ok()?);
+            (key.id() == *id).then_some(key)
+        })
+    }
+}
+
+fn wrapping_key(
+    shared: &[u8; 32],
+    ephemeral: &[u8; 32],
+    device: &DeviceKey,
+    group: GroupId,
+    id: KeyId,
+) -> Zeroizing<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new_derive_key(WRAP);
+    hasher.update(shared).update(ephemeral).update(device.as_bytes()).update(group.as_bytes()).update(id.as_bytes());
+    Zeroizing::new(*hasher.finalize().as_bytes())
+}
+
+/// A device's key on Curve25519; `None` for what is no key, or one that anybody could open for.
+fn montgomery(key: &DeviceKey) -> Option<MontgomeryPoint> {
+    let point = CompressedEdwardsY(*key.as_bytes()).decompress()?;
+    (!point.is_small_order()).then(|| point.to_montgomery())
+}
+
+/// The secret scalar of an Ed25519 key (RFC 8032, 5.1.5), before clamping.
+fn scalar(device: &DeviceSecret) -> Zeroizing<[u8; 32]> {
+    let hash = Zeroizing::new(<[u8; 64]>::from(Sha512::digest(device.seed())));
+    let mut scalar = Zeroizing::new([0; 32]);
+    scalar.copy_from_slice(&hash[..32]);
+    scalar
+}
