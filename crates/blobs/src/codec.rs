@@ -1,6 +1,7 @@
 //! The envelope that groups, heads, schema operations and segments share.
 
 use bytes::Bytes;
+use isle_identity::SealError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -55,6 +56,14 @@ pub enum FormatError {
         /// Bytes that the reference or the store promised.
         expected: u64,
     },
+    /// It is not encrypted as it has to be, or cannot be opened.
+    #[error("the {object} cannot be opened: {source}")]
+    Sealed {
+        /// What was read.
+        object: &'static str,
+        /// Why.
+        source: SealError,
+    },
     /// The checksum holds and yet the content breaks a rule of the format.
     #[error("the {object} is malformed: {problem}")]
     Malformed {
@@ -63,6 +72,14 @@ pub enum FormatError {
         /// The broken rule.
         problem: &'static str,
     },
+}
+
+impl FormatError {
+    /// Whether reading the same bytes once more is of no use.
+    pub(crate) fn is_lasting(&self) -> bool {
+        let sealed = |source: &SealError| matches!(source, SealError::UnknownKey { .. } | SealError::Newer { .. });
+        matches!(self, FormatError::Sealed { source, .. } if sealed(source))
+    }
 }
 
 /// One kind of enveloped object.

@@ -1,5 +1,7 @@
 //! What can go wrong with a remote, in words of the remote.
 
+use isle_identity::KeyId;
+
 use crate::codec::FormatError;
 
 /// What the store or the network said, for the log: credentials removed, cut at a thousand characters.
@@ -190,6 +192,18 @@ pub enum RemoteError {
         /// The object.
         key: String,
     },
+    /// An object was sealed with a key of the group's that this device does not have.
+    #[error(
+        "object {key} of remote {place} is encrypted with key {id}, which this device does not have: sync again once a device that has it has synced, or take it over with `isle key import`"
+    )]
+    KeyMissing {
+        /// The remote.
+        place: String,
+        /// The object.
+        key: String,
+        /// The key.
+        id: KeyId,
+    },
     /// A later release wrote the object.
     #[error(
         "object {key} of remote {place} has format {found}, this release reads up to {supported}: update isle on this device"
@@ -226,6 +240,7 @@ impl RemoteError {
             | Self::TooLarge { key, .. }
             | Self::Unwritable { key, .. }
             | Self::NotARemote { key, .. }
+            | Self::KeyMissing { key, .. }
             | Self::NewerFormat { key, .. } => Some(key),
             Self::Address { .. }
             | Self::Config { .. }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use isle_clock::GroupId;
+use isle_identity::KeyId;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, FormatError, Kind};
@@ -26,8 +27,9 @@ pub struct GroupObject {
     pub app: String,
     /// The seed of content-defined chunking.
     pub chunker_seed: u64,
-    /// What a device checks its group key against; absent when nothing is sealed.
-    pub key_check: Option<[u8; 32]>,
+    /// The group's first key, when everything in the remote is sealed with its keys. The app's name and all that follows it are then known to those
+    /// alone who have that key.
+    pub key_check: Option<KeyId>,
     /// Opaque bytes of the rooms above.
     pub extra: Bytes,
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use isle_clock::{SiteId, VersionVector};
+use isle_identity::KeyId;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, FormatError, Kind};
@@ -73,6 +74,9 @@ pub struct Head {
     pub tail: Vec<Frame>,
     /// Opaque bytes of the rooms above: a signature, say.
     pub extra: Bytes,
+    /// With which key the object was sealed, if it was and was read from a remote.
+    #[serde(skip)]
+    pub sealed_with: Option<KeyId>,
 }
 
 impl Head {
@@ -92,6 +96,7 @@ impl Head {
             segments: Vec::new(),
             tail: Vec::new(),
             extra: Bytes::new(),
+            sealed_with: None,
         }
     }
 

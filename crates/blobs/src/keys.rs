@@ -5,6 +5,7 @@ use isle_clock::SiteId;
 use object_store::path::Path;
 
 use crate::codec::FormatError;
+use crate::snapshot::SnapshotName;
 
 /// The id of a schema operation.
 pub type SchemaId = [u8; 16];
@@ -67,13 +68,29 @@ impl Prefix {
         self.key(&format!("snap/{site}"))
     }
 
-    pub(crate) fn schema(&self, id: SchemaId) -> Path {
-        self.key(&format!("schema/{:032x}", u128::from_be_bytes(id)))
-    }
-
     pub(crate) fn part(&self, site: SiteId, snapshot: &str, name: &str) -> Path {
         self.key(&format!("snap/{site}/{snapshot}/{name}"))
     }
+}
+
+/// What a sealed head is bound to.
+pub(crate) fn head_place(site: SiteId) -> String {
+    format!("head/{site}")
+}
+
+/// What sealed segments are bound to; which one it is says the hash by which a head names it.
+pub(crate) fn segment_place(site: SiteId, epoch: u64) -> String {
+    format!("log/{site}/{epoch:016x}")
+}
+
+/// What a sealed part of a snapshot is bound to.
+pub(crate) fn part_place(site: SiteId, snapshot: &SnapshotName, start: &str) -> String {
+    format!("snap/{site}/{snapshot}/{start}")
+}
+
+/// A name without the hash at its end.
+pub(crate) fn start_of(name: &str) -> &str {
+    name.rsplit_once('-').map_or(name, |(start, _)| start)
 }
 
 /// Whether a name that somebody sent may become part of a key.

@@ -24,16 +24,25 @@
 //! head/<site>                               what a site has published; overwritten by that site alone
 //! log/<site>/<epoch>/<last>-<hash>          segments, immutable
 //! schema/<operation>                        schema operations, immutable
+//! member/<operation>                        membership operations, immutable
+//! key/<epoch>-<id>                          rotations of the group's key, immutable
 //! snap/<site>/<version>-<tag>/<index>-<hash>     snapshot parts (index of 8 digits), immutable
 //! snap/<site>/<version>-<tag>/manifest-<hash>    put last: the commit point of a snapshot
 //! ```
 //!
+//! # Sealed remotes
+//! A remote that was given the group's keys ([`Remote::sealed`]) seals every object that it puts and takes no other: format and
+//! cryptography are `isle-identity`'s. Each is bound to its place, so that none can stand for another; hashes in names are of the sealed bytes. What its
+//! holder still sees: the id of the group, how many sites there are, sizes and times. Ids of operations are hashes of their
+//! content, which somebody might guess: the names of such objects are keyed hashes of the ids. `group` is not sealed as a whole, for it says
+//! with which key to begin; the app's name and what follows it in the body are, in its last field.
+//!
 //! # Envelope
-//! `group`, `head`, `schema` and unsealed segments begin alike. Integers are big-endian.
+//! `group`, `head`, operations and segments begin alike (sealed ones inside the seal). Integers are big-endian.
 //!
 //! ```text
 //!  0  4  "isle"
-//!  4  1  kind: 'g' group, 'h' head, 'o' schema operation, 's' segment
+//!  4  1  kind: 'g' group, 'h' head, 'k' key rotation, 'm' membership operation, 'o' schema operation, 's' segment
 //!  5  1  flags: bit 0 of a segment = the frames are compressed with zstd; all others are 0
 //!  6  2  format version, 1
 //!  8 32  BLAKE3 of bytes 0..8 and 40..end
@@ -51,10 +60,12 @@ mod group;
 mod head;
 mod http;
 mod keys;
+mod operations;
 mod options;
 mod profile;
 mod remote;
 mod request;
+mod sealing;
 mod segment;
 mod snapshot;
 #[cfg(any(test, feature = "testing"))]
@@ -66,9 +77,11 @@ pub use error::{Cause, RemoteError};
 pub use group::{GROUP_BYTES_MAX, GROUP_FORMAT, GroupObject};
 pub use head::{HEAD_BYTES_MAX, HEAD_BYTES_READ_MAX, HEAD_FORMAT, Head, SegmentRef, VersionRange};
 pub use keys::{NAME_BYTES_MAX, SchemaId};
+pub use operations::{MEMBER_BYTES_MAX, OperationKind, ROTATIONS_MAX, SCHEMA_BYTES_MAX};
 pub use options::{Credentials, RemoteOptions, Secret};
-pub use remote::{HEADS_MAX, HeadRead, HeadRef, Remote, SCHEMA_BYTES_MAX};
+pub use remote::{HEADS_MAX, HeadRead, HeadRef, Remote};
 pub use request::{PutTags, SLOWEST_UPLOAD_BYTES_PER_S, Traffic};
+pub use sealing::Random;
 pub use segment::{
     COMPRESSION_LEVEL, FRAME_BYTES_MAX, Frame, FrameKind, SEGMENT_BYTES_MAX, SEGMENT_FORMAT, SEGMENT_RAW_BYTES_MAX,
     Segment, SegmentReader, SegmentWriter, read_segment,

@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isle_clock::SiteId;
+use isle_identity::SealError;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use crate::address::{self, Address};
-use crate::codec::{self, FormatError, Kind};
+use crate::codec::FormatError;
 use crate::error::RemoteError;
 use crate::group::{GROUP_BYTES_MAX, GroupObject};
 use crate::head::{HEAD_BYTES_READ_MAX, Head, SegmentRef};
-use crate::keys::{self, Prefix, SchemaId};
+use crate::keys::{self, Prefix};
 use crate::options::RemoteOptions;
 use crate::profile::Surroundings;
 use crate::request::{
     Counters, Failure, FailureKind, Fetched, Limits, Medium, Placed, PutTags, Requests, Secrets, Traffic,
 };
+use crate::sealing::Sealing;
 use crate::segment::{SEGMENT_BYTES_MAX, Segment};
 use crate::snapshot::{PART_BYTES_MAX, PartRef, SnapshotName};
 
-/// The largest schema operation, without its envelope.
-pub const SCHEMA_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most objects below `head/` that are listed.
 pub const HEADS_MAX: usize = 65_536;
 /// The most objects of one site that are looked through for what nobody names.
@@ -36,20 +36,19 @@ const READS_MAX: u32 = 2;
 const TICK: Duration = Duration::from_millis(1);
 const TICKS_MAX: u32 = 12;
 
-const SCHEMA_KIND: Kind = Kind { letter: b'o', name: "schema operation", format: 1, flags: 0 };
-
 /// A bucket, a folder or memory that holds a group's objects. Clones share one client and one count of traffic.
 ///
 /// The methods want a tokio runtime with time (and for buckets I/O) enabled. Dropping a future gives up waiting; a put
 /// that was under way may still take effect.
 #[derive(Clone)]
 pub struct Remote {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) sealing: Option<Arc<Sealing>>,
 }
 
-struct Inner {
-    requests: Requests,
-    prefix: Prefix,
+pub(crate) struct Inner {
+    pub(crate) requests: Requests,
+    pub(crate) prefix: Prefix,
     /// For people: no credentials in it.
     place: String,
     /// The folder of [`Medium::Folder`].
@@ -107,7 +106,8 @@ impl Remote {
                 let medium = Medium::Bucket;
                 let (store, secrets, options) = (bucket.store, bucket.secrets, Limits::from(options));
                 let requests = Requests { store, medium, options, traffic, secrets };
-                Ok(Remote { inner: Arc::new(Inner { requests, prefix, place: bucket.place, folder: None }) })
+                let inner = Inner { requests, prefix, place: bucket.place, folder: None };
+                Ok(Remote { inner: Arc::new(inner), sealing: None })
             }
         }
     }
@@ -154,7 +154,7 @@ impl Remote {
     ) -> Remote {
         let (options, traffic, secrets) = (Limits::from(options), Arc::<Counters>::default(), Secrets::default());
         let requests = Requests { store, medium, options, traffic, secrets };
-        Remote { inner: Arc::new(Inner { requests, prefix: Prefix::default(), place, folder }) }
+        Remote { inner: Arc::new(Inner { requests, prefix: Prefix::default(), place, folder }), sealing: None }
     }
 
     /// The same objects seen through another store, with counters of its own.
@@ -173,7 +173,7 @@ impl Remote {
             secrets: requests.secrets.clone(),
         };
         let (prefix, place, folder) = (self.inner.prefix.clone(), self.inner.place.clone(), self.inner.folder.clone());
-        Remote { inner: Arc::new(Inner { requests, prefix, place, folder }) }
+        Remote { inner: Arc::new(Inner { requests, prefix, place, folder }), sealing: self.sealing.clone() }
     }
 
     /// The store itself and a key below the prefix.
@@ -192,14 +192,15 @@ impl Remote {
         self.inner.requests.traffic.read()
     }
 
-    /// The group of this remote; `None` for an empty prefix.
+    /// The group of this remote; `None` for an empty prefix. What of it is sealed is left out where this remote was not given the keys.
     ///
     /// # Errors
     /// [`RemoteError::NotARemote`] when something else has this key, [`RemoteError::NewerFormat`] when a later release
     /// made the remote, and those of any request.
     pub async fn group(&self) -> Result<Option<GroupObject>, RemoteError> {
         let key = self.inner.prefix.group();
-        let found = self.read(&key, GROUP_BYTES_MAX, None, GroupObject::decode).await;
+        let decode = |bytes: &[u8]| self.open_group(GroupObject::decode(bytes)?);
+        let found = self.read(&key, GROUP_BYTES_MAX, None, decode).await;
         match found {
             Ok((group, _)) => Ok(Some(group)),
             Err(RemoteError::Missing { .. }) => {
@@ -222,7 +223,8 @@ impl Remote {
     /// As [`Remote::group`], and [`RemoteError::Unwritable`] for a group object beyond its bounds.
     pub async fn create_group(&self, group: &GroupObject) -> Result<GroupObject, RemoteError> {
         let key = self.inner.prefix.group();
-        let bytes = group.encode().map_err(|source| self.unwritable(&key, source))?;
+        let sealed = self.seal_group(group).map_err(|source| self.unwritable(&key, source))?;
+        let bytes = sealed.encode().map_err(|source| self.unwritable(&key, source))?;
         if let Some(standing) = self.group().await? {
             return Ok(standing);
         }
@@ -274,14 +276,16 @@ impl Remote {
     /// As [`Remote::get_head`].
     pub async fn get_head_unless(&self, site: SiteId, etag: Option<&str>) -> Result<HeadRead, RemoteError> {
         let key = self.inner.prefix.head(site);
+        let place = keys::head_place(site);
         let decode = |bytes: &[u8]| {
-            let head = Head::decode(bytes)?;
+            let mut head = Head::decode(&self.opened("head", &place, bytes)?)?;
+            head.sealed_with = self.key_of(bytes);
             if head.site == site {
                 return Ok(head);
             }
             Err(FormatError::Malformed { object: "head", problem: "it is that of another site" })
         };
-        match self.read_unless(&key, HEAD_BYTES_READ_MAX, etag, decode).await {
+        match self.read_unless(&key, self.with_seal(HEAD_BYTES_READ_MAX), etag, decode).await {
             Ok(Some((head, etag))) => Ok(HeadRead::Changed(Box::new(head), etag)),
             Ok(None) => Ok(HeadRead::Unchanged),
             Err(RemoteError::Missing { .. }) => {
@@ -301,7 +305,8 @@ impl Remote {
     /// old or the new head stands.
     pub async fn put_head(&self, head: &Head) -> Result<PutTags, RemoteError> {
         let key = self.inner.prefix.head(head.site);
-        let bytes = head.encode().map_err(|source| self.unwritable(&key, source))?;
+        let bytes = head.encode().and_then(|bytes| self.sealed_bytes("head", &keys::head_place(head.site), bytes));
+        let bytes = bytes.map_err(|source| self.unwritable(&key, source))?;
         self.check_folder()?;
         let put = match self.inner.requests.medium {
             Medium::Folder => self.put_with_fresh_time(&key, &bytes).await,
@@ -335,7 +340,8 @@ impl Remote {
         }
     }
 
-    /// Puts a segment into the log of a site. Repeating it is fine.
+    /// Puts a segment into the log of a site. Repeating it is fine; where it is sealed, it gets another name each time, and the name does
+    /// not tell the version.
     ///
     /// # Errors
     /// [`RemoteError::TooLarge`], and those of any request.
@@ -346,10 +352,13 @@ impl Remote {
         last_version: u64,
         segment: &Segment,
     ) -> Result<SegmentRef, RemoteError> {
-        let name = keys::hashed_name(&format!("{last_version:016x}"), segment.bytes());
+        let shown = if self.is_sealed() { 0 } else { last_version };
+        let bytes = self.sealed_bytes("segment", &keys::segment_place(site, epoch), segment.bytes().clone());
+        let bytes = bytes.map_err(|source| self.unwritable(&self.inner.prefix.log(site), source))?;
+        let name = keys::hashed_name(&format!("{shown:016x}"), &bytes);
         let key = self.inner.prefix.segment(site, epoch, &name);
-        self.put_named(&key, segment.bytes(), SEGMENT_BYTES_MAX).await?;
-        Ok(SegmentRef { epoch, name, bytes: segment.bytes().len() as u64, contents: segment.contents().to_vec() })
+        self.put_named(&key, &bytes, SEGMENT_BYTES_MAX).await?;
+        Ok(SegmentRef { epoch, name, bytes: bytes.len() as u64, contents: segment.contents().to_vec() })
     }
 
     /// The bytes of a segment in the log of `owner`, verified against size and hash.
@@ -358,7 +367,8 @@ impl Remote {
     /// [`RemoteError::Missing`], [`RemoteError::Corrupt`], [`RemoteError::TooLarge`], and those of any request.
     pub async fn get_segment(&self, owner: SiteId, segment: &SegmentRef) -> Result<Bytes, RemoteError> {
         let key = self.segment_key(owner, segment)?;
-        self.get_named(&key, "segment", &segment.name, segment.bytes, SEGMENT_BYTES_MAX).await
+        let place = keys::segment_place(owner, segment.epoch);
+        self.get_named(&key, &place, "segment", (&segment.name, segment.bytes), SEGMENT_BYTES_MAX).await
     }
 
     /// Removes a segment from the log of `owner`, if it is there.
@@ -368,36 +378,6 @@ impl Remote {
     pub async fn delete_segment(&self, owner: SiteId, segment: &SegmentRef) -> Result<(), RemoteError> {
         let key = self.segment_key(owner, segment)?;
         self.inner.requests.delete(&key).await.map_err(|failure| self.failed(failure, &key))
-    }
-
-    /// Puts a schema operation, unless one stands under this id. Returns what stands there: the same operation, though
-    /// perhaps sealed by somebody else and so in other bytes.
-    ///
-    /// # Errors
-    /// [`RemoteError::TooLarge`] beyond [`SCHEMA_BYTES_MAX`], [`RemoteError::Corrupt`] when what stands there is damaged,
-    /// and those of any request.
-    pub async fn put_schema(&self, id: SchemaId, bytes: &Bytes) -> Result<Bytes, RemoteError> {
-        let key = self.inner.prefix.schema(id);
-        self.check_size(&key, bytes.len(), SCHEMA_BYTES_MAX)?;
-        self.check_folder()?;
-        let wrapped = codec::wrap(SCHEMA_KIND, 0, &[bytes]);
-        let placed = self.inner.requests.put_new(&key, &wrapped, false).await;
-        match placed.map_err(|failure| self.failed(failure, &key))? {
-            Placed::Ours => Ok(bytes.clone()),
-            Placed::Existed => self.get_schema(id).await,
-        }
-    }
-
-    /// A schema operation. That it is the one of this id is for the caller to check.
-    ///
-    /// # Errors
-    /// [`RemoteError::Missing`], [`RemoteError::Corrupt`], [`RemoteError::NewerFormat`], [`RemoteError::TooLarge`], and
-    /// those of any request.
-    pub async fn get_schema(&self, id: SchemaId) -> Result<Bytes, RemoteError> {
-        let key = self.inner.prefix.schema(id);
-        let body = |bytes: &[u8]| Ok(Bytes::copy_from_slice(codec::unwrap(SCHEMA_KIND, bytes)?.body));
-        let (bytes, _) = self.read(&key, SCHEMA_BYTES_MAX + codec::ENVELOPE_BYTES, None, body).await?;
-        Ok(bytes)
     }
 
     /// Puts a part of a snapshot. Repeating it is fine.
@@ -433,7 +413,9 @@ impl Remote {
     /// [`RemoteError::Missing`], [`RemoteError::Corrupt`], [`RemoteError::TooLarge`], and those of any request.
     pub async fn get_part(&self, site: SiteId, snapshot: &SnapshotName, part: &PartRef) -> Result<Bytes, RemoteError> {
         let key = self.part_key(site, snapshot, part)?;
-        self.get_named(&key, "snapshot part", &part.name, part.bytes, PART_BYTES_MAX).await
+        let place = keys::part_place(site, snapshot, keys::start_of(&part.name));
+        let max = self.with_seal(PART_BYTES_MAX);
+        self.get_named(&key, &place, "snapshot part", (&part.name, part.bytes), max).await
     }
 
     /// Removes a part or the manifest of a snapshot, if it is there. Remove the manifest first.
@@ -452,9 +434,13 @@ impl Remote {
         start: &str,
         bytes: &Bytes,
     ) -> Result<PartRef, RemoteError> {
-        let part = PartRef { name: keys::hashed_name(start, bytes), bytes: bytes.len() as u64 };
+        self.check_size(&self.inner.prefix.snapshots(site), bytes.len(), PART_BYTES_MAX)?;
+        let place = keys::part_place(site, snapshot, start);
+        let bytes = self.sealed_bytes("snapshot part", &place, bytes.clone());
+        let bytes = bytes.map_err(|source| self.unwritable(&self.inner.prefix.snapshots(site), source))?;
+        let part = PartRef { name: keys::hashed_name(start, &bytes), bytes: bytes.len() as u64 };
         let key = self.part_key(site, snapshot, &part)?;
-        self.put_named(&key, bytes, PART_BYTES_MAX).await?;
+        self.put_named(&key, &bytes, self.with_seal(PART_BYTES_MAX)).await?;
         Ok(part)
     }
 
@@ -517,28 +503,31 @@ impl Remote {
     async fn get_named(
         &self,
         key: &Path,
+        place: &str,
         object: &'static str,
-        name: &str,
-        promised: u64,
+        (name, promised): (&str, u64),
         max: usize,
     ) -> Result<Bytes, RemoteError> {
         let most = usize::try_from(promised).unwrap_or(usize::MAX);
         self.check_size(key, most, max)?;
-        let verify = |bytes: &[u8]| keys::verify(object, name, promised, bytes);
+        let open = |bytes: Bytes| {
+            keys::verify(object, name, promised, &bytes)?;
+            self.opened_bytes(object, place, bytes)
+        };
         let requests = &self.inner.requests;
         let mut reads = 0;
         loop {
             reads += 1;
             let fetched = requests.get(key, max as u64, None).await.map_err(|failure| self.failed(failure, key))?;
-            match verify(&fetched.bytes) {
-                Ok(()) => return Ok(fetched.bytes),
-                Err(error) if reads >= READS_MAX => return Err(self.damaged(key, error)),
+            match open(fetched.bytes) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if reads >= READS_MAX || error.is_lasting() => return Err(self.damaged(key, error)),
                 Err(error) => tracing::warn!(place = self.place(), %key, %error, "reading once more"),
             }
         }
     }
 
-    async fn read<T>(
+    pub(crate) async fn read<T>(
         &self,
         key: &Path,
         max: usize,
@@ -567,7 +556,7 @@ impl Remote {
             };
             match decode(&bytes) {
                 Ok(value) => return Ok(Some((value, etag))),
-                Err(error) if reads >= READS_MAX => return Err(self.damaged(key, error)),
+                Err(error) if reads >= READS_MAX || error.is_lasting() => return Err(self.damaged(key, error)),
                 Err(error) => tracing::warn!(place = self.place(), %key, %error, "reading once more"),
             }
         }
@@ -584,14 +573,14 @@ impl Remote {
     }
 
     /// A listing of a folder that is not there looks like an empty one, and a put would make it again.
-    fn check_folder(&self) -> Result<(), RemoteError> {
+    pub(crate) fn check_folder(&self) -> Result<(), RemoteError> {
         match &self.inner.folder {
             Some(folder) => address::find_folder(folder).map(|_| ()),
             None => Ok(()),
         }
     }
 
-    fn check_size(&self, key: &Path, bytes: usize, max: usize) -> Result<(), RemoteError> {
+    pub(crate) fn check_size(&self, key: &Path, bytes: usize, max: usize) -> Result<(), RemoteError> {
         if bytes <= max {
             return Ok(());
         }
@@ -599,7 +588,7 @@ impl Remote {
         Err(RemoteError::TooLarge { place, key, bytes: bytes as u64, max: max as u64 })
     }
 
-    fn failed(&self, failure: Failure, key: &Path) -> RemoteError {
+    pub(crate) fn failed(&self, failure: Failure, key: &Path) -> RemoteError {
         failure.into_error(self.place(), key)
     }
 
@@ -608,7 +597,7 @@ impl Remote {
         self.damaged(key, FormatError::Malformed { object: "reference", problem })
     }
 
-    fn unwritable(&self, key: &Path, source: FormatError) -> RemoteError {
+    pub(crate) fn unwritable(&self, key: &Path, source: FormatError) -> RemoteError {
         let (place, key) = (self.place().to_owned(), key.to_string());
         match source {
             FormatError::TooLarge { what: "head" | "group object", bytes, max } => {
@@ -623,6 +612,9 @@ impl Remote {
         let key = key.to_string();
         match source {
             FormatError::Newer { found, supported, .. } => RemoteError::NewerFormat { place, key, found, supported },
+            FormatError::Sealed { source: SealError::UnknownKey { id }, .. } => {
+                RemoteError::KeyMissing { place, key, id }
+            }
             FormatError::Foreign { .. } if is_group => RemoteError::NotARemote { place, key },
             FormatError::TooLarge { bytes, max, .. } => RemoteError::TooLarge { place, key, bytes, max },
             source => RemoteError::Corrupt { place, key, source },

@@ -115,7 +115,9 @@ impl Segment {
         *blake3::hash(&self.bytes).as_bytes()
     }
 
-    /// The same contents in other bytes: sealed with the group's key, say.
+    /// The same contents in other bytes, for tests of sizes.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
     pub fn with_bytes(self, bytes: Bytes) -> Segment {
         Segment { bytes, ..self }
     }

@@ -38,8 +38,9 @@
 //!            Its id: the first 16 bytes of its BLAKE3 hash, the signature left out.
 //! sealed     "isle", "x", flags 0, format 2 (1); id of the key 16; salt 32; then AES-256-GCM (nonce 0, the key is this object's alone) of
 //!            the content with its tag 16. Associated data: the first 24 bytes, then the object's name.
-//! rotation   1 format (1), then postcard: group 16, epoch, id of the key 16, author 32, ephemeral X25519 key 32, boxes [48 each]; then
-//!            its signature, 64. What is signed: "isle key rotation 1" and all that stands before the signature.
+//! rotation   1 format (1), then postcard: group 16, epoch, id of the key 16, ephemeral X25519 key 32, boxes [48 each], signed; `signed`
+//!            is sealed with the new key for the place "rotation" and holds: author 32, signature 64 of "isle key rotation 1" and all that
+//!            stands before `signed`. So who holds a remote learns of no device, and who cannot open a box has nothing to check.
 //! key file   lines of text; those that begin with "#" are for people, one is "islekey1" and base32, as below, of postcard: group 16,
 //!            keys [epoch, secret 32]; then 4 bytes of the BLAKE3 hash of all that.
 //! ticket     "isle1" and base32 (RFC 4648, lower case, no padding) of postcard: group 16, inviter 32, secret 16,
@@ -63,5 +64,5 @@ pub use member::{
 };
 pub use ring::{KEYS_MAX, KeyFileError, KeyRing};
 pub use rotation::{RECIPIENTS_MAX, ROTATION_BYTES_MAX, Rotation, RotationError};
-pub use seal::{GroupKey, KeyId, OVERHEAD_BYTES, SealError};
+pub use seal::{GroupKey, KeyId, OVERHEAD_BYTES, SealError, sealed_with};
 pub use ticket::{ADDRESSES_MAX, InviteSecret, Ticket, TicketError};

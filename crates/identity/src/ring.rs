@@ -20,7 +20,9 @@ pub const KEYS_MAX: usize = 4096;
 #[non_exhaustive]
 pub enum KeyFileError {
     /// Nothing in it begins like one.
-    #[error("this is no key file: it has no line that begins with {START:?}; `isle key export` on a device of the group writes one")]
+    #[error(
+        "this is no key file: it has no line that begins with {START:?}; `isle key export` on a device of the group writes one"
+    )]
     Foreign,
     /// A character is missing or wrong.
     #[error("the key file is damaged: a character is missing or wrong; copy it whole")]
@@ -36,7 +38,6 @@ pub struct KeyRing {
     group: GroupId,
     keys: BTreeMap<(u64, KeyId), GroupKey>,
     current: GroupKey,
-    first: GroupKey,
 }
 
 impl fmt::Debug for KeyRing {
@@ -55,7 +56,7 @@ impl KeyRing {
     /// The ring of a group that has one key so far.
     pub fn new(group: GroupId, key: GroupKey) -> KeyRing {
         let keys = BTreeMap::from([((key.epoch(), key.id()), key.clone())]);
-        KeyRing { group, keys, current: key.clone(), first: key }
+        KeyRing { group, keys, current: key }
     }
 
     /// The group.
@@ -66,11 +67,6 @@ impl KeyRing {
     /// The key to seal with.
     pub const fn current(&self) -> &GroupKey {
         &self.current
-    }
-
-    /// The group's first key. It tells a remote of the group from others, and names objects there.
-    pub const fn first(&self) -> &GroupKey {
-        &self.first
     }
 
     /// The keys, oldest first.
@@ -89,10 +85,8 @@ impl KeyRing {
             return false;
         }
         self.keys.insert((key.epoch(), key.id()), key);
-        let mut keys = self.keys.values();
-        if let Some(first) = keys.next() {
-            self.current = keys.next_back().unwrap_or(first).clone();
-            self.first = first.clone();
+        if let Some(largest) = self.keys.values().next_back() {
+            self.current = largest.clone();
         }
         true
     }
@@ -110,13 +104,8 @@ impl KeyRing {
     /// # Errors
     /// [`SealError`], which says what is wrong with the bytes or that the key is missing.
     pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
-        let id = seal::key_of(sealed)?;
+        let id = seal::sealed_with(sealed)?;
         self.get(id).ok_or(SealError::UnknownKey { id })?.open(place, sealed)
-    }
-
-    /// What an object is called whose own name would tell of its content. The same on all devices, whatever was rotated.
-    pub fn name(&self, kind: &str, id: &[u8]) -> [u8; 16] {
-        self.first.name(kind, id)
     }
 
     /// The line of a key file: whoever has it can read what the group puts into remotes.

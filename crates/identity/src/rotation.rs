@@ -8,18 +8,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha512};
 use zeroize::Zeroizing;
 
-use crate::seal::{GroupKey, KeyId, nonce, one_time_key};
+use crate::seal::{GroupKey, KeyId, OVERHEAD_BYTES, nonce, one_time_key};
 use crate::{DeviceKey, DeviceSecret};
 
 const FORMAT: u8 = 1;
 const STATEMENT: &[u8] = b"isle key rotation 1";
 const WRAP: &str = "isle 2026 key of a wrapped group key";
-const SIGNATURE_BYTES: usize = 64;
+const PLACE: &str = "rotation";
+/// Author and signature, sealed.
+const SIGNED_BYTES: usize = 96 + OVERHEAD_BYTES;
 const BOX_BYTES: usize = 48;
 /// The most devices that one rotation reaches.
 pub const RECIPIENTS_MAX: usize = 4096;
 /// The largest rotation.
-pub const ROTATION_BYTES_MAX: usize = 256 + RECIPIENTS_MAX * (BOX_BYTES + 1);
+pub const ROTATION_BYTES_MAX: usize = 512 + RECIPIENTS_MAX * (BOX_BYTES + 1);
 
 /// Why a rotation cannot be made or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,11 +56,11 @@ pub enum RotationError {
     Broken,
 }
 
-/// A rotation, signed.
+/// A rotation. Who made it shows to those alone for whom it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotation {
     content: Content,
-    encoded: Vec<u8>,
+    signed: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,9 +68,17 @@ struct Content {
     group: GroupId,
     epoch: u64,
     id: KeyId,
-    author: DeviceKey,
     ephemeral: [u8; 32],
     boxes: Vec<Vec<u8>>,
+}
+
+impl Content {
+    /// What is signed, and what the bytes begin with.
+    fn encode(&self) -> Result<Vec<u8>, RotationError> {
+        let mut bytes = vec![FORMAT];
+        bytes.extend(postcard::to_stdvec(self).map_err(|_| RotationError::Broken)?);
+        Ok(bytes)
+    }
 }
 
 impl Rotation {
@@ -103,15 +113,14 @@ impl Rotation {
         }
         // In whatever order the devices were given nobody learns of it.
         boxes.sort_unstable();
-        let content = Content { group, epoch: key.epoch(), id: key.id(), author: author.key(), ephemeral, boxes };
-        let mut encoded = vec![FORMAT];
-        encoded.extend(postcard::to_stdvec(&content).map_err(|_| RotationError::Broken)?);
-        let signature = author.sign(&[STATEMENT, &encoded].concat());
-        encoded.extend_from_slice(&signature);
-        Ok(Rotation { content, encoded })
+        let content = Content { group, epoch: key.epoch(), id: key.id(), ephemeral, boxes };
+        let statement = [STATEMENT, &content.encode()?].concat();
+        let inner = [author.key().as_bytes().as_slice(), &author.sign(&statement)].concat();
+        let signed = key.seal(PLACE, &ephemeral, &inner).map_err(|_| RotationError::Broken)?;
+        Ok(Rotation { content, signed })
     }
 
-    /// Reads a rotation and checks its signature.
+    /// Reads a rotation.
     ///
     /// # Errors
     /// [`RotationError`] for anything else.
@@ -120,29 +129,30 @@ impl Rotation {
         if bytes.len() > ROTATION_BYTES_MAX {
             return Err(malformed("it is too large"));
         }
-        let (signed, signature) = bytes.split_last_chunk::<SIGNATURE_BYTES>().ok_or(malformed("it is too short"))?;
-        let (format, body) = signed.split_first().ok_or(malformed("it is too short"))?;
+        let (begin, signed) = bytes.split_last_chunk::<SIGNED_BYTES>().ok_or(malformed("it is too short"))?;
+        let (format, body) = begin.split_first().ok_or(malformed("it is too short"))?;
         if *format > FORMAT {
             return Err(RotationError::Newer { found: *format });
         }
         let (content, rest): (Content, _) =
             postcard::take_from_bytes(body).map_err(|_| malformed("it cannot be decoded"))?;
-        let again = postcard::to_stdvec(&content).map_err(|_| malformed("it cannot be decoded"))?;
-        if *format != FORMAT || !rest.is_empty() || again != body {
+        if !rest.is_empty() || content.encode()? != begin {
             return Err(malformed("it is not in canonical form"));
         }
         if content.boxes.iter().any(|wrapped| wrapped.len() != BOX_BYTES) {
             return Err(malformed("a box has another size"));
         }
-        if !content.author.verifies(&[STATEMENT, signed].concat(), signature) {
-            return Err(RotationError::Signature { author: content.author });
-        }
-        Ok(Rotation { content, encoded: bytes.to_vec() })
+        Ok(Rotation { content, signed: signed.to_vec() })
     }
 
     /// Its bytes.
-    pub fn encoded(&self) -> &[u8] {
-        &self.encoded
+    ///
+    /// # Errors
+    /// [`RotationError::Broken`] when it cannot be written.
+    pub fn encode(&self) -> Result<Vec<u8>, RotationError> {
+        let mut bytes = self.content.encode()?;
+        bytes.extend_from_slice(&self.signed);
+        Ok(bytes)
     }
 
     /// The group.
@@ -160,16 +170,25 @@ impl Rotation {
         self.content.id
     }
 
-    /// The device that made it.
-    pub const fn author(&self) -> DeviceKey {
-        self.content.author
+    /// The key and the device that made the rotation; `None` if this device is not among those for which it was wrapped.
+    ///
+    /// # Errors
+    /// [`RotationError::Signature`] when it is not signed by whom it names, or by nobody.
+    pub fn open(&self, device: &DeviceSecret) -> Result<Option<(GroupKey, DeviceKey)>, RotationError> {
+        let Some(key) = self.unwrap(device) else { return Ok(None) };
+        let inner = key.open(PLACE, &self.signed).map_err(|_| RotationError::Malformed { what: "it is not signed" })?;
+        let (author, signature) =
+            inner.split_first_chunk().ok_or(RotationError::Malformed { what: "it is not signed" })?;
+        let author = DeviceKey::from_bytes(*author);
+        if author.verifies(&[STATEMENT, &self.content.encode()?].concat(), signature) {
+            return Ok(Some((key, author)));
+        }
+        Err(RotationError::Signature { author })
     }
 
-    /// The key, if this device is among those for which it was wrapped.
-    pub fn open(&self, device: &DeviceSecret) -> Option<GroupKey> {
+    fn unwrap(&self, device: &DeviceSecret) -> Option<GroupKey> {
         let Content { group, epoch, id, ephemeral, .. } = &self.content;
-        let scalar = scalar(device);
-        let shared = MontgomeryPoint(*ephemeral).mul_clamped(*scalar).to_bytes();
+        let shared = MontgomeryPoint(*ephemeral).mul_clamped(*scalar(device)).to_bytes();
         if shared == [0; 32] {
             return None;
         }

@@ -136,7 +136,10 @@ impl GroupKey {
     }
 
     /// Opens what [`GroupKey::seal`] made of this key; [`KeyRing::open`](crate::KeyRing::open) finds the key.
-    pub(crate) fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    ///
+    /// # Errors
+    /// [`SealError::Plain`] and [`SealError::Forged`].
+    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let (prelude, rest) = sealed.split_at_checked(PRELUDE_BYTES).ok_or(SealError::Plain)?;
         let (salt, body) = rest.split_first_chunk::<SALT_BYTES>().ok_or(SealError::Forged)?;
         let mut content = body.to_vec();
@@ -148,7 +151,7 @@ impl GroupKey {
     }
 
     /// What an object is called whose own name would tell of its content.
-    pub(crate) fn name(&self, kind: &str, id: &[u8]) -> [u8; 16] {
+    pub fn name(&self, kind: &str, id: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key(NAMES, self.secret.as_slice()));
         hasher.update(&(kind.len() as u64).to_be_bytes()).update(kind.as_bytes()).update(id);
         let mut name = [0; 16];
@@ -178,7 +181,10 @@ fn aad(prelude: &[u8], place: &str) -> Vec<u8> {
 }
 
 /// The key with which bytes are sealed.
-pub(crate) fn key_of(sealed: &[u8]) -> Result<KeyId, SealError> {
+///
+/// # Errors
+/// [`SealError::Plain`], [`SealError::Newer`] and [`SealError::Forged`] for bytes that do not say.
+pub fn sealed_with(sealed: &[u8]) -> Result<KeyId, SealError> {
     let (prelude, _) = sealed.split_first_chunk::<PRELUDE_BYTES>().ok_or(SealError::Plain)?;
     if !prelude.starts_with(&MAGIC) {
         return Err(SealError::Plain);

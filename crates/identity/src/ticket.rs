@@ -6,8 +6,8 @@ use std::str::FromStr;
 use isle_clock::GroupId;
 use serde::{Deserialize, Serialize};
 
-use crate::code::{self, CodeError};
 use crate::DeviceKey;
+use crate::code::{self, CodeError};
 
 const START: &str = "isle1";
 const TEXT_BYTES_MAX: usize = 4096;

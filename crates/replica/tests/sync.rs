@@ -417,7 +417,7 @@ async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
         let step = isle_schema::Step::CreateTable(definition);
         let operation = isle_schema::Migration { app: "default".into(), parents: vec![], steps: vec![step] };
         let (id, bytes) = operation.encode().unwrap();
-        remote.put_schema(*id.as_bytes(), &bytes.into()).await.unwrap();
+        remote.put_operation(OperationKind::Schema, *id.as_bytes(), &bytes.into()).await.unwrap();
         let mut evil = Head::new(isle::SiteId::from_bytes([9; 16]), "evil");
         evil.schema_heads = vec![*id.as_bytes()];
         remote.put_head(&evil).await.unwrap();

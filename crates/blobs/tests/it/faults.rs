@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isle_blobs::testing::{FaultPlan, Faults};
-use isle_blobs::{Frame, Head, Remote, RemoteError, RemoteOptions, SegmentRef};
+use isle_blobs::{Frame, Head, OperationKind, Remote, RemoteError, RemoteOptions, SegmentRef};
 use proptest::prelude::*;
 
 use crate::support::{group, segment, site};
@@ -43,7 +43,10 @@ async fn retries_carry_all_operations_through_a_troubled_store() {
             head.last_version = version;
             remote.put_head(&head).await.expect("put");
             assert_eq!(clean.get_head(site(1)).await.expect("read").expect("present").0, head);
-            let schema = remote.put_schema([version as u8; 16], &Bytes::from(vec![1; 9])).await.expect("put");
+            let schema = remote
+                .put_operation(OperationKind::Schema, [version as u8; 16], &Bytes::from(vec![1; 9]))
+                .await
+                .expect("put");
             assert_eq!(schema, vec![1; 9]);
             remote.delete_segment(site(1), &put).await.expect("deleted");
         }
@@ -109,13 +112,13 @@ async fn spoiled_reads_are_read_again_and_then_called_damaged() {
     let made = segment(&[Frame::header(site(1), 1, vec![7; 99])]);
     let put = remote.put_segment(site(1), 0, 1, &made).await.expect("put");
     remote.put_head(&Head::new(site(1), "")).await.expect("put");
-    remote.put_schema([1; 16], &Bytes::from_static(b"ddl")).await.expect("put");
+    remote.put_operation(OperationKind::Schema, [1; 16], &Bytes::from_static(b"ddl")).await.expect("put");
     faults.plan(FaultPlan { bit_flip: 1000, ..FaultPlan::NONE });
     let error = remote.get_segment(site(1), &put).await.expect_err("flipped");
     assert!(matches!(error, RemoteError::Corrupt { .. }) && !error.is_transient(), "{error:?}");
     assert!(error.key().is_some_and(|key| key.ends_with(&put.name)));
     assert_eq!(faults.count().bit_flips, 2);
-    remote.get_schema([1; 16]).await.expect_err("flipped");
+    remote.get_operation(OperationKind::Schema, [1; 16]).await.expect_err("flipped");
     remote.get_head(site(1)).await.expect_err("flipped");
     faults.plan(FaultPlan { truncate: 1000, ..FaultPlan::NONE });
     let error = remote.get_segment(site(1), &put).await.expect_err("cut");

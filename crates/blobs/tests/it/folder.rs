@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use isle_blobs::testing::FaultPlan;
-use isle_blobs::{Head, Remote, RemoteError, RemoteOptions};
+use isle_blobs::{Head, OperationKind, Remote, RemoteError, RemoteOptions};
 
 use crate::support::{group, segment, site};
 
@@ -56,7 +56,7 @@ async fn a_folder_that_went_away_is_not_an_empty_remote() {
         remote.group().await.expect_err("gone"),
         remote.create_group(&group(1)).await.expect_err("gone"),
         remote.put_head(&Head::new(site(1), "")).await.expect_err("gone"),
-        remote.put_schema([3; 16], &bytes::Bytes::new()).await.expect_err("gone"),
+        remote.put_operation(OperationKind::Schema, [3; 16], &bytes::Bytes::new()).await.expect_err("gone"),
         remote.put_segment(site(2), 255, 16, &segment(&[])).await.expect_err("gone"),
         Remote::open(path.to_str().expect("UTF-8"), &RemoteOptions::default()).expect_err("gone"),
     ] {
@@ -73,7 +73,7 @@ async fn the_layout_is_the_documented_one() {
     remote.create_group(&group(1)).await.expect("created");
     remote.put_head(&Head::new(site(1), "")).await.expect("put");
     let put = remote.put_segment(site(2), 255, 16, &made).await.expect("put");
-    remote.put_schema([3; 16], &bytes::Bytes::new()).await.expect("put");
+    remote.put_operation(OperationKind::Schema, [3; 16], &bytes::Bytes::new()).await.expect("put");
     let name = isle_blobs::SnapshotName::new(17, [4; 16]);
     let part = remote.put_part(site(5), &name, 1, &bytes::Bytes::new()).await.expect("put");
     let hash = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";

@@ -9,7 +9,7 @@ use crate::support::{full_head, group, hex, segment, site};
 #[test]
 fn the_group_object_has_these_bytes() {
     let mut object = group(1);
-    (object.chunker_seed, object.key_check) = (300, Some([2; 32]));
+    (object.chunker_seed, object.key_check) = (300, Some(isle_identity::KeyId::from_bytes([2; 16])));
     let bytes = object.encode().expect("small");
     assert_eq!(hex(&bytes), GROUP);
     assert_eq!(GroupObject::decode(&bytes).expect("valid"), object);
@@ -125,7 +125,7 @@ proptest! {
     }
 }
 
-const GROUP: &str = "69736c6567000001c828d503aa6716e1f6b7afbac135a984946eb7f79349a7a976f033c60d97d8bd1001010101010101010101010101010101056e6f746573ac0201020202020202020202020202020202020202020202020202020202020202020200";
+const GROUP: &str = "69736c6567000001c6e18bc1dcf65f4ccb6e18af53ecf8ea22aa6ef106793ba485ea3f2f0dbe9cd51001010101010101010101010101010101056e6f746573ac02010202020202020202020202020202020200";
 const HEAD: &str = concat!(
     "69736c6568000001ae4e4413a6e75809d055ee49ff74439bdb8aef66ddeade6c3ef56f0039ab74ca1001010101010101",
     "010101010101010101066c6170746f7002ac020707070707070707070707070707070707070707070707070707070707",

@@ -7,6 +7,7 @@ mod folder;
 mod formats;
 mod hostile;
 mod s3;
+mod sealed;
 mod support;
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use isle_blobs::{Credentials, Frame, Head, Remote, RemoteError};
+use isle_blobs::{Credentials, Frame, Head, OperationKind, Remote, RemoteError};
 use isle_test_s3::{Behaviour, S3Server};
 
 use crate::support::{full_head, group, open, s3_options, segment, site, start};
@@ -172,7 +172,10 @@ async fn session(server: &S3Server, remote: &Remote) {
         remote.put_head(&head).await.expect("put");
         assert_eq!(remote.get_head(site(1)).await.expect("read").expect("present").0, head);
         assert_eq!(remote.list_heads().await.expect("listed").len(), 1);
-        remote.put_schema([version as u8; 16], &Bytes::from_static(b"ddl")).await.expect("put");
+        remote
+            .put_operation(OperationKind::Schema, [version as u8; 16], &Bytes::from_static(b"ddl"))
+            .await
+            .expect("put");
         remote.delete_segment(site(1), &put).await.expect("deleted");
     }
 }

@@ -1,7 +1,7 @@
 //! The incoming half of a sync.
 
 use bytes::Bytes;
-use isle_blobs::{Frame, FrameKind, Head, HeadRef, RemoteError, SegmentRef, read_segment};
+use isle_blobs::{Frame, FrameKind, Head, HeadRef, OperationKind, RemoteError, SegmentRef, read_segment};
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::{Migration, MigrationId};
 use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
@@ -178,7 +178,7 @@ impl Session<'_> {
             if fetched.len() == MIGRATIONS_MAX {
                 return Err(self.refusal("schema operation", head.site, &"too many schema operations in a row"));
             }
-            let bytes = match self.remote.get_schema(*id.as_bytes()).await {
+            let bytes = match self.remote.get_operation(OperationKind::Schema, *id.as_bytes()).await {
                 Ok(bytes) => bytes,
                 Err(source @ (RemoteError::Corrupt { .. } | RemoteError::Missing { .. })) => {
                     return Err(self.refusal("schema operation", head.site, &source));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use isle_blobs::{Frame, Head, SegmentRef, SegmentWriter};
+use isle_blobs::{Frame, Head, OperationKind, SegmentRef, SegmentWriter};
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::MigrationId;
@@ -242,7 +242,10 @@ impl Session<'_> {
             let Some(body) = body else { continue };
             let parents = isle_schema::Migration::decode(&body).map(|(_, migration)| migration.parents);
             wanted.extend(parents.map_err(isle_store::StoreError::from)?);
-            self.remote.put_schema(*id.as_bytes(), &Bytes::from(body)).await.map_err(|source| self.failed(source))?;
+            self.remote
+                .put_operation(OperationKind::Schema, *id.as_bytes(), &Bytes::from(body))
+                .await
+                .map_err(|source| self.failed(source))?;
             self.state.schema.push(name);
         }
         Ok(())
