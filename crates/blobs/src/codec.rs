@@ -57,7 +57,7 @@ pub enum FormatError {
         expected: u64,
     },
     /// It is not encrypted as it has to be, or cannot be opened.
-    #[error("the {object} cannot be opened: {source}")]
+    #[error("the {object} cannot be opened")]
     Sealed {
         /// What was read.
         object: &'static str,

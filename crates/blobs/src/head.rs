@@ -1,8 +1,8 @@
 //! What a site has published: the only object of a remote that is ever overwritten.
 
 use bytes::Bytes;
-use isle_clock::{SiteId, VersionVector};
-use isle_identity::KeyId;
+use isle_clock::{GroupId, SiteId, VersionVector};
+use isle_identity::{DeviceKey, DeviceSecret, KeyId, OpId, PARENTS_MAX};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, FormatError, Kind};
@@ -18,6 +18,8 @@ pub const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// The largest head that is read: room for what later releases write.
 pub const HEAD_BYTES_READ_MAX: usize = 64 * 1024;
 const DEVICE_BYTES_MAX: usize = 256;
+const SIGNATURE_BYTES: usize = 64;
+const STATEMENT: &[u8] = b"isle head 1";
 
 const KIND: Kind = Kind { letter: b'h', name: "head", format: HEAD_FORMAT, flags: 0 };
 
@@ -43,6 +45,20 @@ pub struct SegmentRef {
     pub bytes: u64,
     /// The versions it holds, in the order of sites and versions.
     pub contents: Vec<VersionRange>,
+}
+
+/// The device whose site it is, and its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// The device.
+    pub device: DeviceKey,
+    /// With the device's key it makes the site's id.
+    pub nonce: [u8; 16],
+    /// Rises with each head that the site puts in this remote.
+    pub sequence: u64,
+    /// The last membership operations that it knows, at most [`PARENTS_MAX`].
+    pub members: Vec<OpId>,
+    signature: Bytes,
 }
 
 /// What one site has published.
@@ -72,8 +88,10 @@ pub struct Head {
     pub segments: Vec<SegmentRef>,
     /// The newest frames, inlined so that a small push is one put.
     pub tail: Vec<Frame>,
-    /// Opaque bytes of the rooms above: a signature, say.
+    /// Opaque bytes of the rooms above.
     pub extra: Bytes,
+    /// Who says all this. A head without is taken from nobody.
+    pub author: Option<Author>,
     /// With which key the object was sealed, if it was and was read from a remote.
     #[serde(skip)]
     pub sealed_with: Option<KeyId>,
@@ -96,8 +114,59 @@ impl Head {
             segments: Vec::new(),
             tail: Vec::new(),
             extra: Bytes::new(),
+            author: None,
             sealed_with: None,
         }
+    }
+
+    /// Signs the head as it stands: as the device whose site it is.
+    ///
+    /// # Errors
+    /// As [`Head::encode`]; [`FormatError::Malformed`] for a device and a nonce that do not make the site's id.
+    pub fn sign(
+        &mut self,
+        group: GroupId,
+        secret: &DeviceSecret,
+        nonce: [u8; 16],
+        sequence: u64,
+        members: Vec<OpId>,
+    ) -> Result<(), FormatError> {
+        let signature = Bytes::from_static(&[0; SIGNATURE_BYTES]);
+        self.author = Some(Author { device: secret.key(), nonce, sequence, members, signature });
+        if isle_identity::site_id(&secret.key(), &nonce) != self.site {
+            return Err(not_its_own());
+        }
+        let signature = secret.sign(&self.statement(group)?);
+        if let Some(author) = &mut self.author {
+            author.signature = Bytes::copy_from_slice(&signature);
+        }
+        Ok(())
+    }
+
+    /// The author of the head, if it is that of the device whose site it is, made for this group.
+    ///
+    /// # Errors
+    /// [`FormatError::Malformed`] for a head of anybody else, or that was altered.
+    pub fn verified(&self, group: GroupId) -> Result<&Author, FormatError> {
+        let malformed = |problem| FormatError::Malformed { object: KIND.name, problem };
+        let author = self.author.as_ref().ok_or(malformed("it is not signed"))?;
+        if isle_identity::site_id(&author.device, &author.nonce) != self.site {
+            return Err(not_its_own());
+        }
+        if author.device.verifies(&self.statement(group)?, &author.signature) {
+            return Ok(author);
+        }
+        Err(malformed("its signature is not that of the device whose site it is, for this group"))
+    }
+
+    /// What is signed: the group and the head, with zeros for the signature.
+    fn statement(&self, group: GroupId) -> Result<Vec<u8>, FormatError> {
+        let mut head = self.clone();
+        if let Some(author) = &mut head.author {
+            author.signature = Bytes::from_static(&[0; SIGNATURE_BYTES]);
+        }
+        let hash = blake3::hash(&head.encode()?);
+        Ok([STATEMENT, group.as_bytes(), hash.as_bytes()].concat())
     }
 
     /// The bytes of the object.
@@ -126,6 +195,10 @@ impl Head {
     fn check(&self) -> Result<(), FormatError> {
         let malformed = |problem| Err(FormatError::Malformed { object: KIND.name, problem });
         within("device name", self.device.len(), DEVICE_BYTES_MAX)?;
+        if let Some(author) = &self.author {
+            within("signature", author.signature.len(), SIGNATURE_BYTES)?;
+            within("list of membership operations", author.members.len(), PARENTS_MAX)?;
+        }
         if self.segments.iter().any(|segment| !keys::is_name(&segment.name)) {
             return malformed("the name of a segment is not lower-case letters, digits and hyphens");
         }
@@ -149,4 +222,8 @@ fn no_zeros(vector: &VersionVector) -> Result<(), FormatError> {
         return Ok(());
     }
     Err(FormatError::Malformed { object: KIND.name, problem: "a version vector holds a version 0" })
+}
+
+fn not_its_own() -> FormatError {
+    FormatError::Malformed { object: KIND.name, problem: "its device is not the one whose site it is" }
 }

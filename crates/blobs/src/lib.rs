@@ -49,6 +49,9 @@
 //! 40  …  body
 //! ```
 //!
+//! A head is signed by the device whose site it is: whoever may write to the remote, and other members, can put no head in its name. The signature covers
+//! the group and the whole head, and so, by the hashes of names, segments and snapshots too.
+//!
 //! The bodies of `group` and `head` are postcard encodings of [`GroupObject`] and [`Head`] (field by field in
 //! the order of declaration) and are accepted only in their one canonical form. The body of a schema operation
 //! is opaque. The body of a segment is described at [`SegmentWriter`].
@@ -75,7 +78,7 @@ pub mod testing;
 pub use codec::FormatError;
 pub use error::{Cause, RemoteError};
 pub use group::{GROUP_BYTES_MAX, GROUP_FORMAT, GroupObject};
-pub use head::{HEAD_BYTES_MAX, HEAD_BYTES_READ_MAX, HEAD_FORMAT, Head, SegmentRef, VersionRange};
+pub use head::{Author, HEAD_BYTES_MAX, HEAD_BYTES_READ_MAX, HEAD_FORMAT, Head, SegmentRef, VersionRange};
 pub use keys::{NAME_BYTES_MAX, SchemaId};
 pub use operations::{MEMBER_BYTES_MAX, OperationKind, ROTATIONS_MAX, SCHEMA_BYTES_MAX};
 pub use options::{Credentials, RemoteOptions, Secret};

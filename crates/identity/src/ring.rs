@@ -91,6 +91,14 @@ impl KeyRing {
         true
     }
 
+    /// Seals from now on with the largest key of those that may be used; with the largest of all if none may.
+    pub fn seal_with(&mut self, allowed: impl Fn(KeyId) -> bool) {
+        let largest = self.keys.values().rev().find(|key| allowed(key.id())).or_else(|| self.keys.values().next_back());
+        if let Some(largest) = largest {
+            self.current = largest.clone();
+        }
+    }
+
     /// Adds the keys of another ring of the same group; gives how many were new, none for a ring of another group.
     pub fn merge(&mut self, other: &KeyRing) -> usize {
         if other.group != self.group {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! request  4 length, big-endian; postcard: group 16, proof 32, name of the device
-//! reply    4 length; postcard: welcome { app, membership operations } or refused { reason }
+//! reply    4 length; postcard: welcome { app, membership operations, keys of the group } or refused { reason }
 //! ```
 
 use isle_clock::GroupId;
@@ -37,6 +37,8 @@ pub enum Reply {
         app: String,
         /// All membership operations, its own enrolment included.
         members: Vec<Vec<u8>>,
+        /// The keys of the group, as a key file has them, if it has any.
+        keys: Option<String>,
     },
     /// It does not.
     Refused {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use isle_blobs::RemoteError;
 use isle_clock::{GroupId, SiteId};
-use isle_identity::TicketError;
+use isle_identity::{KeyFileError, KeyId, TicketError};
 use isle_protocol::SessionError;
 use isle_store::StoreError;
 use isle_transport::TransportError;
@@ -134,6 +134,48 @@ pub enum Error {
     GroupMissing {
         /// The remote's name.
         name: String,
+    },
+    /// The remote is encrypted and this device lacks the key.
+    #[error(
+        "remote {name:?} is encrypted, and this device does not have the key of its group: `isle key export FILE` on a device that has it, then `isle key import FILE` here"
+    )]
+    KeyMissing {
+        /// The remote's name.
+        name: String,
+    },
+    /// The remote is not encrypted and nobody allowed that.
+    #[error(
+        "remote {name:?} is not encrypted: whoever can read it can read the data, and whoever can write to it can add some; if that is wanted, `isle remote remove {name}` and add it again with `--plain`"
+    )]
+    RemotePlain {
+        /// The remote's name.
+        name: String,
+    },
+    /// The remote is encrypted and was added as one that is not.
+    #[error("remote {name:?} is encrypted: `isle remote remove {name}` and add it again without `--plain`")]
+    RemoteSealed {
+        /// The remote's name.
+        name: String,
+    },
+    /// The device has no key of the group.
+    #[error(
+        "this device has no key of the group yet: `isle key create` makes one, `isle key import FILE` takes over that of another device"
+    )]
+    NoKey,
+    /// The device has a key of the group already.
+    #[error("this device has a key of the group already ({id}): `isle key rotate` makes a new one")]
+    KeyExists {
+        /// The key that is used now.
+        id: KeyId,
+    },
+    /// The text is no key file.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// The cryptography refuses.
+    #[error("the group's key cannot be used: {reason}")]
+    Key {
+        /// Why.
+        reason: String,
     },
     /// Something in the remote is not what its writer wrote.
     #[error("remote {name:?}: {what} of site {site} is refused: {reason}")]
@@ -275,6 +317,9 @@ impl Error {
             Error::NoSuchRemote { .. }
             | Error::NoSuchPeer { .. }
             | Error::Ticket(_)
+            | Error::KeyFile(_)
+            | Error::KeyExists { .. }
+            | Error::NoKey
             | Error::NoRemote
             | Error::RemoteExists { .. }
             | Error::NoSuchSite { .. }
@@ -305,6 +350,9 @@ impl Error {
             | Error::JoinsOtherGroup { .. }
             | Error::NotMember { .. }
             | Error::AlreadyLive
+            | Error::KeyMissing { .. }
+            | Error::RemotePlain { .. }
+            | Error::RemoteSealed { .. }
             | Error::Store(
                 StoreError::Untrackable { .. }
                 | StoreError::Undescribed { .. }

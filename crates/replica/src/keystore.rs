@@ -3,6 +3,7 @@
 //! ```text
 //! <home>/device.key         the secret of the device's Ed25519 key pair, 64 hexadecimal digits; for its owner alone
 //! <home>/device.json        { "id", "name" }; the id is derived from the key
+//! <home>/keys/<group>.json  { "keys": [{ "epoch", "secret", "author" }] }: the group's keys; for their owner alone
 //! <home>/invites/<id>.json  { "group", "secret", "expires_ms" }: tickets that nobody used yet
 //! <home>/sites/<site>.json  { "path", "published", "chain" }
 //! <home>/sites/<site>.live  locked while a process is connected for this site; beside it, where it listens
@@ -105,7 +106,7 @@ mod path_text {
 /// The folder, opened.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyStore {
-    home: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 impl KeyStore {
@@ -165,9 +166,7 @@ impl KeyStore {
         let path = self.home.join("device.key");
         let failed = |source| Error::KeyStore { path: path.clone(), source };
         if !path.exists() {
-            let mut seed = [0; 32];
-            seed[..16].copy_from_slice(&runtime.random());
-            seed[16..].copy_from_slice(&runtime.random());
+            let seed = crate::replica::random_32(runtime);
             let text = data_encoding::HEXLOWER.encode(&seed);
             // Two processes may be first at once: the file that stands in the end counts.
             write_text(&path, &text, false)?;
@@ -284,11 +283,11 @@ impl KeyStore {
     }
 }
 
-fn damaged(path: &Path, reason: &str) -> Error {
+pub(crate) fn damaged(path: &Path, reason: &str) -> Error {
     Error::KeyStoreDamaged { path: path.to_owned(), reason: reason.to_owned() }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -298,7 +297,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 }
 
 /// Writes beside, makes it durable, and moves it into place; without `replace` a file that stands is kept.
-fn write(path: &Path, content: &impl Serialize, replace: bool) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, content: &impl Serialize, replace: bool) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(content)
         .map_err(|error| Error::KeyStore { path: path.to_owned(), source: io::Error::other(error) })?;
     write_text(path, &text, replace)
@@ -340,13 +339,13 @@ fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A key is for its owner alone, whatever a backup or an archive made of its mode.
-fn keep_private(path: &Path) -> io::Result<()> {
+pub(crate) fn keep_private(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         let permissions = fs::metadata(path)?.permissions();
         if permissions.mode() & 0o077 != 0 {
-            tracing::warn!(path = %path.display(), "others could read the device's key; its mode is set to 600");
+            tracing::warn!(path = %path.display(), "others could read a secret key; its mode is set to 600");
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         }
     }
@@ -355,7 +354,7 @@ fn keep_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn create_private(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

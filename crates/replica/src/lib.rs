@@ -56,6 +56,8 @@
 //! laptop.sync().await?;
 //!
 //! let phone = open("phone.db")?; // an empty file: the table comes with the first sync
+//! # let phones_home = folder.path().join("phone.db.home");
+//! isle::import_keys(Some(phones_home), &laptop.export_keys()?)?; // what is in the bucket is encrypted
 //! phone.add_remote("home", bucket.to_str().unwrap())?;
 //! phone.sync().await?;
 //! assert_eq!(phone.state_hash()?, laptop.state_hash()?);
@@ -77,6 +79,7 @@ mod builder;
 mod definition;
 mod direct;
 mod error;
+mod group_keys;
 mod keystore;
 mod names;
 mod replica;
@@ -91,9 +94,10 @@ pub use builder::Builder;
 pub use definition::Definition;
 pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};
 pub use error::{Error, ErrorKind};
+pub use group_keys::{KeyInfo, import_keys};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
-pub use isle_identity::{DeviceKey, InviteSecret, Ticket, TicketError};
+pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
     Applied, Changed, Finding, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan,

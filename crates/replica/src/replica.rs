@@ -94,8 +94,22 @@ impl Inner {
         let status = self.store.status()?;
         match self.key_store()?.site(status.site)? {
             None => Ok(Some("this device has no record of it: the file came from elsewhere")),
+            Some(_) if !self.speaks_for(status.site)? => {
+                Ok(Some("the device has another key than the one its site id was made with"))
+            }
             Some(record) => self.doubt(&record, status.version, status.site),
         }
+    }
+
+    /// Whether this device can prove that the site is its own.
+    fn speaks_for(&self, site: SiteId) -> Result<bool, Error> {
+        let (key, nonce) = (self.device()?.key, self.store.site_nonce()?);
+        Ok(nonce.is_some_and(|nonce| isle_identity::site_id(&key, &nonce) == site))
+    }
+
+    /// 32 random bytes, fit for keys.
+    pub(crate) fn random_32(&self) -> [u8; 32] {
+        random_32(self.runtime.as_ref())
     }
 
     fn doubt(&self, record: &SiteRecord, version: u64, site: SiteId) -> Result<Option<&'static str>, Error> {
@@ -126,6 +140,14 @@ impl Inner {
         let chain = chain.map_or_else(String::new, |chain| hex(&chain));
         self.key_store()?.put_site(site, &SiteRecord { path: self.path.clone(), published: version, chain })
     }
+}
+
+/// 32 random bytes, fit for keys.
+pub(crate) fn random_32(runtime: &dyn Runtime) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&runtime.random());
+    bytes[16..].copy_from_slice(&runtime.random());
+    bytes
 }
 
 /// Whether the file at `path` is a replica with this site id.
@@ -211,6 +233,8 @@ pub struct RemoteInfo {
     pub name: String,
     /// Where it is.
     pub url: String,
+    /// Whether what goes there is encrypted.
+    pub encrypted: bool,
     /// When the last sync with it ended well, in milliseconds since 1970.
     pub last_sync_ms: Option<u64>,
     /// What a bucket with versioning calls this replica's head there.
@@ -409,22 +433,48 @@ impl Replica {
     /// Adds a remote: a folder, or `s3://bucket/prefix`. Checks the address, not whether it can be reached. A folder that is not
     /// there is made, and only here: when it is gone later, a sync says so and makes nothing.
     ///
+    /// What goes there is encrypted with the group's key. The first sync with a remote that is empty makes that key if this device has none;
+    /// the other devices get it with a ticket ([`Replica::invite`]) or by [`Replica::export_keys`] and [`import_keys`](crate::import_keys).
+    ///
     /// # Errors
     /// [`Error::RemoteExists`], [`Error::InvalidName`], or why the address is refused.
     pub fn add_remote(&self, name: &str, url: &str) -> Result<(), Error> {
+        self.add_remote_of(name, url, false)
+    }
+
+    /// As [`Replica::add_remote`], for a remote that is not encrypted: whoever can read it can read the data.
+    ///
+    /// # Errors
+    /// As [`Replica::add_remote`].
+    pub fn add_plain_remote(&self, name: &str, url: &str) -> Result<(), Error> {
+        self.add_remote_of(name, url, true)
+    }
+
+    fn add_remote_of(&self, name: &str, url: &str, plain: bool) -> Result<(), Error> {
         crate::names::check("a remote's name", name)?;
         if let Some(known) = self.inner.store.remotes()?.into_iter().find(|remote| remote.name == name) {
             return Err(Error::RemoteExists { name: name.to_owned(), url: known.url });
         }
         Remote::create(url, &self.inner.remote_options)
             .map_err(|source| Error::Remote { name: name.to_owned(), source })?;
-        Ok(self.inner.store.put_remote(&RemoteRow { name: name.to_owned(), url: url.to_owned(), state: None })?)
+        Ok(self.inner.store.put_remote(&RemoteRow {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            plain,
+            state: None,
+        })?)
+    }
+
+    /// Adds a remote that is open already, and not encrypted.
+    #[doc(hidden)]
+    pub fn add_open_remote(&self, name: &str, remote: Remote) -> Result<(), Error> {
+        self.add_open_remote_of(name, remote, true)
     }
 
     /// Adds a remote that is open already.
     #[doc(hidden)]
-    pub fn add_open_remote(&self, name: &str, remote: Remote) -> Result<(), Error> {
-        let row = RemoteRow { name: name.to_owned(), url: remote.place().to_owned(), state: None };
+    pub fn add_open_remote_of(&self, name: &str, remote: Remote, plain: bool) -> Result<(), Error> {
+        let row = RemoteRow { name: name.to_owned(), url: remote.place().to_owned(), plain, state: None };
         self.inner.store.put_remote(&row)?;
         let mut opened = self.inner.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         opened.retain(|(known, _)| known != name);
@@ -450,7 +500,7 @@ impl Replica {
     pub fn remotes(&self) -> Result<Vec<RemoteInfo>, Error> {
         let remotes = self.inner.store.remotes()?.into_iter().map(|row| {
             let sync::RemoteState { last_sync_ms, head_version_id, .. } = sync::RemoteState::read(&row);
-            RemoteInfo { name: row.name, url: row.url, last_sync_ms, head_version_id }
+            RemoteInfo { name: row.name, url: row.url, encrypted: !row.plain, last_sync_ms, head_version_id }
         });
         Ok(remotes.collect())
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod support;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -378,6 +380,7 @@ async fn a_manifest_whose_parts_hold_more_blocks_than_can_be_counted_is_refused(
     let bytes = serde_json::to_vec(&manifest).unwrap().into();
     snapshot.manifest = remote.put_manifest(site, &snapshot.name, &bytes).await.unwrap();
     head.snapshot = Some(snapshot);
+    support::sign_as(&folder.path().join("a.home"), &mut head, a.status().unwrap().group);
     remote.put_head(&head).await.unwrap();
     let b = device(folder.path(), "b", &remote);
     let report = sync(&b).await;

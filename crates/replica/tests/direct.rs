@@ -333,6 +333,7 @@ async fn a_live_replica_syncs_with_its_remotes_by_itself_and_carries_between_bot
     }
     let folder = isle::SyncOptions { remote: Some("folder".to_owned()), ..isle::SyncOptions::default() };
     b.replica.sync_with(&folder).await.expect("syncs");
+    isle::import_keys(Some(c.home.clone()), &b.replica.export_keys().expect("a key")).expect("imports");
     // Long enough that only what is noticed is sent.
     let remotes = Some(Duration::from_secs(3600));
     let middle = b.replica.go_live(&LiveOptions { remotes, ..LiveOptions::default() }).await.expect("goes live");

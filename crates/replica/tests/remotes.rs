@@ -23,7 +23,7 @@ fn first(folder: &Path, name: &str) -> Replica {
 
 fn add(replica: &Replica, name: &str, folder: &Path) -> PathBuf {
     let path = folder.join(name);
-    replica.add_remote(name, path.to_str().unwrap()).unwrap();
+    replica.add_plain_remote(name, path.to_str().unwrap()).unwrap();
     path
 }
 
@@ -164,7 +164,7 @@ fn names_that_cannot_be_shown_are_refused() {
         let other = Replica::builder(folder.path().join("b.db")).home(folder.path().join("home")).app(bad).init();
         for error in [
             a.rename_device(bad).unwrap_err(),
-            a.add_remote(bad, folder.path().join("made").to_str().unwrap()).unwrap_err(),
+            a.add_plain_remote(bad, folder.path().join("made").to_str().unwrap()).unwrap_err(),
             other.unwrap_err(),
         ] {
             assert!(matches!(error, Error::InvalidName { .. }) && error.kind() == ErrorKind::Invalid, "{error:?}");

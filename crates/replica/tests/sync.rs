@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod support;
+
 use std::path::Path;
 
 use isle::{Replica, Resolution, Value, params};
 use isle_blobs::Remote;
 use isle_blobs::testing::FaultPlan;
+use support::{sign_as, sign_as_stranger, strangers_head};
 
 const SCHEMA: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT)";
 
@@ -60,7 +63,7 @@ async fn two_databases_with_rows_of_their_own_join_one_group() {
     b.write(|tx| tx.execute("INSERT INTO notes VALUES(2, 'b', 2)", &[])).unwrap();
     for replica in [&a, &b, &a, &b] {
         if replica.remotes().unwrap().is_empty() {
-            replica.add_remote("r", bucket.to_str().unwrap()).unwrap();
+            replica.add_plain_remote("r", bucket.to_str().unwrap()).unwrap();
         }
         replica.sync().await.unwrap();
     }
@@ -322,16 +325,16 @@ async fn an_emptied_remote_asks_and_is_filled_again_when_it_is_added_anew() {
     let bucket = folder.path().join("bucket");
     let a = first(folder.path(), "a");
     a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1)", &[])).unwrap();
-    a.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    a.add_plain_remote("r", bucket.to_str().unwrap()).unwrap();
     a.sync().await.unwrap();
     std::fs::remove_dir_all(&bucket).unwrap();
     let error = a.sync().await.unwrap_err();
     assert!(matches!(error, isle::Error::RemoteEmptied { .. } | isle::Error::Remote { .. }), "{error}");
     a.remove_remote("r").unwrap();
-    a.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    a.add_plain_remote("r", bucket.to_str().unwrap()).unwrap();
     a.sync().await.unwrap();
     let b = device(folder.path(), "b");
-    b.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    b.add_plain_remote("r", bucket.to_str().unwrap()).unwrap();
     b.sync().await.unwrap();
     assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap(), "the schema is there again, too");
 }
@@ -363,10 +366,11 @@ async fn a_strangers_head_neither_silences_nor_stops_a_writer() {
     a.sync().await.unwrap();
     // A head that claims to have everything of `a`, and names a segment and a schema operation that do not exist.
     let site = a.status().unwrap().site;
-    let mut evil = isle_blobs::Head::new(isle::SiteId::from_bytes([9; 16]), "evil");
+    let mut evil = strangers_head();
     evil.last_version = 7;
     evil.tail = vec![isle_blobs::Frame::header(site, u64::MAX >> 20, vec![1, 2, 3])];
     evil.schema_heads = vec![[7; 16]];
+    sign_as_stranger(&mut evil, a.status().unwrap().group);
     remote.put_head(&evil).await.unwrap();
     a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1)", &[])).unwrap();
     let report = a.sync().await.unwrap().remove(0);
@@ -377,7 +381,6 @@ async fn a_strangers_head_neither_silences_nor_stops_a_writer() {
 
 #[tokio::test]
 async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
-    use isle_blobs::Head;
     let folder = tempfile::tempdir().unwrap();
     let table = |name: &str| {
         let key = isle_schema::KeyColumn {
@@ -417,9 +420,10 @@ async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
         let step = isle_schema::Step::CreateTable(definition);
         let operation = isle_schema::Migration { app: "default".into(), parents: vec![], steps: vec![step] };
         let (id, bytes) = operation.encode().unwrap();
-        remote.put_operation(OperationKind::Schema, *id.as_bytes(), &bytes.into()).await.unwrap();
-        let mut evil = Head::new(isle::SiteId::from_bytes([9; 16]), "evil");
+        remote.put_operation(isle_blobs::OperationKind::Schema, *id.as_bytes(), &bytes.into()).await.unwrap();
+        let mut evil = strangers_head();
         evil.schema_heads = vec![*id.as_bytes()];
+        sign_as_stranger(&mut evil, a.status().unwrap().group);
         remote.put_head(&evil).await.unwrap();
         let report = a.sync().await.unwrap().remove(0);
         assert_eq!(report.refused.len(), 1, "{create}; {index}: {report:?}");
@@ -455,6 +459,7 @@ async fn what_a_dead_writers_lost_segment_held_is_published_by_another() {
     let mut head = head;
     head.last_version += 1;
     head.segments[0].contents[0].last += 1;
+    sign_as(&folder.path().join("a.home"), &mut head, a.status().unwrap().group);
     remote.put_head(&head).await.unwrap();
     assert_eq!(b.sync().await.unwrap().remove(0).refused.len(), 1);
     let c = device(folder.path(), "c");

@@ -15,7 +15,7 @@ fn version(text: &str) -> Version {
 fn replica(folder: &Path, name: &str) -> Replica {
     let replica =
         Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(name)).app("app").init().unwrap();
-    replica.add_remote("all", folder.join("bucket").to_str().unwrap()).unwrap();
+    replica.add_plain_remote("all", folder.join("bucket").to_str().unwrap()).unwrap();
     replica
 }
 

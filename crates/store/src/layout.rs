@@ -38,7 +38,7 @@ CREATE TABLE isle_claim(t INT, k BLOB, c TEXT, v BLOB, behind BLOB, PRIMARY KEY(
 CREATE INDEX isle_claim_v ON isle_claim(t, c, v, behind);
 CREATE INDEX isle_claim_behind ON isle_claim(t, behind);
 CREATE TABLE isle_owed(t INT, k BLOB, PRIMARY KEY(t, k)) WITHOUT ROWID;
-CREATE TABLE isle_remote(name TEXT PRIMARY KEY, url TEXT, state TEXT) WITHOUT ROWID;
+CREATE TABLE isle_remote(name TEXT PRIMARY KEY, url TEXT, plain INT, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_remote_head(remote TEXT, site BLOB, etag TEXT, head BLOB, PRIMARY KEY(remote, site)) WITHOUT ROWID;
 CREATE TABLE isle_member(id BLOB PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE isle_peer(key BLOB PRIMARY KEY, state TEXT) WITHOUT ROWID;

@@ -15,6 +15,8 @@ pub struct RemoteRow {
     pub name: String,
     /// Where it is. Never holds a secret.
     pub url: String,
+    /// Whether what goes there is not encrypted.
+    pub plain: bool,
     /// What the driver remembers of it, in the driver's own form.
     pub state: Option<String>,
 }
@@ -37,8 +39,9 @@ impl Store {
     /// SQLite's reason.
     pub fn put_remote(&self, remote: &RemoteRow) -> Result<(), StoreError> {
         self.internal(|conn| {
-            let sql = "INSERT OR REPLACE INTO isle_remote(name, url, state) VALUES(?1, ?2, ?3)";
-            conn.execute(sql, params![remote.name, remote.url, remote.state]).doing("record the remote")?;
+            let sql = "INSERT OR REPLACE INTO isle_remote(name, url, plain, state) VALUES(?1, ?2, ?3, ?4)";
+            conn.execute(sql, params![remote.name, remote.url, remote.plain, remote.state])
+                .doing("record the remote")?;
             Ok(())
         })
     }
@@ -61,9 +64,10 @@ impl Store {
     pub fn remotes(&self) -> Result<Vec<RemoteRow>, StoreError> {
         self.read(|conn| {
             let mut statement =
-                conn.prepare("SELECT name, url, state FROM isle_remote ORDER BY name").doing("list remotes")?;
-            let rows = statement
-                .query_map([], |row| Ok(RemoteRow { name: row.get(0)?, url: row.get(1)?, state: row.get(2)? }));
+                conn.prepare("SELECT name, url, plain, state FROM isle_remote ORDER BY name").doing("list remotes")?;
+            let rows = statement.query_map([], |row| {
+                Ok(RemoteRow { name: row.get(0)?, url: row.get(1)?, plain: row.get(2)?, state: row.get(3)? })
+            });
             rows.doing("list remotes")?.collect::<Result<_, _>>().doing("list remotes")
         })
     }
@@ -100,6 +104,21 @@ impl Store {
                 Ok(SeenHead { site, etag: row.get(0)?, head: row.get(1)? })
             });
             found.optional().doing("read the last head")
+        })
+    }
+
+    /// The last heads seen at a remote.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn seen_heads(&self, remote: &str) -> Result<Vec<SeenHead>, StoreError> {
+        self.read(|conn| {
+            let sql = "SELECT site, etag, head FROM isle_remote_head WHERE remote = ?1 ORDER BY site";
+            let mut statement = conn.prepare_cached(sql).doing("read the last heads")?;
+            let rows = statement.query_map([remote], |row| {
+                Ok(SeenHead { site: SiteId::from_bytes(row.get(0)?), etag: row.get(1)?, head: row.get(2)? })
+            });
+            rows.doing("read the last heads")?.collect::<Result<_, _>>().doing("read the last heads")
         })
     }
 

@@ -1,7 +1,8 @@
 //! Goldens: these bytes are in people's buckets.
 
 use isle_blobs::{Frame, FrameKind, GroupObject, Head, SegmentWriter, VersionRange, read_segment};
-use isle_clock::SiteId;
+use isle_clock::{GroupId, SiteId};
+use isle_identity::DeviceSecret;
 use proptest::prelude::*;
 
 use crate::support::{full_head, group, hex, segment, site};
@@ -127,7 +128,7 @@ proptest! {
 
 const GROUP: &str = "69736c6567000001c6e18bc1dcf65f4ccb6e18af53ecf8ea22aa6ef106793ba485ea3f2f0dbe9cd51001010101010101010101010101010101056e6f746573ac02010202020202020202020202020202020200";
 const HEAD: &str = concat!(
-    "69736c6568000001ae4e4413a6e75809d055ee49ff74439bdb8aef66ddeade6c3ef56f0039ab74ca1001010101010101",
+    "69736c656800000173806b3d55b8b32e43427397d8e1faf26ea4ba36ed84a70b027ce7cb0030f3f41001010101010101",
     "010101010101010101066c6170746f7002ac020707070707070707070707070707070707070707070707070707070707",
     "070707021001010101010101010101010101010101ac0210020202020202020202020202020202020401100101010101",
     "01010101010101010101010c011003030303030303030303030303030303070109090909090909090909090909090909",
@@ -135,6 +136,41 @@ const HEAD: &str = concat!(
     "30353035303530353035303530353035303530350b6d616e69666573742d30304d011002020202020202020202020202",
     "02020204010213303030303030303030303030303132632d6162802001100101010101010101010101010101010101ab",
     "0202011001010101010101010101010101010101ac020003746f70021001010101010101010101010101010101ac0200",
-    "04626f6479067369676e6564",
+    "04626f6479067369676e656400",
 );
 const SEGMENT: &str = "69736c657300000129d3dc0e9c3e2301c9c83a14a1dd0b64876c9403c2b0937d9c1dd4964aa648af000000000000002302101112131415161718191a1b1c1d1e1f0102030405060708090a0b0c000000026162";
+
+#[test]
+fn a_head_is_its_devices_own_and_only_in_its_group() {
+    let (secret, nonce) = (DeviceSecret::from_seed([3; 32]).expect("a key"), [4; 16]);
+    let (group, other) = (GroupId::from_bytes([5; 16]), GroupId::from_bytes([6; 16]));
+    let mut head = Head { site: isle_identity::site_id(&secret.key(), &nonce), ..full_head(1) };
+    assert!(head.verified(group).is_err(), "nobody signed it");
+    head.sign(group, &secret, nonce, 7, vec![[8; 16]]).expect("signed");
+    let read = Head::decode(&head.encode().expect("small")).expect("valid");
+    let author = read.verified(group).expect("its own");
+    assert_eq!(
+        (author.device, author.nonce, author.sequence, &author.members[..]),
+        (secret.key(), nonce, 7, &[[8; 16]][..])
+    );
+    assert!(read.verified(other).is_err(), "it is of another group");
+    let altered: [fn(&mut Head); 5] = [
+        |head| head.last_version += 1,
+        |head| head.segments.clear(),
+        |head| head.retired.clear(),
+        |head| head.author.as_mut().expect("signed").sequence += 1,
+        |head| head.author.as_mut().expect("signed").members.clear(),
+    ];
+    for (n, alter) in altered.iter().enumerate() {
+        let mut altered = read.clone();
+        alter(&mut altered);
+        assert!(altered.verified(group).is_err(), "alteration {n} went unnoticed");
+    }
+    // Another device cannot speak for the site, whatever it signs.
+    let stranger = DeviceSecret::from_seed([9; 32]).expect("a key");
+    assert!(read.clone().sign(group, &stranger, nonce, 8, Vec::new()).is_err());
+    assert_eq!(
+        blake3::hash(&read.encode().expect("small")).to_hex().as_str(),
+        "3a5029c63afbe8ab9b5083682511e4550a43f943a827663b94d89f4bc3314d9d"
+    );
+}

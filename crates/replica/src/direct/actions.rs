@@ -224,12 +224,7 @@ impl Desk {
             }
         }
         if known.iter().any(|(kind, _)| *kind == OpKind::Member) {
-            let sites = store.status()?.sites;
-            let cuts = store.membership()?.cuts.into_iter().filter(|(of, _)| sites.iter().any(|site| site.id == *of));
-            let cuts: Vec<_> = cuts.collect();
-            if !cuts.is_empty() {
-                store.retire(&cuts)?;
-            }
+            super::peers::heed_cuts(store)?;
         }
         // What waited for an operation can be merged now.
         let applied = store.apply()?;

@@ -34,4 +34,4 @@ pub use live::{Connected, Live, LiveEvent, LiveOptions};
 pub(crate) use once::sync_known;
 pub use pairing::InviteOptions;
 pub use peers::Peer;
-pub(crate) use peers::{known_sites, rename};
+pub(crate) use peers::{PeerState, heed_cuts, known_sites, rename};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isle_identity::{Action, DeviceKey, InviteSecret, Ticket};
+use isle_identity::{Action, DeviceKey, InviteSecret, KeyRing, Ticket};
 use isle_protocol::pairing::{self, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request};
 use isle_transport::{Connection, Endpoint, Stream, TransportError};
 
@@ -99,14 +99,18 @@ impl Replica {
             let reply = tokio::time::timeout(PATIENCE, ask(&connection, &request)).await;
             let reply = reply.unwrap_or_else(|_| Err(TransportError::Closed { reason: "no answer came".to_owned() }));
             let reply = reply.map_err(|source| Error::Peer { name: target.name.clone(), source })?;
-            let (app, members) = match reply {
-                Reply::Welcome { app, members } => (app, members),
+            let (app, members, keys) = match reply {
+                Reply::Welcome { app, members, keys } => (app, members, keys),
                 Reply::Refused { reason } => {
                     return Err(Error::Invitation { reason: crate::names::tame_line(&reason) });
                 }
             };
             let (group, inviter, addresses) = (ticket.group, ticket.inviter, ticket.addresses.clone());
-            blocking(inner, move |inner| take_up(inner, group, &app, &members, inviter, addresses)).await?;
+            blocking(inner, move |inner| {
+                take_up(inner, group, &app, &members, inviter, addresses)?;
+                take_keys(inner, group, keys.as_deref())
+            })
+            .await?;
             let hub = Hub::start(inner, endpoint.clone(), Vec::new()).await?;
             let Ended { mut report, result } = converse(&hub, connection, Purpose::Once).await;
             let result = match result {
@@ -142,6 +146,18 @@ fn take_up(
     let members: Vec<&[u8]> = members.iter().map(Vec::as_slice).collect();
     inner.store.put_member_ops(&members)?;
     PeerState::update(&inner.store, inviter, |state| state.learn_addresses(addresses))
+}
+
+/// Takes over the group's keys, if the device that gave the ticket has any. Blocks.
+fn take_keys(inner: &Inner, group: isle_clock::GroupId, keys: Option<&str>) -> Result<(), Error> {
+    let Some(text) = keys else { return Ok(()) };
+    let ring = KeyRing::from_text(text)?;
+    if ring.group() != group {
+        return Err(Error::Key { reason: "the device that gave the ticket sent those of another group".to_owned() });
+    }
+    let keys = ring.keys().map(|key| (key.clone(), None)).collect();
+    inner.key_store()?.add_group_keys(group, keys)?;
+    Ok(())
 }
 
 async fn ask(connection: &Connection, request: &Request) -> Result<Reply, TransportError> {
@@ -216,5 +232,7 @@ fn decide(inner: &Inner, request: &Request, key: DeviceKey, name: &str) -> Resul
     PeerState::update(&inner.store, key, |_| {})?;
     tracing::info!(device = %key.short(), name, "a device has joined the group");
     let members = inner.store.member_ops()?.into_iter().map(|(_, op)| op).collect();
-    Ok(Reply::Welcome { app: status.app, members })
+    let keys = inner.group_keys(status.group)?.map(|keys| keys.ring.to_text()).transpose()?;
+    let keys = keys.map(|text| text.to_string());
+    Ok(Reply::Welcome { app: status.app, members, keys })
 }

@@ -111,6 +111,14 @@ pub(crate) fn known_sites(store: &Store) -> Result<Vec<SiteId>, Error> {
     Ok(store.peers()?.iter().flat_map(|row| PeerState::read(row).sites).collect())
 }
 
+/// Retires the sites that a revocation has cut, where they are known.
+pub(crate) fn heed_cuts(store: &Store) -> Result<(), Error> {
+    let sites = store.status()?.sites;
+    let cuts = store.membership()?.cuts.into_iter().filter(|(of, _)| sites.iter().any(|site| site.id == *of));
+    let cuts: Vec<_> = cuts.collect();
+    if cuts.is_empty() { Ok(()) } else { Ok(store.retire(&cuts)?) }
+}
+
 /// Writes a membership operation of this device.
 pub(crate) fn put_op(inner: &Inner, mut heads: Vec<OpId>, action: Action) -> Result<(), Error> {
     // Whoever writes very many at once does not keep others from going on; the next one names the rest.
@@ -224,7 +232,7 @@ impl Replica {
     }
 
     /// Puts a device out of the group, everywhere as the news spreads: nobody talks to it any more, and of what it writes only that counts
-    /// which somebody has applied by the time it hears of this.
+    /// which somebody has applied by the time it hears of this. The group's key, if there is one, is made anew: see [`Replica::rotate_key`].
     ///
     /// # Errors
     /// As [`Replica::peer`]; [`Error::NotMember`] if this device does not belong to the group itself.
@@ -238,6 +246,9 @@ impl Replica {
         let cuts: Vec<Cut> = sites.into_iter().map(|site| Cut { site, version: vector.get(site) }).collect();
         inner.store.retire(&cuts.iter().map(|cut| (cut.site, cut.version)).collect::<Vec<_>>())?;
         put_op(inner, membership.heads, Action::Revoke { device: peer.key, cuts })?;
+        if inner.group_keys(inner.store.status()?.group)?.is_some() {
+            self.rotate_key()?;
+        }
         self.peer(name)
     }
 }

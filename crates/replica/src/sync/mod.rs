@@ -12,6 +12,13 @@
 //! the log here cannot serve what the remote lacks, when the own segments have grown beyond twice the file, or on request; it
 //! takes the place of the own segments.
 //!
+//! # Who speaks
+//! A head counts if the device signed it whose site it is, and if it is newer than the last one that was seen of the site ([`heads`]).
+//! Membership operations travel as objects that heads name: so a revocation reaches devices that never meet another one directly.
+//!
+//! # Encryption
+//! A remote is encrypted with the group's key unless it was added as a plain one ([`keys`]).
+//!
 //! # Collection
 //! Each head says what its site has applied (`acknowledged`) and what it holds to be applied by everyone (`floor`): the meet of
 //! what all heads acknowledge, in all remotes that it syncs with, provided that it has itself applied what their sites wrote until
@@ -22,7 +29,9 @@
 //! that this device's clock measures the grace period and that a listing is not older than it.
 
 mod compact;
+mod heads;
 mod identity;
+mod keys;
 mod pull;
 mod push;
 mod snapshot;
@@ -34,6 +43,7 @@ use std::sync::{Arc, PoisonError};
 
 use isle_blobs::{GroupObject, Head, HeadRef, Remote, RemoteError};
 use isle_clock::{GroupId, SiteId, VersionVector};
+use isle_identity::{KeyId, OpId};
 use isle_store::{RemoteRow, SeenHead, Waiting};
 use serde::{Deserialize, Serialize};
 
@@ -224,6 +234,21 @@ pub(crate) struct RemoteState {
     /// Snapshots that were taken in or found unfit: none is fetched twice.
     #[serde(default)]
     snapshots: Vec<String>,
+    /// The key that the group's object names.
+    #[serde(default)]
+    base: Option<KeyId>,
+    /// The key with which the own head was encrypted last.
+    #[serde(default)]
+    sealed_with: Option<KeyId>,
+    /// Keys made here that this remote was told of.
+    #[serde(default)]
+    announced: Vec<KeyId>,
+    /// Membership operations that are known to stand there.
+    #[serde(default)]
+    members: Vec<OpId>,
+    /// The last number of an own head.
+    #[serde(default)]
+    sequence: u64,
 }
 
 impl RemoteState {
@@ -238,6 +263,8 @@ struct Session<'a> {
     inner: &'a Arc<Inner>,
     options: &'a SyncOptions,
     row: RemoteRow,
+    /// As it is, without keys.
+    raw: Remote,
     remote: Remote,
     state: RemoteState,
     /// What this replica is called in the group.
@@ -249,6 +276,8 @@ struct Session<'a> {
     _lock: std::fs::File,
     /// The own head must be put again whether there is news or not: the one that stands is damaged.
     repair: bool,
+    /// Rotations were looked for in this session.
+    looked_for_keys: bool,
     /// Not every head could be read: nothing can be said of what all have.
     unread: bool,
     /// A snapshot takes the place of the own segments, whatever they weigh.
@@ -311,7 +340,12 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
 
 impl<'a> Session<'a> {
     async fn start(inner: &'a Arc<Inner>, options: &'a SyncOptions, row: RemoteRow) -> Result<Session<'a>, Error> {
-        let remote = open(inner, &row)?;
+        let raw = open(inner, &row)?;
+        let state = RemoteState::read(&row);
+        let remote = match (state.group, state.base) {
+            (Some(group), Some(base)) if !row.plain => keys::unlocked(inner, &row.name, &raw, group, base).await?,
+            _ => raw.clone(),
+        };
         let site = inner.store.status()?.site;
         let lock = blocking(inner, move |inner| inner.key_store()?.lock(site)).await?;
         let before = site;
@@ -326,7 +360,6 @@ impl<'a> Session<'a> {
         }
         let site = blocking(inner, |inner| Ok((inner.store.status()?.site, inner.store.bring_back_clock()?)));
         let (site, restamped_versions) = site.await?;
-        let state = RemoteState::read(&row);
         let new_site = (before != site).then(|| site.to_string());
         let direction = options.direction;
         let remote_name = row.name.clone();
@@ -336,6 +369,7 @@ impl<'a> Session<'a> {
             inner,
             options,
             row,
+            raw,
             remote,
             state,
             site,
@@ -343,6 +377,7 @@ impl<'a> Session<'a> {
             own: None,
             _lock: lock,
             repair: false,
+            looked_for_keys: false,
             unread: false,
             compacting: false,
             waiting: Vec::new(),
@@ -364,8 +399,11 @@ impl<'a> Session<'a> {
         if gone {
             // What this replica had put there is not there: nothing of it may be taken for granted.
             self.state.schema.clear();
+            self.state.members.clear();
+            self.state.announced.clear();
         }
-        if self.state.group.is_none() || gone {
+        let locked = !self.row.plain && self.state.base.is_none();
+        if self.state.group.is_none() || gone || locked {
             self.join_group(refs.is_empty()).await?;
         }
         self.look_at_own_head(&refs).await?;
@@ -441,16 +479,16 @@ impl<'a> Session<'a> {
     /// The remote's group becomes this replica's, or this replica's the remote's.
     async fn join_group(&mut self, empty: bool) -> Result<(), Error> {
         let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
-        let found = match self.remote.group().await.map_err(|source| self.failed(source))? {
-            Some(found) => found,
+        let found = match self.raw.group().await.map_err(|source| self.failed(source))? {
+            Some(found) => self.unlock(found).await?,
             // Others are there, so the group object alone is lost: a member puts it again, a newcomer cannot know it.
             None if !empty && status.published == 0 => return Err(Error::GroupMissing { name: self.row.name.clone() }),
             None if empty && self.state.group.is_some() => {
                 return Err(Error::RemoteEmptied { name: self.row.name.clone() });
             }
             None => {
-                let group = GroupObject::new(status.group, status.app.clone());
-                self.remote.create_group(&group).await.map_err(|source| self.failed(source))?
+                let found = self.make_remote(GroupObject::new(status.group, status.app.clone())).await?;
+                self.unlock(found).await?
             }
         };
         if let Some(before) = self.state.group.filter(|before| *before != found.group) {
@@ -485,6 +523,12 @@ impl<'a> Session<'a> {
         blocking(self.inner, move |inner| Ok(inner.store.put_seen_head(&name, &seen)?)).await
     }
 
+    /// As [`Session::refusal`], with all that an error says.
+    fn refused(&self, what: &'static str, site: SiteId, error: &dyn std::error::Error) -> Error {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        self.refusal(what, site, &chain.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    }
+
     fn refusal(&self, what: &'static str, site: SiteId, reason: &dyn std::fmt::Display) -> Error {
         Error::Refused { name: self.row.name.clone(), what, site, reason: reason.to_string() }
     }
@@ -503,7 +547,10 @@ impl<'a> Session<'a> {
         }
         let found = match self.remote.get_head(self.site).await {
             Err(
-                error @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. } | RemoteError::NewerFormat { .. }),
+                error @ (RemoteError::Corrupt { .. }
+                | RemoteError::TooLarge { .. }
+                | RemoteError::KeyMissing { .. }
+                | RemoteError::NewerFormat { .. }),
             ) => {
                 tracing::warn!(%error, "the own head is damaged and is put again");
                 self.own = self.seen(self.site).await?.map(|(_, head)| head);
@@ -513,6 +560,13 @@ impl<'a> Session<'a> {
             other => other.map_err(|source| self.failed(source))?,
         };
         let Some((head, etag)) = found else { return Ok(()) };
+        if let Err(error) = head.verified(self.group().await?) {
+            // Nobody but this device can sign as this site: somebody else put it there.
+            tracing::warn!(%error, "the own head is not what this device put, and is put again");
+            self.own = self.seen(self.site).await?.map(|(_, head)| head);
+            self.repair = true;
+            return Ok(());
+        }
         let (last, chain) = (head.last_version, head.chain);
         if blocking(self.inner, move |inner| Ok(inner.store.wrote(last, chain)?)).await? {
             let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
@@ -565,7 +619,7 @@ pub(crate) async fn check(inner: &Arc<Inner>, options: &SyncOptions) -> Result<V
     let selecting = options.clone();
     let mut reports = Vec::new();
     for row in blocking(inner, move |inner| selected(inner, &selecting)).await? {
-        let remote = open(inner, &row)?;
+        let remote = keys::opened(inner, &row, &open(inner, &row)?).await?;
         let failed = |source| Error::Remote { name: row.name.clone(), source };
         let status = blocking(inner, |inner| Ok((inner.store.status()?, inner.store.vector()?)));
         let (status, vector): (isle_store::Status, VersionVector) = status.await?;
@@ -586,6 +640,7 @@ pub(crate) async fn check(inner: &Arc<Inner>, options: &SyncOptions) -> Result<V
                 Err(
                     error @ (RemoteError::Corrupt { .. }
                     | RemoteError::TooLarge { .. }
+                    | RemoteError::KeyMissing { .. }
                     | RemoteError::NewerFormat { .. }),
                 ) => {
                     tracing::warn!(site = %head.site, %error, "a head cannot be read");

@@ -6,6 +6,7 @@ use isle_clock::{SiteId, VersionVector};
 use isle_schema::{Migration, MigrationId};
 use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
 
+use super::heads::went_back;
 use super::{Direction, Phase, Progress, Session, blocking};
 use crate::Error;
 
@@ -15,11 +16,11 @@ const BATCH_BYTES: usize = 8 << 20;
 const MIGRATIONS_MAX: usize = 10_000;
 
 /// A head that changed since it was last seen.
-struct News {
-    head: Head,
+pub(super) struct News {
+    pub(super) head: Head,
     etag: Option<String>,
     /// The head before it.
-    last: Option<Head>,
+    pub(super) last: Option<Head>,
 }
 
 impl Session<'_> {
@@ -58,6 +59,15 @@ impl Session<'_> {
                 Err(error) => self.refuse(site, error, last)?,
             }
         }
+        self.turn_away(&mut news).await?;
+        for head in news.iter().map(|news| news.head.clone()).collect::<Vec<_>>() {
+            match self.pull_members(&head).await {
+                Err(error) if is_outage(&error) => return Err(error),
+                Err(error) => self.note_refusal(head.site, &error),
+                Ok(()) => {}
+            }
+        }
+        self.heed_devices(&news).await?;
         self.heed_retirements(&news).await?;
         self.bootstrap(news.iter().map(|news| news.head.clone()).collect()).await?;
         for News { head, etag, last } in news {
@@ -77,31 +87,43 @@ impl Session<'_> {
         if is_outage(&error) {
             return Err(error);
         }
-        tracing::warn!(%site, %error, "refused");
+        self.note_refusal(site, &error);
         self.unread = true;
         // What its objects still hold need not be published here too; what is lost with them must be.
         let lost = matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment", .. });
         self.heads.extend(last.filter(|_| !lost));
+        Ok(())
+    }
+
+    fn note_refusal(&mut self, site: SiteId, error: &Error) {
+        tracing::warn!(%site, %error, "refused");
         let refusal = error.to_string();
         if !self.report.refused.contains(&refusal) {
             self.report.refused.push(refusal);
         }
-        Ok(())
     }
 
     /// A head as it stands; `None` if it is gone or went back.
     async fn read_head(&mut self, site: SiteId, last: Option<&Head>) -> Result<Option<(Head, Option<String>)>, Error> {
-        let (head, etag) = match self.remote.get_head(site).await {
+        let mut found = self.remote.get_head(site).await;
+        if matches!(found, Err(RemoteError::KeyMissing { .. })) && self.learn_keys().await? {
+            found = self.remote.get_head(site).await;
+        }
+        let (head, etag) = match found {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(
-                source @ (RemoteError::Corrupt { .. } | RemoteError::NewerFormat { .. } | RemoteError::TooLarge { .. }),
+                source @ (RemoteError::Corrupt { .. }
+                | RemoteError::NewerFormat { .. }
+                | RemoteError::KeyMissing { .. }
+                | RemoteError::TooLarge { .. }),
             ) => {
-                return Err(self.refusal("head", site, &source));
+                return Err(self.refused("head", site, &source));
             }
             Err(source) => return Err(self.failed(source)),
         };
-        if let Some(last) = last.filter(|last| head.last_version < last.last_version) {
+        self.authenticate(&head).await?;
+        if let Some(last) = last.filter(|last| went_back(&head, last)) {
             tracing::warn!(site = %site, was = last.last_version, now = head.last_version, "a head went back; it is not followed");
             self.report.stale.push(site.to_string());
             return Ok(None);
@@ -144,6 +166,7 @@ impl Session<'_> {
             Err(Error::Remote { source: RemoteError::Missing { .. }, .. }) => {
                 let again = self.remote.get_head(site).await.map_err(|source| self.failed(source))?;
                 let Some((head, _)) = again else { return Ok(()) };
+                self.authenticate(&head).await?;
                 self.bootstrap(vec![head.clone()]).await?;
                 self.pull_changesets(&head).await?;
             }
@@ -181,7 +204,7 @@ impl Session<'_> {
             let bytes = match self.remote.get_operation(OperationKind::Schema, *id.as_bytes()).await {
                 Ok(bytes) => bytes,
                 Err(source @ (RemoteError::Corrupt { .. } | RemoteError::Missing { .. })) => {
-                    return Err(self.refusal("schema operation", head.site, &source));
+                    return Err(self.refused("schema operation", head.site, &source));
                 }
                 Err(source) => return Err(self.failed(source)),
             };
@@ -210,7 +233,7 @@ impl Session<'_> {
             let bytes = match self.remote.get_segment(head.site, &segment).await {
                 Ok(bytes) => bytes,
                 Err(source @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
-                    return Err(self.refusal("segment", head.site, &source));
+                    return Err(self.refused("segment", head.site, &source));
                 }
                 Err(source) => return Err(self.failed(source)),
             };
@@ -320,6 +343,7 @@ pub(super) fn is_outage(error: &Error) -> bool {
                 | RemoteError::Corrupt { .. }
                 | RemoteError::TooLarge { .. }
                 | RemoteError::NewerFormat { .. }
+                | RemoteError::KeyMissing { .. }
                 | RemoteError::NotARemote { .. }
         ),
         Error::Store(error) => error.is_local(),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use isle_blobs::{Frame, Head, OperationKind, SegmentRef, SegmentWriter};
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
+use isle_identity::OpId;
 use isle_schema::MigrationId;
 use isle_store::RemoteRow;
 
@@ -35,6 +36,7 @@ struct Range {
 impl Session<'_> {
     /// Publishes what the remote lacks: own versions, and what no head covers of what they build upon.
     pub(super) async fn push(&mut self) -> Result<(), Error> {
+        self.announce_keys().await?;
         if !self.catch_up_first().await? {
             (self.report.held_back, self.state.held_back) = (true, true);
             return self.enrol().await;
@@ -47,7 +49,9 @@ impl Session<'_> {
         let mut missing = self.missing(&head, &facts.vector);
         let schema: Vec<[u8; 16]> = facts.schema_heads.iter().map(|id| *id.as_bytes()).collect();
         let schema_stands = facts.schema_heads.iter().all(|id| self.state.schema.contains(&id.to_string()));
-        let news = !missing.is_empty() || fresh || head.schema_heads != schema || !schema_stands;
+        let told = head.author.as_ref().is_some_and(|author| author.members == facts.members);
+        let rekeyed = self.state.sealed_with != self.current_key().await?;
+        let news = !missing.is_empty() || fresh || head.schema_heads != schema || !schema_stands || !told || rekeyed;
         if !news && !self.compacting && head.retired == facts.retired && !self.acknowledges_late(&head, &facts) {
             self.own = Some(head);
             return Ok(());
@@ -56,6 +60,7 @@ impl Session<'_> {
         // Only a write that goes out needs the disk first.
         blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
         self.put_schema(&facts.schema_heads).await?;
+        self.put_members().await?;
         self.report.pushed_versions += version.saturating_sub(head.last_version);
         let mut obsolete = Vec::new();
         let old = if self.needs_snapshot(&head, &missing).await? {
@@ -70,7 +75,7 @@ impl Session<'_> {
         };
         obsolete.extend(self.put_changesets(&mut head, &missing).await?);
         self.describe(&mut head, facts);
-        self.put_own_head(&head).await?;
+        self.put_own_head(&mut head).await?;
         self.own = Some(head);
         for segment in obsolete {
             // A reader of the old head finds it gone and reads the head again. What cannot be deleted costs room, nothing else.
@@ -116,19 +121,22 @@ impl Session<'_> {
     async fn enrol(&mut self) -> Result<(), Error> {
         let facts = self.facts().await?;
         let mut head = self.own.take().unwrap_or_else(|| Head::new(self.site, facts.device.clone()));
-        let known = self.state.head_put_ms > 0 && head.retired == facts.retired;
+        let rekeyed = self.state.sealed_with != self.current_key().await?;
+        let known = self.state.head_put_ms > 0 && head.retired == facts.retired && !rekeyed;
         if known && !self.acknowledges_late(&head, &facts) {
             self.own = Some(head);
             return Ok(());
         }
         head.acknowledged = facts.vector.iter().filter(|(site, _)| *site != self.site).collect();
         (head.retired, head.device) = (facts.retired, facts.device);
-        self.put_own_head(&head).await?;
+        self.put_own_head(&mut head).await?;
         self.own = Some(head);
         Ok(())
     }
 
-    async fn put_own_head(&mut self, head: &Head) -> Result<(), Error> {
+    async fn put_own_head(&mut self, head: &mut Head) -> Result<(), Error> {
+        self.sign(head).await?;
+        self.state.sealed_with = self.current_key().await?;
         let put = self.remote.put_head(head).await.map_err(|source| self.failed(source))?;
         self.state.head_put_ms = self.inner.runtime.now_ms();
         self.report.head_version_id.clone_from(&put.version_id);
@@ -146,6 +154,8 @@ impl Session<'_> {
             let seen = inner.store.seen_heads_elsewhere(&name)?;
             // A device that is synced with directly and puts no head here says nowhere what it has applied.
             let retired = inner.store.retired()?;
+            let mut members = inner.store.membership()?.heads;
+            members.truncate(isle_identity::PARENTS_MAX);
             let speaks = |site: &SiteId| heads.contains(site) || retired.iter().any(|(gone, _)| gone == site);
             let met = crate::direct::known_sites(&inner.store)?.into_iter().find(|of| *of != site && !speaks(of));
             let elsewhere = seen.iter().map(|(_, seen)| Head::decode(&seen.head).ok()).collect::<Option<Vec<Head>>>();
@@ -158,6 +168,7 @@ impl Session<'_> {
                 }),
                 schema_heads: inner.store.schema_heads()?,
                 retired,
+                members,
                 device: inner.device()?.name,
             })
         })
@@ -367,6 +378,8 @@ pub(super) struct Facts {
     chain: [u8; 32],
     schema_heads: Vec<MigrationId>,
     pub(super) retired: Vec<(SiteId, u64)>,
+    /// The last membership operations.
+    members: Vec<OpId>,
     device: String,
 }
 

@@ -45,7 +45,9 @@ impl Session<'_> {
     pub(super) async fn publish_snapshot(&mut self) -> Result<SnapshotRef, Error> {
         let site = self.site;
         let version = blocking(self.inner, |inner| Ok(inner.store.status()?.version)).await?;
-        let name = SnapshotName::new(version, self.inner.runtime.random());
+        // Where the remote is encrypted, names do not tell versions.
+        let shown = if self.remote.is_sealed() { 0 } else { version };
+        let name = SnapshotName::new(shown, self.inner.runtime.random());
         let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Bytes, usize)>(PARTS_AHEAD);
         let exporting = blocking(self.inner, move |inner| {
             let (mut part, mut blocks) = (BytesMut::new(), 0);
@@ -149,7 +151,7 @@ impl Session<'_> {
     async fn take_in(&mut self, snapshot: &SnapshotRef) -> Result<(), Error> {
         let get = async |part: &PartRef| match self.remote.get_part(snapshot.site, &snapshot.name, part).await {
             Err(source @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
-                Err(self.refusal("snapshot", snapshot.site, &source))
+                Err(self.refused("snapshot", snapshot.site, &source))
             }
             other => other.map_err(|source| self.failed(source)),
         };

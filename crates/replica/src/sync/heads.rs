@@ -1,0 +1,182 @@
+//! Whether a head counts, and what heads say of the group's devices.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use isle_blobs::{Author, FormatError, Head, OperationKind, RemoteError};
+use isle_clock::{GroupId, SiteId};
+use isle_identity::{MemberOp, OPS_MAX, OpId};
+
+use super::pull::{News, is_outage};
+use super::{Session, blocking};
+use crate::Error;
+use crate::direct::{PeerState, heed_cuts};
+
+impl Session<'_> {
+    /// The group of this remote.
+    pub(super) async fn group(&self) -> Result<GroupId, Error> {
+        match self.state.group {
+            Some(group) => Ok(group),
+            None => blocking(self.inner, |inner| Ok(inner.store.status()?.group)).await,
+        }
+    }
+
+    /// Refuses a head that its site did not sign.
+    pub(super) async fn authenticate(&self, head: &Head) -> Result<(), Error> {
+        match head.verified(self.group().await?) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.refusal("head", head.site, &error)),
+        }
+    }
+
+    /// Signs the own head as it is put.
+    pub(super) async fn sign(&mut self, head: &mut Head) -> Result<(), Error> {
+        let group = self.group().await?;
+        let (secret, nonce, members) = blocking(self.inner, |inner| {
+            let secret = inner.key_store()?.secret(inner.runtime.as_ref())?;
+            let mut members = inner.store.membership()?.heads;
+            members.truncate(isle_identity::PARENTS_MAX);
+            Ok((secret, inner.store.site_nonce()?.unwrap_or_default(), members))
+        })
+        .await?;
+        let before = head.author.as_ref().map_or(0, |author| author.sequence).max(self.state.sequence);
+        let sequence = before.saturating_add(1);
+        let signed = match head.sign(group, &secret, nonce, sequence, members.clone()) {
+            Err(FormatError::TooLarge { .. }) => {
+                // Too many sites for one object: what was acknowledged is of use only when garbage is collected.
+                (head.acknowledged, head.floor) = Default::default();
+                head.sign(group, &secret, nonce, sequence, members)
+            }
+            other => other,
+        };
+        signed.map_err(|error| self.refusal("head", head.site, &error))?;
+        self.state.sequence = sequence;
+        Ok(())
+    }
+
+    /// Membership operations that a head names, those before them included, come before what it says.
+    pub(super) async fn pull_members(&mut self, head: &Head) -> Result<(), Error> {
+        let Some(author) = &head.author else { return Ok(()) };
+        let group = self.group().await?;
+        let known = blocking(self.inner, |inner| Ok(inner.store.member_ops()?));
+        let known: BTreeSet<OpId> = known.await?.into_iter().map(|(id, _)| id).collect();
+        let mut wanted = author.members.clone();
+        let mut fetched: Vec<(OpId, Bytes)> = Vec::new();
+        while let Some(id) = wanted.pop() {
+            if known.contains(&id) || fetched.iter().any(|(other, _)| *other == id) {
+                continue;
+            }
+            if fetched.len() == OPS_MAX {
+                return Err(self.refusal("membership", head.site, &"too many membership operations"));
+            }
+            let bytes = match self.remote.get_operation(OperationKind::Member, id).await {
+                Ok(bytes) => bytes,
+                Err(source @ (RemoteError::Corrupt { .. } | RemoteError::Missing { .. })) => {
+                    return Err(self.refused("membership", head.site, &source));
+                }
+                Err(source) => return Err(self.failed(source)),
+            };
+            let op = MemberOp::decode(&bytes, group).map_err(|error| self.refusal("membership", head.site, &error))?;
+            if op.id() != id {
+                return Err(self.refusal("membership", head.site, &"its content is not what its name says"));
+            }
+            wanted.extend(&op.parents);
+            fetched.push((id, bytes));
+        }
+        if fetched.is_empty() {
+            return Ok(());
+        }
+        let put = blocking(self.inner, move |inner| {
+            let ops: Vec<&[u8]> = fetched.iter().map(|(_, bytes)| bytes.as_ref()).collect();
+            let taken = inner.store.put_member_ops(&ops)?;
+            heed_cuts(&inner.store)?;
+            Ok(taken.len())
+        });
+        let site = head.site;
+        match put.await {
+            Ok(taken) => {
+                tracing::info!(%site, taken, "took over membership operations");
+                Ok(())
+            }
+            Err(error) if is_outage(&error) => Err(error),
+            Err(error) => Err(self.refusal("membership", site, &error)),
+        }
+    }
+
+    /// Puts the membership operations that this remote lacks.
+    pub(super) async fn put_members(&mut self) -> Result<(), Error> {
+        let known: BTreeSet<OpId> = self.state.members.iter().copied().collect();
+        let ops = blocking(self.inner, |inner| Ok(inner.store.member_ops()?)).await?;
+        for (id, bytes) in ops.into_iter().filter(|(id, _)| !known.contains(id)) {
+            let put = self.remote.put_operation(OperationKind::Member, id, &Bytes::from(bytes)).await;
+            put.map_err(|source| self.failed(source))?;
+            self.state.members.push(id);
+        }
+        Ok(())
+    }
+
+    /// What the heads that were read say of devices: which site is whose, and who was put out. Nothing more is taken of the sites of
+    /// a device that was put out than somebody has applied; and if it is this one, the sync ends.
+    pub(super) async fn heed_devices(&mut self, news: &[News]) -> Result<(), Error> {
+        let authors: Vec<(SiteId, Author)> =
+            news.iter().filter_map(|news| Some((news.head.site, news.head.author.clone()?))).collect();
+        blocking(self.inner, move |inner| {
+            let (membership, own) = (inner.store.membership()?, inner.device()?.key);
+            if membership.is_revoked(&own) {
+                return Err(Error::NotMember { revoked: true });
+            }
+            let retired: BTreeSet<SiteId> = inner.store.retired()?.into_iter().map(|(site, _)| site).collect();
+            let vector = inner.store.vector()?;
+            let mut out = Vec::new();
+            for (site, author) in authors {
+                if membership.is_member(&author.device) {
+                    PeerState::update(&inner.store, author.device, |state| state.learn_site(site))?;
+                } else if membership.is_revoked(&author.device) && !retired.contains(&site) {
+                    tracing::warn!(%site, device = %author.device.short(), "a site of a device that was put out");
+                    out.push((site, vector.get(site)));
+                }
+            }
+            if !out.is_empty() {
+                inner.store.retire(&out)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Turns away sites that nobody knows and whose heads are encrypted with an old key: a device that was put out still has it, and could
+    /// come back under another name. One that a head of the new key acknowledges was there before.
+    pub(super) async fn turn_away(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
+        let Some(current) = self.current_key().await? else { return Ok(()) };
+        let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
+        let is_current = |head: &Head| head.sealed_with == Some(current);
+        let vouching: Vec<Head> =
+            news.iter().map(|news| &news.head).filter(|head| is_current(head)).chain(&self.heads).cloned().collect();
+        let known = |site: SiteId| {
+            vector.get(site) > 0 || vouching.iter().any(|head| head.acknowledged.get(site) > 0 || head.site == site)
+        };
+        let mut refused = Vec::new();
+        news.retain(|news| {
+            let stays = is_current(&news.head) || news.last.is_some() || known(news.head.site);
+            if !stays {
+                refused.push(news.head.site);
+            }
+            stays
+        });
+        for site in refused {
+            let reason = "it is new here and encrypted with an old key of the group: the device needs the new one";
+            let refusal = self.refusal("head", site, &reason).to_string();
+            tracing::warn!(%site, reason, "refused");
+            if !self.report.refused.contains(&refusal) {
+                self.report.refused.push(refusal);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a head is older than the last one that was seen of its site.
+pub(super) fn went_back(head: &Head, last: &Head) -> bool {
+    let sequence = |head: &Head| head.author.as_ref().map_or(0, |author| author.sequence);
+    head.last_version < last.last_version || sequence(head) < sequence(last)
+}

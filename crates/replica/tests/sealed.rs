@@ -1,0 +1,268 @@
+//! Encrypted remotes: what their holder sees and can do, who can read them, and how keys change.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use isle::{Error, Replica, SyncReport, params};
+use isle_blobs::Remote;
+use isle_clock::SiteId;
+use support::{sign_as_stranger, strangers_head};
+
+struct Device {
+    replica: Replica,
+    home: PathBuf,
+}
+
+impl std::ops::Deref for Device {
+    type Target = Replica;
+
+    fn deref(&self) -> &Replica {
+        &self.replica
+    }
+}
+
+fn device(folder: &Path, name: &str) -> Device {
+    let home = folder.join(format!("{name}.home"));
+    let replica = Replica::builder(folder.join(format!("{name}.db"))).home(&home).init().unwrap();
+    replica.rename_device(name).unwrap();
+    Device { replica, home }
+}
+
+fn first(folder: &Path, name: &str, remote: &Remote) -> Device {
+    let a = device(folder, name);
+    a.write(|tx| tx.execute_batch("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)")).unwrap();
+    a.track(&["notes"]).unwrap();
+    a.add_open_remote_of("r", remote.clone(), false).unwrap();
+    a
+}
+
+/// A device with an empty file that was given the key of another.
+fn keyed(folder: &Path, name: &str, of: &Device, remote: &Remote) -> Device {
+    let device = device(folder, name);
+    let (group, _) = isle::import_keys(Some(device.home.clone()), &of.export_keys().unwrap()).unwrap();
+    assert_eq!(group, of.status().unwrap().group);
+    device.add_open_remote_of("r", remote.clone(), false).unwrap();
+    device
+}
+
+fn write(device: &Device, id: i64, title: &str) {
+    device.write(|tx| tx.execute("INSERT INTO notes VALUES(?1, ?2)", params![id, title])).unwrap();
+}
+
+fn titles(device: &Device) -> Vec<String> {
+    device.read(|q| q.all("SELECT title FROM notes ORDER BY id", &[])).unwrap()
+}
+
+async fn sync(device: &Device) -> SyncReport {
+    device.sync().await.unwrap().remove(0)
+}
+
+fn site(device: &Device) -> SiteId {
+    device.status().unwrap().site
+}
+
+/// All that the holder of the remote sees.
+async fn seen(remote: &Remote) -> Vec<u8> {
+    let mut seen = Vec::new();
+    for key in remote.keys().await.unwrap() {
+        seen.extend_from_slice(key.as_bytes());
+        seen.extend_from_slice(&remote.dig(&key).await.unwrap());
+    }
+    seen
+}
+
+fn shows(seen: &[u8], word: &str) -> bool {
+    seen.windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+#[tokio::test]
+async fn who_has_the_key_reads_all_and_who_holds_the_remote_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "laptop-of-anna", &remote);
+    write(&a, 1, "a secret plan");
+    sync(&a).await;
+    // Enough for segments, and a snapshot of them.
+    a.write(|tx| {
+        (0..4000).try_for_each(|n| {
+            tx.execute(
+                "INSERT INTO notes VALUES(?1, ?2)",
+                params![100 + n, &format!("zebra-{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))],
+            )
+            .map(drop)
+        })
+    })
+    .unwrap();
+    sync(&a).await;
+    assert!(remote.keys().await.unwrap().iter().any(|key| key.contains("log/")), "it has segments");
+    let b = keyed(folder.path(), "b", &a, &remote);
+    sync(&b).await;
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    a.compact(&isle::CompactOptions::default()).await.unwrap();
+    let c = keyed(folder.path(), "c", &a, &remote);
+    assert!(sync(&c).await.snapshot_joined);
+    write(&c, 2, "by c");
+    sync(&c).await;
+    sync(&a).await;
+    assert_eq!(a.state_hash().unwrap(), c.state_hash().unwrap());
+    let seen = seen(&remote).await;
+    for word in ["secret", "zebra", "notes", "title", "anna", "default", "CREATE", "by c"] {
+        assert!(!shows(&seen, word), "{word:?} can be seen");
+    }
+    assert!(a.remotes().unwrap()[0].encrypted);
+    // Both checks read the same objects.
+    let check = &b.check_remotes(&isle::SyncOptions::default()).await.unwrap()[0];
+    assert_eq!((check.exists, check.behind), (true, 1));
+}
+
+#[tokio::test]
+async fn a_device_without_the_key_is_told_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    write(&a, 1, "x");
+    sync(&a).await;
+    let b = device(folder.path(), "b");
+    b.add_open_remote_of("r", remote.clone(), false).unwrap();
+    let before = remote.keys().await.unwrap();
+    let error = b.sync().await.unwrap_err();
+    assert!(matches!(error, Error::KeyMissing { .. }) && error.to_string().contains("isle key export"), "{error}");
+    assert!(matches!(b.check_remotes(&isle::SyncOptions::default()).await.unwrap_err(), Error::KeyMissing { .. }));
+    assert!(matches!(b.export_keys().unwrap_err(), Error::NoKey));
+    assert_eq!(remote.keys().await.unwrap(), before, "it put something");
+    // A key of its own does not open it either.
+    b.create_key().unwrap();
+    assert!(matches!(b.create_key().unwrap_err(), Error::KeyExists { .. }));
+    assert!(matches!(b.sync().await.unwrap_err(), Error::KeyMissing { .. }));
+    let (_, new) = isle::import_keys(Some(b.home.clone()), &a.export_keys().unwrap()).unwrap();
+    let (_, again) = isle::import_keys(Some(b.home.clone()), &a.export_keys().unwrap()).unwrap();
+    assert_eq!((new, again), (1, 0));
+    sync(&b).await;
+    assert_eq!(titles(&b), ["x"]);
+    // A device that loses its keys says so, and loses nothing else.
+    write(&b, 2, "y");
+    std::fs::remove_dir_all(b.home.join("keys")).unwrap();
+    assert!(matches!(b.sync().await.unwrap_err(), Error::KeyMissing { .. }));
+    isle::import_keys(Some(b.home.clone()), &a.export_keys().unwrap()).unwrap();
+    sync(&b).await;
+    sync(&a).await;
+    assert_eq!(titles(&a), ["x", "y"]);
+}
+
+#[tokio::test]
+async fn nobody_goes_on_in_the_clear_without_having_asked_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (open, closed) = (Remote::in_memory(), Remote::in_memory());
+    let (a, b) = (first(folder.path(), "a", &closed), device(folder.path(), "b"));
+    b.add_open_remote("r", open.clone()).unwrap();
+    for replica in [&a, &b] {
+        replica.sync().await.unwrap();
+    }
+    let swapped = device(folder.path(), "c");
+    swapped.add_open_remote_of("r", open.clone(), false).unwrap();
+    let error = swapped.sync().await.unwrap_err();
+    assert!(matches!(error, Error::RemotePlain { .. }) && error.to_string().contains("--plain"), "{error}");
+    let other = device(folder.path(), "d");
+    other.add_open_remote("r", closed.clone()).unwrap();
+    assert!(matches!(other.sync().await.unwrap_err(), Error::RemoteSealed { .. }));
+    // The holder of an encrypted remote cannot turn it into a plain one, nor bring in heads of his own.
+    let object = isle_blobs::GroupObject::new(a.status().unwrap().group, "default");
+    closed.plant("group", object.encode().unwrap()).await.unwrap();
+    let mut evil = strangers_head();
+    evil.last_version = 9;
+    sign_as_stranger(&mut evil, a.status().unwrap().group);
+    closed.put_head(&evil).await.unwrap();
+    write(&a, 1, "still secret");
+    let report = sync(&a).await;
+    assert_eq!(report.refused.len(), 1, "{report:?}");
+    assert!(report.refused[0].contains("not encrypted"), "{report:?}");
+    assert!(!shows(&seen(&closed).await, "still secret"));
+}
+
+#[tokio::test]
+async fn an_old_object_in_place_of_a_new_one_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    sync(&a).await;
+    let b = keyed(folder.path(), "b", &a, &remote);
+    sync(&b).await;
+    write(&b, 7, "by b");
+    sync(&b).await;
+    sync(&a).await;
+    let key = format!("head/{}", site(&a));
+    let old = remote.dig(&key).await.unwrap();
+    // The head changes without a new version: only what it says of the others is new.
+    let version = a.status().unwrap().version;
+    a.retire(&site(&b).to_string()).unwrap();
+    sync(&a).await;
+    assert_eq!(a.status().unwrap().version, version);
+    let middle = remote.dig(&key).await.unwrap();
+    sync(&b).await;
+    remote.plant(&key, old.to_vec()).await.unwrap();
+    let report = sync(&b).await;
+    assert_eq!(report.stale, [site(&a).to_string()], "{report:?}");
+    remote.plant(&key, middle.to_vec()).await.unwrap();
+    assert!(sync(&b).await.stale.is_empty());
+}
+
+#[tokio::test]
+async fn a_new_key_reaches_those_who_stay_and_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    sync(&a).await;
+    let b = keyed(folder.path(), "b", &a, &remote);
+    let c = keyed(folder.path(), "c", &a, &remote);
+    let old_keys = a.export_keys().unwrap();
+    for device in [&b, &c, &a, &b, &c] {
+        sync(device).await;
+    }
+    // c is lost: it is retired, and a new key leaves it out.
+    a.retire(&site(&c).to_string()).unwrap();
+    let new = a.rotate_key().unwrap();
+    assert!(a.keys().unwrap().iter().any(|key| key.id == new && key.current && key.own && key.epoch == 1));
+    write(&a, 1, "after the rotation");
+    sync(&a).await;
+    let report = sync(&b).await;
+    assert!(report.refused.is_empty(), "{report:?}");
+    assert_eq!(titles(&b), ["after the rotation"]);
+    assert!(b.keys().unwrap().iter().any(|key| key.id == new && key.current && !key.own));
+    let report = sync(&c).await;
+    assert!(titles(&c).is_empty() && report.refused.iter().any(|why| why.contains(&new.to_string())), "{report:?}");
+    // What b writes now c cannot read either; and an old key file brings nobody in under a new name.
+    write(&b, 2, "by b");
+    sync(&b).await;
+    sync(&c).await;
+    assert!(titles(&c).is_empty());
+    let d = device(folder.path(), "d");
+    isle::import_keys(Some(d.home.clone()), &old_keys).unwrap();
+    d.add_open_remote_of("r", remote.clone(), false).unwrap();
+    let report = sync(&d).await;
+    assert!(!report.refused.is_empty(), "{report:?}");
+    d.write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS notes(id INTEGER PRIMARY KEY, title TEXT)")).unwrap();
+    sync(&d).await;
+    let report = sync(&b).await;
+    assert!(report.refused.iter().any(|why| why.contains("encrypted with an old key")), "{report:?}");
+    sync(&a).await;
+    assert_eq!((titles(&a), titles(&b)), (vec!["after the rotation".to_owned(), "by b".to_owned()], titles(&a)));
+    // Two rotations at once need no order: both sides end with the same key.
+    let (one, two) = (a.rotate_key().unwrap(), b.rotate_key().unwrap());
+    for device in [&a, &b, &a, &b, &a, &b] {
+        sync(device).await;
+    }
+    let current = |device: &Device| device.keys().unwrap().into_iter().find(|key| key.current).unwrap().id;
+    assert_eq!((current(&a), current(&b)), (one.max(two), one.max(two)));
+    write(&a, 3, "at last");
+    sync(&a).await;
+    let turned_away = site(&d).to_string();
+    assert!(sync(&b).await.refused.iter().all(|why| why.contains(&turned_away)), "only d is");
+    assert_eq!(titles(&b).last().unwrap(), "at last");
+    // A newcomer with today's key reads all that was ever put.
+    let e = keyed(folder.path(), "e", &b, &remote);
+    assert!(sync(&e).await.waiting.is_empty());
+    assert_eq!(titles(&e), titles(&a));
+}
