@@ -80,6 +80,7 @@ fn nothing_acknowledged_is_lost_and_no_transaction_is_halfway() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (a, b) = (open(folder.path(), "a"), open(folder.path(), "b"));
     b.add_remote("r", bucket.to_str().unwrap()).unwrap();
+    isle::import_keys(Some(folder.path().join("b.home")), &a.export_keys().unwrap()).unwrap();
     runtime.block_on(async {
         let report = a.sync().await.unwrap().remove(0);
         assert_eq!(report.new_site, None, "a crash is no reason for a new identity");
@@ -108,6 +109,7 @@ fn a_reader_that_is_killed_while_it_merges_goes_on_where_it_was() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(source.sync()).unwrap();
+    isle::import_keys(Some(folder.path().join("a.home")), &source.export_keys().unwrap()).unwrap();
     let a = open(folder.path(), "a");
     a.add_remote("r", bucket.to_str().unwrap()).unwrap();
     // The first sync brings the tables; the worker writes to them and merges while it is killed.

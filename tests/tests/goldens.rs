@@ -69,7 +69,7 @@ impl Story {
             let clock = Clock { now: Arc::clone(&self.now), drawn: AtomicU64::new(0), device: name.as_bytes()[0] };
             let builder = Replica::builder(self.path(name)).home(self.folder.path().join(format!("{name}.home")));
             let replica = builder.app("golden").runtime(Arc::new(clock)).init().unwrap();
-            replica.add_remote("all", self.folder.path().join("bucket").to_str().unwrap()).unwrap();
+            replica.add_plain_remote("all", self.folder.path().join("bucket").to_str().unwrap()).unwrap();
             replica.sync().await.unwrap();
             self.devices.insert(name.to_owned(), replica);
         }

@@ -38,6 +38,10 @@ impl Fleet {
                 let (tracked, refused) = replica.track_all().unwrap();
                 assert_eq!((tracked.len(), refused.len()), (11, 0), "{refused:?}");
             }
+            if let Some(first) = devices.first() {
+                let keys = Replica::export_keys(first).unwrap();
+                isle::import_keys(Some(folder.path().join(format!("{name}.home"))), &keys).unwrap();
+            }
             replica.add_remote("shop", &url).unwrap();
             runtime.block_on(replica.sync()).unwrap();
             devices.push(replica);

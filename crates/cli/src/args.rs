@@ -77,6 +77,16 @@ pub(crate) enum Command {
         after_help = "Example:\n  isle remote add cloud s3://my-bucket/notes --endpoint https://s3.example.com"
     )]
     Remote(Remote),
+    /// The key with which remotes are encrypted
+    #[command(
+        after_help = "The first sync with a new remote makes a key, and `isle invite` gives it to the devices that join. For others: export it\n\
+        to a file, take that there, import it. Keep a copy: without the key nobody can read the remote.\n\n\
+        Examples:\n  isle key\n  isle key export notes.key\n  isle key import notes.key\n  isle key rotate"
+    )]
+    Key {
+        #[command(subcommand)]
+        action: Option<KeyAction>,
+    },
     /// Exchange changes with the remotes, and with devices that can be reached
     #[command(after_help = "Examples:\n  isle sync\n  isle sync pull\n  isle sync --watch --interval 30s")]
     Sync(Sync),
@@ -295,6 +305,32 @@ pub(crate) enum Remote {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyAction {
+    /// Make the group's key now, if there is none
+    #[command(after_help = "Example:\n  isle key create")]
+    Create,
+    /// Write all keys of the group, for another device; whoever has them can read what is in the remotes
+    #[command(after_help = "Examples:\n  isle key export notes.key\n  isle key export | ssh desk isle key import -")]
+    Export {
+        /// A new file, which only you can read; without it, to standard output
+        file: Option<PathBuf>,
+    },
+    /// Take over the keys that another device exported
+    #[command(after_help = "Example:\n  isle key import notes.key")]
+    Import {
+        /// The file; `-` reads standard input
+        file: PathBuf,
+    },
+    /// Make a new key and encrypt with it from now on
+    #[command(
+        after_help = "The other devices find it with their next sync, but for those that were put out (`isle peers revoke`, which makes a new\n\
+        key by itself) or retired (`isle devices retire`). What such a device has it keeps, and what was put before it can read on.\n\n\
+        Example:\n  isle key rotate"
+    )]
+    Rotate,
+}
+
 /// On or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Switch {
@@ -317,6 +353,9 @@ pub(crate) struct RemoteAdd {
     /// Allow an endpoint without TLS
     #[arg(long)]
     pub(crate) insecure_http: bool,
+    /// Do not encrypt: whoever can read the remote can read the data
+    #[arg(long)]
+    pub(crate) plain: bool,
 }
 
 /// Which way a sync goes.

@@ -94,7 +94,9 @@ fn show_facts(replica: &isle::Replica, status: &Status, out: &mut Out) -> anyhow
     for (n, remote) in status.remotes.iter().enumerate() {
         let label = if n == 0 { "remotes" } else { "" };
         let last = remote.last_sync_ms.map_or_else(|| "never synced".to_owned(), |ms| format!("synced {}", time(ms)));
-        out.line(format!("{label:<10} {} {} {}", remote.name, remote.url, style.dim(last)))?;
+        let (name, url) = (&remote.name, &remote.url);
+        let open = if remote.encrypted { "" } else { " not encrypted" };
+        out.line(format!("{label:<10} {name} {url}{} {}", style.yellow(open), style.dim(last)))?;
     }
     Ok(())
 }

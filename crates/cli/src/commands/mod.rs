@@ -4,6 +4,7 @@ mod compact;
 pub(crate) mod conflicts;
 mod devices;
 mod files;
+mod keys;
 mod live;
 mod look;
 mod peers;
@@ -31,6 +32,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Query(query) => sql::query(args, query, out),
         Command::Schema(action) => schema::run(args, action, out),
         Command::Remote(remote) => remotes::run(args, remote, out),
+        Command::Key { action } => keys::run(args, action.as_ref(), out),
         Command::Sync(sync) => sync::run(args, sync, out),
         Command::Compact(compact) => compact::run(args, compact, out),
         Command::Status => look::status(args, out),

@@ -16,10 +16,18 @@ pub(crate) fn run(args: &Args, remote: &Remote, out: &mut Out) -> anyhow::Result
         Remote::Add(add) => {
             let (name, url) = (&add.name, address(add)?);
             let replica = open(args, add.insecure_http)?;
-            replica.add_remote(name, &url)?;
-            if !out.json(&json!({ "name": name, "url": url }))? {
+            if add.plain {
+                replica.add_plain_remote(name, &url)?;
+            } else {
+                replica.add_remote(name, &url)?;
+            }
+            if !out.json(&json!({ "name": name, "url": url, "encrypted": !add.plain }))? {
                 let mark = out.style.green("✓");
                 out.note(format!("{mark} remote {name} is {url}; `isle sync` exchanges changes with it"))?;
+                out.note(match add.plain {
+                    true => "  not encrypted: whoever can read it can read the data",
+                    false => "  encrypted: other devices get the key with `isle invite`, or by `isle key export` and `isle key import`",
+                })?;
             }
         }
         Remote::List => list(&db::open(args)?.remotes()?, out)?,
@@ -132,17 +140,24 @@ fn list(remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<()> {
     if remotes.is_empty() {
         return out.note("no remote yet: `isle remote add NAME URL`");
     }
-    out.table(&["REMOTE", "ADDRESS", "LAST SYNC"], remotes.iter().map(cells).collect())
+    out.table(&["REMOTE", "ADDRESS", "ENCRYPTED", "LAST SYNC"], remotes.iter().map(cells).collect())
 }
 
 pub(crate) fn to_json(remote: &RemoteInfo) -> serde_json::Value {
     let last_sync = remote.last_sync_ms.map(time);
-    json!({ "name": remote.name, "url": remote.url, "last_sync": last_sync, "head_version_id": remote.head_version_id })
+    json!({
+        "name": remote.name,
+        "url": remote.url,
+        "encrypted": remote.encrypted,
+        "last_sync": last_sync,
+        "head_version_id": remote.head_version_id,
+    })
 }
 
 fn cells(remote: &RemoteInfo) -> Vec<Cell> {
     let last = remote.last_sync_ms.map_or_else(|| Cell::dim("never"), |ms| Cell::text(time(ms)));
-    vec![Cell::text(&remote.name), Cell::text(&remote.url), last]
+    let encrypted = if remote.encrypted { "yes" } else { "no" };
+    vec![Cell::text(&remote.name), Cell::text(&remote.url), Cell::text(encrypted), last]
 }
 
 #[cfg(test)]
@@ -150,7 +165,14 @@ mod tests {
     use super::*;
 
     fn add(url: &str) -> RemoteAdd {
-        RemoteAdd { name: "r".into(), url: url.into(), endpoint: None, region: None, insecure_http: false }
+        RemoteAdd {
+            name: "r".into(),
+            url: url.into(),
+            endpoint: None,
+            region: None,
+            insecure_http: false,
+            plain: false,
+        }
     }
 
     #[test]

@@ -40,8 +40,11 @@ pub(crate) struct State {
 }
 
 impl Device {
-    /// Makes an empty replica.
-    pub(crate) fn make(folder: &Path, name: &'static str) -> anyhow::Result<Device> {
+    /// Makes an empty replica, on a device that was given these keys.
+    pub(crate) fn make(folder: &Path, name: &'static str, keys: Option<&str>) -> anyhow::Result<Device> {
+        if let Some(keys) = keys {
+            isle::import_keys(Some(home(folder, name)), keys)?;
+        }
         let db = folder.join(format!("{name}.db"));
         let replica = Replica::builder(&db).app("music").home(home(folder, name)).init()?;
         replica.rename_device(name)?;

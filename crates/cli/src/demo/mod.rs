@@ -78,7 +78,7 @@ fn play(folder: &Path, rows: u32, story: &mut Story<'_>) -> anyhow::Result<Facts
     story.title()?;
 
     story.step(1, "laptop has a database, and makes it a replica")?;
-    let laptop = Device::make(folder, NAMES[0])?;
+    let laptop = Device::make(folder, NAMES[0], None)?;
     let filled = Instant::now();
     let written = laptop.replica.write(|tx| {
         tx.execute_batch(data::SCHEMA)?;
@@ -90,8 +90,9 @@ fn play(folder: &Path, rows: u32, story: &mut Story<'_>) -> anyhow::Result<Facts
     let first = laptop.sync(&runtime, &mut traffic)?;
     story.adopted(tracked, &first)?;
 
-    story.step(2, "phone and studio start from nothing")?;
-    let (phone, studio) = (Device::make(folder, NAMES[1])?, Device::make(folder, NAMES[2])?);
+    story.step(2, "phone and studio start from nothing but the key")?;
+    let key = laptop.replica.export_keys()?;
+    let (phone, studio) = (Device::make(folder, NAMES[1], Some(&key))?, Device::make(folder, NAMES[2], Some(&key))?);
     for device in [&phone, &studio] {
         let report = device.sync(&runtime, &mut traffic)?;
         story.joined(device.name, &report)?;

@@ -33,6 +33,7 @@ fn history_and_tombstones_go_and_a_new_device_still_gets_everything() {
     assert_eq!(gone, 2 * 4_993, "no clock is left of what was deleted");
     let tablet = place.device("tablet");
     tablet.ok(["remote", "add", "hub", &place.text("hub")]);
+    tablet.takes_key_of(&laptop);
     assert!(tablet.ok(["sync"]).contains("took in a snapshot"));
     assert_eq!(tablet.json(["hash"])["merged"], laptop.json(["hash"])["merged"]);
     assert!(tablet.ok(["doctor"]).contains("✓"));

@@ -164,7 +164,7 @@ fn rows_that_a_constraint_hides_are_listed_and_come_back() {
     laptop.ok(["exec", "CREATE TABLE tags(id TEXT PRIMARY KEY, name TEXT UNIQUE)"]);
     laptop.ok(["track", "tags"]);
     for device in [&laptop, &phone] {
-        device.ok(["remote", "add", "hub", &place.text("hub")]);
+        device.ok(["remote", "add", "hub", &place.text("hub"), "--plain"]);
         device.ok(["sync"]);
     }
     assert!(laptop.ok(["conflicts", "hidden"]).contains("every row shows"));

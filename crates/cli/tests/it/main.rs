@@ -6,6 +6,7 @@ mod compact;
 mod demo;
 mod files;
 mod full;
+mod keys;
 mod look;
 mod peers;
 mod processes;

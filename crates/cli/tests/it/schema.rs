@@ -213,6 +213,7 @@ fn what_a_copy_has_in_common_with_its_original_is_counted_once() {
     // Copied with something that is not sent yet; then the original sends it, and goes on.
     let copy = place.bare("copy");
     std::fs::copy(laptop.db(), copy.db()).expect("copied");
+    copy.takes_key_of(&laptop);
     laptop.ok(["sync"]);
     laptop.ok(["exec", "UPDATE notes SET reads = reads + 100 WHERE id = 1"]);
     laptop.ok(["sync"]);

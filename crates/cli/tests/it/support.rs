@@ -67,6 +67,7 @@ impl Place {
         device.ok(["track", "notes"]);
         device.ok(["exec", "INSERT INTO notes VALUES(1, 'Dune', 5), (2, 'Emma', NULL)"]);
         device.ok(["remote", "add", "hub", &self.text("hub")]);
+        device.ok(["key", "create"]);
         device
     }
 
@@ -74,6 +75,7 @@ impl Place {
     pub(crate) fn pair(&self) -> (Device, Device) {
         let (laptop, phone) = (self.laptop(), self.device("phone"));
         phone.ok(["remote", "add", "hub", &self.text("hub")]);
+        phone.takes_key_of(&laptop);
         laptop.ok(["sync"]);
         phone.ok(["sync"]);
         (laptop, phone)
@@ -96,6 +98,12 @@ impl Device {
 
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Gave {
         Gave::of(self.command(args).output().expect("the binary runs"))
+    }
+
+    /// Takes over the keys of another device's group.
+    pub(crate) fn takes_key_of(&self, other: &Device) {
+        let gave = self.feed(["key", "import", "-"], &other.ok(["key", "export"]));
+        assert_eq!(gave.code, 0, "{gave:?}");
     }
 
     /// Runs a command with something to read.

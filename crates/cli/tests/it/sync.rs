@@ -188,6 +188,7 @@ fn an_endpoint_without_tls_needs_permission_once() {
     let server = S3Server::start(Behaviour::default()).expect("a server");
     let (laptop, phone) = (place.laptop(), place.device("phone"));
     laptop.ok(["remote", "remove", "hub"]);
+    phone.takes_key_of(&laptop);
     let (url, endpoint) = (server.url("notes"), server.endpoint());
     let url = url.split('?').next().expect("an address");
     let add = ["remote", "add", "cloud", url, "--endpoint", &endpoint];
@@ -234,6 +235,7 @@ fn a_sync_goes_one_way_where_that_is_asked() {
     assert_eq!(laptop.json(["hash"]), phone.json(["hash"]));
     // A newcomer cannot speak before it has listened.
     let tablet = place.laptop_named("tablet");
+    tablet.takes_key_of(&laptop);
     assert!(tablet.ok(["sync", "push"]).contains("has to catch up"), "it pushed");
     tablet.fails(2, ["sync", "push", "--check"]);
 }

@@ -23,7 +23,6 @@ pub(crate) fn sign_as_stranger(head: &mut Head, group: GroupId) {
 }
 
 /// Signs an altered head anew, as the device whose folder this is.
-
 pub(crate) fn sign_as(home: &Path, head: &mut Head, group: GroupId) {
     let seed = std::fs::read_to_string(home.join("device.key")).expect("a key");
     let seed: DeviceKey = seed.trim().parse().expect("32 bytes in hexadecimal digits");
