@@ -159,6 +159,7 @@ async fn catch_up(rows: i64) {
     a.add_remote("folder", url).expect("adds");
     a.sync_with(&isle::SyncOptions { remote: Some("folder".to_owned()), ..Default::default() }).await.expect("syncs");
     let c = replica(folder.path(), "d2");
+    isle::import_keys(Some(folder.path().join("d2.home")), &a.export_keys().expect("a key")).expect("imports");
     c.add_remote("folder", url).expect("adds");
     let begun = Instant::now();
     c.sync().await.expect("syncs");

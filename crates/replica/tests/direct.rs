@@ -358,6 +358,50 @@ async fn a_live_replica_syncs_with_its_remotes_by_itself_and_carries_between_bot
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_and_the_new_key_travel_through_a_remote_alone() {
+    let (a, b, c) = (first(), device(), device());
+    a.replica.create_key().expect("a key");
+    let live = listen(&a.replica).await;
+    for device in [&b, &c] {
+        device.replica.join(&invite(&a.replica, &live)).await.expect("joins");
+        assert_eq!(
+            device.replica.export_keys().expect("the ticket brought it"),
+            a.replica.export_keys().expect("a key")
+        );
+    }
+    live.stop().await.expect("stops");
+    let remote = isle_blobs::Remote::in_memory();
+    let only = isle::SyncOptions { remote: Some("r".to_owned()), ..isle::SyncOptions::default() };
+    let sync = async |device: &Device| device.replica.sync_with(&only).await.map(|mut reports| reports.remove(0));
+    for device in [&a, &b, &c] {
+        device.replica.add_open_remote_of("r", remote.clone(), false).expect("adds");
+        sync(device).await.expect("syncs");
+    }
+    // c speaks with b through the remote; a never meets c's new site there before it puts c out.
+    write(&c.replica, 50, "by c, in time");
+    sync(&c).await.expect("syncs");
+    sync(&b).await.expect("syncs");
+    let name = c.replica.status().expect("status").device.key.to_string();
+    a.replica.revoke(&name).expect("revokes");
+    sync(&a).await.expect("syncs");
+    assert!(a.replica.keys().expect("keys").iter().any(|key| key.current && key.epoch == 1), "the key was made anew");
+    // c has not heard of it yet, writes on, and puts that.
+    write(&c.replica, 51, "by c, too late");
+    let report = sync(&b).await.expect("syncs");
+    assert!(report.refused.is_empty(), "{report:?}");
+    assert!(b.replica.peers().expect("peers").iter().any(|peer| peer.revoked && peer.key.to_string() == name));
+    assert!(b.replica.keys().expect("keys").iter().any(|key| key.current && key.epoch == 1 && !key.own));
+    let refused = sync(&c).await;
+    assert!(!matches!(&refused, Ok(report) if report.refused.is_empty()), "c goes on as if nothing were: {refused:?}");
+    for device in [&b, &a, &b] {
+        sync(device).await.expect("syncs");
+    }
+    agree(&a.replica, &b.replica).await;
+    assert_eq!(titles(&a.replica), ["Dune", "by c, in time"], "what b had applied counts, what came later does not");
+    assert_eq!(titles(&c.replica), ["Dune", "by c, in time", "by c, too late"], "its own file keeps it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_histories_of_one_site_are_reported() {
     let (a, live_a, b) = pair().await;
     let c = device();
