@@ -41,6 +41,8 @@ pub enum FrameKind {
     Header,
     /// A block of its body.
     Block,
+    /// The signature of a site's device under its versions up to one; it comes before them.
+    Proof,
     /// A kind that this release does not know.
     Other(u8),
 }
@@ -50,6 +52,7 @@ impl From<u8> for FrameKind {
         match number {
             1 => FrameKind::Header,
             2 => FrameKind::Block,
+            3 => FrameKind::Proof,
             other => FrameKind::Other(other),
         }
     }
@@ -60,6 +63,7 @@ impl From<FrameKind> for u8 {
         match kind {
             FrameKind::Header => 1,
             FrameKind::Block => 2,
+            FrameKind::Proof => 3,
             FrameKind::Other(number) => number,
         }
     }
@@ -84,6 +88,11 @@ impl Frame {
     /// The header of a changeset.
     pub fn header(site: SiteId, version: u64, payload: impl Into<Bytes>) -> Frame {
         Frame { kind: FrameKind::Header, site, version, index: 0, payload: payload.into() }
+    }
+
+    /// The signature of a site's device under its versions up to this one.
+    pub fn proof(site: SiteId, version: u64, payload: impl Into<Bytes>) -> Frame {
+        Frame { kind: FrameKind::Proof, site, version, index: 0, payload: payload.into() }
     }
 
     /// A block of a changeset's body.
@@ -129,7 +138,7 @@ impl Segment {
 /// saves at least 3 %:
 ///
 /// ```text
-///  0  1  kind: 1 header, 2 block
+///  0  1  kind: 1 header, 2 block, 3 signature of the site's device
 ///  1 16  site
 /// 17  8  version
 /// 25  4  index
@@ -163,7 +172,9 @@ impl SegmentWriter {
         self.raw.extend_from_slice(&frame.index.to_be_bytes());
         self.raw.extend_from_slice(&(payload as u32).to_be_bytes());
         self.raw.extend_from_slice(&frame.payload);
-        self.versions.entry(frame.site).or_default().insert(frame.version);
+        if frame.kind != FrameKind::Proof {
+            self.versions.entry(frame.site).or_default().insert(frame.version);
+        }
         Ok(())
     }
 

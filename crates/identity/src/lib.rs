@@ -36,6 +36,8 @@
 //! operation  1 format (1), then postcard: group 16, parents [16 each, rising], author 32, action; then its signature, 64.
 //!            What is signed: "isle member operation 1" and all that stands before the signature.
 //!            Its id: the first 16 bytes of its BLAKE3 hash, the signature left out.
+//! proof      of a version of a site: device 32, nonce 16 (with the device it makes the site's id), hash of the version's header 32, signature 64
+//!            of "isle chain 1", group 16, site 16, version 8 and that hash.
 //! sealed     "isle", "x", flags 0, format 2 (1); id of the key 16; salt 32; then AES-256-GCM (nonce 0, the key is this object's alone) of
 //!            the content with its tag 16. Associated data: the first 24 bytes, then the object's name.
 //! rotation   1 format (1), then postcard: group 16, epoch, id of the key 16, ephemeral X25519 key 32, boxes [48 each], signed; `signed`
@@ -51,6 +53,7 @@ mod code;
 mod ids;
 mod key;
 mod member;
+mod proof;
 mod ring;
 mod rotation;
 mod seal;
@@ -62,6 +65,7 @@ pub use member::{
     Action, Cut, Member, MemberError, MemberOp, Membership, NAME_BYTES_MAX, OP_BYTES_MAX, OPS_MAX, OPS_OF_ONE_MAX,
     OpId, PARENTS_MAX,
 };
+pub use proof::{PROOF_BYTES, ProofError, prove, proven};
 pub use ring::{KEYS_MAX, KeyFileError, KeyRing};
 pub use rotation::{RECIPIENTS_MAX, ROTATION_BYTES_MAX, Rotation, RotationError};
 pub use seal::{GroupKey, KeyId, OVERHEAD_BYTES, SealError, sealed_with};

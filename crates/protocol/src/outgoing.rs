@@ -164,6 +164,11 @@ impl Session {
             session.queued_bytes += bytes;
             session.pending.push_back(Pending::Message(Message::Frame(frame)));
         };
+        // First, so that it is there when all that it is good for is, wherever a cut comes.
+        if let Some((last, bytes)) = proof.filter(|(last, _)| *last > self.proved.get(site)) {
+            self.proved.advance(site, last);
+            queue(self, Frame::Proof { site, version: last, bytes });
+        }
         queue(self, Frame::Header(header));
         match blocks {
             Blocks::Only(bytes) => queue(self, Frame::Block { site, version, index: 0, bytes }),
@@ -171,9 +176,6 @@ impl Session {
                 let next = self.partial.remove(&(site, version)).unwrap_or(0).min(end);
                 self.pending.push_back(Pending::Blocks { site, version, next, end });
             }
-        }
-        if let Some(bytes) = proof {
-            queue(self, Frame::Proof { site, version, bytes });
         }
     }
 

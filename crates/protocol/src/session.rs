@@ -120,8 +120,8 @@ pub struct Changeset {
     pub header: Bytes,
     /// What is in it.
     pub blocks: Blocks,
-    /// The author's signature under its versions up to this one, if there is one.
-    pub proof: Option<Bytes>,
+    /// The author's signature that is good for it, and the version that this is of: not before the changeset's own.
+    pub proof: Option<(u64, Bytes)>,
 }
 
 /// The blocks of a changeset.
@@ -343,6 +343,8 @@ pub struct Session {
     pub(crate) declined: BTreeSet<SiteId>,
     /// What the peer was told that is applied here.
     pub(crate) told: VersionVector,
+    /// Up to which version of each site a signature was sent.
+    pub(crate) proved: VersionVector,
     /// What is applied here and may not have been told.
     pub(crate) unsaid: VersionVector,
     /// What is to be read and sent, and what has been read.
@@ -402,6 +404,7 @@ impl Session {
             partial: BTreeMap::new(),
             declined: BTreeSet::new(),
             told: VersionVector::new(),
+            proved: VersionVector::new(),
             unsaid: VersionVector::new(),
             pending: VecDeque::new(),
             sending: VecDeque::new(),

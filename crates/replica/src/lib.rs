@@ -82,6 +82,7 @@ mod error;
 mod group_keys;
 mod keystore;
 mod names;
+mod proofs;
 mod replica;
 mod runtime;
 mod schema;

@@ -130,7 +130,7 @@ impl Inner {
 
     /// Records that versions up to `version` may be known to others from now on: in the file, durably, and then outside it.
     pub(crate) fn record_published(&self, site: SiteId, version: u64) -> Result<(), Error> {
-        self.store.mark_published(version)?;
+        self.mark_signed(version)?;
         self.record_outside(site, version)
     }
 

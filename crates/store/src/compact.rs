@@ -233,6 +233,7 @@ pub(crate) fn prune(engine: &Engine, before: Hlc) -> Result<Compacted, StoreErro
         let blocks = crate::clocks::one::<Option<i64>>(conn, blocks, range)?.flatten().unwrap_or(0);
         conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("prune the log")?;
         conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("prune the log")?;
+        crate::proofs::prune(conn, no, crate::layout::version_of(until))?;
         compacted.versions += versions as u64;
         compacted.bytes += (bytes + blocks) as u64;
     }

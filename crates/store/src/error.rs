@@ -170,6 +170,16 @@ pub enum StoreError {
         /// What is wrong.
         source: DecodeError,
     },
+    /// A signature is not that of the site's device.
+    #[error("version {version} of site {site} is refused: {source}")]
+    BadProof {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// What is wrong.
+        source: isle_identity::ProofError,
+    },
     /// A changeset of another group.
     #[error("changeset {version} of site {site} belongs to group {found}, this replica to {group}: it is refused")]
     ForeignGroup {

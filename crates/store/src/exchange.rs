@@ -185,6 +185,15 @@ pub enum Frame<'a> {
         /// The stored form.
         bytes: &'a [u8],
     },
+    /// The signature of a site's device under its versions up to one; it comes before them.
+    Proof {
+        /// The author.
+        site: SiteId,
+        /// The version that it is of.
+        version: u64,
+        /// As [`isle_identity::prove`] makes it.
+        bytes: &'a [u8],
+    },
 }
 
 fn put_frames<'f>(engine: &mut Engine, frames: impl Iterator<Item = Frame<'f>>) -> Result<u64, StoreError> {
@@ -198,6 +207,7 @@ fn put_frames<'f>(engine: &mut Engine, frames: impl Iterator<Item = Frame<'f>>) 
                 log::put_header(&engine.conn, &own, header, frames.peek())?
             }
             Frame::Block { site, version, index, bytes } => log::put_block(&engine.conn, site, version, index, bytes)?,
+            Frame::Proof { site, version, bytes } => crate::proofs::put(&engine.conn, &own, site, version, bytes)?,
         };
         if let Some(no) = put {
             new += 1;

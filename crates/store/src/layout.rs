@@ -22,7 +22,9 @@ const VERSION_BITS: u32 = 44;
 /// Everything but the clock tables, which come with their tracked table.
 const TABLES: &str = "
 CREATE TABLE isle_meta(k TEXT PRIMARY KEY, v) WITHOUT ROWID;
-CREATE TABLE isle_site(no INTEGER PRIMARY KEY, id BLOB UNIQUE, version INT, hlc INT, chain BLOB, name TEXT);
+CREATE TABLE isle_site(no INTEGER PRIMARY KEY, id BLOB UNIQUE, version INT, hlc INT, chain BLOB, name TEXT,
+  proven INT NOT NULL DEFAULT 0);
+CREATE TABLE isle_proof(site INT, version INT, body BLOB, PRIMARY KEY(site, version)) WITHOUT ROWID;
 CREATE TABLE isle_seen(author INT, site INT, version INT, hlc INT, PRIMARY KEY(author, site)) WITHOUT ROWID;
 CREATE TABLE isle_migration(id BLOB PRIMARY KEY, body BLOB, state TEXT, at INT) WITHOUT ROWID;
 CREATE TABLE isle_table(no INTEGER PRIMARY KEY, id BLOB UNIQUE, name TEXT, def TEXT);

@@ -25,7 +25,8 @@
 //! # Tables in the user's file
 //! ```text
 //! isle_meta       facts: format, group, app, own site number, last published version, first version whose stamps are owed
-//! isle_site       sites: local number, id, applied version, its time, hash of its header
+//! isle_site       sites: local number, id, applied version, its time, hash of its header; up to which version what is in the log is signed
+//! isle_proof      signatures of sites' devices, by site and version (see `proofs`)
 //! isle_seen       per author and site: up to where the author had seen it
 //! isle_migration  schema operations
 //! isle_table      tracked tables: local number, id, name, model as JSON
@@ -80,6 +81,7 @@ mod objects;
 mod own;
 mod peers;
 mod plan;
+mod proofs;
 mod remotes;
 mod repair;
 mod required;

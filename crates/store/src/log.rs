@@ -51,6 +51,8 @@ pub enum Waiting {
         /// The version that it should have seen.
         version: u64,
     },
+    /// Its author's signature is not here.
+    Unsigned,
     /// Its author was retired before this version was known to anybody else; it will send it anew under another id.
     Retired,
     /// It is from the future by this device's clock.
@@ -105,11 +107,13 @@ pub(crate) fn put_header(
         if known == bytes {
             return Ok(None);
         }
-        // One that was taken before its predecessor was here, and does not follow it, gives way.
+        let doubtful = crate::proofs::is_doubtful(conn, own, no, version)?;
+        // One that was taken before its predecessor was here, and does not follow it, gives way; and so does what nobody signed.
         let wanted = previous(conn, no, version)?;
         let stale = Header::decode(&known).map_or(true, |known| Some(known.previous) != wanted);
         let applied = no == own.no || version <= applied_version(conn, no)?;
-        if applied || !stale || wanted != Some(header.previous) {
+        let gives_way = doubtful || (stale && wanted == Some(header.previous));
+        if applied || !gives_way {
             return Err(StoreError::Fork { site, version });
         }
         conn.execute("DELETE FROM isle_log WHERE id = ?1", [id]).doing("replace a broken header")?;
@@ -127,6 +131,12 @@ pub(crate) fn put_header(
         return Err(StoreError::TooFarAhead { site, version, applied });
     }
     if previous(conn, no, version)?.is_some_and(|hash| hash != header.previous) {
+        if version > 1 && crate::proofs::is_doubtful(conn, own, no, version - 1)? {
+            // Either may be the forged one: both are asked for again.
+            tracing::warn!(%site, version, "versions of a site that do not follow each other, and that nobody signed, are thrown away");
+            crate::proofs::discard(conn, no, applied + 1, version)?;
+            return Ok(None);
+        }
         let source = DecodeError::Hash { what: "chain of the site's versions" };
         return Err(StoreError::BadChangeset { site, version, source });
     }
@@ -193,7 +203,7 @@ pub(crate) fn put_block(
     Ok(Some(no))
 }
 
-fn applied_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
+pub(crate) fn applied_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
     Ok(crate::clocks::one::<i64>(conn, "SELECT version FROM isle_site WHERE no = ?1", [no])?.unwrap_or(0) as u64)
 }
 
@@ -494,6 +504,9 @@ fn ready(
             next.met = (next.met + n) % header.causes.len();
             return Ok(Err(Some(Waiting::Cause { site: cause.site, version: cause.version })));
         }
+    }
+    if let Some(waiting) = crate::proofs::missing(engine, next)? {
+        return Ok(Err(Some(waiting)));
     }
     if crate::compact::retired_at(conn, next.no)?.is_some_and(|last| last < next.version) {
         return Ok(Err(Some(Waiting::Retired)));

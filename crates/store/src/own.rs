@@ -18,6 +18,8 @@ pub(crate) struct Own {
     pub(crate) site: SiteId,
     /// The site's local number.
     pub(crate) no: i64,
+    /// The site's id is a device's: what others write has to be signed by theirs.
+    pub(crate) signed: bool,
     /// Its last version.
     pub(crate) version: u64,
     /// The hash of that version's header.
@@ -59,6 +61,7 @@ impl Own {
             group,
             site,
             no,
+            signed: crate::layout::meta::<[u8; 16]>(conn, crate::layout::SITE_NONCE)?.is_some(),
             version,
             chain,
             clock: Clock::resume(last),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use isle_changeset::Hash;
 use isle_clock::{Clock, ClockError, GroupId, Hlc, SiteId};
 use isle_identity::DeviceKey;
 use rusqlite::{Connection, OpenFlags};
@@ -545,10 +546,19 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn mark_published(&self, version: u64) -> Result<(), StoreError> {
+        self.mark_signed(version, &[])
+    }
+
+    /// The same, with signatures of versions, each with the hash that it is of; see [`Store::unsigned`].
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn mark_signed(&self, version: u64, proofs: &[(u64, Hash, Vec<u8>)]) -> Result<(), StoreError> {
         let now_ms = self.runtime.now_ms();
         self.with_merge_engine(|engine| {
             engine.conn.execute_batch("PRAGMA synchronous = FULL").doing("make changes durable")?;
             let result = engine.transaction(now_ms, |engine| {
+                crate::proofs::note_own(&engine.conn, proofs)?;
                 let version = version.max(identity::published(&engine.conn)?);
                 layout::set_meta(&engine.conn, "published", version as i64)
             });

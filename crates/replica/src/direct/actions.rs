@@ -14,6 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::hub::Hub;
 use super::peers::PeerState;
 use crate::Error;
+use crate::proofs::Proofs;
 use crate::sync::{SyncReport, reason};
 
 /// A session's side of the store.
@@ -196,14 +197,17 @@ impl Desk {
             self.hub.publish(self.site, last)?;
             self.state().report.pushed_versions += own.count() as u64;
         }
+        let mut proofs = Proofs::default();
         let changesets = found.changesets.into_iter().map(|(site, logged)| {
             let Logged { version, header, only, .. } = logged;
             let count = || isle_changeset::Header::decode(&header).map_or(0, |header| header.blocks.len() as u32);
             let blocks = only.map_or_else(|| Blocks::Many(count()), |only| Blocks::Only(only.into()));
-            Changeset { site, version, blocks, header: header.into(), proof: None }
+            let proof = proofs.of(store, site, version)?;
+            Ok(Changeset { site, version, blocks, header: header.into(), proof })
         });
+        let changesets = changesets.collect::<Result<_, Error>>()?;
         let (more, gap, applied) = (found.more, found.gap, found.applied);
-        Ok(Answer::Changesets { changesets: changesets.collect(), more, gap, applied })
+        Ok(Answer::Changesets { changesets, more, gap, applied })
     }
 
     fn put_operations(&self, operations: Vec<Operation>) -> Result<Answer, Error> {
@@ -372,6 +376,7 @@ fn is_refusal(error: &StoreError) -> bool {
         StoreError::Fork { .. }
             | StoreError::ForeignGroup { .. }
             | StoreError::BadHeader { .. }
+            | StoreError::BadProof { .. }
             | StoreError::BadChangeset { .. }
             | StoreError::TooFarAhead { .. }
     )
@@ -390,6 +395,6 @@ fn store_frame(frame: &Frame) -> Option<StoreFrame<'_>> {
         Frame::Block { site, version, index, bytes } => {
             Some(StoreFrame::Block { site: *site, version: *version, index: *index as usize, bytes })
         }
-        Frame::Proof { .. } => None,
+        Frame::Proof { site, version, bytes } => Some(StoreFrame::Proof { site: *site, version: *version, bytes }),
     }
 }

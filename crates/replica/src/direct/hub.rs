@@ -200,7 +200,7 @@ impl Hub {
         }
         let now = self.inner.runtime.now_ms();
         if version > published.marked {
-            self.inner.store.mark_published(version)?;
+            self.inner.mark_signed(version)?;
             published.marked = version;
         }
         if published.recorded == 0 || now.saturating_sub(published.recorded_ms) >= RECORD_EVERY_MS {

@@ -602,6 +602,7 @@ pub(crate) fn reason(waiting: &Waiting) -> String {
     match waiting {
         Waiting::Version { missing } => format!("version {missing} before it is missing"),
         Waiting::Blocks => "parts of it are missing".to_owned(),
+        Waiting::Unsigned => "its author's signature is missing".to_owned(),
         Waiting::Cause { site, version } => format!("its author had seen version {version} of {}", site.short()),
         Waiting::Schema(id) => format!("schema operation {id} is missing"),
         Waiting::BelowFloor { site, version } => format!(

@@ -180,7 +180,9 @@ impl Session<'_> {
         let complete = blocking(self.inner, move |inner| {
             Ok(inner.store.vector()?.get(site) >= last_version || inner.store.header(site, last_version)?.is_some())
         });
-        let broken = |why: &Waiting| matches!(why, Waiting::Version { .. } | Waiting::Blocks | Waiting::Schema(_));
+        let broken = |why: &Waiting| {
+            matches!(why, Waiting::Version { .. } | Waiting::Blocks | Waiting::Schema(_) | Waiting::Unsigned)
+        };
         let gaps = self.waiting.iter().any(|(of, _, why)| *of == site && broken(why));
         if complete.await? && !gaps {
             self.put_seen(&head, etag).await?;
@@ -276,6 +278,9 @@ impl Session<'_> {
                     index: frame.index as usize,
                     bytes: &frame.payload,
                 }),
+                FrameKind::Proof => {
+                    Some(StoreFrame::Proof { site: frame.site, version: frame.version, bytes: &frame.payload })
+                }
                 FrameKind::Other(_) => None,
             });
             match &mut tell {
@@ -292,6 +297,7 @@ impl Session<'_> {
                 error @ (StoreError::Fork { .. }
                 | StoreError::ForeignGroup { .. }
                 | StoreError::BadHeader { .. }
+                | StoreError::BadProof { .. }
                 | StoreError::BadChangeset { .. }
                 | StoreError::TooFarAhead { .. }),
             )) => Err(self.refusal("changeset", owner, &error)),

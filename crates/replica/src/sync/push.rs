@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use isle_blobs::{Frame, Head, OperationKind, SegmentRef, SegmentWriter};
+use isle_blobs::{Frame, FrameKind, Head, OperationKind, SegmentRef, SegmentWriter};
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
 use isle_identity::OpId;
@@ -12,6 +12,7 @@ use isle_store::RemoteRow;
 
 use super::{Phase, RemoteState, Session, blocking};
 use crate::Error;
+use crate::proofs::Proofs;
 use crate::replica::Inner;
 
 /// Changesets that the head itself carries take at most this many bytes.
@@ -207,7 +208,7 @@ impl Session<'_> {
         let new_bytes = blocking(self.inner, move |inner| bytes_of(inner, &sizes)).await?;
         let long = !head.segments.is_empty() || new_bytes as usize > TAIL_BYTES_MAX;
         let compacting = self.compacting && (long || self.is_damaged(head).await?);
-        let tail = head.tail.iter().map(|frame| (frame.site, frame.version));
+        let tail = changes(head).map(|frame| (frame.site, frame.version));
         let wanted: Vec<_> = missing.iter().map(|range| (range.site, range.first)).chain(tail).collect();
         blocking(self.inner, move |inner| {
             let file = std::fs::metadata(&inner.path).map_or(0, |file| file.len());
@@ -276,7 +277,9 @@ impl Session<'_> {
         let starts = self.log_starts(head).await?;
         let (obsolete, ranges) = regroup(head, missing, new_bytes + tail_bytes as u64, &starts);
         let total = new_bytes + tail_bytes as u64 + obsolete.iter().map(|segment| segment.bytes).sum::<u64>();
-        let mut writer = SegmentWriter::new();
+        let (mut writer, mut proofs) = (SegmentWriter::new(), Proofs::default());
+        // Up to which version a signature stands in the segment: whoever reads only this one needs it there.
+        let mut proved = VersionVector::new();
         let mut done = 0u64;
         for range in ranges {
             for version in range.first..=range.last {
@@ -290,6 +293,14 @@ impl Session<'_> {
                     if writer.raw_bytes() + frame.payload.len() > SEGMENT_BYTES && !writer.is_empty() {
                         done += self.put_segment(head, std::mem::take(&mut writer)).await?;
                         self.progress(Phase::Upload, done.min(total), total);
+                        proved = VersionVector::new();
+                    }
+                    if version > proved.get(range.site)
+                        && let Some((last, proof)) = proofs.of(&self.inner.store, range.site, version)?
+                    {
+                        proved.advance(range.site, last);
+                        let proof = Frame::proof(range.site, last, proof);
+                        writer.push(&proof).map_err(|error| self.refusal("changeset", range.site, &error))?;
                     }
                     writer.push(&frame).map_err(|error| self.refusal("changeset", range.site, &error))?;
                 }
@@ -350,6 +361,12 @@ impl Session<'_> {
     /// All frames of versions that fit a head, read at once.
     async fn add_to_tail(&self, head: &mut Head, range: Range) -> Result<(), Error> {
         let (site, last) = (range.site, range.last);
+        let proof = blocking(self.inner, move |inner| Ok(inner.store.proof_for(site, last)?)).await?;
+        if let Some((version, proof)) = proof {
+            // One is good for all before it.
+            head.tail.retain(|frame| frame.kind != FrameKind::Proof || frame.site != site);
+            head.tail.push(Frame::proof(site, version, proof));
+        }
         let mut after = range.first.saturating_sub(1);
         while after < last {
             let (found, _) =
@@ -390,11 +407,16 @@ struct Changeset {
     only: Option<Vec<u8>>,
 }
 
+/// The frames of changesets that a head itself carries.
+pub(super) fn changes(head: &Head) -> impl Iterator<Item = &Frame> {
+    head.tail.iter().filter(|frame| frame.kind != FrameKind::Proof)
+}
+
 /// What a head offers: by site, the first and the last version.
 pub(super) fn ranges(head: &Head) -> impl Iterator<Item = (SiteId, u64, u64)> + '_ {
     let snapshot = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
     let segments = head.segments.iter().flat_map(|segment| &segment.contents);
-    let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
+    let tail = changes(head).map(|frame| (frame.site, frame.version, frame.version));
     let segments = segments.map(|range| (range.site, range.first, range.last));
     snapshot.map(|(site, last)| (site, 1, last)).chain(segments).chain(tail)
 }
@@ -456,7 +478,7 @@ fn regroup(
             last: range.last,
         }));
     }
-    for frame in std::mem::take(&mut head.tail) {
+    for frame in std::mem::take(&mut head.tail).into_iter().filter(|frame| frame.kind != FrameKind::Proof) {
         let known = ranges.iter().any(|r| r.site == frame.site && r.first <= frame.version && frame.version <= r.last);
         if !known {
             ranges.push(Range { site: frame.site, first: frame.version, last: frame.version });

@@ -11,7 +11,7 @@ use isle_store::{Snapshot, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::pull::is_outage;
-use super::push::covered;
+use super::push::{changes, covered};
 use super::{Phase, Session, blocking};
 use crate::Error;
 
@@ -303,7 +303,7 @@ fn fills_gap(vector: &VersionVector, heads: &[Head], snapshot: &VersionVector) -
     snapshot.iter().any(|(site, last)| {
         let offered = heads.iter().flat_map(|head| {
             let segments = head.segments.iter().flat_map(|segment| &segment.contents);
-            let tail = head.tail.iter().map(|frame| (frame.site, frame.version, frame.version));
+            let tail = changes(head).map(|frame| (frame.site, frame.version, frame.version));
             segments.map(|range| (range.site, range.first, range.last)).chain(tail)
         });
         let mut known: Vec<(u64, u64)> =

@@ -644,6 +644,7 @@ impl Join<'_> {
             let range = params![log_id(no, 0), log_id(no, theirs.version)];
             self.conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("advance the log")?;
             self.conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("advance the log")?;
+            crate::proofs::prune(self.conn, no, theirs.version)?;
         }
         for listed in &header.tables {
             let Some(both) = self.tables.get(&listed.id) else { continue };

@@ -1,0 +1,48 @@
+//! Signatures of what is handed over: this device's under its own versions, others' as they came.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use isle_clock::SiteId;
+use isle_store::Store;
+
+use crate::Error;
+use crate::replica::Inner;
+
+/// Looks up the signatures of versions that are handed over in order.
+#[derive(Default)]
+pub(crate) struct Proofs {
+    /// By site: from which version on which signature is good, and of which version it is.
+    found: HashMap<SiteId, (u64, u64, Bytes)>,
+}
+
+impl Proofs {
+    /// The signature that is good for a version, and the version that it is of.
+    pub(crate) fn of(&mut self, store: &Store, site: SiteId, version: u64) -> Result<Option<(u64, Bytes)>, Error> {
+        if let Some((first, last, proof)) = self.found.get(&site)
+            && (*first..=*last).contains(&version)
+        {
+            return Ok(Some((*last, proof.clone())));
+        }
+        let Some((last, proof)) = store.proof_for(site, version)? else { return Ok(None) };
+        let proof = Bytes::from(proof);
+        self.found.insert(site, (version, last, proof.clone()));
+        Ok(Some((last, proof)))
+    }
+}
+
+impl Inner {
+    /// Signs own versions up to this one, and records durably that others may know them from now on.
+    pub(crate) fn mark_signed(&self, version: u64) -> Result<(), Error> {
+        let unsigned = self.store.unsigned(version)?;
+        let mut proofs = Vec::with_capacity(unsigned.len());
+        if let (false, Some(nonce)) = (unsigned.is_empty(), self.store.site_nonce()?) {
+            let secret = self.key_store()?.secret(self.runtime.as_ref())?;
+            let group = self.store.status()?.group;
+            proofs.extend(unsigned.into_iter().map(|(version, chain)| {
+                (version, chain, isle_identity::prove(&secret, &nonce, group, version, &chain))
+            }));
+        }
+        Ok(self.store.mark_signed(version, &proofs)?)
+    }
+}

@@ -1,0 +1,200 @@
+//! Who wrote what: the signatures of other sites' devices, without which nothing of theirs is merged.
+//!
+//! A device signs the hash of a version when it hands it over, at least every [`EVERY`] versions. Changesets of a site are merged once
+//! one such signature is here and the headers up to its version are, and name each other's hashes up to the signed one. Until
+//! then they stand in the log, where they bind nobody: what does not lead to the signed hash was forged on its way, and is thrown
+//! away, to be asked for again.
+//!
+//! A file whose own site id was drawn without a device asks for no signatures.
+
+use isle_changeset::{Hash, Header};
+use isle_clock::SiteId;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::log_id;
+use crate::log::{WAITING_MAX, Waiting, applied_version};
+use crate::own::{Own, site_no};
+use crate::plan::Next;
+use crate::{Store, StoreError, layout};
+
+/// A signature is good for this many versions: so much has to be here before a part of it can be merged.
+pub(crate) const EVERY: u64 = 256;
+
+impl Store {
+    /// Own versions up to `last` that have to be signed before they are handed over, each with its hash.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn unsigned(&self, last: u64) -> Result<Vec<(u64, Hash)>, StoreError> {
+        self.snapshot(|conn| {
+            let no: i64 = layout::require_meta(conn, "site")?;
+            let sql = "SELECT coalesce(max(version), 0) FROM isle_proof WHERE site = ?1";
+            let signed = crate::clocks::one::<i64>(conn, sql, [no])?.unwrap_or(0) as u64;
+            let first = crate::log::start(conn, crate::own::site_id(conn, no)?)?.max(signed + 1);
+            let mut found = Vec::new();
+            for version in first..=last {
+                if version != last && version % EVERY != 0 {
+                    continue;
+                }
+                if let Some(chain) = hash_of(conn, no, version)? {
+                    found.push((version, chain));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// The signature that is good for a version of a site, and the version that it is of.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn proof_for(&self, site: SiteId, version: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        self.read(|conn| match crate::own::known_site_no(conn, site)? {
+            Some(no) => covering(conn, no, version),
+            None => Ok(None),
+        })
+    }
+}
+
+/// Notes own signatures. One of a version that was sealed anew meanwhile is left out.
+pub(crate) fn note_own(conn: &Connection, proofs: &[(u64, Hash, Vec<u8>)]) -> Result<(), StoreError> {
+    let no: i64 = layout::require_meta(conn, "site")?;
+    for (version, chain, proof) in proofs {
+        if hash_of(conn, no, *version)? == Some(*chain) {
+            insert(conn, no, *version, proof)?;
+            thin(conn, no, *version)?;
+        }
+    }
+    Ok(())
+}
+
+/// Of signatures before a version only those are kept that spare others to wait for [`EVERY`] versions.
+fn thin(conn: &Connection, no: i64, before: u64) -> Result<(), StoreError> {
+    let sql = "DELETE FROM isle_proof WHERE site = ?1 AND version < ?2 AND version % ?3 <> 0";
+    let mut statement = conn.prepare_cached(sql).doing("store a signature")?;
+    statement.execute(params![no, before as i64, EVERY as i64]).doing("store a signature").map(|_| ())
+}
+
+fn insert(conn: &Connection, no: i64, version: u64, proof: &[u8]) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO isle_proof(site, version, body) VALUES(?1, ?2, ?3)";
+    let mut statement = conn.prepare_cached(sql).doing("store a signature")?;
+    statement.execute(params![no, version as i64, proof]).doing("store a signature").map(|_| ())
+}
+
+/// The hash of a logged header.
+fn hash_of(conn: &Connection, no: i64, version: u64) -> Result<Option<Hash>, StoreError> {
+    let sql = "SELECT header FROM isle_log WHERE id = ?1";
+    Ok(crate::clocks::one::<Vec<u8>>(conn, sql, [log_id(no, version)])?.map(|header| Header::hash(&header)))
+}
+
+/// The first signature at or behind a version.
+fn covering(conn: &Connection, no: i64, version: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    let sql = "SELECT version, body FROM isle_proof WHERE site = ?1 AND version >= ?2 ORDER BY version LIMIT 1";
+    let mut statement = conn.prepare_cached(sql).doing("look for a signature")?;
+    let found = statement.query_row(params![no, version as i64], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)));
+    found.optional().doing("look for a signature")
+}
+
+/// Takes the signature of another site's device; gives the local number of the site, or `None` if it is of no use.
+pub(crate) fn put(
+    conn: &Connection,
+    own: &Own,
+    site: SiteId,
+    version: u64,
+    proof: &[u8],
+) -> Result<Option<i64>, StoreError> {
+    if !own.signed || site == own.site {
+        return Ok(None);
+    }
+    let chain = isle_identity::proven(proof, own.group, site, version).map_err(|source| StoreError::BadProof {
+        site,
+        version,
+        source,
+    })?;
+    let no = site_no(conn, site)?;
+    let applied = applied_version(conn, no)?;
+    let known = match crate::clocks::one::<Vec<u8>>(
+        conn,
+        "SELECT body FROM isle_proof WHERE site = ?1 AND version = ?2",
+        params![no, version as i64],
+    )? {
+        // The signature of what its device signed differently before; `proven` has checked that one when it came.
+        Some(known) => isle_identity::proven(&known, own.group, site, version).ok(),
+        None if version <= applied => hash_of(conn, no, version)?,
+        None => None,
+    };
+    if known.is_some_and(|known| known != chain) {
+        return Err(StoreError::Fork { site, version });
+    }
+    if known.is_some() || version <= applied {
+        return Ok(None);
+    }
+    if version - applied > WAITING_MAX {
+        return Err(StoreError::TooFarAhead { site, version, applied });
+    }
+    insert(conn, no, version, proof)?;
+    Ok(Some(no))
+}
+
+/// Whether what is in the log of a version may have been forged: nothing says yet that its author wrote it.
+pub(crate) fn is_doubtful(conn: &Connection, own: &Own, no: i64, version: u64) -> Result<bool, StoreError> {
+    Ok(own.signed && no != own.no && version > proven_version(conn, no)?)
+}
+
+fn proven_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
+    let sql = "SELECT max(version, proven) FROM isle_site WHERE no = ?1";
+    Ok(crate::clocks::one::<i64>(conn, sql, [no])?.unwrap_or(0) as u64)
+}
+
+/// Throws away what stands in the log of a site from a version on and nobody vouches for.
+pub(crate) fn discard(conn: &Connection, no: i64, from: u64, to: u64) -> Result<(), StoreError> {
+    let range = params![log_id(no, from), log_id(no, to)];
+    conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("throw a forged version away")?;
+    conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("throw a forged version away")?;
+    Ok(())
+}
+
+/// Why the next version of a site may not be merged: its author has not signed it, as far as is known here.
+pub(crate) fn missing(engine: &Engine, next: &Next) -> Result<Option<Waiting>, StoreError> {
+    let conn = &engine.conn;
+    let signed = engine.own.as_ref().is_some_and(|own| own.signed && own.no != next.no);
+    if !signed || next.version <= proven_version(conn, next.no)? {
+        return Ok(None);
+    }
+    let Some((last, proof)) = covering(conn, next.no, next.version)? else { return Ok(Some(Waiting::Unsigned)) };
+    let group = engine.own()?.group;
+    let signed = isle_identity::proven(&proof, group, next.site, last).map_err(|source| StoreError::BadProof {
+        site: next.site,
+        version: last,
+        source,
+    })?;
+    let mut chain = next.chain;
+    let mut statement = conn.prepare_cached("SELECT header FROM isle_log WHERE id = ?1").doing("read the log")?;
+    let mut follows = true;
+    for version in next.version..=last {
+        let header: Option<Vec<u8>> =
+            statement.query_row([log_id(next.no, version)], |row| row.get(0)).optional().doing("read the log")?;
+        let Some(header) = header else { return Ok(Some(Waiting::Version { missing: version })) };
+        follows &= Header::decode(&header).is_ok_and(|decoded| decoded.previous == chain);
+        chain = Header::hash(&header);
+    }
+    if !follows || chain != signed {
+        tracing::warn!(site = %next.site, from = next.version, to = last, "what came of a site is not what its device signed; it is thrown away");
+        discard(conn, next.no, next.version, last)?;
+        return Ok(Some(Waiting::Version { missing: next.version }));
+    }
+    let sql = "UPDATE isle_site SET proven = ?2 WHERE no = ?1";
+    conn.prepare_cached(sql)
+        .and_then(|mut update| update.execute(params![next.no, last as i64]))
+        .doing("note what is signed")?;
+    thin(conn, next.no, last)?;
+    Ok(None)
+}
+
+/// Forgets signatures of versions that are in the log no more.
+pub(crate) fn prune(conn: &Connection, no: i64, through: u64) -> Result<(), StoreError> {
+    let sql = "DELETE FROM isle_proof WHERE site = ?1 AND version <= ?2";
+    conn.execute(sql, params![no, through as i64]).doing("prune the log").map(|_| ())
+}
