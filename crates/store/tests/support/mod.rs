@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use isle_changeset::Header;
 use isle_clock::SiteId;
+use isle_identity::DeviceKey;
 use isle_store::{Frame, Init, Options, Runtime, Store};
 use rusqlite::Connection;
 
@@ -64,11 +65,23 @@ impl Device {
     }
 
     pub fn untracked(n: u64, schema: &str) -> Device {
+        Device::begin(n, schema, None)
+    }
+
+    /// As [`Device::new`], with a site id that is a device's: it asks for signatures.
+    pub fn owned(n: u64, schema: &str, owner: DeviceKey) -> Device {
+        let device = Device::begin(n, schema, Some(owner));
+        let tables = device.store.untracked().unwrap();
+        device.store.track(&tables.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        device
+    }
+
+    fn begin(n: u64, schema: &str, owner: Option<DeviceKey>) -> Device {
         let folder = folder();
         let path = folder.path().join("test.db");
         Connection::open(&path).unwrap().execute_batch(schema).unwrap();
         let runtime = Arc::new(TestRuntime::new(n));
-        let init = Init { app: "test".into(), owner: None };
+        let init = Init { app: "test".into(), owner };
         let store = Store::init(Options::new(&path), Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
         let group = isle_clock::GroupId::from_bytes([7; 16]);
         store.join_group(group, None).unwrap();
