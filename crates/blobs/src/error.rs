@@ -194,7 +194,7 @@ pub enum RemoteError {
     },
     /// An object was sealed with a key of the group's that this device does not have.
     #[error(
-        "object {key} of remote {place} is encrypted with key {id}, which this device does not have: sync again once a device that has it has synced, or take it over with `isle key import`"
+        "object {key} of remote {place} is encrypted with key {id}, which this device does not have and was not given: `isle key export FILE` on a device that encrypts with it, and `isle key import FILE` here"
     )]
     KeyMissing {
         /// The remote.

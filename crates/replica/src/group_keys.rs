@@ -1,9 +1,10 @@
 //! The keys of groups, as the device keeps them, and what an app does with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use isle_blobs::Head;
 use isle_clock::GroupId;
 use isle_identity::{DeviceKey, GroupKey, KeyId, KeyRing};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,14 @@ pub(crate) struct GroupKeys {
     pub(crate) ring: KeyRing,
     /// The device that made each key, where that is known.
     authors: BTreeMap<KeyId, DeviceKey>,
+}
+
+/// Devices by whether they have a site that is not retired.
+#[derive(Debug, Default)]
+pub(crate) struct DevicesSeen {
+    pub(crate) alive: BTreeSet<DeviceKey>,
+    /// They have one that is.
+    pub(crate) retired: BTreeSet<DeviceKey>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -130,11 +139,39 @@ impl KeyStore {
 impl Inner {
     /// The keys of a group. One that a device made which was put out is not encrypted with.
     pub(crate) fn group_keys(&self, group: GroupId) -> Result<Option<GroupKeys>, Error> {
-        let Some(mut keys) = self.key_store()?.group_keys(group)? else { return Ok(None) };
-        let membership = self.store.membership()?;
-        let authors = keys.authors.clone();
-        keys.ring.seal_with(|id| !authors.get(&id).is_some_and(|author| membership.is_revoked(author)));
-        Ok(Some(keys))
+        self.group_keys_but(group, |_, _| false)
+    }
+
+    /// The same; what `avoid` says is not encrypted with either.
+    pub(crate) fn group_keys_but(
+        &self,
+        group: GroupId,
+        avoid: impl Fn(&GroupKeys, KeyId) -> bool,
+    ) -> Result<Option<GroupKeys>, Error> {
+        let Some(keys) = self.key_store()?.group_keys(group)? else { return Ok(None) };
+        let (membership, seen, own) = (self.store.membership()?, self.devices_seen(None)?, self.device()?.key);
+        let out = |author: DeviceKey| {
+            let retired = seen.retired.contains(&author) && !seen.alive.contains(&author);
+            author != own && (membership.is_revoked(&author) || retired)
+        };
+        let mut ring = keys.ring.clone();
+        ring.seal_with(|id| !avoid(&keys, id) && !keys.author(id).is_some_and(out));
+        Ok(Some(GroupKeys { ring, ..keys }))
+    }
+
+    /// The devices whose signed heads were seen, in one remote or in any.
+    pub(crate) fn devices_seen(&self, remote: Option<&str>) -> Result<DevicesSeen, Error> {
+        let retired = self.store.retired()?;
+        let mut devices = DevicesSeen::default();
+        for row in self.store.remotes()?.iter().filter(|row| remote.is_none_or(|name| row.name == name)) {
+            for seen in self.store.seen_heads(&row.name)? {
+                let author = Head::decode(&seen.head).ok().and_then(|head| head.author);
+                let over = retired.iter().any(|(site, _)| *site == seen.site);
+                let into = if over { &mut devices.retired } else { &mut devices.alive };
+                into.extend(author.map(|author| author.device));
+            }
+        }
+        Ok(devices)
     }
 
     /// The keys of a group; made if there is none.

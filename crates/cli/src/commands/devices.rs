@@ -72,6 +72,9 @@ fn retire(replica: &Replica, site: &str, out: &mut Out) -> anyhow::Result<()> {
         let mark = out.style.green("✓");
         let name = Names::new(&replica.status()?).of(id);
         out.note(format!("{mark} {name} is retired: nobody waits for it; others learn of it with the next sync"))?;
+        if !replica.keys()?.is_empty() {
+            out.note("  it can still read what is in the remotes; if it is lost: `isle key rotate`, then `isle sync`")?;
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use isle::KeyInfo;
+use isle::{GroupId, KeyInfo};
 use serde_json::json;
 
 use crate::args::{Args, KeyAction};
@@ -19,7 +19,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) fn run(args: &Args, action: Option<&KeyAction>, out: &mut Out) -> anyhow::Result<u8> {
     let mark = out.style.green("✓").to_string();
     match action {
-        None => list(&db::open(args)?.keys()?, out)?,
+        None => {
+            let replica = db::open(args)?;
+            list(replica.status()?.group, &replica.keys()?, out)?;
+        }
         Some(KeyAction::Create) => {
             let id = db::open(args)?.create_key()?;
             if !out.json(&json!({ "id": id.to_string() }))? {
@@ -51,6 +54,7 @@ pub(crate) fn run(args: &Args, action: Option<&KeyAction>, out: &mut Out) -> any
             if !out.json(&json!({ "group": group.to_string(), "new": new }))? {
                 let new = count(new as u64, "new key");
                 out.note(format!("{mark} took over {new} of group {}", group.short()))?;
+                note_other_group(args, group, out)?;
             }
         }
         Some(KeyAction::Rotate) => {
@@ -63,7 +67,7 @@ pub(crate) fn run(args: &Args, action: Option<&KeyAction>, out: &mut Out) -> any
     Ok(0)
 }
 
-fn list(keys: &[KeyInfo], out: &mut Out) -> anyhow::Result<()> {
+fn list(group: GroupId, keys: &[KeyInfo], out: &mut Out) -> anyhow::Result<()> {
     if out.json(&keys)? {
         return Ok(());
     }
@@ -72,11 +76,25 @@ fn list(keys: &[KeyInfo], out: &mut Out) -> anyhow::Result<()> {
             "this device has no key of the group yet: the first sync with a new remote makes one, `isle key import FILE` takes over that of another device",
         );
     }
+    out.note(format!("group {}", group.short()))?;
     let row = |key: &KeyInfo| {
         let state = if key.current { Cell::text("encrypts") } else { Cell::dim("reads what is older") };
         vec![Cell::text(key.id.to_string()), Cell::text(key.epoch.to_string()), state]
     };
     out.table(&["KEY", "EPOCH", ""], keys.iter().map(row).collect())
+}
+
+/// A key of another group than the file's is of use only once the file joins that one.
+fn note_other_group(args: &Args, group: GroupId, out: &mut Out) -> anyhow::Result<()> {
+    let Ok(status) = db::open(args).and_then(|replica| Ok(replica.status()?)) else { return Ok(()) };
+    if status.group == group {
+        return Ok(());
+    }
+    let file = status.path.display();
+    if status.published > 0 {
+        return out.note(format!("  {file} belongs to group {}: these keys are of no use to it", status.group.short()));
+    }
+    out.note(format!("  {file} has not synced yet: it uses them once it joins that group, with its first sync"))
 }
 
 /// Writes a file that nobody else can read, and that is not there yet.
@@ -99,14 +117,15 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
-        std::io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text)
+        std::io::stdin().take(FILE_BYTES_MAX).read_to_end(&mut bytes)
     } else {
-        fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
     };
     match read {
-        Ok(_) => Ok(text),
+        // What is no text is no key file either, and is told so.
+        Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) => {
             let message = format!("cannot read {}: {error}", path.display());
             Err(Failure::new(Kind::Invalid, message).into())

@@ -263,6 +263,12 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     if let more @ 1.. = report.waiting.len().saturating_sub(DETAILS_MAX) {
         lines.push(format!("{} more wait; `isle sync --json` lists them", thousands(more as u64)));
     }
+    for site in report.turned_away.iter().take(DETAILS_MAX) {
+        let site = names.of_text(site);
+        lines.push(format!(
+            "turned away: {site}, which is new here and has an old key of the group; if it belongs to it: `isle key export` here, and `isle key import` there"
+        ));
+    }
     for reason in report.refused.iter().take(DETAILS_MAX) {
         lines.push(format!("refused: {reason}; what depends on it waits, the rest was taken"));
     }

@@ -144,6 +144,24 @@ fn a_device_that_is_put_out_is_told_so() {
 }
 
 #[test]
+fn a_device_with_the_key_of_a_remote_needs_no_ticket_beside_devices_that_have_one() {
+    let place = Place::new();
+    let desk = desk(&place);
+    desk.ok(["remote", "add", "hub", &place.text("hub")]);
+    desk.ok(["sync"]);
+    joined(&place, &desk, "phone");
+    desk.ok(["sync"]);
+    let tablet = place.device("tablet");
+    tablet.ok(["remote", "add", "hub", &place.text("hub")]);
+    tablet.takes_key_of(&desk);
+    for _ in 0..2 {
+        let gave = tablet.run(["sync"]);
+        assert_eq!(gave.code, 0, "{gave:?}");
+    }
+    assert_eq!(tablet.json(["hash"])["merged"], desk.json(["hash"])["merged"]);
+}
+
+#[test]
 fn a_peer_that_is_off_is_no_failure_beside_a_remote() {
     let place = Place::new();
     let desk = desk(&place);

@@ -36,8 +36,8 @@ pub(super) fn targets(inner: &Inner, found: &HashMap<DeviceKey, Vec<String>>) ->
     let (membership, own) = (inner.store.membership()?, inner.device()?.key);
     if !membership.is_member(&own) {
         let revoked = membership.is_revoked(&own);
-        // Whoever was never told of members has nobody to talk to.
-        let alone = membership.members.is_empty();
+        // Whoever was never told of members has nobody to talk to; a device that was given the key of a remote talks through that.
+        let alone = membership.members.is_empty() || (!revoked && !inner.store.remotes()?.is_empty());
         return if alone { Ok(Vec::new()) } else { Err(Error::NotMember { revoked }) };
     }
     let mut targets = Vec::new();

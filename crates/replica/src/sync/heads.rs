@@ -155,22 +155,15 @@ impl Session<'_> {
         let known = |site: SiteId| {
             vector.get(site) > 0 || vouching.iter().any(|head| head.acknowledged.get(site) > 0 || head.site == site)
         };
-        let mut refused = Vec::new();
+        let turned_away = &mut self.report.turned_away;
         news.retain(|news| {
             let stays = is_current(&news.head) || news.last.is_some() || known(news.head.site);
             if !stays {
-                refused.push(news.head.site);
+                tracing::warn!(site = %news.head.site, "turned away: it is new and has an old key");
+                turned_away.push(news.head.site.to_string());
             }
             stays
         });
-        for site in refused {
-            let reason = "it is new here and encrypted with an old key of the group: the device needs the new one";
-            let refusal = self.refusal("head", site, &reason).to_string();
-            tracing::warn!(%site, reason, "refused");
-            if !self.report.refused.contains(&refusal) {
-                self.report.refused.push(refusal);
-            }
-        }
         Ok(())
     }
 }

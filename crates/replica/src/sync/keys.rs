@@ -4,11 +4,10 @@
 //! rotations that were wrapped for it: those count that were made by a member, or by a device whose head stands in the remote. A key that this device
 //! made is announced before anything is put that is encrypted with it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isle_blobs::{GroupObject, Head, Remote, RemoteError};
+use isle_blobs::{GroupObject, Remote, RemoteError};
 use isle_clock::GroupId;
 use isle_identity::{DeviceKey, GroupKey, KeyId, Rotation};
 use isle_store::RemoteRow;
@@ -26,18 +25,28 @@ pub(super) async fn unlocked(
     inner: &Arc<Inner>,
     name: &str,
     raw: &Remote,
-    group: GroupId,
-    base: KeyId,
+    (group, base): (GroupId, KeyId),
+    announced: &[KeyId],
 ) -> Result<Remote, Error> {
     let missing = || Error::KeyMissing { name: name.to_owned() };
-    let mut keys = blocking(inner, move |inner| inner.group_keys(group)).await?;
+    let mut keys = usable(inner, group, announced).await?;
     if keys.as_ref().is_none_or(|keys| keys.ring.get(base).is_none()) {
         learn(inner, name, raw, group).await?;
-        keys = blocking(inner, move |inner| inner.group_keys(group)).await?;
+        keys = usable(inner, group, announced).await?;
     }
     let keys = keys.ok_or_else(missing)?;
     let base = keys.ring.get(base).cloned().ok_or_else(missing)?;
     Ok(sealed(inner, raw, keys, base))
+}
+
+/// The keys of the group; one that was made here and that the remote was not told of yet is not encrypted with there.
+async fn usable(inner: &Arc<Inner>, group: GroupId, announced: &[KeyId]) -> Result<Option<GroupKeys>, Error> {
+    let announced = announced.to_vec();
+    blocking(inner, move |inner| {
+        let own = inner.device()?.key;
+        inner.group_keys_but(group, |keys, id| keys.author(id) == Some(own) && !announced.contains(&id))
+    })
+    .await
 }
 
 fn sealed(inner: &Arc<Inner>, raw: &Remote, keys: GroupKeys, base: GroupKey) -> Remote {
@@ -61,7 +70,7 @@ pub(super) async fn opened(inner: &Arc<Inner>, row: &RemoteRow, raw: &Remote) ->
         }
     };
     match begun {
-        Some((group, base)) => unlocked(inner, &row.name, raw, group, base).await,
+        Some(begun) => unlocked(inner, &row.name, raw, begun, &state.announced).await,
         None => Ok(raw.clone()),
     }
 }
@@ -109,7 +118,7 @@ fn take(inner: &Inner, remote: &str, group: GroupId, named: (u64, KeyId), bytes:
         Err(error) => return refuse(&error.to_string()),
     };
     let membership = inner.store.membership()?;
-    let known = membership.is_member(&author) || known_devices(inner, Some(remote))?.contains(&author);
+    let known = membership.is_member(&author) || inner.devices_seen(Some(remote))?.alive.contains(&author);
     if !known || membership.is_revoked(&author) {
         return refuse("the device that made it does not belong to the group, as far as is known here");
     }
@@ -122,24 +131,10 @@ fn take(inner: &Inner, remote: &str, group: GroupId, named: (u64, KeyId), bytes:
     Ok(true)
 }
 
-/// Devices whose signed heads were seen, in one remote or in any, sites that were retired left out.
-fn known_devices(inner: &Inner, remote: Option<&str>) -> Result<BTreeSet<DeviceKey>, Error> {
-    let retired = inner.store.retired()?;
-    let mut devices = BTreeSet::new();
-    for row in inner.store.remotes()?.iter().filter(|row| remote.is_none_or(|name| row.name == name)) {
-        for seen in inner.store.seen_heads(&row.name)? {
-            let alive = retired.iter().all(|(site, _)| *site != seen.site);
-            let head = Head::decode(&seen.head).ok().filter(|_| alive);
-            devices.extend(head.and_then(|head| head.author).map(|author| author.device));
-        }
-    }
-    Ok(devices)
-}
-
 /// Who gets a new key: members, and devices whose heads were seen, but none that was put out. Blocks.
 fn recipients(inner: &Inner) -> Result<Vec<DeviceKey>, Error> {
     let (membership, own) = (inner.store.membership()?, inner.device()?.key);
-    let mut devices = known_devices(inner, None)?;
+    let mut devices = inner.devices_seen(None)?.alive;
     devices.extend(membership.members.keys());
     devices.retain(|device| *device != own && !membership.is_revoked(device));
     Ok(devices.into_iter().collect())
@@ -175,7 +170,7 @@ impl Session<'_> {
             (Some(_), true) => return Err(Error::RemoteSealed { name }),
             (Some(base), false) => base,
         };
-        self.remote = unlocked(self.inner, &name, &self.raw, found.group, base).await?;
+        self.remote = unlocked(self.inner, &name, &self.raw, (found.group, base), &self.state.announced).await?;
         self.state.base = Some(base);
         let whole = self.remote.group().await.map_err(|source| self.failed(source))?;
         whole.ok_or(Error::RemoteEmptied { name })
@@ -189,7 +184,8 @@ impl Session<'_> {
         self.looked_for_keys = true;
         let learned = learn(self.inner, &self.row.name, &self.raw, group).await?;
         if learned {
-            self.remote = unlocked(self.inner, &self.row.name, &self.raw, group, base).await?;
+            let announced = &self.state.announced;
+            self.remote = unlocked(self.inner, &self.row.name, &self.raw, (group, base), announced).await?;
         }
         Ok(learned)
     }
@@ -197,17 +193,20 @@ impl Session<'_> {
     /// The key with which is encrypted; `None` in a plain remote.
     pub(super) async fn current_key(&self) -> Result<Option<KeyId>, Error> {
         let Some(group) = self.state.group.filter(|_| !self.row.plain) else { return Ok(None) };
-        let keys = blocking(self.inner, move |inner| inner.group_keys(group)).await?;
+        let keys = usable(self.inner, group, &self.state.announced).await?;
         Ok(keys.map(|keys| keys.ring.current().id()))
     }
 
-    /// Announces the keys that this device made, and goes over to the newest.
+    /// Announces the keys that this device made, and goes over to the newest; not before the own head stands here, for
+    /// the others would not know whose they are.
     pub(super) async fn announce_keys(&mut self) -> Result<(), Error> {
         let (Some(group), Some(base)) = (self.state.group, self.state.base) else { return Ok(()) };
-        if self.announce(group).await? {
+        if self.own.is_some() && self.announce(group).await? {
             self.save_state().await?;
-            self.remote = unlocked(self.inner, &self.row.name, &self.raw, group, base).await?;
         }
+        // What was read may have told that the device that made the key so far was put out.
+        let announced = &self.state.announced;
+        self.remote = unlocked(self.inner, &self.row.name, &self.raw, (group, base), announced).await?;
         Ok(())
     }
 

@@ -175,6 +175,8 @@ pub struct SyncReport {
     pub waiting: Vec<(String, u64, String)>,
     /// What was refused, and why; other sites' data was not affected.
     pub refused: Vec<String>,
+    /// Sites that nobody knows and whose devices lack the group's present key.
+    pub turned_away: Vec<String>,
     /// Sites whose head went back: the remote was rolled back. Their old head is not followed.
     pub stale: Vec<String>,
     /// The new site id, if this file turned out to be a copy or an older state, or was retired.
@@ -343,7 +345,9 @@ impl<'a> Session<'a> {
         let raw = open(inner, &row)?;
         let state = RemoteState::read(&row);
         let remote = match (state.group, state.base) {
-            (Some(group), Some(base)) if !row.plain => keys::unlocked(inner, &row.name, &raw, group, base).await?,
+            (Some(group), Some(base)) if !row.plain => {
+                keys::unlocked(inner, &row.name, &raw, (group, base), &state.announced).await?
+            }
             _ => raw.clone(),
         };
         let site = inner.store.status()?.site;
@@ -545,12 +549,15 @@ impl<'a> Session<'a> {
             self.own = Some(head);
             return Ok(());
         }
-        let found = match self.remote.get_head(self.site).await {
+        let mut found = self.remote.get_head(self.site).await;
+        if matches!(found, Err(RemoteError::KeyMissing { .. })) && self.learn_keys().await? {
+            found = self.remote.get_head(self.site).await;
+        }
+        let found = match found {
+            // It was put with a key that this device had: its folder is an older one. What it says must be known before anything is put.
+            Err(RemoteError::KeyMissing { .. }) => return Err(Error::KeyMissing { name: self.row.name.clone() }),
             Err(
-                error @ (RemoteError::Corrupt { .. }
-                | RemoteError::TooLarge { .. }
-                | RemoteError::KeyMissing { .. }
-                | RemoteError::NewerFormat { .. }),
+                error @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. } | RemoteError::NewerFormat { .. }),
             ) => {
                 tracing::warn!(%error, "the own head is damaged and is put again");
                 self.own = self.seen(self.site).await?.map(|(_, head)| head);

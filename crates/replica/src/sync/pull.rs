@@ -32,6 +32,7 @@ impl Session<'_> {
             blocking(self.inner, |inner| Ok((inner.store.retired()?, inner.store.vector()?))).await?;
         // Whatever a retired site says beyond its end counts for nothing.
         let over = |site: SiteId| retired.iter().any(|(of, last)| *of == site && vector.contains(site, *last));
+        let mut failed = Vec::new();
         for reference in refs.into_iter().filter(|reference| reference.site != own) {
             let site = reference.site;
             let seen = self.seen(site).await?;
@@ -55,8 +56,8 @@ impl Session<'_> {
                     self.unread |= !over(site);
                     self.heads.extend(last);
                 }
-                Err(error) if over(site) && !is_outage(&error) => self.heads.extend(last),
-                Err(error) => self.refuse(site, error, last)?,
+                Err(error) if is_outage(&error) => return Err(error),
+                Err(error) => failed.push((site, error, last)),
             }
         }
         self.turn_away(&mut news).await?;
@@ -73,26 +74,31 @@ impl Session<'_> {
         for News { head, etag, last } in news {
             let site = head.site;
             match self.pull_site(head, etag).await {
-                Err(error) if over(site) && !is_outage(&error) => self.heads.extend(last),
-                Err(error) => self.refuse(site, error, last)?,
+                Err(error) if is_outage(&error) => return Err(error),
+                Err(error) => failed.push((site, error, last)),
                 Ok(()) => {}
             }
+        }
+        // By now the others have told which sites are retired, and have brought what counts of them.
+        let (retired, vector) =
+            blocking(self.inner, |inner| Ok((inner.store.retired()?, inner.store.vector()?))).await?;
+        for (site, error, last) in failed {
+            let over = retired.iter().any(|(of, last)| *of == site && vector.contains(site, *last));
+            self.refuse(site, &error, last, over);
         }
         self.report.stale.retain(|site| retired.iter().all(|(over, _)| over.to_string() != *site));
         self.merge().await
     }
 
-    /// One site's broken data must not stop the others'; an outage stops all.
-    fn refuse(&mut self, site: SiteId, error: Error, last: Option<Head>) -> Result<(), Error> {
-        if is_outage(&error) {
-            return Err(error);
+    /// One site's broken data must not stop the others'. Whose site is retired, and all of it that counts is here, that one need not be heard.
+    fn refuse(&mut self, site: SiteId, error: &Error, last: Option<Head>, over: bool) {
+        if !over {
+            self.note_refusal(site, error);
+            self.unread = true;
         }
-        self.note_refusal(site, &error);
-        self.unread = true;
         // What its objects still hold need not be published here too; what is lost with them must be.
         let lost = matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment", .. });
         self.heads.extend(last.filter(|_| !lost));
-        Ok(())
     }
 
     fn note_refusal(&mut self, site: SiteId, error: &Error) {
