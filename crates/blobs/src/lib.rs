@@ -25,7 +25,7 @@
 //! log/<site>/<epoch>/<last>-<hash>          segments, immutable
 //! schema/<operation>                        schema operations, immutable
 //! member/<operation>                        membership operations, immutable
-//! key/<epoch>-<id>                          rotations of the group's key, immutable
+//! key/<epoch>-<id>-<hash>                   rotations of the group's key, immutable
 //! snap/<site>/<version>-<tag>/<index>-<hash>     snapshot parts (index of 8 digits), immutable
 //! snap/<site>/<version>-<tag>/manifest-<hash>    put last: the commit point of a snapshot
 //! ```
@@ -80,7 +80,7 @@ pub use error::{Cause, RemoteError};
 pub use group::{GROUP_BYTES_MAX, GROUP_FORMAT, GroupObject};
 pub use head::{Author, HEAD_BYTES_MAX, HEAD_BYTES_READ_MAX, HEAD_FORMAT, Head, SegmentRef, VersionRange};
 pub use keys::{NAME_BYTES_MAX, SchemaId};
-pub use operations::{MEMBER_BYTES_MAX, OperationKind, ROTATIONS_MAX, SCHEMA_BYTES_MAX};
+pub use operations::{MEMBER_BYTES_MAX, OperationKind, ROTATIONS_MAX, RotationRef, SCHEMA_BYTES_MAX};
 pub use options::{Credentials, RemoteOptions, Secret};
 pub use remote::{HEADS_MAX, HeadRead, HeadRef, Remote};
 pub use request::{PutTags, SLOWEST_UPLOAD_BYTES_PER_S, Traffic};

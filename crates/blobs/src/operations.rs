@@ -4,7 +4,7 @@ use bytes::Bytes;
 use isle_identity::{KeyId, ROTATION_BYTES_MAX};
 use object_store::path::Path;
 
-use crate::codec::{self, Kind};
+use crate::codec::{self, FormatError, Kind};
 use crate::error::RemoteError;
 use crate::keys::SchemaId;
 use crate::remote::Remote;
@@ -56,8 +56,8 @@ impl Remote {
     /// perhaps sealed by somebody else and so in other bytes.
     ///
     /// # Errors
-    /// [`RemoteError::TooLarge`] beyond [`SCHEMA_BYTES_MAX`] or [`MEMBER_BYTES_MAX`], [`RemoteError::Corrupt`] when what stands there is
-    /// damaged, and those of any request.
+    /// [`RemoteError::TooLarge`] beyond [`SCHEMA_BYTES_MAX`] or [`MEMBER_BYTES_MAX`], [`RemoteError::NewerFormat`] and [`RemoteError::KeyMissing`] for what
+    /// stands there and cannot be read, and those of any request. What stands there damaged is replaced.
     pub async fn put_operation(&self, kind: OperationKind, id: SchemaId, bytes: &Bytes) -> Result<Bytes, RemoteError> {
         let (key, place) = self.operation_key(kind, id);
         self.check_size(&key, bytes.len(), kind.bytes_max())?;
@@ -68,7 +68,14 @@ impl Remote {
         let placed = self.inner.requests.put_new(&key, &wrapped, false).await;
         match placed.map_err(|failure| self.failed(failure, &key))? {
             Placed::Ours => Ok(bytes.clone()),
-            Placed::Existed => self.get_operation(kind, id).await,
+            Placed::Existed => match self.get_operation(kind, id).await {
+                Err(RemoteError::Corrupt { .. }) => {
+                    tracing::warn!(place = self.place(), %key, "a damaged operation is replaced");
+                    let put = self.inner.requests.put(&key, &wrapped).await;
+                    put.map(|_| bytes.clone()).map_err(|failure| self.failed(failure, &key))
+                }
+                other => other,
+            },
         }
     }
 
@@ -87,24 +94,25 @@ impl Remote {
         Ok(bytes)
     }
 
-    /// Puts a rotation of the group's key. It is not sealed, for it is how a device gets a key; whom it is for and who made it does not show.
+    /// Puts a rotation of the group's key; several may hand on one key, each to other devices. It is not sealed, for it is how a device gets a key; whom it is for and who made it does not show.
     ///
     /// # Errors
     /// [`RemoteError::TooLarge`], and those of any request.
     pub async fn put_rotation(&self, epoch: u64, id: KeyId, bytes: &Bytes) -> Result<(), RemoteError> {
-        let key = self.rotation_key(epoch, id);
+        let wrapped = codec::wrap(ROTATION_KIND, 0, &[bytes]);
+        let rotation = RotationRef { epoch, id, hash: *blake3::hash(&wrapped).as_bytes() };
+        let key = self.rotation_key(&rotation);
         self.check_size(&key, bytes.len(), ROTATION_BYTES_MAX)?;
         self.check_folder()?;
-        let wrapped = codec::wrap(ROTATION_KIND, 0, &[bytes]);
         let placed = self.inner.requests.put_new(&key, &wrapped, false).await;
         placed.map(|_| ()).map_err(|failure| self.failed(failure, &key))
     }
 
-    /// The rotations that stand here, by epoch and key: one LIST and its further pages.
+    /// The rotations that stand here: one LIST and its further pages.
     ///
     /// # Errors
     /// Those of any request.
-    pub async fn list_rotations(&self) -> Result<Vec<(u64, KeyId)>, RemoteError> {
+    pub async fn list_rotations(&self) -> Result<Vec<RotationRef>, RemoteError> {
         let folder = self.inner.prefix.key("key");
         let listed = self.inner.requests.list(&folder, ROTATIONS_MAX).await;
         let listed = listed.map_err(|failure| self.failed(failure, &folder))?;
@@ -116,9 +124,14 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Missing`], [`RemoteError::Corrupt`], [`RemoteError::NewerFormat`], [`RemoteError::TooLarge`], and
     /// those of any request.
-    pub async fn get_rotation(&self, epoch: u64, id: KeyId) -> Result<Bytes, RemoteError> {
-        let key = self.rotation_key(epoch, id);
-        let body = |bytes: &[u8]| Ok(Bytes::copy_from_slice(codec::unwrap(ROTATION_KIND, bytes)?.body));
+    pub async fn get_rotation(&self, rotation: &RotationRef) -> Result<Bytes, RemoteError> {
+        let key = self.rotation_key(rotation);
+        let body = |bytes: &[u8]| {
+            if *blake3::hash(bytes).as_bytes() != rotation.hash {
+                return Err(FormatError::Checksum { object: ROTATION_KIND.name });
+            }
+            Ok(Bytes::copy_from_slice(codec::unwrap(ROTATION_KIND, bytes)?.body))
+        };
         let (bytes, _) = self.read(&key, ROTATION_BYTES_MAX + codec::ENVELOPE_BYTES, None, body).await?;
         Ok(bytes)
     }
@@ -130,15 +143,34 @@ impl Remote {
         (self.inner.prefix.key(&place), place)
     }
 
-    fn rotation_key(&self, epoch: u64, id: KeyId) -> Path {
-        self.inner.prefix.key(&format!("key/{epoch:016x}-{id}"))
+    fn rotation_key(&self, rotation: &RotationRef) -> Path {
+        self.inner.prefix.key(&format!("key/{}", rotation.name()))
     }
 }
 
-/// The epoch and the id in the name of a rotation; `None` for a stranger in that folder.
-fn rotation_of(name: &str) -> Option<(u64, KeyId)> {
-    let (epoch, id) = name.split_once('-')?;
-    let (epoch, id) = (u64::from_str_radix(epoch, 16).ok()?, u128::from_str_radix(id, 16).ok()?.to_be_bytes());
-    let id = KeyId::from_bytes(id);
-    (format!("{epoch:016x}-{id}") == name).then_some((epoch, id))
+/// A rotation as its name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RotationRef {
+    /// How many rotations came before the key.
+    pub epoch: u64,
+    /// The key.
+    pub id: KeyId,
+    /// Of the object.
+    hash: [u8; 32],
+}
+
+impl RotationRef {
+    fn name(&self) -> String {
+        format!("{:016x}-{}-{}", self.epoch, self.id, blake3::Hash::from_bytes(self.hash).to_hex())
+    }
+}
+
+/// What the name of a rotation says; `None` for a stranger in that folder.
+fn rotation_of(name: &str) -> Option<RotationRef> {
+    let mut parts = name.split('-');
+    let (epoch, id, hash) = (parts.next()?, parts.next()?, parts.next()?);
+    let id = KeyId::from_bytes(u128::from_str_radix(id, 16).ok()?.to_be_bytes());
+    let hash = *blake3::Hash::from_hex(hash).ok()?.as_bytes();
+    let rotation = RotationRef { epoch: u64::from_str_radix(epoch, 16).ok()?, id, hash };
+    (rotation.name() == name).then_some(rotation)
 }

@@ -44,7 +44,7 @@
 //!            is sealed with the new key for the place "rotation" and holds: author 32, signature 64 of "isle key rotation 1" and all that
 //!            stands before `signed`. So who holds a remote learns of no device, and who cannot open a box has nothing to check.
 //! key file   lines of text; those that begin with "#" are for people, one is "islekey1" and base32, as below, of postcard: group 16,
-//!            keys [epoch, secret 32]; then 4 bytes of the BLAKE3 hash of all that.
+//!            keys [epoch, secret 32, author 32 if known]; then 4 bytes of the BLAKE3 hash of all that.
 //! ticket     "isle1" and base32 (RFC 4648, lower case, no padding) of postcard: group 16, inviter 32, secret 16,
 //!            expiry in ms since 1970, addresses [text]; then 4 bytes of the BLAKE3 hash of all that.
 //! ```
@@ -66,7 +66,7 @@ pub use member::{
     OpId, PARENTS_MAX,
 };
 pub use proof::{PROOF_BYTES, ProofError, prove, proven};
-pub use ring::{KEYS_MAX, KeyFileError, KeyRing};
+pub use ring::{EPOCH_MAX, KEYS_MAX, KeyFileError, KeyRing};
 pub use rotation::{RECIPIENTS_MAX, ROTATION_BYTES_MAX, Rotation, RotationError};
 pub use seal::{GroupKey, KeyId, OVERHEAD_BYTES, SealError, sealed_with};
 pub use ticket::{ADDRESSES_MAX, InviteSecret, Ticket, TicketError};

@@ -7,11 +7,14 @@ use isle_clock::GroupId;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::DeviceKey;
 use crate::code::{self, CodeError};
 use crate::seal::{self, GroupKey, KeyId, SealError};
 
 const START: &str = "islekey1";
 const TEXT_BYTES_MAX: usize = 1 << 20;
+/// The largest epoch of a key: nobody rotates so often, and each has a successor.
+pub const EPOCH_MAX: u64 = 1 << 40;
 /// The most keys of a group that are kept.
 pub const KEYS_MAX: usize = 4096;
 
@@ -49,7 +52,7 @@ impl fmt::Debug for KeyRing {
 #[derive(Serialize, Deserialize)]
 struct Content {
     group: GroupId,
-    keys: Vec<(u64, [u8; 32])>,
+    keys: Vec<(u64, [u8; 32], Option<DeviceKey>)>,
 }
 
 impl KeyRing {
@@ -92,8 +95,8 @@ impl KeyRing {
     }
 
     /// Seals from now on with the largest key of those that may be used; with the largest of all if none may.
-    pub fn seal_with(&mut self, allowed: impl Fn(KeyId) -> bool) {
-        let largest = self.keys.values().rev().find(|key| allowed(key.id())).or_else(|| self.keys.values().next_back());
+    pub fn seal_with(&mut self, allowed: impl Fn(&GroupKey) -> bool) {
+        let largest = self.keys.values().rev().find(|key| allowed(key)).or_else(|| self.keys.values().next_back());
         if let Some(largest) = largest {
             self.current = largest.clone();
         }
@@ -121,7 +124,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyFileError::Newer`] when it cannot be written.
     pub fn to_text(&self) -> Result<Zeroizing<String>, KeyFileError> {
-        let keys = self.keys().map(|key| (key.epoch(), *key.secret())).collect();
+        let keys = self.keys().map(|key| (key.epoch(), *key.secret(), key.author())).collect();
         let text = code::encode(START, &Content { group: self.group, keys });
         text.map(Zeroizing::new).map_err(|_| KeyFileError::Newer)
     }
@@ -141,7 +144,16 @@ impl KeyRing {
             CodeError::Damaged => KeyFileError::Damaged,
             CodeError::Newer => KeyFileError::Newer,
         })?;
-        let mut keys = content.keys.into_iter().map(|(epoch, secret)| GroupKey::from_secret(epoch, secret));
+        if content.keys.iter().any(|(epoch, ..)| *epoch > EPOCH_MAX) {
+            return Err(KeyFileError::Newer);
+        }
+        let mut keys = content.keys.into_iter().map(|(epoch, secret, author)| {
+            let key = GroupKey::from_secret(epoch, secret);
+            match author {
+                Some(author) => key.by(author),
+                None => key,
+            }
+        });
         let mut ring = KeyRing::new(content.group, keys.next().ok_or(KeyFileError::Newer)?);
         for key in keys {
             ring.insert(key);

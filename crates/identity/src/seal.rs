@@ -6,6 +6,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::DeviceKey;
+
 const MAGIC: [u8; 5] = *b"islex";
 const FORMAT: u16 = 1;
 const PRELUDE_BYTES: usize = 24;
@@ -81,6 +83,7 @@ pub struct GroupKey {
     epoch: u64,
     id: KeyId,
     secret: Zeroizing<[u8; 32]>,
+    author: Option<DeviceKey>,
 }
 
 impl fmt::Debug for GroupKey {
@@ -94,7 +97,18 @@ impl GroupKey {
     pub fn from_secret(epoch: u64, secret: [u8; 32]) -> GroupKey {
         let mut id = [0; 16];
         blake3::Hasher::new_derive_key(ID).update(&secret).finalize_xof().fill(&mut id);
-        GroupKey { epoch, id: KeyId(id), secret: Zeroizing::new(secret) }
+        GroupKey { epoch, id: KeyId(id), secret: Zeroizing::new(secret), author: None }
+    }
+
+    /// The same key, made by this device.
+    #[must_use]
+    pub fn by(self, author: DeviceKey) -> GroupKey {
+        GroupKey { author: Some(author), ..self }
+    }
+
+    /// The device that made it, as far as is known.
+    pub const fn author(&self) -> Option<DeviceKey> {
+        self.author
     }
 
     /// How many rotations came before it.

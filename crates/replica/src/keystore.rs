@@ -283,7 +283,7 @@ impl KeyStore {
     }
 }
 
-pub(crate) fn damaged(path: &Path, reason: &str) -> Error {
+fn damaged(path: &Path, reason: &str) -> Error {
     Error::KeyStoreDamaged { path: path.to_owned(), reason: reason.to_owned() }
 }
 

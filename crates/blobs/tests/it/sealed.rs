@@ -143,8 +143,9 @@ async fn a_rotation_reaches_who_lacks_the_key() {
     let error = reader.get_head(site(2)).await.expect_err("a new key");
     assert!(matches!(error, RemoteError::KeyMissing { id, .. } if id == key.id()), "{error:?}");
     plain.plant("key/readme", &b"?"[..]).await.expect("planted");
-    assert_eq!(reader.list_rotations().await.expect("listed"), [(1, key.id())]);
-    let read = reader.get_rotation(1, key.id()).await.expect("read");
+    let listed = reader.list_rotations().await.expect("listed");
+    assert_eq!((listed.len(), listed[0].epoch, listed[0].id), (1, 1, key.id()));
+    let read = reader.get_rotation(&listed[0]).await.expect("read");
     let opened = Rotation::decode(&read).expect("a rotation").open(&device).expect("signed");
     assert_eq!(opened, Some((key, device.key())));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isle_identity::{Action, DeviceKey, InviteSecret, KeyRing, Ticket};
+use isle_identity::{Action, DeviceKey, InviteSecret, KeyRing, MemberOp, Membership, Ticket};
 use isle_protocol::pairing::{self, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request};
 use isle_transport::{Connection, Endpoint, Stream, TransportError};
 
@@ -140,6 +140,14 @@ fn take_up(
     addresses: Vec<String>,
 ) -> Result<(), Error> {
     let status = inner.store.status()?;
+    let refused = |source| Error::Store(isle_store::StoreError::Member { source });
+    let ops = members.iter().map(|op| MemberOp::decode(op, group)).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+    let told = Membership::fold(&ops);
+    if !told.is_member(&inviter) || !told.is_member(&inner.device()?.key) {
+        let reason =
+            "the device that gave the ticket does not belong to the group, or did not let this one in".to_owned();
+        return Err(Error::Invitation { reason });
+    }
     if !inner.store.join_group(group, Some(app))? {
         return Err(Error::OtherApp { name: inviter.short(), found: app.to_owned(), app: status.app });
     }
@@ -155,8 +163,12 @@ fn take_keys(inner: &Inner, group: isle_clock::GroupId, keys: Option<&str>) -> R
     if ring.group() != group {
         return Err(Error::Key { reason: "the device that gave the ticket sent those of another group".to_owned() });
     }
-    let keys = ring.keys().map(|key| (key.clone(), None)).collect();
-    inner.key_store()?.add_group_keys(group, keys)?;
+    let store = inner.key_store()?;
+    if store.group_keys(group)?.is_some() {
+        // Another file of this device has synced with the group: new keys come by the way on which it can check whose they are.
+        return Ok(());
+    }
+    store.add_group_keys(group, ring.keys().cloned().collect())?;
     Ok(())
 }
 
@@ -232,7 +244,7 @@ fn decide(inner: &Inner, request: &Request, key: DeviceKey, name: &str) -> Resul
     PeerState::update(&inner.store, key, |_| {})?;
     tracing::info!(device = %key.short(), name, "a device has joined the group");
     let members = inner.store.member_ops()?.into_iter().map(|(_, op)| op).collect();
-    let keys = inner.group_keys(status.group)?.map(|keys| keys.ring.to_text()).transpose()?;
+    let keys = inner.group_keys(status.group)?.map(|ring| ring.to_text()).transpose()?;
     let keys = keys.map(|text| text.to_string());
     Ok(Reply::Welcome { app: status.app, members, keys })
 }

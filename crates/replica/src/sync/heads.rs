@@ -40,7 +40,8 @@ impl Session<'_> {
         })
         .await?;
         let before = head.author.as_ref().map_or(0, |author| author.sequence).max(self.state.sequence);
-        let sequence = before.saturating_add(1);
+        // Should all memory of those before be lost, time goes on all the same.
+        let sequence = before.saturating_add(1).max(self.inner.runtime.now_ms());
         let signed = match head.sign(group, &secret, nonce, sequence, members.clone()) {
             Err(FormatError::TooLarge { .. }) => {
                 // Too many sites for one object: what was acknowledged is of use only when garbage is collected.
@@ -54,9 +55,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Membership operations that a head names, those before them included, come before what it says.
-    pub(super) async fn pull_members(&mut self, head: &Head) -> Result<(), Error> {
-        let Some(author) = &head.author else { return Ok(()) };
+    /// Membership operations that a head names, those before them included, come before what it says; tells whether there were new ones.
+    async fn pull_members(&mut self, head: &Head) -> Result<bool, Error> {
+        let Some(author) = &head.author else { return Ok(false) };
         let group = self.group().await?;
         let known = blocking(self.inner, |inner| Ok(inner.store.member_ops()?));
         let known: BTreeSet<OpId> = known.await?.into_iter().map(|(id, _)| id).collect();
@@ -84,7 +85,7 @@ impl Session<'_> {
             fetched.push((id, bytes));
         }
         if fetched.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let put = blocking(self.inner, move |inner| {
             let ops: Vec<&[u8]> = fetched.iter().map(|(_, bytes)| bytes.as_ref()).collect();
@@ -96,7 +97,7 @@ impl Session<'_> {
         match put.await {
             Ok(taken) => {
                 tracing::info!(%site, taken, "took over membership operations");
-                Ok(())
+                Ok(true)
             }
             Err(error) if is_outage(&error) => Err(error),
             Err(error) => Err(self.refusal("membership", site, &error)),
@@ -145,26 +146,78 @@ impl Session<'_> {
     }
 
     /// Turns away sites that nobody knows and whose heads are encrypted with an old key: a device that was put out still has it, and could
-    /// come back under another name. One that a head of the new key acknowledges was there before.
+    /// come back under another name. A member is known, and so is a site that somebody acknowledges who has the present key and was not put out.
     pub(super) async fn turn_away(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
-        let Some(current) = self.current_key().await? else { return Ok(()) };
-        let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
-        let is_current = |head: &Head| head.sealed_with == Some(current);
-        let vouching: Vec<Head> =
-            news.iter().map(|news| &news.head).filter(|head| is_current(head)).chain(&self.heads).cloned().collect();
-        let known = |site: SiteId| {
-            vector.get(site) > 0 || vouching.iter().any(|head| head.acknowledged.get(site) > 0 || head.site == site)
+        self.note_keys(news.iter().map(|news| &news.head)).await?;
+        let Some(current) = self.present else { return Ok(()) };
+        let (membership, retired, vector) = blocking(self.inner, |inner| {
+            Ok((inner.store.membership()?, inner.store.retired()?, inner.store.vector()?))
+        })
+        .await?;
+        let device = |head: &Head| head.author.as_ref().map(|author| author.device);
+        let out = |head: &Head| {
+            let revoked = device(head).is_some_and(|device| membership.is_revoked(&device));
+            revoked || retired.iter().any(|(site, _)| *site == head.site)
         };
-        let turned_away = &mut self.report.turned_away;
-        news.retain(|news| {
-            let stays = is_current(&news.head) || news.last.is_some() || known(news.head.site);
-            if !stays {
-                tracing::warn!(site = %news.head.site, "turned away: it is new and has an old key");
-                turned_away.push(news.head.site.to_string());
-            }
-            stays
-        });
+        let current_here = |head: &&Head| self.state.sealed.get(&head.site.to_string()) == Some(&current);
+        let all = news.iter().map(|news| &news.head).chain(&self.heads);
+        let vouched: BTreeSet<SiteId> = all
+            .filter(current_here)
+            .filter(|head| !out(head))
+            .flat_map(|head| head.acknowledged.iter().map(|(site, _)| site))
+            .collect();
+        let stays = |news: &News| {
+            let site = news.head.site;
+            let member = device(&news.head).is_some_and(|device| membership.is_member(&device));
+            let known = news.last.is_some() || vector.get(site) > 0 || vouched.contains(&site);
+            current_here(&&news.head) || member || known
+        };
+        let (kept, away): (Vec<News>, Vec<News>) = std::mem::take(news).into_iter().partition(stays);
+        *news = kept;
+        for News { head, .. } in away {
+            tracing::warn!(site = %head.site, "turned away: it is new and has an old key");
+            self.report.turned_away.push(head.site.to_string());
+        }
         Ok(())
+    }
+
+    /// Takes the membership operations that heads name, and from heads of devices or sites that were put out nothing but their own changes up to
+    /// the cut: they could put out others in revenge. Heads of the present key come first, for they tell who was put out.
+    pub(super) async fn admit(
+        &mut self,
+        mut news: Vec<News>,
+        failed: &mut Vec<(SiteId, Error, Option<Head>)>,
+    ) -> Result<Vec<News>, Error> {
+        let present = self.present;
+        news.sort_by_key(|news| news.head.sealed_with != present);
+        let known = blocking(self.inner, |inner| Ok((inner.store.membership()?, inner.store.retired()?)));
+        let (mut membership, retired) = known.await?;
+        let mut retired: BTreeSet<SiteId> = retired.into_iter().map(|(site, _)| site).collect();
+        let mut admitted = Vec::with_capacity(news.len());
+        for mut news in news {
+            let head = &mut news.head;
+            let revoked = head.author.as_ref().is_some_and(|author| membership.is_revoked(&author.device));
+            if revoked || retired.contains(&head.site) {
+                let site = head.site;
+                (head.retired, head.schema_heads, head.snapshot) = Default::default();
+                head.tail.retain(|frame| frame.site == site);
+                if let Some(author) = &mut head.author {
+                    author.members.clear();
+                }
+            }
+            match self.pull_members(&news.head).await {
+                Err(error) if is_outage(&error) => return Err(error),
+                Err(error) => {
+                    failed.push((news.head.site, error, news.last));
+                    continue;
+                }
+                Ok(false) => {}
+                Ok(true) => membership = blocking(self.inner, |inner| Ok(inner.store.membership()?)).await?,
+            }
+            retired.extend(news.head.retired.iter().map(|(site, _)| *site));
+            admitted.push(news);
+        }
+        Ok(admitted)
     }
 }
 

@@ -4,21 +4,21 @@
 //! rotations that were wrapped for it: those count that were made by a member, or by a device whose head stands in the remote. A key that this device
 //! made is announced before anything is put that is encrypted with it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isle_blobs::{GroupObject, Remote, RemoteError};
+use isle_blobs::{GroupObject, Head, Remote, RemoteError, RotationRef};
 use isle_clock::GroupId;
-use isle_identity::{DeviceKey, GroupKey, KeyId, Rotation};
+use isle_identity::{DeviceKey, GroupKey, KeyId, KeyRing, Rotation};
 use isle_store::RemoteRow;
 
 use super::{RemoteState, Session, blocking};
 use crate::Error;
-use crate::group_keys::GroupKeys;
 use crate::replica::{Inner, random_32};
 
-/// A key whose epoch is this far beyond all others is not taken: nobody rotates so often.
-const EPOCH_LEAP_MAX: u64 = 1 << 20;
+/// Rotations that one session reads, the newest first: whoever puts many does not hold others up for long.
+const READ_MAX: usize = 256;
 
 /// A remote with the keys of its group, which begins with key `base`.
 pub(super) async fn unlocked(
@@ -29,29 +29,29 @@ pub(super) async fn unlocked(
     announced: &[KeyId],
 ) -> Result<Remote, Error> {
     let missing = || Error::KeyMissing { name: name.to_owned() };
-    let mut keys = usable(inner, group, announced).await?;
-    if keys.as_ref().is_none_or(|keys| keys.ring.get(base).is_none()) {
+    let mut ring = usable(inner, group, announced).await?;
+    if ring.as_ref().is_none_or(|ring| ring.get(base).is_none()) {
         learn(inner, name, raw, group).await?;
-        keys = usable(inner, group, announced).await?;
+        ring = usable(inner, group, announced).await?;
     }
-    let keys = keys.ok_or_else(missing)?;
-    let base = keys.ring.get(base).cloned().ok_or_else(missing)?;
-    Ok(sealed(inner, raw, keys, base))
+    let ring = ring.ok_or_else(missing)?;
+    let base = ring.get(base).cloned().ok_or_else(missing)?;
+    Ok(sealed(inner, raw, ring, base))
 }
 
 /// The keys of the group; one that was made here and that the remote was not told of yet is not encrypted with there.
-async fn usable(inner: &Arc<Inner>, group: GroupId, announced: &[KeyId]) -> Result<Option<GroupKeys>, Error> {
+async fn usable(inner: &Arc<Inner>, group: GroupId, announced: &[KeyId]) -> Result<Option<KeyRing>, Error> {
     let announced = announced.to_vec();
     blocking(inner, move |inner| {
         let own = inner.device()?.key;
-        inner.group_keys_but(group, |keys, id| keys.author(id) == Some(own) && !announced.contains(&id))
+        inner.group_keys_but(group, |key| key.author() == Some(own) && !announced.contains(&key.id()))
     })
     .await
 }
 
-fn sealed(inner: &Arc<Inner>, raw: &Remote, keys: GroupKeys, base: GroupKey) -> Remote {
+fn sealed(inner: &Arc<Inner>, raw: &Remote, ring: KeyRing, base: GroupKey) -> Remote {
     let runtime = Arc::clone(&inner.runtime);
-    raw.sealed(keys.ring, base, Arc::new(move || random_32(runtime.as_ref())))
+    raw.sealed(ring, base, Arc::new(move || random_32(runtime.as_ref())))
 }
 
 /// A remote as its content is read, synced with before or not; one that holds nothing is given back as it is.
@@ -79,13 +79,12 @@ pub(super) async fn opened(inner: &Arc<Inner>, row: &RemoteRow, raw: &Remote) ->
 async fn learn(inner: &Arc<Inner>, name: &str, raw: &Remote, group: GroupId) -> Result<bool, Error> {
     let failed = |source| Error::Remote { name: name.to_owned(), source };
     let mut learned = false;
-    for (epoch, id) in raw.list_rotations().await.map_err(failed)? {
-        let known =
-            blocking(inner, move |inner| Ok(inner.group_keys(group)?.is_some_and(|keys| keys.ring.get(id).is_some())));
-        if known.await? {
-            continue;
-        }
-        let bytes = match raw.get_rotation(epoch, id).await {
+    let mut listed = raw.list_rotations().await.map_err(failed)?;
+    listed.sort_unstable();
+    let known = blocking(inner, move |inner| inner.group_keys(group)).await?;
+    let is_new = |rotation: &RotationRef| known.as_ref().is_none_or(|ring| ring.get(rotation.id).is_none());
+    for rotation in listed.into_iter().rev().filter(is_new).take(READ_MAX) {
+        let bytes = match raw.get_rotation(&rotation).await {
             Ok(bytes) => bytes,
             Err(error @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. } | RemoteError::Missing { .. })) => {
                 tracing::warn!(%error, "a key rotation is passed over");
@@ -94,49 +93,52 @@ async fn learn(inner: &Arc<Inner>, name: &str, raw: &Remote, group: GroupId) -> 
             Err(source) => return Err(failed(source)),
         };
         let remote = name.to_owned();
-        learned |= blocking(inner, move |inner| take(inner, &remote, group, (epoch, id), &bytes)).await?;
+        learned |= blocking(inner, move |inner| take(inner, &remote, group, rotation, &bytes)).await?;
     }
     Ok(learned)
 }
 
 /// Takes a rotation if it is for this device and by one of the group. Blocks.
-fn take(inner: &Inner, remote: &str, group: GroupId, named: (u64, KeyId), bytes: &[u8]) -> Result<bool, Error> {
+fn take(inner: &Inner, remote: &str, group: GroupId, named: RotationRef, bytes: &[u8]) -> Result<bool, Error> {
     let refuse = |reason: &str| {
-        tracing::warn!(remote, epoch = named.0, id = %named.1, reason, "a key rotation is refused");
+        tracing::warn!(remote, epoch = named.epoch, id = %named.id, reason, "a key rotation is refused");
         Ok(false)
     };
     let rotation = match Rotation::decode(bytes) {
-        Ok(rotation) if (rotation.group(), rotation.epoch(), rotation.id()) == (group, named.0, named.1) => rotation,
+        Ok(rotation) if (rotation.group(), rotation.epoch(), rotation.id()) == (group, named.epoch, named.id) => {
+            rotation
+        }
         Ok(_) => return refuse("it is another than its name says"),
         Err(error) => return refuse(&error.to_string()),
     };
     let keys = inner.key_store()?;
-    let (key, author) = match rotation.open(&keys.secret(inner.runtime.as_ref())?) {
+    let secret = keys.secret(inner.runtime.as_ref())?;
+    let (key, author) = match rotation.open(&secret) {
         Ok(Some(opened)) => opened,
         // It leaves this device out.
         Ok(None) => return Ok(false),
         Err(error) => return refuse(&error.to_string()),
     };
-    let membership = inner.store.membership()?;
-    let known = membership.is_member(&author) || inner.devices_seen(Some(remote))?.alive.contains(&author);
+    let (membership, seen) = (inner.store.membership()?, inner.devices_seen(Some(remote))?);
+    let known = author == secret.key() || membership.is_member(&author) || seen.alive.contains(&author);
     if !known || membership.is_revoked(&author) {
         return refuse("the device that made it does not belong to the group, as far as is known here");
     }
-    let largest = inner.group_keys(group)?.and_then(|keys| keys.ring.keys().map(GroupKey::epoch).max()).unwrap_or(0);
-    if key.epoch() > largest.saturating_add(EPOCH_LEAP_MAX) {
+    if !inner.is_near(group, key.epoch())? {
         return refuse("its epoch is far beyond all others");
     }
     tracing::info!(remote, id = %key.id(), author = %author.short(), "took over a new key of the group");
-    keys.add_group_keys(group, vec![(key, Some(author))])?;
+    keys.add_group_keys(group, vec![key.by(author)])?;
     Ok(true)
 }
 
-/// Who gets a new key: members, and devices whose heads were seen, but none that was put out. Blocks.
+/// Who gets a new key: members, and devices whose heads were seen, but none that was put out; this device too, should its folder be
+/// restored from before. Blocks.
 fn recipients(inner: &Inner) -> Result<Vec<DeviceKey>, Error> {
-    let (membership, own) = (inner.store.membership()?, inner.device()?.key);
-    let mut devices = inner.devices_seen(None)?.alive;
-    devices.extend(membership.members.keys());
-    devices.retain(|device| *device != own && !membership.is_revoked(device));
+    let (membership, seen) = (inner.store.membership()?, inner.devices_seen(None)?);
+    let known = seen.alive.iter().chain(membership.members.keys());
+    let stays = known.filter(|device| !membership.is_revoked(device) && !seen.is_gone(device)).copied();
+    let devices: BTreeSet<DeviceKey> = stays.chain([inner.device()?.key]).collect();
     Ok(devices.into_iter().collect())
 }
 
@@ -146,11 +148,12 @@ impl Session<'_> {
         let mut remote = self.raw.clone();
         if !self.row.plain {
             let id = group.group;
-            let keys = blocking(self.inner, move |inner| inner.ensure_group_keys(id)).await?;
+            let ring = blocking(self.inner, move |inner| inner.ensure_group_keys(id)).await?;
             // Before the object that asks for the key: members find it at once.
             self.announce(id).await?;
-            let base = keys.ring.current().clone();
-            remote = sealed(self.inner, &self.raw, keys, base);
+            // The oldest: should the object be lost, whoever puts it again names the same one.
+            let base = ring.keys().next().unwrap_or(ring.current()).clone();
+            remote = sealed(self.inner, &self.raw, ring, base);
         }
         match remote.create_group(&group).await {
             // Somebody was faster, with another key or with none: what stands is looked at as it is.
@@ -193,8 +196,8 @@ impl Session<'_> {
     /// The key with which is encrypted; `None` in a plain remote.
     pub(super) async fn current_key(&self) -> Result<Option<KeyId>, Error> {
         let Some(group) = self.state.group.filter(|_| !self.row.plain) else { return Ok(None) };
-        let keys = usable(self.inner, group, &self.state.announced).await?;
-        Ok(keys.map(|keys| keys.ring.current().id()))
+        let ring = usable(self.inner, group, &self.state.announced).await?;
+        Ok(ring.map(|ring| ring.current().id()))
     }
 
     /// Announces the keys that this device made, and goes over to the newest; not before the own head stands here, for
@@ -210,30 +213,69 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Wraps the keys that this device made for the other devices, where this remote does not know them yet; tells whether there were any.
+    /// Wraps keys for other devices: those that this device made, where this remote does not know them yet, and the present one for devices
+    /// that go on with an old one, who may not know the device that made it. Tells whether there were any of the first kind.
     async fn announce(&mut self, group: GroupId) -> Result<bool, Error> {
         let announced = self.state.announced.clone();
+        let late = self.latecomers();
         let new = blocking(self.inner, move |inner| {
-            let Some(keys) = inner.group_keys(group)? else { return Ok(Vec::new()) };
-            let (secret, own) = (inner.key_store()?.secret(inner.runtime.as_ref())?, inner.device()?.key);
-            let made = keys.ring.keys().filter(|key| keys.author(key.id()) == Some(own));
-            let (mut new, devices) = (Vec::new(), recipients(inner)?);
-            for key in made.filter(|key| !announced.contains(&key.id())) {
+            let Some(ring) = inner.group_keys(group)? else { return Ok(Vec::new()) };
+            let (secret, recipients) = (inner.key_store()?.secret(inner.runtime.as_ref())?, recipients(inner)?);
+            let own = secret.key();
+            let made = ring.keys().filter(|key| key.author() == Some(own) && !announced.contains(&key.id()));
+            let mut wanted: Vec<(&GroupKey, Vec<DeviceKey>)> = made.map(|key| (key, recipients.clone())).collect();
+            let present = ring.current();
+            let late = late.into_iter().filter(|(_, key)| *key != present.id()).map(|(device, _)| device);
+            let late: Vec<DeviceKey> = late.filter(|device| recipients.contains(device)).collect();
+            if present.author() != Some(own) && !late.is_empty() {
+                wanted.push((present, late));
+            }
+            let mut new = Vec::new();
+            for (key, devices) in wanted {
                 let wrapped = Rotation::wrap(&secret, group, key, &devices, inner.random_32());
                 let encoded = wrapped.and_then(|rotation| rotation.encode());
                 let encoded = encoded.map_err(|error| Error::Key { reason: error.to_string() })?;
-                new.push((key.epoch(), key.id(), (!devices.is_empty()).then(|| Bytes::from(encoded))));
+                new.push((key.clone(), devices, Bytes::from(encoded)));
             }
             Ok(new)
         });
-        let new = new.await?;
-        let any = !new.is_empty();
-        for (epoch, id, rotation) in new {
-            if let Some(rotation) = rotation {
-                self.raw.put_rotation(epoch, id, &rotation).await.map_err(|source| self.failed(source))?;
+        let (mut any, own) = (false, blocking(self.inner, |inner| Ok(inner.device()?.key)).await?);
+        for (key, devices, rotation) in new.await? {
+            self.raw.put_rotation(key.epoch(), key.id(), &rotation).await.map_err(|source| self.failed(source))?;
+            if key.author() == Some(own) {
+                self.state.announced.push(key.id());
+                any = true;
+            } else {
+                self.state.helped.extend(devices.iter().map(|device| help(device, key.id())));
             }
-            self.state.announced.push(id);
         }
         Ok(any)
     }
+
+    /// Devices by the key with which their heads here are encrypted, but for those that were helped to the present one.
+    fn latecomers(&self) -> Vec<(DeviceKey, KeyId)> {
+        let Some(present) = self.present else { return Vec::new() };
+        let heads = self.heads.iter().filter_map(|head| {
+            let device = head.author.as_ref()?.device;
+            let key = self.state.sealed.get(&head.site.to_string())?;
+            (*key != present && !self.state.helped.contains(&help(&device, present))).then_some((device, *key))
+        });
+        heads.collect()
+    }
+
+    /// Notes with which keys heads are encrypted, and which one this replica uses here.
+    pub(super) async fn note_keys<'h>(&mut self, heads: impl Iterator<Item = &'h Head>) -> Result<(), Error> {
+        for head in heads {
+            if let Some(key) = head.sealed_with {
+                self.state.sealed.insert(head.site.to_string(), key);
+            }
+        }
+        self.present = self.current_key().await?;
+        Ok(())
+    }
+}
+
+/// By what it is remembered that a device was given a key.
+fn help(device: &DeviceKey, key: KeyId) -> String {
+    format!("{device} {key}")
 }

@@ -39,6 +39,7 @@ mod snapshot;
 pub(crate) use compact::compact;
 pub use compact::{CompactOptions, CompactReport};
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use isle_blobs::{GroupObject, Head, HeadRef, Remote, RemoteError};
@@ -245,6 +246,12 @@ pub(crate) struct RemoteState {
     /// Keys made here that this remote was told of.
     #[serde(default)]
     announced: Vec<KeyId>,
+    /// By site: the key with which its head was encrypted when it was read last.
+    #[serde(default)]
+    sealed: BTreeMap<String, KeyId>,
+    /// Devices that were given a key of others'.
+    #[serde(default)]
+    helped: BTreeSet<String>,
     /// Membership operations that are known to stand there.
     #[serde(default)]
     members: Vec<OpId>,
@@ -278,6 +285,8 @@ struct Session<'a> {
     _lock: std::fs::File,
     /// The own head must be put again whether there is news or not: the one that stands is damaged.
     repair: bool,
+    /// The key that this replica encrypts with here.
+    present: Option<KeyId>,
     /// Rotations were looked for in this session.
     looked_for_keys: bool,
     /// Not every head could be read: nothing can be said of what all have.
@@ -381,6 +390,7 @@ impl<'a> Session<'a> {
             own: None,
             _lock: lock,
             repair: false,
+            present: None,
             looked_for_keys: false,
             unread: false,
             compacting: false,

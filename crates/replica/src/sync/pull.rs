@@ -61,13 +61,7 @@ impl Session<'_> {
             }
         }
         self.turn_away(&mut news).await?;
-        for head in news.iter().map(|news| news.head.clone()).collect::<Vec<_>>() {
-            match self.pull_members(&head).await {
-                Err(error) if is_outage(&error) => return Err(error),
-                Err(error) => self.note_refusal(head.site, &error),
-                Ok(()) => {}
-            }
-        }
+        let news = self.admit(news, &mut failed).await?;
         self.heed_devices(&news).await?;
         self.heed_retirements(&news).await?;
         self.bootstrap(news.iter().map(|news| news.head.clone()).collect()).await?;
