@@ -158,6 +158,15 @@ impl Remote {
         store.put(&path, PutPayload::from_bytes(bytes.into())).await.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Removes what stands under a key below the prefix.
+    ///
+    /// # Errors
+    /// What the store says, as text.
+    pub async fn uproot(&self, key: &str) -> Result<(), String> {
+        let (store, path) = self.raw(key);
+        store.delete(&path).await.map_err(|error| error.to_string())
+    }
+
     /// The bytes under a key below the prefix, unchecked.
     ///
     /// # Errors

@@ -377,3 +377,167 @@ async fn a_rotation_takes_in_a_device_that_came_just_before_it() {
     assert_eq!((titles(&a), titles(&d)), (titles(&d), vec!["by d".to_owned(), "by a".to_owned()]));
     assert!(d.keys().unwrap().iter().any(|key| key.current && key.epoch == 1));
 }
+
+/// The remote as somebody keeps it who could read it once.
+async fn copied(remote: &Remote) -> Remote {
+    let copy = Remote::in_memory();
+    for key in remote.keys().await.unwrap() {
+        copy.plant(&key, remote.dig(&key).await.unwrap()).await.unwrap();
+    }
+    copy
+}
+
+async fn put_into(remote: &Remote, from: &Remote, what: &str) {
+    for key in from.keys().await.unwrap().into_iter().filter(|key| key.contains(what)) {
+        remote.plant(&key, from.dig(&key).await.unwrap()).await.unwrap();
+    }
+}
+
+fn move_to(device: &Device, remote: &Remote) {
+    device.remove_remote("r").unwrap();
+    device.add_open_remote_of("r", remote.clone(), false).unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_device_that_still_can_write_steers_nobody_and_brings_nobody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    sync(&a).await;
+    let (b, x) = (keyed(folder.path(), "b", &a, &remote), keyed(folder.path(), "x", &a, &remote));
+    for device in [&b, &x, &a, &b, &x] {
+        sync(device).await;
+    }
+    write(&x, 1, "by x, in time");
+    for device in [&x, &a, &b] {
+        sync(device).await;
+    }
+    // x has a copy of everything, and what it does there it puts into the remote later.
+    let private = copied(&remote).await;
+    let old_keys = x.export_keys().unwrap();
+    a.retire(&site(&x).to_string()).unwrap();
+    a.rotate_key().unwrap();
+    for device in [&a, &b, &a] {
+        sync(device).await;
+    }
+    move_to(&x, &private);
+    sync(&x).await;
+    for victim in [&a, &b] {
+        x.retire(&site(victim).to_string()).unwrap();
+    }
+    x.write(|tx| tx.execute_batch("CREATE TABLE evil(id INTEGER PRIMARY KEY)")).unwrap();
+    x.track(&["evil"]).unwrap();
+    let y = device(folder.path(), "y");
+    isle::import_keys(Some(y.home.clone()), &old_keys).unwrap();
+    y.add_open_remote_of("r", private.clone(), false).unwrap();
+    sync(&y).await;
+    write(&y, 66, "by nobody");
+    for device in [&y, &x, &y, &x] {
+        sync(device).await;
+    }
+    for part in ["schema/", &format!("head/{}", site(&x)), &format!("head/{}", site(&y))] {
+        put_into(&remote, &private, part).await;
+    }
+    let sites = (site(&a), site(&b));
+    for device in [&a, &b, &a, &b] {
+        let report = sync(device).await;
+        assert!(report.new_site.is_none() && !report.was_retired, "x puts others out: {report:?}");
+        assert_eq!(titles(device), ["by x, in time"]);
+        assert_eq!(report.turned_away, [site(&y).to_string()], "{report:?}");
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'evil'";
+        assert_eq!(device.read(|q| q.one::<i64>(tables, &[])).unwrap(), Some(0), "x makes tables");
+    }
+    assert_eq!((site(&a), site(&b)), sites);
+    // Nor does the next key go to either.
+    a.rotate_key().unwrap();
+    sync(&a).await;
+    for outsider in [&x, &y] {
+        move_to(outsider, &remote);
+        sync(outsider).await;
+        assert!(outsider.keys().unwrap().iter().all(|key| key.epoch == 0), "an outsider got a new key");
+    }
+}
+
+#[tokio::test]
+async fn who_may_write_to_a_plain_remote_gets_no_key_of_an_encrypted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (remote, usb) = (Remote::in_memory(), Remote::in_memory());
+    let a = first(folder.path(), "a", &remote);
+    a.add_open_remote("usb", usb.clone()).unwrap();
+    let o = device(folder.path(), "o");
+    o.add_open_remote("usb", usb).unwrap();
+    a.sync().await.unwrap();
+    o.sync().await.unwrap();
+    write(&o, 1, "through the stick");
+    o.sync().await.unwrap();
+    a.sync().await.unwrap();
+    a.rotate_key().unwrap();
+    a.sync().await.unwrap();
+    let seed = std::fs::read_to_string(o.home.join("device.key")).unwrap();
+    let seed: isle::DeviceKey = seed.trim().parse().unwrap();
+    let secret = isle_identity::DeviceSecret::from_seed(*seed.as_bytes()).unwrap();
+    let rotations = remote.list_rotations().await.unwrap();
+    assert_eq!(rotations.len(), 2, "the first key and the next");
+    for rotation in rotations {
+        let bytes = remote.get_rotation(&rotation).await.unwrap();
+        let opened = isle_identity::Rotation::decode(&bytes).unwrap().open(&secret).unwrap();
+        assert_eq!(opened, None, "an outsider can open it");
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_was_away_gets_a_key_that_somebody_made_whom_it_does_not_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    sync(&a).await;
+    let x = keyed(folder.path(), "x", &a, &remote);
+    for device in [&x, &a] {
+        sync(device).await;
+    }
+    // While x is away, c comes and makes a key.
+    let c = keyed(folder.path(), "c", &a, &remote);
+    sync(&c).await;
+    write(&c, 1, "by c");
+    for device in [&c, &a] {
+        sync(device).await;
+    }
+    c.rotate_key().unwrap();
+    for device in [&c, &a, &c] {
+        sync(device).await;
+    }
+    write(&a, 2, "by a");
+    sync(&a).await;
+    sync(&x).await;
+    let report = sync(&x).await;
+    assert!(report.refused.is_empty(), "{report:?}");
+    assert_eq!(titles(&x), ["by c", "by a"]);
+    let rotations = remote.list_rotations().await.unwrap().len();
+    for device in [&a, &c, &x, &a] {
+        sync(device).await;
+    }
+    assert_eq!(remote.list_rotations().await.unwrap().len(), rotations, "help is given once");
+}
+
+#[tokio::test]
+async fn a_remote_that_was_removed_and_added_again_is_heard_by_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let a = first(folder.path(), "a", &remote);
+    sync(&a).await;
+    let b = keyed(folder.path(), "b", &a, &remote);
+    for n in 0..5 {
+        write(&a, n, "x");
+        sync(&a).await;
+        sync(&b).await;
+    }
+    // All is lost that was remembered, and the head too.
+    let head = format!("head/{}", site(&a));
+    remote.uproot(&head).await.unwrap();
+    move_to(&a, &remote);
+    write(&a, 9, "after");
+    sync(&a).await;
+    let report = sync(&b).await;
+    assert!(report.stale.is_empty(), "{report:?}");
+    assert_eq!(titles(&b).last().unwrap(), "after");
+}
