@@ -8,6 +8,7 @@
 //! Connections are opened before the clock starts, as those of the other engines are: isle opens its own when they
 //! are first needed, so an empty transaction comes first.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use ::isle::{Builder, Param, Replica, SiteId, SystemRuntime, Transaction, params
 use anyhow::{Context, Result, ensure};
 use isle_changeset::Header;
 use isle_clock::Hlc;
+use isle_identity::DeviceSecret;
 use isle_store::{Frame, Init, Logged, Options, Store};
 
 use crate::data::{Dataset, Digest, Key, Keys, Row, StockUpdate};
@@ -64,11 +66,13 @@ impl Side {
 struct Changeset {
     header: Vec<u8>,
     blocks: Vec<Vec<u8>>,
+    /// The device's signature under the versions up to this one; empty for most.
+    proof: Vec<u8>,
 }
 
 impl Changeset {
     fn bytes(&self) -> u64 {
-        std::iter::once(&self.header).chain(&self.blocks).map(|part| part.len() as u64).sum()
+        [&self.header, &self.proof].into_iter().chain(&self.blocks).map(|part| part.len() as u64).sum()
     }
 }
 
@@ -78,6 +82,7 @@ fn save(changesets: &[Changeset], path: &Path) -> Result<()> {
         out.bytes(&changeset.header);
         out.integer(changeset.blocks.len() as i64);
         changeset.blocks.iter().for_each(|block| out.bytes(block));
+        out.bytes(&changeset.proof);
     }
     Ok(fs::write(path, out.finish())?)
 }
@@ -89,7 +94,8 @@ fn load(path: &Path) -> Result<Vec<Changeset>> {
     while !reader.is_empty() {
         let header = reader.bytes()?.to_vec();
         let blocks = (0..reader.integer()?).map(|_| reader.bytes().map(<[u8]>::to_vec)).collect::<Result<_>>()?;
-        changesets.push(Changeset { header, blocks });
+        let proof = reader.bytes()?.to_vec();
+        changesets.push(Changeset { header, blocks, proof });
     }
     Ok(changesets)
 }
@@ -98,8 +104,29 @@ fn rows_of(changesets: &[Changeset]) -> Result<u64> {
     changesets.iter().map(|it| Ok(Header::decode(&it.header)?.rows())).sum()
 }
 
+/// The device of all files of a run: it signs for each of them.
+pub(crate) fn secret() -> Result<DeviceSecret> {
+    Ok(DeviceSecret::from_seed([7; 32])?)
+}
+
+/// A home that belongs to that device.
+pub(crate) fn home(path: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&path)?;
+    fs::write(path.join("device.key"), "07".repeat(32))?;
+    Ok(path)
+}
+
+/// The signatures of own versions that are not signed yet, as they are made when changesets are handed over.
+pub(crate) fn sign(store: &Store, last: u64) -> Result<HashMap<u64, Vec<u8>>> {
+    let (secret, group) = (secret()?, store.group()?);
+    let nonce = store.site_nonce()?.context("the site is no device's")?;
+    let proof = |(version, chain): (u64, _)| (version, isle_identity::prove(&secret, &nonce, group, version, &chain));
+    Ok(store.unsigned(last)?.into_iter().map(proof).collect())
+}
+
 /// The site's own sealed changesets after a version of it.
 fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
+    let mut proofs = sign(store, store.vector()?.get(site))?;
     let mut changesets = Vec::new();
     let (mut since, mut more) = (since, true);
     while more {
@@ -107,13 +134,14 @@ fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
         (found, more) = store.changesets(site, since, EXPORT_BYTES)?;
         for Logged { version, header, only, .. } in found {
             since = version;
+            let proof = proofs.remove(&version).unwrap_or_default();
             if let Some(only) = only {
-                changesets.push(Changeset { header, blocks: vec![only] });
+                changesets.push(Changeset { header, blocks: vec![only], proof });
                 continue;
             }
             let count = Header::decode(&header)?.blocks.len();
             let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
-            changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()? });
+            changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()?, proof });
         }
     }
     Ok(changesets)
@@ -123,8 +151,11 @@ fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
 fn apply(store: &Store, changesets: &[Changeset]) -> Result<(Duration, u64)> {
     let start = Instant::now();
     let mut frames = Vec::new();
-    for Changeset { header, blocks } in changesets {
+    for Changeset { header, blocks, proof } in changesets {
         let Header { site, version, .. } = Header::decode(header)?;
+        if !proof.is_empty() {
+            frames.push(Frame::Proof { site, version, bytes: proof });
+        }
         frames.push(Frame::Header(header));
         frames.extend(blocks.iter().enumerate().map(|(index, bytes)| Frame::Block { site, version, index, bytes }));
     }
@@ -171,7 +202,7 @@ fn open_writing(path: &Path) -> Result<Replica> {
 
 /// A new replica; its home is beside its file.
 fn init(path: &Path) -> Result<Replica> {
-    Ok(builder(path).home(path.with_extension("home")).app(APP).init()?)
+    Ok(builder(path).home(home(path.with_extension("home"))?).app(APP).init()?)
 }
 
 /// A new replica with the empty table, tracked.
@@ -285,7 +316,11 @@ impl Isle {
 
     /// A second replica that has the schema and no rows.
     fn empty_peer(template: &Path, path: &Path) -> Result<Store> {
-        let store = Store::init(options(path), Arc::new(SystemRuntime), &Init { app: APP.to_owned(), owner: None })?;
+        let store = Store::init(
+            options(path),
+            Arc::new(SystemRuntime),
+            &Init { app: APP.to_owned(), owner: Some(secret()?.key()) },
+        )?;
         let group: [u8; 16] = fs::read(template.join(GROUP))?.as_slice().try_into()?;
         store.join_group(::isle::GroupId::from_bytes(group), None)?;
         store.put_migration(&fs::read(template.join(MIGRATION))?)?;

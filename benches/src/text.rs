@@ -63,7 +63,7 @@ pub fn plain(scratch: &Scratch, length: usize) -> Result<TextEdit> {
 pub fn isle(scratch: &Scratch, length: usize) -> Result<TextEdit> {
     let (path, peer) = (scratch.path("isle.db"), scratch.path("peer.db"));
     let texts = texts(length);
-    let replica = isle::Replica::builder(&path).home(scratch.path("home")).app("bench").init()?;
+    let replica = isle::Replica::builder(&path).home(crate::isle::home(scratch.path("home"))?).app("bench").init()?;
     replica.apply_schema(format!("{SCHEMA};\n-- @merge notes.body text").as_str())?;
     replica.write(|tx| tx.execute("INSERT INTO notes VALUES(1, ?1)", isle::params![texts[0].as_str()]))?;
     drop(replica);
@@ -81,7 +81,7 @@ pub fn isle(scratch: &Scratch, length: usize) -> Result<TextEdit> {
         }
     }
     let next = median(times);
-    drop(isle::Replica::builder(&peer).home(scratch.path("peer")).app("bench").init()?);
+    drop(isle::Replica::builder(&peer).home(crate::isle::home(scratch.path("peer"))?).app("bench").init()?);
     let other = store(&peer)?;
     let status = source.status()?;
     other.join_group(status.group, None)?;
@@ -93,7 +93,9 @@ pub fn isle(scratch: &Scratch, length: usize) -> Result<TextEdit> {
     for logged in &found {
         let (site, version) = (status.site, logged.version);
         let bytes = logged.only.as_ref().context("an edit takes one block")?;
-        let frames = [Frame::Header(&logged.header), Frame::Block { site, version, index: 0, bytes }];
+        let proof = crate::isle::sign(&source, version)?.remove(&version).context("it is signed")?;
+        let proof = Frame::Proof { site, version, bytes: &proof };
+        let frames = [proof, Frame::Header(&logged.header), Frame::Block { site, version, index: 0, bytes }];
         let start = Instant::now();
         other.receive(frames.into_iter())?;
         times.push(start.elapsed());

@@ -130,6 +130,9 @@ pub(crate) fn hint_of_isle(error: &isle::Error) -> Option<&'static str> {
             "a device can be reached while `isle serve` (or `isle invite`) runs there; `isle peers` shows where it is looked for, \
              `isle peers add DEVICE ADDRESS` says where it is",
         ),
+        isle::Error::NoSuchPeer { found: 0, .. } => Some(
+            "a device that joined with a key file instead of a ticket is put out with `isle devices retire`, then `isle key rotate` and `isle sync`",
+        ),
         _ => None,
     }
 }

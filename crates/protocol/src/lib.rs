@@ -51,7 +51,9 @@
 //! 12 snapshot   its encoded header                                      counts
 //! 13 want       postcard: ranges of blocks
 //! 14 part       index 4, then the block                                 counts
-//! 15 proof      site 16, version 8, then a signature of the author's    counts
+//! 15 proof      site 16, version 8, then the signature of the author's    counts
+//!               device under all its versions up to this one: it comes
+//!               before the first of them that is not covered yet
 //! 16 bye        postcard: code and reason
 //! 17 joined       nothing: the snapshot has been taken in
 //! ```

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use isle_clock::SiteId;
+use isle_identity::DeviceSecret;
 use isle_store::Store;
 
 use crate::Error;
@@ -32,15 +33,23 @@ impl Proofs {
 }
 
 impl Inner {
+    /// The device's key pair, read once: a live replica signs with every change that it hands over.
+    fn secret(&self) -> Result<&DeviceSecret, Error> {
+        if let Some(secret) = self.secret.get() {
+            return Ok(secret);
+        }
+        let secret = self.key_store()?.secret(self.runtime.as_ref())?;
+        Ok(self.secret.get_or_init(|| secret))
+    }
+
     /// Signs own versions up to this one, and records durably that others may know them from now on.
     pub(crate) fn mark_signed(&self, version: u64) -> Result<(), Error> {
         let unsigned = self.store.unsigned(version)?;
         let mut proofs = Vec::with_capacity(unsigned.len());
         if let (false, Some(nonce)) = (unsigned.is_empty(), self.store.site_nonce()?) {
-            let secret = self.key_store()?.secret(self.runtime.as_ref())?;
-            let group = self.store.status()?.group;
+            let (secret, group) = (self.secret()?, self.store.group()?);
             proofs.extend(unsigned.into_iter().map(|(version, chain)| {
-                (version, chain, isle_identity::prove(&secret, &nonce, group, version, &chain))
+                (version, chain, isle_identity::prove(secret, &nonce, group, version, &chain))
             }));
         }
         Ok(self.store.mark_signed(version, &proofs)?)

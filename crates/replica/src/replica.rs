@@ -31,6 +31,8 @@ pub(crate) struct Inner {
     pub(crate) renewed_ms: std::sync::atomic::AtomicU64,
     /// Remotes that tests and apps bring along opened.
     pub(crate) opened: std::sync::Mutex<Vec<(String, Remote)>>,
+    /// The device's key pair, once it was needed.
+    pub(crate) secret: std::sync::OnceLock<isle_identity::DeviceSecret>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -56,7 +58,9 @@ impl Inner {
         let syncing = tokio::sync::Mutex::new(());
         let opened = std::sync::Mutex::default();
         let renewed_ms = std::sync::atomic::AtomicU64::default();
-        Inner { store: Arc::new(store), path, home, remote_options, runtime, changes, syncing, renewed_ms, opened }
+        let secret = std::sync::OnceLock::new();
+        let store = Arc::new(store);
+        Inner { store, path, home, remote_options, runtime, changes, syncing, renewed_ms, opened, secret }
     }
 
     /// Is told of every committed change of tracked tables in this process.

@@ -113,6 +113,10 @@ async fn who_has_the_key_reads_all_and_who_holds_the_remote_nothing() {
         assert!(!shows(&seen, word), "{word:?} can be seen");
     }
     assert!(a.remotes().unwrap()[0].encrypted);
+    // What changed is read once, and then an idle sync is one request, as in a plain remote.
+    sync(&c).await;
+    sync(&c).await;
+    assert_eq!(sync(&c).await.requests, 1);
     // Both checks read the same objects.
     let check = &b.check_remotes(&isle::SyncOptions::default()).await.unwrap()[0];
     assert_eq!((check.exists, check.behind), (true, 1));

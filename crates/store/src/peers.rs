@@ -99,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Member`] for the first one that is refused: forged, of a device that was never let in, or one too many; then none was taken.
     pub fn put_member_ops(&self, ops: &[&[u8]]) -> Result<Vec<OpId>, StoreError> {
-        let group = self.status_group()?;
+        let group = self.group()?;
         let refused = |source| StoreError::Member { source };
         let ops = ops.iter().map(|op| MemberOp::decode(op, group)).collect::<Result<Vec<_>, _>>().map_err(refused)?;
         self.internal(|conn| {
@@ -122,11 +122,15 @@ impl Store {
     /// # Errors
     /// SQLite's reason; [`StoreError::Member`] for an operation in the file that is damaged.
     pub fn membership(&self) -> Result<Membership, StoreError> {
-        let group = self.status_group()?;
+        let group = self.group()?;
         Ok(Membership::fold(&self.read(|conn| known_ops(conn, group))?))
     }
 
-    fn status_group(&self) -> Result<isle_clock::GroupId, StoreError> {
+    /// The group that the file belongs to.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn group(&self) -> Result<isle_clock::GroupId, StoreError> {
         self.read(|conn| Ok(isle_clock::GroupId::from_bytes(layout::require_meta(conn, "group")?)))
     }
 
