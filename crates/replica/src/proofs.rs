@@ -44,6 +44,12 @@ impl Inner {
 
     /// Signs own versions up to this one, and records durably that others may know them from now on.
     pub(crate) fn mark_signed(&self, version: u64) -> Result<(), Error> {
+        // What is sealed anew meanwhile needs other signatures; it is not sealed anew once it counts as published.
+        while !self.sign_once(version)? {}
+        Ok(())
+    }
+
+    fn sign_once(&self, version: u64) -> Result<bool, Error> {
         let unsigned = self.store.unsigned(version)?;
         let mut proofs = Vec::with_capacity(unsigned.len());
         if let (false, Some(nonce)) = (unsigned.is_empty(), self.store.site_nonce()?) {

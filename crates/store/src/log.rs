@@ -116,6 +116,9 @@ pub(crate) fn put_header(
         if applied || !gives_way {
             return Err(StoreError::Fork { site, version });
         }
+        if doubtful {
+            crate::proofs::ask_again(conn)?;
+        }
         conn.execute("DELETE FROM isle_log WHERE id = ?1", [id]).doing("replace a broken header")?;
         conn.execute("DELETE FROM isle_block WHERE id = ?1", [id]).doing("replace a broken header")?;
     }
@@ -134,7 +137,7 @@ pub(crate) fn put_header(
         if version > 1 && crate::proofs::is_doubtful(conn, own, no, version - 1)? {
             // Either may be the forged one: both are asked for again.
             tracing::warn!(%site, version, "versions of a site that do not follow each other, and that nobody signed, are thrown away");
-            crate::proofs::discard(conn, no, applied + 1, version)?;
+            crate::proofs::discard(conn, no, version)?;
             return Ok(None);
         }
         let source = DecodeError::Hash { what: "chain of the site's versions" };
@@ -488,6 +491,10 @@ fn ready(
     if header.hlc.bits() <= next.hlc {
         return refused(DecodeError::Inconsistent { what: "time of the site's versions, which must rise," });
     }
+    // Before all that it may have to wait for: from here on nothing forged can take its place.
+    if let Some(waiting) = crate::proofs::missing(engine, next)? {
+        return Ok(Err(Some(waiting)));
+    }
     for head in &header.heads {
         if !crate::track::is_known(conn, *head)? {
             return Ok(Err(Some(Waiting::Schema(*head))));
@@ -504,9 +511,6 @@ fn ready(
             next.met = (next.met + n) % header.causes.len();
             return Ok(Err(Some(Waiting::Cause { site: cause.site, version: cause.version })));
         }
-    }
-    if let Some(waiting) = crate::proofs::missing(engine, next)? {
-        return Ok(Err(Some(waiting)));
     }
     if crate::compact::retired_at(conn, next.no)?.is_some_and(|last| last < next.version) {
         return Ok(Err(Some(Waiting::Retired)));

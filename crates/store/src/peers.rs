@@ -308,6 +308,7 @@ fn held(conn: &Connection) -> Result<Held, StoreError> {
     let applied = log::vector(conn)?;
     let (mut held, mut partial) = (VersionVector::new(), Vec::new());
     let own: i64 = layout::require_meta(conn, "site")?;
+    let signed = layout::meta::<[u8; 16]>(conn, layout::SITE_NONCE)?.is_some();
     let sql = "SELECT s.no, s.id, s.version FROM isle_site AS s WHERE s.no <> ?1 AND EXISTS
                (SELECT 1 FROM isle_log AS l WHERE l.id > (s.no << 44 | s.version) AND l.id < (s.no + 1) << 44)";
     let mut statement = conn.prepare_cached(sql).doing("look what waits")?;
@@ -321,7 +322,11 @@ fn held(conn: &Connection) -> Result<Held, StoreError> {
         let mut statement = conn.prepare_cached(sql).doing("look what waits")?;
         let range = params![log_id(no, next), log_id(no + 1, 0) - 1];
         let mut rows = statement.query(range).doing("look what waits")?;
-        while let Some(row) = rows.next().doing("look what waits")? {
+        // What nobody vouches for yet may be forged: it is not said to be here, so that the genuine comes.
+        let vouched = if signed { crate::proofs::proven_version(conn, no)? } else { u64::MAX };
+        while next <= vouched
+            && let Some(row) = rows.next().doing("look what waits")?
+        {
             let (id, header, only): (i64, Vec<u8>, bool) = (
                 row.get(0).doing("look what waits")?,
                 row.get(1).doing("look what waits")?,
@@ -402,6 +407,8 @@ fn lacking(
 /// Forgets who belonged to a group that the file leaves, and that it founded one.
 pub(crate) fn leave_group(conn: &Connection) -> Result<(), StoreError> {
     conn.execute("DELETE FROM isle_member", []).doing("leave the group")?;
+    conn.execute("DELETE FROM isle_proof", []).doing("leave the group")?;
+    conn.execute("UPDATE isle_site SET proven = 0", []).doing("leave the group")?;
     conn.execute("DELETE FROM isle_meta WHERE k = ?1", [layout::GROUP_NONCE]).doing("leave the group")?;
     Ok(())
 }

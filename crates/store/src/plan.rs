@@ -4,7 +4,7 @@
 //! its time has come, and any when something new of it arrives. So a merge costs what became ready, not what waits. The plan is kept
 //! between the merges of a connection, and made anew once another connection has written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use isle_changeset::Hash;
 use isle_clock::{Clock, ClockError, Hlc, SiteId};
@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     epoch: u64,
     /// Sites to look at: the local number, and [`Next::met`].
     queue: VecDeque<(i64, usize)>,
+    /// Sites that are in the queue because something new came: each once, whatever order frames come in.
+    asked: HashSet<i64>,
     /// By the site and the version that is waited for: who waits, with [`Next::met`].
     held: HashMap<SiteId, BTreeMap<u64, HashMap<i64, usize>>>,
     /// Sites whose next version is ahead of time.
@@ -54,6 +56,7 @@ impl Plan {
             None => Plan {
                 epoch: engine.epoch,
                 queue: waiting_sites(&engine.conn, own.no)?,
+                asked: HashSet::new(),
                 held: HashMap::new(),
                 later: BTreeSet::new(),
                 waiting: BTreeMap::new(),
@@ -70,7 +73,7 @@ impl Plan {
 
     /// Something new of a site is in the log.
     pub(crate) fn look_at(&mut self, no: i64) {
-        if self.queue.back().is_none_or(|(last, _)| *last != no) {
+        if self.asked.insert(no) {
             self.queue.push_back((no, 0));
         }
     }
@@ -89,6 +92,7 @@ impl Plan {
     /// The next site to look at.
     pub(crate) fn next(&mut self, conn: &Connection) -> Result<Option<Next>, StoreError> {
         let Some((no, met)) = self.queue.pop_front() else { return Ok(None) };
+        self.asked.remove(&no);
         let mut statement = conn
             .prepare_cached("SELECT id, version, chain, hlc FROM isle_site WHERE no = ?1")
             .doing("look for waiting changesets")?;

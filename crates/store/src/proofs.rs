@@ -13,14 +13,17 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::engine::Engine;
 use crate::error::Doing as _;
-use crate::layout::log_id;
+use crate::layout::{log_id, version_of};
 use crate::log::{WAITING_MAX, Waiting, applied_version};
 use crate::own::{Own, site_no};
 use crate::plan::Next;
 use crate::{Store, StoreError, layout};
 
-/// A signature is good for this many versions: so much has to be here before a part of it can be merged.
+/// Signatures are at most so many versions apart: so much has to be here before a part of it can be merged. A version of several blocks is signed
+/// by itself, so that a transfer which is cut goes on within it.
 pub(crate) const EVERY: u64 = 256;
+/// No signature further ahead than this is gone by: looking whether all before it is here would take long.
+const SPAN_MAX: u64 = 4 * EVERY;
 
 impl Store {
     /// Own versions up to `last` that have to be signed before they are handed over, each with its hash.
@@ -33,11 +36,13 @@ impl Store {
             let sql = "SELECT coalesce(max(version), 0) FROM isle_proof WHERE site = ?1";
             let signed = crate::clocks::one::<i64>(conn, sql, [no])?.unwrap_or(0) as u64;
             let first = crate::log::start(conn, crate::own::site_id(conn, no)?)?.max(signed + 1);
-            let mut found = Vec::new();
-            for version in first..=last {
-                if version != last && version % EVERY != 0 {
-                    continue;
-                }
+            let sql = "SELECT id FROM isle_log WHERE id BETWEEN ?1 AND ?2 AND (body IS NULL OR id = ?2 OR (id & ?3) % ?4 = 0)";
+            let mut statement = conn.prepare_cached(sql).doing("look for what is not signed")?;
+            let range = params![log_id(no, first), log_id(no, last), log_id(1, 0) - 1, EVERY as i64];
+            let ids = statement.query_map(range, |row| row.get(0)).doing("look for what is not signed")?;
+            let ids: Vec<i64> = ids.collect::<Result<_, _>>().doing("look for what is not signed")?;
+            let mut found = Vec::with_capacity(ids.len());
+            for version in ids.into_iter().map(version_of) {
                 if let Some(chain) = hash_of(conn, no, version)? {
                     found.push((version, chain));
                 }
@@ -58,23 +63,30 @@ impl Store {
     }
 }
 
-/// Notes own signatures. One of a version that was sealed anew meanwhile is left out.
-pub(crate) fn note_own(conn: &Connection, proofs: &[(u64, Hash, Vec<u8>)]) -> Result<(), StoreError> {
+/// Notes own signatures; false if one was left out, because its version was sealed anew meanwhile.
+pub(crate) fn note_own(conn: &Connection, proofs: &[(u64, Hash, Vec<u8>)]) -> Result<bool, StoreError> {
     let no: i64 = layout::require_meta(conn, "site")?;
+    let mut all = true;
     for (version, chain, proof) in proofs {
         if hash_of(conn, no, *version)? == Some(*chain) {
             insert(conn, no, *version, proof)?;
             thin(conn, no, *version)?;
+        } else {
+            all = false;
         }
     }
-    Ok(())
+    Ok(all)
 }
 
-/// Of signatures before a version only those are kept that spare others to wait for [`EVERY`] versions.
+/// Of signatures before a version only those are kept that spare others to wait for [`EVERY`] versions, or for a large one.
 fn thin(conn: &Connection, no: i64, before: u64) -> Result<(), StoreError> {
-    let sql = "DELETE FROM isle_proof WHERE site = ?1 AND version < ?2 AND version % ?3 <> 0";
+    let sql = "DELETE FROM isle_proof WHERE site = ?1 AND version >= ?2 AND version < ?3 AND version % ?4 <> 0
+               AND EXISTS (SELECT 1 FROM isle_log WHERE id = (isle_proof.site << 44 | isle_proof.version) AND body IS NOT NULL)";
     let mut statement = conn.prepare_cached(sql).doing("store a signature")?;
-    statement.execute(params![no, before as i64, EVERY as i64]).doing("store a signature").map(|_| ())
+    // Those of an earlier interval end it, where no other does.
+    let first = before - before % EVERY;
+    let values = params![no, first as i64, before as i64, EVERY as i64];
+    statement.execute(values).doing("store a signature").map(|_| ())
 }
 
 fn insert(conn: &Connection, no: i64, version: u64, proof: &[u8]) -> Result<(), StoreError> {
@@ -128,7 +140,14 @@ pub(crate) fn put(
     if known.is_some_and(|known| known != chain) {
         return Err(StoreError::Fork { site, version });
     }
-    if known.is_some() || version <= applied {
+    if version <= applied {
+        // Of use to others, if nothing else here vouches for the version to them.
+        if known.is_some() && covering(conn, no, version)?.is_none() {
+            insert(conn, no, version, proof)?;
+        }
+        return Ok(None);
+    }
+    if known.is_some() {
         return Ok(None);
     }
     if version - applied > WAITING_MAX {
@@ -143,17 +162,22 @@ pub(crate) fn is_doubtful(conn: &Connection, own: &Own, no: i64, version: u64) -
     Ok(own.signed && no != own.no && version > proven_version(conn, no)?)
 }
 
-fn proven_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
+pub(crate) fn proven_version(conn: &Connection, no: i64) -> Result<u64, StoreError> {
     let sql = "SELECT max(version, proven) FROM isle_site WHERE no = ?1";
     Ok(crate::clocks::one::<i64>(conn, sql, [no])?.unwrap_or(0) as u64)
 }
 
-/// Throws away what stands in the log of a site from a version on and nobody vouches for.
-pub(crate) fn discard(conn: &Connection, no: i64, from: u64, to: u64) -> Result<(), StoreError> {
-    let range = params![log_id(no, from), log_id(no, to)];
+/// Throws away what stands in the log of a site up to a version and nobody vouches for.
+pub(crate) fn discard(conn: &Connection, no: i64, to: u64) -> Result<(), StoreError> {
+    let range = params![log_id(no, proven_version(conn, no)? + 1), log_id(no, to)];
     conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("throw a forged version away")?;
     conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("throw a forged version away")?;
-    Ok(())
+    ask_again(conn)
+}
+
+/// What was thrown away may stand in objects of heads that were read already: they are read again.
+pub(crate) fn ask_again(conn: &Connection) -> Result<(), StoreError> {
+    conn.execute("UPDATE isle_remote_head SET etag = NULL", []).doing("throw a forged version away").map(|_| ())
 }
 
 /// Why the next version of a site may not be merged: its author has not signed it, as far as is known here.
@@ -164,6 +188,9 @@ pub(crate) fn missing(engine: &Engine, next: &Next) -> Result<Option<Waiting>, S
         return Ok(None);
     }
     let Some((last, proof)) = covering(conn, next.no, next.version)? else { return Ok(Some(Waiting::Unsigned)) };
+    if last - next.version > SPAN_MAX {
+        return Ok(Some(Waiting::Unsigned));
+    }
     let group = engine.own()?.group;
     let signed = isle_identity::proven(&proof, group, next.site, last).map_err(|source| StoreError::BadProof {
         site: next.site,
@@ -182,7 +209,7 @@ pub(crate) fn missing(engine: &Engine, next: &Next) -> Result<Option<Waiting>, S
     }
     if !follows || chain != signed {
         tracing::warn!(site = %next.site, from = next.version, to = last, "what came of a site is not what its device signed; it is thrown away");
-        discard(conn, next.no, next.version, last)?;
+        discard(conn, next.no, last)?;
         return Ok(Some(Waiting::Version { missing: next.version }));
     }
     let sql = "UPDATE isle_site SET proven = ?2 WHERE no = ?1";

@@ -546,21 +546,23 @@ impl Store {
     /// # Errors
     /// SQLite's reason.
     pub fn mark_published(&self, version: u64) -> Result<(), StoreError> {
-        self.mark_signed(version, &[])
+        self.mark_signed(version, &[]).map(|_| ())
     }
 
-    /// The same, with signatures of versions, each with the hash that it is of; see [`Store::unsigned`].
+    /// The same, with signatures of versions, each with the hash that it is of; see [`Store::unsigned`]. False if one is of no use any more, because its
+    /// version was sealed anew meanwhile: ask once more.
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn mark_signed(&self, version: u64, proofs: &[(u64, Hash, Vec<u8>)]) -> Result<(), StoreError> {
+    pub fn mark_signed(&self, version: u64, proofs: &[(u64, Hash, Vec<u8>)]) -> Result<bool, StoreError> {
         let now_ms = self.runtime.now_ms();
         self.with_merge_engine(|engine| {
             engine.conn.execute_batch("PRAGMA synchronous = FULL").doing("make changes durable")?;
             let result = engine.transaction(now_ms, |engine| {
-                crate::proofs::note_own(&engine.conn, proofs)?;
+                let all = crate::proofs::note_own(&engine.conn, proofs)?;
                 let version = version.max(identity::published(&engine.conn)?);
-                layout::set_meta(&engine.conn, "published", version as i64)
+                layout::set_meta(&engine.conn, "published", version as i64)?;
+                Ok(all)
             });
             engine.conn.execute_batch("PRAGMA synchronous = NORMAL").doing("make changes durable")?;
             result

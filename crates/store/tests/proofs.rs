@@ -194,3 +194,64 @@ fn own_versions_are_signed_at_intervals_and_at_the_end_and_once() {
     a.store.mark_signed(602, &[(602, [1; 32], wrong)]).unwrap();
     assert_eq!(of(602), None);
 }
+
+#[test]
+fn what_is_proven_cannot_be_pushed_out_by_what_follows() {
+    let (a, b) = pair(3);
+    let site = a.site();
+    take(&b, site, 2, &proof(&a, 1, 2)).unwrap();
+    for n in 1..=2 {
+        b.receive(&version(&a, n).0, &[]);
+    }
+    assert_eq!(b.store.apply().unwrap().waiting, [(site, 1, Waiting::Blocks)]);
+    // One that follows what is proven, and one that does not follow it: both are thrown away, and nothing else is.
+    let table = tables(&a).remove(0);
+    let mut forger = Forger::new(9, &a);
+    (forger.site, forger.version, forger.previous) = (site, 2, Header::hash(&version(&a, 2).0));
+    let row = insert(&table, ValueRef::Integer(7), ValueRef::Text(b"forged"));
+    let (third, blocks) = forger.seal(table.id, &row, |_| {});
+    b.receive(&third, &blocks);
+    let (fourth, blocks) = forger.seal(table.id, &row, |header| header.previous = [3; 32]);
+    b.receive(&fourth, &blocks);
+    assert_eq!(b.store.header(site, 3).unwrap(), None, "it was kept");
+    assert_eq!(b.store.header(site, 2).unwrap(), Some(version(&a, 2).0), "what was proven is gone");
+    let (first, _) = &forged(&a, 1)[0];
+    assert!(matches!(b.store.put_header(first), Err(StoreError::Fork { .. })), "a forged version takes its place");
+    for n in 1..=2 {
+        let (header, blocks) = version(&a, n);
+        b.receive(&header, &blocks);
+    }
+    assert_eq!(b.store.apply().unwrap().versions, 2);
+    assert_eq!(ids(&b), ids(&a)[..2]);
+}
+
+#[test]
+fn what_nobody_vouches_for_is_not_said_to_be_here() {
+    let (a, b) = pair(2);
+    let site = a.site();
+    for (header, blocks) in &forged(&a, 2) {
+        b.receive(header, blocks);
+    }
+    b.store.apply().unwrap();
+    assert_eq!(b.store.held().unwrap().held.get(site), 0, "others would not send what the author wrote");
+    take(&b, site, 2, &proof(&a, 1, 2)).unwrap();
+    for n in 1..=2 {
+        b.receive(&version(&a, n).0, &[]);
+        b.store.apply().unwrap();
+    }
+    let (header, blocks) = version(&a, 1);
+    b.receive(&header, &blocks);
+    b.store.apply().unwrap();
+    assert_eq!(b.store.vector().unwrap().get(site), 1);
+}
+
+#[test]
+fn a_signature_far_ahead_costs_no_walk() {
+    let (a, b) = pair(1);
+    let site = a.site();
+    let (header, blocks) = version(&a, 1);
+    take(&b, site, 5_000, &signed(1, &a, 5_000, &[1; 32])).unwrap();
+    b.receive(&header, &blocks);
+    assert_eq!(b.store.apply().unwrap().waiting, [(site, 1, Waiting::Unsigned)]);
+    assert_eq!(take(&b, site, 1, &proof(&a, 1, 1)).unwrap().versions, 1, "a nearer one helps");
+}

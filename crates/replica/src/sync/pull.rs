@@ -1,5 +1,7 @@
 //! The incoming half of a sync.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use isle_blobs::{Frame, FrameKind, Head, HeadRef, OperationKind, RemoteError, SegmentRef, read_segment};
 use isle_clock::{SiteId, VersionVector};
@@ -7,6 +9,7 @@ use isle_schema::{Migration, MigrationId};
 use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
 
 use super::heads::went_back;
+use super::push::ranges;
 use super::{Direction, Phase, Progress, Session, blocking};
 use crate::Error;
 
@@ -183,7 +186,8 @@ impl Session<'_> {
         let broken = |why: &Waiting| {
             matches!(why, Waiting::Version { .. } | Waiting::Blocks | Waiting::Schema(_) | Waiting::Unsigned)
         };
-        let gaps = self.waiting.iter().any(|(of, _, why)| *of == site && broken(why));
+        let offered: BTreeSet<SiteId> = ranges(&head).map(|(of, ..)| of).chain([site]).collect();
+        let gaps = self.waiting.iter().any(|(of, _, why)| offered.contains(of) && broken(why));
         if complete.await? && !gaps {
             self.put_seen(&head, etag).await?;
         }
@@ -253,7 +257,8 @@ impl Session<'_> {
 
     /// Gives frames that are not known to the store.
     async fn take_frames(&mut self, owner: SiteId, frames: Vec<Frame>, vector: &VersionVector) -> Result<(), Error> {
-        let new = frames.into_iter().filter(|frame| !vector.contains(frame.site, frame.version));
+        let is_new = |frame: &Frame| frame.kind == FrameKind::Proof || !vector.contains(frame.site, frame.version);
+        let new = frames.into_iter().filter(is_new);
         let mut batch = Vec::new();
         let mut bytes = 0;
         for frame in new {

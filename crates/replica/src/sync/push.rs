@@ -70,6 +70,9 @@ impl Session<'_> {
             head.tail.clear();
             facts = self.facts().await?;
             missing = self.missing(&head, &facts.vector);
+            // What was written meanwhile goes out as well.
+            let version = facts.vector.get(site);
+            blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
             old
         } else {
             None

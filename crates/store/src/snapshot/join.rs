@@ -637,7 +637,7 @@ impl Join<'_> {
                 continue;
             }
             versions += theirs.version - ours.version;
-            let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4 WHERE no = ?1";
+            let sql = "UPDATE isle_site SET version = ?2, hlc = max(hlc, ?3), chain = ?4, proven = 0 WHERE no = ?1";
             let values = params![no, theirs.version as i64, theirs.hlc as i64, theirs.chain];
             self.conn.execute(sql, values).doing("advance the version vector")?;
             // What waited of them is in the snapshot; what came before would stand behind a gap, and the log has none.
