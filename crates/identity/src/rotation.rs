@@ -45,12 +45,6 @@ pub enum RotationError {
         /// The device that it names.
         author: DeviceKey,
     },
-    /// A device's key is no point of the curve.
-    #[error("device {} has no usable key", device.short())]
-    Device {
-        /// The device.
-        device: DeviceKey,
-    },
     /// The cryptography refuses to work.
     #[error("the cryptography of this system does not work")]
     Broken,
@@ -82,10 +76,10 @@ impl Content {
 }
 
 impl Rotation {
-    /// Wraps a key for devices. `random` is 32 fresh random bytes.
+    /// Wraps a key for devices; those whose own keys are none are passed over. `random` is 32 fresh random bytes.
     ///
     /// # Errors
-    /// [`RotationError::Device`] for a key that is none, [`RotationError::Malformed`] for too many devices.
+    /// [`RotationError::Malformed`] for too many devices.
     pub fn wrap(
         author: &DeviceSecret,
         group: GroupId,
@@ -100,7 +94,8 @@ impl Rotation {
         let ephemeral = MontgomeryPoint::mul_base_clamped(*random).to_bytes();
         let mut boxes = Vec::with_capacity(devices.len());
         for device in devices {
-            let point = montgomery(device).ok_or(RotationError::Device { device: *device })?;
+            // One that enrolled such a key must not keep the others from theirs.
+            let Some(point) = montgomery(device) else { continue };
             let shared = point.mul_clamped(*random).to_bytes();
             let mut wrapped = key.secret().to_vec();
             one_time_key(&wrapping_key(&shared, &ephemeral, device, group, key.id()))

@@ -12,6 +12,9 @@ use super::{Session, blocking};
 use crate::Error;
 use crate::direct::{PeerState, heed_cuts};
 
+/// Membership operations that one head brings take at most this many bytes, as they do when a device joins.
+const OPS_BYTES_MAX: usize = 16 << 20;
+
 impl Session<'_> {
     /// The group of this remote.
     pub(super) async fn group(&self) -> Result<GroupId, Error> {
@@ -62,12 +65,13 @@ impl Session<'_> {
         let known = blocking(self.inner, |inner| Ok(inner.store.member_ops()?));
         let known: BTreeSet<OpId> = known.await?.into_iter().map(|(id, _)| id).collect();
         let mut wanted = author.members.clone();
-        let mut fetched: Vec<(OpId, Bytes)> = Vec::new();
+        let (mut fetched, mut bytes_held) = (Vec::<(OpId, Bytes)>::new(), 0);
         while let Some(id) = wanted.pop() {
             if known.contains(&id) || fetched.iter().any(|(other, _)| *other == id) {
                 continue;
             }
-            if fetched.len() == OPS_MAX {
+            bytes_held += fetched.last().map_or(0, |(_, bytes): &(OpId, Bytes)| bytes.len());
+            if fetched.len() == OPS_MAX || bytes_held > OPS_BYTES_MAX {
                 return Err(self.refusal("membership", head.site, &"too many membership operations"));
             }
             let bytes = match self.remote.get_operation(OperationKind::Member, id).await {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isle_blobs::{GroupObject, Head, Remote, RemoteError, RotationRef};
 use isle_clock::GroupId;
-use isle_identity::{DeviceKey, GroupKey, KeyId, KeyRing, Rotation};
+use isle_identity::{DeviceKey, GroupKey, KeyId, KeyRing, RECIPIENTS_MAX, Rotation};
 use isle_store::RemoteRow;
 
 use super::{RemoteState, Session, blocking};
@@ -136,9 +136,11 @@ fn take(inner: &Inner, remote: &str, group: GroupId, named: RotationRef, bytes: 
 /// restored from before. Blocks.
 fn recipients(inner: &Inner) -> Result<Vec<DeviceKey>, Error> {
     let (membership, seen) = (inner.store.membership()?, inner.devices_seen(None)?);
-    let known = seen.alive.iter().chain(membership.members.keys());
+    let known = membership.members.keys().chain(&seen.alive);
     let stays = known.filter(|device| !membership.is_revoked(device) && !seen.is_gone(device)).copied();
-    let devices: BTreeSet<DeviceKey> = stays.chain([inner.device()?.key]).collect();
+    let mut devices: BTreeSet<DeviceKey> = BTreeSet::from([inner.device()?.key]);
+    // Members come first: whoever has the key can put heads of as many devices as it likes.
+    devices.extend(stays.take(RECIPIENTS_MAX / 2));
     Ok(devices.into_iter().collect())
 }
 
