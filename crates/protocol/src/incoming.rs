@@ -60,6 +60,8 @@ impl Session {
                 self.have_came = true;
                 self.peer_has.merge(&have.applied);
                 self.peer_has.merge(&have.held);
+                self.peer_applied.merge(&have.applied);
+                self.peer_news += 1;
                 self.partial = by_version(&have.partial);
                 self.compare = Some(have.chains).filter(|chains| !chains.is_empty());
                 self.confirm = have.yours;
@@ -75,6 +77,8 @@ impl Session {
                     (self.acknowledged, self.moved_ms) = (taken, now_ms);
                 }
                 self.peer_has.merge(&applied);
+                self.peer_applied.merge(&applied);
+                self.peer_news += u64::from(!applied.is_empty());
                 if self.peer_has.len() > SITES_MAX {
                     return Err(out_of_turn("it names too many sites"));
                 }
@@ -170,8 +174,8 @@ impl Session {
         if hello.site == self.hello.site {
             return Err(SessionError::SameSite);
         }
-        let schema = hello.schema.iter().map(|id| (OpKind::Schema, *id));
-        self.peer_ops = schema.chain(hello.members.iter().map(|id| (OpKind::Member, *id))).collect();
+        let known = [(OpKind::Schema, &hello.schema), (OpKind::Member, &hello.members), (OpKind::Key, &hello.keys)];
+        self.peer_ops = known.iter().flat_map(|(kind, ids)| ids.iter().map(|id| (*kind, *id))).collect();
         self.actions.push_back(Action::Begin(Box::new(hello.clone())));
         self.reading = true;
         self.peer = Some(hello);
@@ -185,6 +189,8 @@ impl Session {
                 // Who sends it has it.
                 if self.peer_has.get(header.site).checked_add(1) == Some(header.version) {
                     self.peer_has.advance(header.site, header.version);
+                    self.peer_applied.advance(header.site, header.version);
+                    self.peer_news += 1;
                 }
                 header.site
             }

@@ -8,7 +8,7 @@
 //! # A session
 //! Both sides do the same, at the same time, over one ordered and reliable stream of bytes each way.
 //!
-//! 1. `hello`: protocol versions, group, site, and the ids of all schema and membership operations that are known.
+//! 1. `hello`: protocol versions, group, site, and the ids of all schema and membership operations and keys of the group that are known.
 //! 2. Operations that the other lacks, parents first; retired sites; and `have`: what is applied here, what is complete in the log beyond that, and
 //!    which blocks of a changeset that was cut off. So a session resumes where another one stopped, to the block.
 //!    With it come the hashes of the last versions of all sites: of a site that has two histories, because its file and its device's records were
@@ -39,7 +39,8 @@
 //!
 //!  1 hello      postcard, see [`Hello`]
 //!  2 have       postcard, see [`Have`]
-//!  3 operation  kind 1 (0 schema, 1 membership), then its bytes        counts against the window
+//!  3 operation  kind 1 (0 schema, 1 membership, 2 key of the group),
+//!               then its bytes                                          counts against the window
 //!  4 header     the encoded header of a changeset                       counts
 //!  5 block      site 16, version 8, index 4, then the stored block      counts
 //!  6 progress   postcard: bytes taken in so far, what was applied since the last one

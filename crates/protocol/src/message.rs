@@ -76,6 +76,8 @@ pub enum OpKind {
     Schema,
     /// It changes who belongs to the group.
     Member,
+    /// It hands on a key of the group, to this peer alone.
+    Key,
 }
 
 /// An operation of one of the sets that only grow.
@@ -110,6 +112,10 @@ pub struct Hello {
     pub schema: Vec<[u8; 16]>,
     /// All membership operations that it knows.
     pub members: Vec<[u8; 16]>,
+    /// The keys of the group that it has: what they are known by.
+    pub keys: Vec<[u8; 16]>,
+    /// Where other devices of the group were last talked to: their keys, and addresses as above.
+    pub others: Vec<([u8; 32], Vec<String>)>,
 }
 
 /// A changeset of which some blocks are here.
@@ -265,7 +271,11 @@ impl Message {
             Message::Have(have) => put(&mut out, HAVE, have),
             Message::Operation(Operation { kind, bytes }) => {
                 out.put_u8(OPERATION);
-                out.put_u8(u8::from(*kind == OpKind::Member));
+                out.put_u8(match kind {
+                    OpKind::Schema => 0,
+                    OpKind::Member => 1,
+                    OpKind::Key => 2,
+                });
                 out.put_slice(bytes);
             }
             Message::Frame(Frame::Header(header)) => put_bytes(&mut out, HEADER, header),
@@ -312,8 +322,15 @@ impl Message {
         Ok(match kind {
             HELLO => {
                 let hello: Hello = get(kind, &body)?;
-                let texts = hello.addresses.iter().chain([&hello.app, &hello.device]);
-                let lists = [hello.schema.len(), hello.members.len(), hello.addresses.len()];
+                let others = hello.others.iter().flat_map(|(_, addresses)| addresses);
+                let texts = hello.addresses.iter().chain(others).chain([&hello.app, &hello.device]);
+                let lists = [
+                    hello.others.len(),
+                    hello.schema.len(),
+                    hello.members.len(),
+                    hello.keys.len(),
+                    hello.addresses.len(),
+                ];
                 if texts.into_iter().any(|text| text.len() > TEXT_BYTES_MAX) || lists.iter().any(|n| *n > LIST_MAX) {
                     return Err(malformed("a text or list is too long"));
                 }
@@ -380,6 +397,7 @@ impl Message {
                 let kind = match body.first() {
                     Some(0) => OpKind::Schema,
                     Some(1) => OpKind::Member,
+                    Some(2) => OpKind::Key,
                     _ => return Err(malformed("operation of an unknown set")),
                 };
                 Message::Operation(Operation { kind, bytes: body.slice(1..) })

@@ -336,7 +336,12 @@ pub struct Session {
     pub(crate) floor: Option<VersionVector>,
     /// What is applied here.
     pub(crate) here: VersionVector,
+    /// What the peer has, or will have once it has taken in what is on its way.
     pub(crate) peer_has: VersionVector,
+    /// What it said that is applied there.
+    pub(crate) peer_applied: VersionVector,
+    /// How often that has changed.
+    pub(crate) peer_news: u64,
     pub(crate) peer_ops: HashSet<(OpKind, [u8; 16])>,
     pub(crate) partial: BTreeMap<(SiteId, u64), u32>,
     /// Sites of which the peer refused something.
@@ -400,6 +405,8 @@ impl Session {
             floor: None,
             here: VersionVector::new(),
             peer_has: VersionVector::new(),
+            peer_applied: VersionVector::new(),
+            peer_news: 0,
             peer_ops: HashSet::new(),
             partial: BTreeMap::new(),
             declined: BTreeSet::new(),
@@ -427,9 +434,14 @@ impl Session {
         self.peer.as_ref()
     }
 
-    /// What the peer is known to have.
-    pub fn peer_has(&self) -> &VersionVector {
-        &self.peer_has
+    /// What the peer has applied, by its own word: what is on its way to it is not in it.
+    pub fn peer_applied(&self) -> &VersionVector {
+        &self.peer_applied
+    }
+
+    /// Grows whenever [`Session::peer_applied`] has become more.
+    pub fn peer_news(&self) -> u64 {
+        self.peer_news
     }
 
     /// Whether each side had all that the other had, at some moment of this session.

@@ -10,7 +10,7 @@ use isle_store::{Init, Options, Runtime, Store};
 
 use crate::keystore::{KeyStore, SiteRecord};
 use crate::replica::{Inner, Replica};
-use crate::{Error, Outcome, SyncOptions, SystemRuntime};
+use crate::{AutoSync, Error, Outcome, Peers, SyncOptions, SystemRuntime};
 
 /// Replicas that are open in this process, by the real path of their file: one file, one handle.
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Inner>>>> = LazyLock::new(Mutex::default);
@@ -26,6 +26,9 @@ pub struct Builder {
     page_cache_bytes: Option<u64>,
     checkpoint_pages: Option<u32>,
     remote_options: RemoteOptions,
+    pub(crate) remotes: Vec<(String, String)>,
+    pub(crate) peers: Option<Peers>,
+    pub(crate) auto: Option<AutoSync>,
     runtime: Arc<dyn Runtime>,
 }
 
@@ -40,6 +43,9 @@ impl Builder {
             page_cache_bytes: None,
             checkpoint_pages: None,
             remote_options: RemoteOptions::default(),
+            remotes: Vec::new(),
+            peers: None,
+            auto: None,
             runtime: Arc::new(SystemRuntime),
         }
     }
@@ -106,17 +112,19 @@ impl Builder {
     /// # Errors
     /// [`isle_store::StoreError::NotReplica`] when the file is none.
     pub fn open(self) -> Result<Replica, Error> {
-        self.shared(|builder| Ok(Store::open(builder.options(), Arc::clone(&builder.runtime))?))
+        let replica = self.shared(|builder| Ok(Store::open(builder.options(), Arc::clone(&builder.runtime))?))?;
+        self.begin(replica)
     }
 
-    /// Opens a replica and, if [`Replica::sync_at_open`] is on, syncs it once with every remote. A remote that fails, because the
+    /// Opens a replica and, if [`Replica::sync_at_open`] is on, syncs it once with every remote and every device whose address is known; beyond that see
+    /// [`Builder::auto_sync`]. One that fails, because the
     /// device is offline say, does not keep the replica from being opened: the outcomes tell.
     ///
     /// # Errors
     /// As [`Builder::open`].
     pub async fn open_synced(self) -> Result<(Replica, Vec<Outcome>), Error> {
         let replica = self.open()?;
-        if !replica.sync_at_open()? || replica.remotes()?.is_empty() {
+        if !replica.sync_at_open()? || (replica.remotes()?.is_empty() && !replica.has_peers()?) {
             return Ok((replica, Vec::new()));
         }
         let outcomes = replica.sync_each(&SyncOptions::default()).await?;
@@ -141,7 +149,7 @@ impl Builder {
             }
             Ok(store)
         })?;
-        Ok(replica)
+        self.begin(replica)
     }
 
     fn options(&self) -> Options {
@@ -160,18 +168,24 @@ impl Builder {
         })
     }
 
-    fn shared(self, open: impl FnOnce(&Builder) -> Result<Store, Error>) -> Result<Replica, Error> {
+    fn shared(&self, open: impl FnOnce(&Builder) -> Result<Store, Error>) -> Result<Replica, Error> {
         let mut replicas = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         // A file that is not there yet has no real path; it gets one by being made.
         if let Some(inner) = replicas.get(&real_path(&self.path)).and_then(Weak::upgrade) {
-            return Ok(Replica { inner });
+            return Ok(Replica { inner, auto: None });
         }
-        let store = open(&self)?;
+        let store = open(self)?;
         let path = real_path(&self.path);
-        let inner = Arc::new(Inner::new(store, path.clone(), self.home, self.remote_options, self.runtime));
+        let inner = Arc::new(Inner::new(
+            store,
+            path.clone(),
+            self.home.clone(),
+            self.remote_options.clone(),
+            Arc::clone(&self.runtime),
+        ));
         replicas.retain(|_, inner| inner.strong_count() > 0);
         replicas.insert(path, Arc::downgrade(&inner));
-        Ok(Replica { inner })
+        Ok(Replica { inner, auto: None })
     }
 }
 

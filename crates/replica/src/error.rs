@@ -73,6 +73,13 @@ pub enum Error {
         "this replica has no remote: add one with `isle remote add NAME URL`; or let a device in with `isle invite`, and sync with it directly"
     )]
     NoRemote,
+    /// The thread that is to sync cannot be started.
+    #[error("cannot start the thread that syncs: close what uses many threads or files, and open the replica again")]
+    Thread {
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// The name is taken.
     #[error("there is a remote {name:?} already ({url}): remove it first or choose another name")]
     RemoteExists {

@@ -75,6 +75,7 @@
 //! A write transaction is serializable on its file, as SQLite's are. Between replicas it arrives whole and never before what its
 //! author had seen; concurrent transactions of two replicas both happen, and cells that both wrote go to the later one.
 
+mod auto;
 mod builder;
 mod definition;
 mod direct;
@@ -91,6 +92,7 @@ mod sync;
 mod transaction;
 mod value;
 
+pub use auto::{AutoSync, Peers};
 pub use builder::Builder;
 pub use definition::Definition;
 pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};
@@ -101,8 +103,8 @@ pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
-    Applied, Changed, Finding, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation, SchemaPlan,
-    SchemaState, Site, StateHash, StoreError, Waiting,
+    Applied, Changed, Finding, Fork, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation,
+    SchemaPlan, SchemaState, Site, StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, Status};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use isle_blobs::{Remote, RemoteOptions};
 use isle_clock::{GroupId, Hlc, SiteId};
-use isle_store::{Changed, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
+use isle_store::{Changed, Fork, LogEntry, Reason, RemoteRow, Report, Runtime, Site, StateHash, Store};
 use tokio::sync::broadcast;
 
+use crate::auto::Auto;
 use crate::builder::{Builder, real_path};
 use crate::keystore::{Device, KeyStore, SiteRecord};
 use crate::sync::{self, CheckReport, CompactOptions, CompactReport, Outcome, SyncOptions, SyncReport};
@@ -31,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) renewed_ms: std::sync::atomic::AtomicU64,
     /// Remotes that tests and apps bring along opened.
     pub(crate) opened: std::sync::Mutex<Vec<(String, Remote)>>,
+    /// The thread that syncs, while there is one.
+    pub(crate) auto: std::sync::Mutex<std::sync::Weak<Auto>>,
     /// The device's key pair, once it was needed.
     pub(crate) secret: std::sync::OnceLock<isle_identity::DeviceSecret>,
 }
@@ -59,8 +62,9 @@ impl Inner {
         let opened = std::sync::Mutex::default();
         let renewed_ms = std::sync::atomic::AtomicU64::default();
         let secret = std::sync::OnceLock::new();
+        let auto = std::sync::Mutex::default();
         let store = Arc::new(store);
-        Inner { store, path, home, remote_options, runtime, changes, syncing, renewed_ms, opened, secret }
+        Inner { store, path, home, remote_options, runtime, changes, syncing, renewed_ms, opened, auto, secret }
     }
 
     /// Is told of every committed change of tracked tables in this process.
@@ -188,6 +192,8 @@ fn hex(bytes: &[u8]) -> String {
 #[derive(Debug, Clone)]
 pub struct Replica {
     pub(crate) inner: Arc<Inner>,
+    /// Keeps the thread that syncs, if this handle was asked for one.
+    pub(crate) auto: Option<Arc<Auto>>,
 }
 
 /// A summary of a replica.
@@ -224,6 +230,8 @@ pub struct Status {
     /// How far, in milliseconds, the largest time issued or seen here is ahead of this device's clock; 0 while that is within
     /// the drift bound. Beyond it other replicas hold back what is written here until that time comes: set the clock right.
     pub clock_ahead_ms: u64,
+    /// Sites with two histories: nothing of them is exchanged between those who have different ones. Retiring such a site ends it.
+    pub forks: Vec<Fork>,
     /// The replicas of the group, as far as known.
     pub sites: Vec<Site>,
     /// The remotes.
@@ -241,6 +249,8 @@ pub struct RemoteInfo {
     pub encrypted: bool,
     /// When the last sync with it ended well, in milliseconds since 1970.
     pub last_sync_ms: Option<u64>,
+    /// Why the last sync failed and when, in milliseconds since 1970; `None` if it did not.
+    pub last_error: Option<(String, u64)>,
     /// What a bucket with versioning calls this replica's head there.
     pub head_version_id: Option<String>,
 }
@@ -417,6 +427,7 @@ impl Replica {
             waiting: status.waiting,
             conflicts: status.conflicts,
             repaired: status.repaired,
+            forks: self.inner.store.forks()?,
             clock_ahead_ms: status.clock_ahead_ms,
             sites: status.sites,
             remotes: self.remotes()?,
@@ -503,8 +514,15 @@ impl Replica {
     /// SQLite's reason.
     pub fn remotes(&self) -> Result<Vec<RemoteInfo>, Error> {
         let remotes = self.inner.store.remotes()?.into_iter().map(|row| {
-            let sync::RemoteState { last_sync_ms, head_version_id, .. } = sync::RemoteState::read(&row);
-            RemoteInfo { name: row.name, url: row.url, encrypted: !row.plain, last_sync_ms, head_version_id }
+            let sync::RemoteState { last_sync_ms, last_error, head_version_id, .. } = sync::RemoteState::read(&row);
+            RemoteInfo {
+                name: row.name,
+                url: row.url,
+                encrypted: !row.plain,
+                last_sync_ms,
+                last_error,
+                head_version_id,
+            }
         });
         Ok(remotes.collect())
     }

@@ -441,5 +441,13 @@ async fn two_histories_of_one_site_are_reported() {
     let reports = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok());
     let refused: Vec<&String> = reports.flat_map(|report| &report.refused).collect();
     assert!(refused.iter().any(|reason| reason.contains("two different versions")), "{outcomes:?}");
+    // It is remembered, until somebody ends the site.
+    let forks = |replica: &Replica| replica.status().expect("status").forks.len();
+    assert_eq!((forks(&a.replica), forks(&c.replica)), (1, 1));
+    let found = c.replica.check().expect("checks").findings;
+    assert!(found.iter().any(|finding| finding.check == "two histories"), "{found:?}");
+    let site = b.replica.status().expect("status").site;
+    c.replica.retire(&site.to_string()).expect("retires");
+    assert_eq!(forks(&c.replica), 0);
     live_a.stop().await.expect("stops");
 }

@@ -75,6 +75,8 @@ impl Peer {
             addresses: Vec::new(),
             schema: Vec::new(),
             members: Vec::new(),
+            keys: Vec::new(),
+            others: Vec::new(),
         };
         peer.say(Message::Hello(Box::new(hello))).await;
         peer
@@ -144,6 +146,8 @@ async fn a_site_id_of_another_device_is_not_believed() {
         addresses: Vec::new(),
         schema: Vec::new(),
         members: Vec::new(),
+        keys: Vec::new(),
+        others: Vec::new(),
     };
     liar.say(Message::Hello(Box::new(hello))).await;
     assert_eq!(liar.hear(|message| matches!(message, Message::Have(_))).await, None);

@@ -43,6 +43,16 @@ pub(crate) fn run(conn: &Connection) -> Result<Report, StoreError> {
         }
     }
     log(conn, &mut report)?;
+    for fork in crate::forks::list(conn)? {
+        let crate::Fork { site, version, told_by, .. } = fork;
+        report.add(
+            "two histories",
+            format!(
+                "site {site} wrote two different versions {version}; one is here, the other at {told_by}. Its file and its device's records were \
+                 restored together. `isle devices retire {site}` on both sides ends it at what each has; its device goes on under a new id"
+            ),
+        );
+    }
     Ok(report)
 }
 

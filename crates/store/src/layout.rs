@@ -28,7 +28,7 @@ CREATE TABLE isle_proof(site INT, version INT, body BLOB, PRIMARY KEY(site, vers
 CREATE TABLE isle_seen(author INT, site INT, version INT, hlc INT, PRIMARY KEY(author, site)) WITHOUT ROWID;
 CREATE TABLE isle_migration(id BLOB PRIMARY KEY, body BLOB, state TEXT, at INT) WITHOUT ROWID;
 CREATE TABLE isle_table(no INTEGER PRIMARY KEY, id BLOB UNIQUE, name TEXT, def TEXT);
-CREATE TABLE isle_queue(t, w, m0, k0, o0);
+CREATE TABLE isle_queue(t, w DEFAULT (julianday('now')), m0, k0, o0);
 CREATE TABLE isle_log(id INTEGER PRIMARY KEY, hlc INT, header BLOB, body BLOB);
 CREATE TABLE isle_block(id INT, n INT, body BLOB, PRIMARY KEY(id, n)) WITHOUT ROWID;
 CREATE TABLE isle_conflict(id INTEGER PRIMARY KEY, t INT, k BLOB, col INT, value, h INT, s INT, wh INT, ws INT,
@@ -44,6 +44,7 @@ CREATE TABLE isle_remote(name TEXT PRIMARY KEY, url TEXT, plain INT, state TEXT)
 CREATE TABLE isle_remote_head(remote TEXT, site BLOB, etag TEXT, head BLOB, PRIMARY KEY(remote, site)) WITHOUT ROWID;
 CREATE TABLE isle_member(id BLOB PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE isle_peer(key BLOB PRIMARY KEY, state TEXT) WITHOUT ROWID;
+CREATE TABLE isle_fork(site INTEGER PRIMARY KEY, version INT, told_by TEXT, seen_ms INT);
 ";
 
 /// Creates isle's tables in an open write transaction.

@@ -30,7 +30,7 @@
 //! isle_seen       per author and site: up to where the author had seen it
 //! isle_migration  schema operations
 //! isle_table      tracked tables: local number, id, name, model as JSON
-//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks, key, key before
+//! isle_queue      what foreign clients touched since the last seal: table, wall time, masks (see `triggers`), key, key before
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
 //! isle_block      blocks of larger changesets
 //! isle_c<n>       row clocks of table n (see `clocks`), and what columns of kinds go by (see `kinds`)
@@ -44,6 +44,7 @@
 //! isle_remote, isle_remote_head   remotes and the last head seen of each site
 //! isle_member     signed operations that say who belongs to the group
 //! isle_peer       devices that this replica syncs with directly
+//! isle_fork       sites with two histories
 //! ```
 //!
 //! # Limits
@@ -68,6 +69,7 @@ mod duplicates;
 mod engine;
 mod error;
 mod exchange;
+mod forks;
 mod guard;
 mod hash;
 mod identity;
@@ -106,6 +108,7 @@ pub use drift::SchemaState;
 pub use dump::SchemaOperation;
 pub use error::StoreError;
 pub use exchange::Frame;
+pub use forks::Fork;
 pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
 pub use lint::{Lint, lint_schema};

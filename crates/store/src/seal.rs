@@ -393,7 +393,7 @@ pub(crate) fn seal_events(
     for (tracked, key) in strays {
         // A row without a clock: its insert was never captured. The next seal reads it whole.
         let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
-        enqueue(conn, &tracked, &[-1], &key, now_ms)?;
+        enqueue(conn, &tracked, None, &key, now_ms)?;
     }
     Ok((sealed, complete))
 }
@@ -537,11 +537,11 @@ fn read_row(
     Ok(true)
 }
 
-/// Appends an entry to the queue table, as a trigger would.
+/// Appends an entry to the queue table, as a trigger would; without masks it is about all cells.
 pub(crate) fn enqueue(
     conn: &Connection,
     tracked: &Tracked,
-    masks: &[i64],
+    masks: Option<&[i64]>,
     key: &[ValueRef<'_>],
     now_ms: u64,
 ) -> Result<(), StoreError> {
@@ -553,7 +553,7 @@ pub(crate) fn enqueue(
     statement.raw_bind_parameter(1, tracked.no).doing("queue a change")?;
     statement.raw_bind_parameter(2, crate::triggers::julian_day_of_ms(now_ms)).doing("queue a change")?;
     for word in 0..words {
-        statement.raw_bind_parameter(3 + word, masks.get(word).unwrap_or(&-1)).doing("queue a change")?;
+        statement.raw_bind_parameter(3 + word, masks.and_then(|masks| masks.get(word))).doing("queue a change")?;
     }
     bind(&mut statement, key, 3 + words)?;
     statement.raw_execute().doing("queue a change")?;
@@ -572,8 +572,9 @@ pub(crate) fn seal_queue(
     tables: &[Arc<Tracked>],
     now_ms: u64,
 ) -> Result<Option<Sealed>, StoreError> {
-    let noted = crate::clocks::one::<f64>(conn, "SELECT coalesce(CAST(max(w) AS REAL), 0.0) FROM isle_queue", [])?
-        .unwrap_or(0.0);
+    let sql = "SELECT CAST(max(coalesce(w, ?1)) AS REAL) FROM isle_queue";
+    let now = crate::triggers::julian_day_of_ms(now_ms);
+    let noted = crate::clocks::one::<Option<f64>>(conn, sql, [now])?.flatten().unwrap_or(0.0);
     let noted = crate::triggers::ms_of_julian_day(noted).min(now_ms);
     let sql = "SELECT t, count(o0) > 0 FROM isle_queue GROUP BY t";
     let mut statement = conn.prepare_cached(sql).doing("read the queue")?;
@@ -643,8 +644,8 @@ fn entries_sql(tracked: &Tracked, updates: bool) -> String {
         return format!("SELECT {masks}, {key} FROM isle_queue WHERE t = {no}");
     }
     let moved = crate::triggers::moved(tracked);
-    let masks = join((0..words).map(|n| format!("CASE WHEN {moved} THEN -1 ELSE m{n} END AS m{n}")), ", ");
-    let (all, left) = (join((0..words).map(|_| "-1".to_owned()), ", "), join((0..keys).map(|n| format!("o{n}")), ", "));
+    let masks = join((0..words).map(|n| format!("CASE WHEN {moved} THEN NULL ELSE m{n} END AS m{n}")), ", ");
+    let (all, left) = (join((0..words).map(|_| "NULL".into()), ", "), join((0..keys).map(|n| format!("o{n}")), ", "));
     format!(
         "SELECT {masks}, {key} FROM isle_queue WHERE t = {no}
          UNION ALL SELECT {all}, {left} FROM isle_queue WHERE t = {no} AND {moved}"
@@ -729,8 +730,10 @@ impl QueuedRow {
 
     fn add_mask(&mut self, row: &rusqlite::Row<'_>, tracked: &Tracked) -> Result<(), StoreError> {
         let cells = tracked.cells();
+        let all = row.get::<_, Option<i64>>(0).doing("read the queue")?.is_none();
         for word in 0..tracked.queue_words() {
-            let changed: i64 = row.get(word).doing("read the queue")?;
+            let changed: Option<i64> = row.get(word).doing("read the queue")?;
+            let changed = if all { -1 } else { changed.unwrap_or(0) };
             let width = WORD_BITS.min(cells - word * WORD_BITS);
             let changed = changed as u64 & ((1 << width) - 1);
             // A queue word has 62 bits, a word of the mask 64.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isle_changeset::Hash;
 use isle_clock::{Clock, ClockError, GroupId, Hlc, SiteId};
@@ -142,7 +142,7 @@ struct Engines {
 /// A replica's file. All methods may be called from any thread; writes of one process run one after the other.
 pub struct Store {
     options: Options,
-    runtime: Arc<dyn Runtime>,
+    pub(crate) runtime: Arc<dyn Runtime>,
     // Closed before the engines: the last connection to close writes the write-ahead log back, and a reader cannot.
     readers: Mutex<Vec<Connection>>,
     engines: Mutex<Engines>,
@@ -165,9 +165,7 @@ impl Store {
     pub fn init(options: Options, runtime: Arc<dyn Runtime>, init: &Init) -> Result<Store, StoreError> {
         let conn = connect(&options, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         if layout::format(&conn)?.is_none() {
-            let mode: String = conn
-                .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
-                .doing("switch to write-ahead logging")?;
+            let mode = write_ahead(&conn, options.busy_timeout)?;
             tracing::debug!(path = %options.path.display(), mode, "new replica");
             conn.execute_batch("BEGIN IMMEDIATE").doing("create the replica")?;
             // Another process may have been first while this one waited for the lock.
@@ -686,6 +684,21 @@ fn sites(conn: &Connection, own: &own::Own) -> Result<Vec<Site>, StoreError> {
         })
     });
     rows.doing("list sites")?.collect::<Result<_, _>>().doing("list sites")
+}
+
+/// Switches to write-ahead logging; gives the mode. SQLite takes the lock for that without waiting where somebody else is about to
+/// write, or to switch as well; for an exclusive transaction it waits.
+fn write_ahead(conn: &Connection, patience: Duration) -> Result<String, StoreError> {
+    let doing = "switch to write-ahead logging";
+    let begun = Instant::now();
+    loop {
+        match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).doing(doing) {
+            Err(StoreError::Busy { .. }) if begun.elapsed() < patience => {
+                conn.execute_batch("BEGIN EXCLUSIVE; ROLLBACK").doing(doing)?;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A folder that goes when this does.

@@ -259,12 +259,13 @@ impl<'a> Transaction<'a> {
             let mut key = Vec::new();
             for event in &capture.tables[n].events {
                 capture.key(event, tracked.table.key.len(), &mut key);
-                let masks = match event.kind {
-                    EventKind::Update => queue_words(event.mask),
-                    EventKind::Hint if event.mask != u64::MAX => queue_words(event.mask),
-                    _ => [-1, -1],
+                let some = match event.kind {
+                    EventKind::Update => true,
+                    EventKind::Hint => event.mask != u64::MAX,
+                    _ => false,
                 };
-                enqueue(&self.engine.conn, &tracked, &masks, &key, self.now_ms)?;
+                let masks = some.then(|| queue_words(event.mask));
+                enqueue(&self.engine.conn, &tracked, masks.as_ref().map(|masks| &masks[..]), &key, self.now_ms)?;
             }
         }
         capture.clear();

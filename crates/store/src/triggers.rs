@@ -1,10 +1,13 @@
 //! Capture by plain SQL: triggers that any client from SQLite 3.23 on runs (3.40 is tested), with no function of isle's.
 //!
-//! Each trigger appends to `isle_queue` in the user's own transaction: the table's number, the wall time, a mask of
-//! changed cells (−1 = all) and the key; an update also the key before it, so that the seal finds both rows where a key has
-//! moved. The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would
-//! override a conflict clause in a trigger's body, has nothing to work on. Entries are hints: the seal looks at
-//! the table.
+//! Each trigger appends to `isle_queue` in the user's own transaction: the table's number, a mask of changed cells (none = all)
+//! and the key; an update also the key before it, so that the seal finds both rows where a key has moved. The wall time is the
+//! default of the queue's column: every client parses these triggers when it opens the file, so they say no more than they must.
+//! The queue has no constraint, so that an outer `OR IGNORE` or `OR REPLACE`, which would override a conflict clause in a
+//! trigger's body, has nothing to work on. Entries are hints: the seal looks at the table.
+//!
+//! A mask begins with `m0`; where that is NULL all cells count. A later word that is NULL behind a `m0` says that nothing in
+//! it changed: the trigger may have been made before the table had so many columns.
 //!
 //! A mask is exact to the byte and the type. `IS NOT` alone is not: it takes 1 for 1.0, −0.0 for 0.0, and what a column's collation
 //! calls equal for equal.
@@ -14,11 +17,8 @@ use isle_schema::Affinity;
 use crate::layout::{literal, quoted};
 use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
 
-/// The wall time as a Julian day number, in SQL that is older than `unixepoch('subsec')`; the seal converts it. Every client
-/// parses these triggers when it opens the file, so they are kept short.
-const NOW: &str = "julianday('now')";
-
-/// Milliseconds since 1970 of a Julian day number.
+/// Milliseconds since 1970 of a Julian day number, which is what the queue has: SQL for that is older than
+/// `unixepoch('subsec')`.
 pub(crate) fn ms_of_julian_day(day: f64) -> u64 {
     ((day - 2_440_587.5) * 86_400_000.0).max(0.0) as u64
 }
@@ -38,9 +38,8 @@ pub(crate) fn names(no: i64) -> [String; 6] {
 pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
     let [insert, update, delete, zero, ..] = names(tracked.no);
     let on = quoted(&tracked.table.name);
-    let all = vec!["-1".to_owned(); tracked.queue_words()];
-    let inserted = entry(tracked, &all, "NEW", false);
-    let removed = entry(tracked, &all, "OLD", false);
+    let inserted = entry(tracked, &[], "NEW", false);
+    let removed = entry(tracked, &[], "OLD", false);
     let masks: Vec<String> = (0..tracked.queue_words()).map(|word| mask(tracked, word, plain)).collect();
     let updated = entry(tracked, &masks, "NEW", true);
     let guard = null_guard(tracked);
@@ -55,15 +54,13 @@ pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
 
 /// The triggers of a table with UNIQUE indexes: REPLACE removes the rows that a new one clashes with, and tells no trigger.
 pub(crate) fn clash_sql(tracked: &Tracked) -> String {
-    let words = join((0..tracked.queue_words()).map(|n| format!(",m{n}")), "");
-    let zeros = ",0".repeat(tracked.queue_words());
     let places = join((0..tracked.table.key.len()).map(|n| format!(",k{n}")), "");
     let keys = join(tracked.table.key.iter().map(|column| format!(",{}", quoted(&column.name))), "");
     let no = tracked.no;
     let [.., replaced, moved] = names(no);
     let clashes = clashes(tracked, |found| {
         // With no cell in its mask the entry means: look whether the row is gone.
-        format!("INSERT INTO isle_queue(t,w{words}{places}) SELECT {no},{NOW}{zeros}{keys} FROM {found};")
+        format!("INSERT INTO isle_queue(t,m0{places}) SELECT {no},0{keys} FROM {found};")
     });
     let clashes = clashes
         .map(|[insert, update]| format!("CREATE TRIGGER {replaced} {insert};\nCREATE TRIGGER {moved} {update};\n"));
@@ -104,10 +101,14 @@ pub(crate) fn clashes(tracked: &Tracked, act: impl Fn(&str) -> String) -> Option
     ])
 }
 
-/// One queue entry for the key of `row` (NEW or OLD), with the key before if the row may have another now.
+/// One queue entry for the key of `row` (NEW or OLD), with the key before if the row may have another now. Without masks it is
+/// about all cells.
 fn entry(tracked: &Tracked, masks: &[String], row: &str, moves: bool) -> String {
-    let mut columns = join((0..masks.len()).map(|n| format!("m{n}")), ",");
-    let mut values = masks.join(",");
+    let (mut columns, mut values) = ("t".to_owned(), tracked.no.to_string());
+    for (n, mask) in masks.iter().enumerate().filter(|(n, mask)| *n == 0 || *mask != "0") {
+        columns += &format!(",m{n}");
+        values += &format!(",{mask}");
+    }
     let rows = [("k", row), ("o", "OLD")];
     for (prefix, row) in rows.into_iter().take(1 + usize::from(moves)) {
         for (n, column) in tracked.table.key.iter().enumerate() {
@@ -115,7 +116,7 @@ fn entry(tracked: &Tracked, masks: &[String], row: &str, moves: bool) -> String 
             values += &format!(",{row}.{}", quoted(&column.name));
         }
     }
-    format!("INSERT INTO isle_queue(t,w,{columns}) VALUES({},{NOW},{values});", tracked.no)
+    format!("INSERT INTO isle_queue({columns}) VALUES({values});")
 }
 
 /// True of a queue entry whose row got another canonical key.

@@ -30,6 +30,7 @@ async fn listen(replica: &Replica, listen: &Listen, remotes: Option<Duration>) -
         addresses: listen.addresses.clone(),
         discover: !listen.no_discovery,
         remotes,
+        ..LiveOptions::default()
     };
     let usual = replica.go_live(&options(listen.port.unwrap_or(Replica::DEFAULT_PORT))).await;
     match usual {
@@ -264,8 +265,9 @@ pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result
 pub(crate) async fn sync_live(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
     let replica = remotes::open(args, allows_http(args)?)?;
     let remotes = Some(sync.interval);
-    let options = LiveOptions { discover: !sync.no_discovery, remotes, ..LiveOptions::default() };
-    let live = replica.go_live(&options).await?;
+    // Whoever stays connected can be called as well: two that run this find each other.
+    let place = Listen { port: None, listen: None, addresses: Vec::new(), no_discovery: sync.no_discovery };
+    let live = listen(&replica, &place, remotes).await?;
     if !out.json {
         out.note("connecting; Ctrl-C ends it")?;
     }
@@ -343,6 +345,18 @@ fn show(event: &LiveEvent, out: &mut Out) -> anyhow::Result<()> {
         LiveEvent::SyncFailed { remote, reason } => (
             format!("{remote}: {}", printable(reason)),
             json!({ "event": "sync_failed", "remote": remote, "reason": reason }),
+        ),
+        LiveEvent::Refused { key, name, reason } => (
+            format!("{}: refused: {}", printable(name), printable(reason)),
+            json!({ "event": "refused", "device": key.to_string(), "name": name, "reason": reason }),
+        ),
+        LiveEvent::Forked { site, version, name } => (
+            format!(
+                "{} has another version {version} of site {}: `isle doctor` says what to do",
+                printable(name),
+                site.short()
+            ),
+            json!({ "event": "forked", "site": site.to_string(), "version": version, "name": name }),
         ),
         LiveEvent::TurnedAway { address, reason } => (
             format!("turned away {}: {}", printable(address), printable(reason)),

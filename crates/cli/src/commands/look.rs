@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Names, devices, files, remotes};
 use crate::args::Args;
 use crate::db;
-use crate::output::{Cell, Out, bytes, count, span, thousands, time, write_time};
+use crate::output::{Cell, Out, bytes, count, printable, span, thousands, time, write_time};
 use crate::values::hex;
 
 pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
@@ -28,6 +28,8 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "conflicts": status.conflicts,
         "hidden": status.repaired,
         "clock_ahead_ms": status.clock_ahead_ms,
+        "state": state(&replica, &status)?,
+        "forks": status.forks.iter().map(|fork| json!({ "site": fork.site.to_string(), "version": fork.version, "told_by": fork.told_by, "seen": time(fork.seen_ms) })).collect::<Vec<_>>(),
         "remotes": status.remotes.iter().map(remotes::to_json).collect::<Vec<_>>(),
         "peers": replica.peers()?,
         "devices": devices::to_json(&status),
@@ -55,10 +57,37 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// In a few words: what a user wants to know first.
+fn state(replica: &isle::Replica, status: &Status) -> anyhow::Result<String> {
+    if status.remotes.is_empty() && !replica.has_peers()? {
+        return Ok("on its own: nothing to sync with".to_owned());
+    }
+    let mut words = Vec::new();
+    if status.remotes.iter().any(|remote| remote.last_error.is_some()) {
+        words.push("the last sync failed".to_owned());
+    }
+    let unsent = status.version.saturating_sub(status.published);
+    if unsent + status.queued > 0 {
+        words.push(format!("{} to send", count(unsent + u64::from(status.queued > 0), "change")));
+    }
+    if status.waiting > 0 {
+        words.push(format!("{} held", count(status.waiting, "change")));
+    }
+    if status.conflicts > 0 {
+        words.push(count(status.conflicts, "conflict"));
+    }
+    if words.is_empty() {
+        let last = status.remotes.iter().filter_map(|remote| remote.last_sync_ms).max();
+        words.push(last.map_or_else(|| "up to date".to_owned(), |ms| format!("up to date as of {}", time(ms))));
+    }
+    Ok(words.join(", "))
+}
+
 fn show_facts(replica: &isle::Replica, status: &Status, out: &mut Out) -> anyhow::Result<()> {
     let style = out.style;
     let size = std::fs::metadata(&status.path).map(|file| format!(" ({})", bytes(file.len()))).unwrap_or_default();
     out.line(format!("file       {}{}", style.bold(status.path.display()), style.dim(size)))?;
+    out.line(format!("state      {}", style.bold(state(replica, status)?)))?;
     out.line(format!("app        {}, group {}", status.app, status.group.short()))?;
     out.line(format!("device     {}, site {}", style.bold(&status.device.name), status.site.short()))?;
     let unsent = status.version.saturating_sub(status.published);
@@ -87,6 +116,14 @@ fn show_facts(replica: &isle::Replica, status: &Status, out: &mut Out) -> anyhow
     if let Some(warning) = clock_warning(status) {
         out.line(format!("clock      {}", style.yellow(warning)))?;
     }
+    for fork in &status.forks {
+        let words = format!(
+            "site {} has two histories, here and at {}: `isle doctor`",
+            fork.site.short(),
+            printable(&fork.told_by)
+        );
+        out.line(format!("forked     {}", style.yellow(words)))?;
+    }
     show_peers(replica, out)?;
     if status.remotes.is_empty() {
         return out.line("remotes    none: `isle remote add NAME URL`");
@@ -97,6 +134,9 @@ fn show_facts(replica: &isle::Replica, status: &Status, out: &mut Out) -> anyhow
         let (name, url) = (&remote.name, &remote.url);
         let open = if remote.encrypted { "" } else { " not encrypted" };
         out.line(format!("{label:<10} {name} {url}{} {}", style.yellow(open), style.dim(last)))?;
+        if let Some((reason, ms)) = &remote.last_error {
+            out.line(format!("{:<10} {}", "", style.yellow(format!("failed {}: {}", time(*ms), printable(reason)))))?;
+        }
     }
     Ok(())
 }

@@ -69,8 +69,15 @@ fn list(replica: &Replica, out: &mut Out) -> anyhow::Result<()> {
             0 => Cell::dim("-"),
             _ => Cell::text(format!("{} up, {} down", bytes(peer.sent_bytes), bytes(peer.received_bytes))),
         };
+        let behind = match (peer.behind, peer.ahead) {
+            (Some(0), Some(0)) => Cell::text("-"),
+            (Some(behind), Some(0)) => Cell::text(format!("lacks {behind}")),
+            (Some(0), Some(ahead)) => Cell::text(format!("has {ahead} more")),
+            (Some(behind), Some(ahead)) => Cell::text(format!("lacks {behind}, has {ahead} more")),
+            _ => Cell::dim(""),
+        };
         let trouble = peer.last_error.as_deref().map_or_else(|| Cell::dim(""), |error| Cell::text(printable(error)));
-        vec![Cell::text(name), Cell::text(peer.key.short()), place, seen, traffic, trouble]
+        vec![Cell::text(name), Cell::text(peer.key.short()), place, seen, behind, traffic, trouble]
     };
-    out.table(&["DEVICE", "KEY", "ADDRESS", "LAST SEEN", "TRAFFIC", ""], peers.iter().map(row).collect())
+    out.table(&["DEVICE", "KEY", "ADDRESS", "LAST SEEN", "CHANGES", "TRAFFIC", ""], peers.iter().map(row).collect())
 }

@@ -145,11 +145,13 @@ fn list(remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<()> {
 
 pub(crate) fn to_json(remote: &RemoteInfo) -> serde_json::Value {
     let last_sync = remote.last_sync_ms.map(time);
+    let last_error = remote.last_error.as_ref().map(|(reason, ms)| json!({ "reason": reason, "time": time(*ms) }));
     json!({
         "name": remote.name,
         "url": remote.url,
         "encrypted": remote.encrypted,
         "last_sync": last_sync,
+        "last_error": last_error,
         "head_version_id": remote.head_version_id,
     })
 }

@@ -176,6 +176,9 @@ impl World {
             let may_act = end.actions.iter().any(|action| replica.may_act(2 * link + side, action));
             may_act || !end.answers.is_empty() || !end.wire.is_empty()
         };
+        // What is under way to a peer, or waits in its store, does not count as being there.
+        let there = &self.replicas[other.replica].applied;
+        assert!(there.includes(end.session.peer_applied()), "{:?} of {there:?}", end.session.peer_applied());
         while let Some(event) = end.session.poll_event() {
             end.caught_up |= event == Event::CaughtUp;
         }

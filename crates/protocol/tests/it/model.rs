@@ -74,6 +74,8 @@ impl Replica {
             addresses: Vec::new(),
             schema: ids(OpKind::Schema),
             members: ids(OpKind::Member),
+            keys: ids(OpKind::Key),
+            others: Vec::new(),
         }
     }
 
@@ -160,6 +162,7 @@ impl Replica {
         let lacks = |(kind, id): &(OpKind, [u8; 16])| match kind {
             OpKind::Schema => !peer.schema.contains(id),
             OpKind::Member => !peer.members.contains(id),
+            OpKind::Key => !peer.keys.contains(id),
         };
         let operations = self.operations.iter().filter(|(key, _)| lacks(key));
         let operations =

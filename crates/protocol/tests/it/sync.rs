@@ -24,6 +24,10 @@ fn two_replicas_exchange_what_each_lacks_and_fall_silent() {
     world.connect();
     world.settle();
     assert!(agree(&world) && world.is_caught_up(0), "{:?}", world.replicas);
+    let all = world.replicas[0].applied.clone();
+    for side in 0..2 {
+        assert_eq!(*world.session(0, side).peer_applied(), all, "each knows what the other has");
+    }
     let before = world.bytes[0];
     world.settle();
     assert_eq!(world.bytes[0], before);

@@ -12,6 +12,7 @@ use isle_store::{Applied, Frame as StoreFrame, Logged, StoreError};
 use tokio::sync::OwnedMutexGuard;
 
 use super::hub::Hub;
+use super::live::LiveEvent;
 use super::peers::PeerState;
 use crate::Error;
 use crate::proofs::Proofs;
@@ -139,8 +140,9 @@ impl Desk {
         PeerState::update(store, self.key, |state| {
             state.learn_site(peer.site);
             state.learn_addresses(peer.addresses.clone());
-            (state.last_seen_ms, state.last_error) = (Some(now), None);
+            (state.last_seen_ms, state.last_error, state.failures) = (Some(now), None, 0);
         })?;
+        super::peers::hear_of(&self.hub.inner, &self.key, &peer.others)?;
         let held = store.held()?;
         let last = held.applied.get(peer.site);
         let chain = store.chain(peer.site)?.filter(|_| last > 0);
@@ -154,12 +156,15 @@ impl Desk {
             chains: store.chains()?,
             yours: chain.map(|chain| (last, chain)),
         };
+        // Before the operations: one that puts a device out is there before the key that this device is not to have.
+        let keys = super::keys::wrapped(&self.hub.inner, self.key, &peer.keys)?;
         let known: BTreeSet<_> = peer.schema.iter().copied().collect();
         let schema = store.schema_ops_beyond(&known)?.into_iter();
         let schema = schema.map(|(id, op)| (OpKind::Schema, (*id.as_bytes(), op)));
         let members = store.member_ops()?.into_iter().filter(|(id, _)| !peer.members.contains(id));
         let all = schema.chain(members.map(|op| (OpKind::Member, op)));
-        let operations = all.map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() })).collect();
+        let all = all.map(|(kind, (id, bytes))| (id, Operation { kind, bytes: bytes.into() }));
+        let operations = all.chain(keys).collect();
         self.state().report.replicas = store.status()?.sites.len() as u64;
         Ok(Answer::Started(Box::new(Started { have, operations, retired: super::hub::retired(&self.hub.inner)? })))
     }
@@ -176,6 +181,7 @@ impl Desk {
                      this replica and {} have one each, and what it writes is not exchanged between them",
                     self.name
                 ));
+                self.note_fork(*site, *version)?;
                 forked.push(*site);
             }
         }
@@ -217,6 +223,16 @@ impl Desk {
             let put = match kind {
                 OpKind::Schema => store.put_migration(&bytes).map(|id| vec![*id.as_bytes()]),
                 OpKind::Member => store.put_member_ops(&[&bytes]),
+                OpKind::Key => {
+                    match super::keys::take(&self.hub.inner, self.key, &bytes)? {
+                        Ok(id) => known.push((kind, id)),
+                        Err(reason) => {
+                            tracing::warn!(peer = self.name, reason, "an operation is refused");
+                            self.note_refusal(&reason);
+                        }
+                    }
+                    continue;
+                }
             };
             match put {
                 Ok(ids) => known.extend(ids.into_iter().map(|id| (kind, id))),
@@ -234,8 +250,16 @@ impl Desk {
         let applied = store.apply()?;
         self.note(applied);
         self.hub.refresh_operations()?;
+        self.hub.refresh_keys()?;
         self.hub.bump();
         Ok(Answer::OperationsPut(known))
+    }
+
+    fn note_fork(&self, site: SiteId, version: u64) -> Result<(), Error> {
+        if site != self.site && self.hub.inner.store.note_fork(site, version, &self.name)? {
+            self.hub.tell(LiveEvent::Forked { site, version, name: self.name.clone() });
+        }
+        Ok(())
     }
 
     fn note_refusal(&self, reason: &dyn std::fmt::Display) {
@@ -275,6 +299,9 @@ impl Desk {
                         Ok(applied) => self.note(applied),
                         Err(error) if is_refusal(&error) => {
                             tracing::warn!(peer = self.name, %site, %error, "refused");
+                            if let StoreError::Fork { site, version } = error {
+                                self.note_fork(site, version)?;
+                            }
                             self.note_refusal(&error);
                             declined.push(site);
                         }

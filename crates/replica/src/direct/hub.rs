@@ -10,7 +10,7 @@ use isle_transport::{CloseCode, Connection, Endpoint};
 use tokio::sync::{broadcast, watch};
 
 use super::live::LiveEvent;
-use super::peers;
+use super::{keys, peers};
 use crate::Error;
 use crate::replica::Inner;
 use crate::sync::blocking;
@@ -42,6 +42,8 @@ pub(crate) struct Hub {
     pub(super) stop: watch::Sender<bool>,
     /// Sites that are retired here, whenever there are others than before.
     pub(super) retired: watch::Sender<Vec<(SiteId, u64)>>,
+    /// The keys of the group by what they are known by, whenever there are others than before.
+    pub(super) keys: watch::Sender<Vec<[u8; 16]>>,
     membership: RwLock<Arc<Membership>>,
     /// One snapshot at a time is taken in.
     pub(super) staging: Arc<tokio::sync::Mutex<()>>,
@@ -94,9 +96,10 @@ impl Hub {
         endpoint: Endpoint,
         addresses: Vec<String>,
     ) -> Result<Arc<Hub>, Error> {
-        let (own, operations, membership, retired) = blocking(inner, |inner| {
+        let (own, operations, membership, retired, keys) = blocking(inner, |inner| {
             confirm_identity(inner)?;
-            Ok((inner.device()?.key, operations(inner)?, inner.store.membership()?, retired(inner)?))
+            let membership = inner.store.membership()?;
+            Ok((inner.device()?.key, operations(inner)?, membership, retired(inner)?, keys::ids(inner)?))
         })
         .await?;
         Ok(Arc::new(Hub {
@@ -109,6 +112,7 @@ impl Hub {
             events: broadcast::Sender::new(EVENTS_MAX),
             stop: watch::Sender::new(false),
             retired: watch::Sender::new(retired),
+            keys: watch::Sender::new(keys),
             membership: RwLock::new(Arc::new(membership)),
             staging: Arc::default(),
             found: Mutex::default(),
@@ -152,12 +156,13 @@ impl Hub {
             // Each session looks whether its device still belongs.
             self.operations.send_replace(now);
         }
-        let retired = retired(&self.inner)?;
-        self.retired.send_if_modified(|known| {
-            let news = *known != retired;
-            *known = retired;
-            news
-        });
+        update(&self.retired, retired(&self.inner)?);
+        Ok(())
+    }
+
+    /// Reads the keys of the group again, and tells the sessions if there are others than before. Any file of this device may have got one.
+    pub(super) fn refresh_keys(&self) -> Result<(), Error> {
+        update(&self.keys, keys::ids(&self.inner)?);
         Ok(())
     }
 
@@ -257,6 +262,15 @@ impl Hub {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.iter().map(|(key, held)| (*key, held.connection.clone())).collect()
     }
+}
+
+/// Tells of a value if it is another than before.
+fn update<T: PartialEq>(told: &watch::Sender<T>, now: T) {
+    told.send_if_modified(|known| {
+        let news = *known != now;
+        *known = now;
+        news
+    });
 }
 
 /// Records foreign writes, and sees that this file is the one that last spoke under its site id. Blocks.

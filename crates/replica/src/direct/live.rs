@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use isle_clock::{SiteId, VersionVector};
 use isle_identity::DeviceKey;
 use isle_transport::{Arrival, CloseCode, Connection, DEFAULT_PORT, Discovery, Endpoint, own_addresses};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
+use super::credentials::{self, CREDENTIALS};
 use super::hub::Hub;
 use super::once::{self, Target};
 use super::pairing::{self, PAIRING};
@@ -106,6 +108,29 @@ pub enum LiveEvent {
         /// Why.
         reason: String,
     },
+    /// The replica cannot sync by itself now; it is tried again. Of [`Builder::auto_sync`](crate::Builder::auto_sync).
+    Offline {
+        /// Why.
+        reason: String,
+    },
+    /// Something that a device sent was refused: forged, altered, or too far in the future. Other devices are not affected.
+    Refused {
+        /// The key of the device that sent it.
+        key: DeviceKey,
+        /// Its name.
+        name: String,
+        /// What, and why.
+        reason: String,
+    },
+    /// A site has two histories, of which one is here and the other there ([`Status::forks`](crate::Status::forks)).
+    Forked {
+        /// The site.
+        site: SiteId,
+        /// The first version that differs.
+        version: u64,
+        /// The device that has the other one.
+        name: String,
+    },
     /// A caller was turned away.
     TurnedAway {
         /// Where it called from.
@@ -153,6 +178,15 @@ impl Replica {
     /// [`Error::Transport`] when the address to listen at cannot be had; [`Error::AlreadyLive`] when another process, or another [`Live`], is
     /// connected on this file; SQLite's reason, or the key store's.
     pub async fn go_live(&self, options: &LiveOptions) -> Result<Live, Error> {
+        self.go_live_since(options, None).await
+    }
+
+    /// The same; with `since` remotes are not synced with before something else than that is here, or the interval is over.
+    pub(crate) async fn go_live_since(
+        &self,
+        options: &LiveOptions,
+        since: Option<VersionVector>,
+    ) -> Result<Live, Error> {
         let inner = &self.inner;
         let secret = blocking(inner, Hub::secret).await?;
         let endpoint = match (options.listen, options.port) {
@@ -183,7 +217,7 @@ impl Replica {
             tasks.spawn(listen(Arc::clone(&hub)));
         }
         if let Some(interval) = options.remotes {
-            tasks.spawn(remotes::run(Arc::clone(&hub), interval));
+            tasks.spawn(remotes::run(Arc::clone(&hub), interval, since));
         }
         if options.discover {
             let port = hub.endpoint.local_address().map_err(|source| Error::Transport { source })?.port();
@@ -291,6 +325,8 @@ enum Heard {
     HungUp,
     /// It asked to be let in; its name if it was.
     Asked(Option<String>),
+    /// It showed that it belongs to the group.
+    Known,
 }
 
 /// Serves a caller until it goes; what is an error here is why it is turned away.
@@ -306,6 +342,17 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
             let Some(mut stream) = accepted.map_err(failed)? else { return Ok(Heard::HungUp) };
             match stream.receive_byte().await.map_err(failed)? {
                 PAIRING => Ok(Heard::Asked(pairing::hear(hub, connection, stream).await?)),
+                CREDENTIALS => {
+                    let (_, mut receive) = stream.split();
+                    let shown = credentials::read(&mut receive).await.map_err(failed)?;
+                    let work = Arc::clone(hub);
+                    let known = blocking(&hub.inner, move |inner| {
+                        let known = credentials::take(inner, key, &shown)?;
+                        work.refresh_operations()?;
+                        Ok(known)
+                    });
+                    if known.await? { Ok(Heard::Known) } else { Err(Error::NotEnrolled { key: key.short() }) }
+                }
                 _ => Err(Error::NotEnrolled { key: key.short() }),
             }
         });
@@ -315,6 +362,7 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
         };
         match heard {
             Ok(Ok(Heard::HungUp)) => return Ok(()),
+            Ok(Ok(Heard::Known)) => {}
             Ok(Ok(Heard::Asked(Some(name)))) => hub.tell(LiveEvent::Joined { key, name }),
             Ok(Ok(Heard::Asked(None))) => return Err(Error::NotEnrolled { key: key.short() }),
             Ok(Err(error)) => return Err(error),
@@ -328,6 +376,8 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
             match stream.receive_byte().await.map_err(failed)? {
                 SESSION => return Ok(Some((stream, Purpose::Stay))),
                 ONCE => return Ok(Some((stream, Purpose::Once))),
+                // It did not know that it is known here.
+                CREDENTIALS => {}
                 // A member with a ticket may join with another file of its device.
                 PAIRING => {
                     if let Some(name) = pairing::hear(hub, connection, stream).await? {
@@ -486,8 +536,7 @@ async fn look_up(hub: &Arc<Hub>, target: &Target) -> Option<Target> {
 
 async fn note(inner: &Arc<Inner>, key: DeviceKey, error: &Error) {
     let reason = error.to_string();
-    let noted =
-        blocking(inner, move |inner| PeerState::update(&inner.store, key, |state| state.last_error = Some(reason)));
+    let noted = blocking(inner, move |inner| PeerState::update(&inner.store, key, |state| state.failed(reason)));
     if let Err(error) = noted.await {
         tracing::warn!(%error, "what came of a call cannot be noted");
     }

@@ -21,7 +21,9 @@
 //! have more than it.
 
 mod actions;
+mod credentials;
 mod hub;
+mod keys;
 mod live;
 mod once;
 mod pairing;

@@ -10,6 +10,7 @@ use isle_protocol::{ByeCode, SessionError};
 use isle_transport::{Connection, Endpoint, TransportError, resolve};
 use tokio::task::JoinSet;
 
+use super::credentials;
 use super::hub::Hub;
 use super::peers::PeerState;
 use super::session::{self, Ended, ONCE, Purpose, SESSION};
@@ -42,8 +43,9 @@ pub(super) fn targets(inner: &Inner, found: &HashMap<DeviceKey, Vec<String>>) ->
     }
     let mut targets = Vec::new();
     for (key, member) in membership.members.iter().filter(|(key, member)| **key != own && !member.revoked) {
-        let PeerState { mut addresses, .. } = PeerState::load(&inner.store, key)?;
-        let new = found.get(key).into_iter().flatten().filter(|address| !addresses.contains(address)).cloned();
+        let PeerState { mut addresses, heard, .. } = PeerState::load(&inner.store, key)?;
+        let new =
+            found.get(key).into_iter().flatten().chain(&heard).filter(|address| !addresses.contains(address)).cloned();
         addresses.extend(new.collect::<Vec<_>>());
         if !addresses.is_empty() {
             targets.push(Target { key: *key, name: member.name.clone(), addresses });
@@ -86,7 +88,12 @@ pub(super) async fn dial(endpoint: &Endpoint, target: &Target) -> Result<Connect
 /// Opens a session on a connection and runs it.
 pub(super) async fn converse(hub: &Arc<Hub>, connection: Connection, purpose: Purpose) -> Ended {
     let start: &'static [u8] = if purpose == Purpose::Once { &[ONCE] } else { &[SESSION] };
+    let key = connection.key();
+    let shown = blocking(&hub.inner, move |inner| credentials::for_peer(inner, key)).await;
     let opened = async {
+        if let Ok(Some(shown)) = shown {
+            credentials::show(&connection, shown).await?;
+        }
         let mut stream = connection.open().await?;
         stream.send(bytes::Bytes::from_static(start)).await?;
         Ok::<_, TransportError>(stream)
@@ -165,7 +172,7 @@ pub(crate) async fn sync_known(inner: &Arc<Inner>, only: Option<&str>) -> Result
             if let Err(error) = &result {
                 let (key, reason) = (target.key, error.to_string());
                 let noted = blocking(&hub.inner, move |inner| {
-                    PeerState::update(&inner.store, key, |state| state.last_error = Some(reason))
+                    PeerState::update(&inner.store, key, |state| state.failed(reason))
                 });
                 if let Err(error) = noted.await {
                     tracing::warn!(%error, "what came of a sync cannot be noted");

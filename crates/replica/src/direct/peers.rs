@@ -1,8 +1,11 @@
 //! The devices of the group, and what is remembered of each.
 
-use isle_clock::SiteId;
+use std::collections::BTreeMap;
+
+use isle_clock::{SiteId, VersionVector};
 use isle_identity::{Action, Cut, DeviceKey, MemberOp, Membership, OpId};
 use isle_store::{PeerRow, Store};
+use isle_transport::Traffic;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -10,8 +13,16 @@ use crate::replica::{Inner, Replica};
 
 /// Addresses that are remembered of a peer.
 const ADDRESSES_MAX: usize = 8;
+/// Addresses of one device that are told to others, and heard from them.
+const HEARD_MAX: usize = 4;
+/// Devices of which a peer is told where they are.
+const OTHERS_MAX: usize = 256;
+/// How long after it was talked to a device is thought to be there still: 30 days.
+const LATELY_MS: u64 = 30 * 86_400_000;
 /// Sites that are remembered of a device.
 const SITES_MAX: usize = 64;
+/// Sites of which it is remembered how much of theirs a peer had.
+const VERSIONS_MAX: usize = 4_096;
 
 /// What is remembered of a peer between sessions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +30,12 @@ pub(crate) struct PeerState {
     /// Where it can be reached, the newest first.
     #[serde(default)]
     pub(crate) addresses: Vec<String>,
+    /// Where others say that it was; tried behind those.
+    #[serde(default)]
+    pub(crate) heard: Vec<String>,
+    /// The user does not want it called, until it calls or says where it is.
+    #[serde(default)]
+    pub(crate) forgotten: bool,
     /// Site ids that it proved to be its own.
     #[serde(default)]
     pub(crate) sites: Vec<SiteId>,
@@ -26,10 +43,16 @@ pub(crate) struct PeerState {
     pub(crate) last_seen_ms: Option<u64>,
     #[serde(default)]
     pub(crate) last_error: Option<String>,
+    /// Failed tries since it was last talked to.
+    #[serde(default)]
+    pub(crate) failures: u64,
     #[serde(default)]
     pub(crate) sent_bytes: u64,
     #[serde(default)]
     pub(crate) received_bytes: u64,
+    /// What it had when it was last talked to.
+    #[serde(default)]
+    pub(crate) versions: BTreeMap<SiteId, u64>,
 }
 
 impl PeerState {
@@ -58,12 +81,32 @@ impl PeerState {
     /// Puts addresses first.
     pub(crate) fn learn_addresses(&mut self, addresses: impl IntoIterator<Item = String>) {
         let mut all: Vec<String> = addresses.into_iter().take(ADDRESSES_MAX).collect();
+        self.forgotten &= all.is_empty();
         all.append(&mut self.addresses);
         for address in all {
             if self.addresses.len() < ADDRESSES_MAX && !self.addresses.contains(&address) {
                 self.addresses.push(address);
             }
         }
+    }
+
+    /// What it has now. Of groups with very many sites nothing is remembered: it would be written with each session.
+    pub(crate) fn learn_versions(&mut self, has: &VersionVector) {
+        if !has.is_empty() {
+            self.versions = if has.len() <= VERSIONS_MAX { has.iter().collect() } else { BTreeMap::new() };
+        }
+    }
+
+    /// Adds what went over a connection, but for what was `counted` before.
+    pub(super) fn count(&mut self, traffic: &Traffic, counted: (u64, u64)) {
+        let (sent, received) = (traffic.sent_bytes, traffic.received_bytes);
+        self.sent_bytes = self.sent_bytes.saturating_add(sent.saturating_sub(counted.0));
+        self.received_bytes = self.received_bytes.saturating_add(received.saturating_sub(counted.1));
+    }
+
+    pub(crate) fn failed(&mut self, reason: String) {
+        self.last_error = Some(reason);
+        self.failures = self.failures.saturating_add(1);
     }
 
     pub(crate) fn learn_site(&mut self, site: SiteId) {
@@ -96,19 +139,65 @@ pub struct Peer {
     pub last_seen_ms: Option<u64>,
     /// Why it could not be talked to, if the last try failed.
     pub last_error: Option<String>,
+    /// How many tries have failed since it was last talked to.
+    pub failures: u64,
     /// Bytes sent to it, in all.
     pub sent_bytes: u64,
     /// Bytes received from it, in all.
     pub received_bytes: u64,
+    /// Changesets that are here, and that it did not have when it was last talked to; `None` if that is not known. What it got since then
+    /// by other ways is not.
+    pub behind: Option<u64>,
+    /// Changesets that it had then, and that are not here.
+    pub ahead: Option<u64>,
 }
 
 fn as_text<S: serde::Serializer>(key: &DeviceKey, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(key)
 }
 
+/// How many of these versions somebody lacks who has each site's up to `has`.
+fn missing(versions: impl Iterator<Item = (SiteId, u64)>, has: impl Fn(SiteId) -> u64) -> u64 {
+    versions.map(|(site, version)| version.saturating_sub(has(site))).fold(0, u64::saturating_add)
+}
+
 /// Sites that are known to belong to devices which this replica syncs with directly.
 pub(crate) fn known_sites(store: &Store) -> Result<Vec<SiteId>, Error> {
     Ok(store.peers()?.iter().flat_map(|row| PeerState::read(row).sites).collect())
+}
+
+/// Where other members were talked to lately, for one of them.
+pub(super) fn others(inner: &Inner, peer: &DeviceKey) -> Result<Vec<([u8; 32], Vec<String>)>, Error> {
+    let (membership, own, now) = (inner.store.membership()?, inner.device()?.key, inner.runtime.now_ms());
+    let mut others: Vec<(u64, [u8; 32], Vec<String>)> = Vec::new();
+    for row in inner.store.peers()?.iter().filter(|row| row.key != own && row.key != *peer) {
+        let state = PeerState::read(row);
+        let Some(seen) = state.last_seen_ms.filter(|seen| now.saturating_sub(*seen) <= LATELY_MS) else { continue };
+        if membership.is_member(&row.key) && !state.addresses.is_empty() {
+            let addresses = state.addresses.into_iter().take(HEARD_MAX).collect();
+            others.push((seen, *row.key.as_bytes(), addresses));
+        }
+    }
+    others.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(others.into_iter().take(OTHERS_MAX).map(|(_, key, addresses)| (key, addresses)).collect())
+}
+
+/// Takes up where a peer has talked to other members.
+pub(super) fn hear_of(inner: &Inner, peer: &DeviceKey, others: &[([u8; 32], Vec<String>)]) -> Result<(), Error> {
+    let (membership, own) = (inner.store.membership()?, inner.device()?.key);
+    for (key, addresses) in others.iter().take(OTHERS_MAX) {
+        let key = DeviceKey::from_bytes(*key);
+        if key == own || key == *peer || !membership.is_member(&key) {
+            continue;
+        }
+        PeerState::update(&inner.store, key, |state| {
+            if !state.forgotten {
+                let known = |address: &&String| !state.addresses.contains(*address);
+                state.heard = addresses.iter().filter(known).take(HEARD_MAX).cloned().collect();
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Retires the sites that a revocation has cut, where they are known.
@@ -177,20 +266,28 @@ impl Replica {
         let inner = &self.inner;
         let (membership, own) = (inner.store.membership()?, inner.device()?.key);
         let name_of = |key: &DeviceKey| membership.members.get(key).map_or_else(|| key.short(), |it| it.name.clone());
+        let here = inner.store.vector()?;
         let mut peers = Vec::new();
         for (key, member) in &membership.members {
             let state = PeerState::load(&inner.store, key)?;
+            let known = !state.versions.is_empty();
+            let addresses = state.addresses.iter().chain(&state.heard).cloned().collect();
             peers.push(Peer {
                 key: *key,
                 name: member.name.clone(),
                 own: *key == own,
                 revoked: member.revoked,
                 enrolled_by: name_of(&member.enrolled_by),
-                addresses: state.addresses,
+                addresses,
                 last_seen_ms: state.last_seen_ms,
                 last_error: state.last_error,
+                failures: state.failures,
                 sent_bytes: state.sent_bytes,
                 received_bytes: state.received_bytes,
+                behind: known.then(|| missing(here.iter(), |site| state.versions.get(&site).copied().unwrap_or(0))),
+                ahead: known.then(|| {
+                    missing(state.versions.iter().map(|(site, version)| (*site, *version)), |site| here.get(site))
+                }),
             });
         }
         Ok(peers)
@@ -227,7 +324,11 @@ impl Replica {
     /// As [`Replica::peer`].
     pub fn forget_peer_addresses(&self, name: &str) -> Result<Peer, Error> {
         let peer = self.peer(name)?;
-        PeerState::update(&self.inner.store, peer.key, |state| state.addresses.clear())?;
+        PeerState::update(&self.inner.store, peer.key, |state| {
+            state.addresses.clear();
+            state.heard.clear();
+            state.forgotten = true;
+        })?;
         self.peer(name)
     }
 

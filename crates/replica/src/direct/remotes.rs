@@ -1,12 +1,15 @@
-//! Syncing with remotes while a replica is live: at the start, soon after local changes, and now and then; less often while one fails.
+//! Syncing with remotes while a replica is live: at the start if asked, soon after local changes, and now and then; less often while one fails.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isle_clock::VersionVector;
+use tokio::task::JoinSet;
 
 use super::hub::Hub;
 use super::live::LiveEvent;
+use crate::Error;
 use crate::sync::{self, Outcome, SyncOptions, blocking};
 
 /// Changes that come in quick succession are sent at once.
@@ -14,14 +17,54 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
-/// Runs until the hub stops.
-pub(super) async fn run(hub: Arc<Hub>, interval: Duration) {
+/// How often it is looked whether remotes were added.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs until the hub stops: one task for each remote, so that one that fails holds up no other.
+pub(super) async fn run(hub: Arc<Hub>, interval: Duration, mut since: Option<VersionVector>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let (mut tasks, mut kept) = (JoinSet::new(), BTreeSet::new());
+    loop {
+        tokio::select! {
+            () = hub.stopped() => break,
+            Some(ended) = tasks.join_next() => {
+                if let Ok(name) = ended {
+                    kept.remove(&name);
+                }
+            }
+            _ = ticks.tick() => {
+                let rows = blocking(&hub.inner, |inner| Ok(inner.store.remotes()?)).await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot look for remotes");
+                    Vec::new()
+                });
+                for row in rows {
+                    if kept.insert(row.name.clone()) {
+                        tasks.spawn(keep_up(Arc::clone(&hub), row.name, interval, since.clone()));
+                    }
+                }
+                // One that is added while this runs is news.
+                since = None;
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Syncs with one remote until the hub stops or the remote is removed; not at once if there is nothing here but `since`.
+async fn keep_up(hub: Arc<Hub>, name: String, interval: Duration, mut since: Option<VersionVector>) -> String {
     let mut failures = 0u32;
     let mut news = hub.news.subscribe();
     loop {
-        // What comes up while the round is under way may not be in it.
-        let known = vector(&hub).await;
-        failures = if round(&hub).await { 0 } else { failures.saturating_add(1) };
+        let mut known = since.take();
+        if known.is_none() {
+            // What comes up while the round is under way may not be in it.
+            known = vector(&hub).await;
+            failures = match round(&hub, &name).await {
+                Round::Well => 0,
+                Round::Failed => failures.saturating_add(1),
+                Round::Over => return name,
+            };
+        }
         let pause = pause(interval, failures, hub.inner.runtime.random()[0]);
         let written = async {
             loop {
@@ -35,7 +78,7 @@ pub(super) async fn run(hub: Arc<Hub>, interval: Duration) {
             }
         };
         tokio::select! {
-            () = hub.stopped() => return,
+            () = hub.stopped() => return name,
             () = tokio::time::sleep(pause) => {}
             () = written, if failures == 0 => {}
         }
@@ -47,41 +90,40 @@ async fn vector(hub: &Arc<Hub>) -> Option<VersionVector> {
     blocking(&hub.inner, |inner| Ok(inner.store.vector()?)).await.ok()
 }
 
-/// Syncs with every remote; false if one failed.
-async fn round(hub: &Arc<Hub>) -> bool {
-    let has = blocking(&hub.inner, |inner| Ok(!inner.store.remotes()?.is_empty())).await;
-    if !has.unwrap_or(false) {
-        return true;
-    }
-    let options = SyncOptions::default();
+enum Round {
+    Well,
+    Failed,
+    /// The hub stops, or the remote was removed.
+    Over,
+}
+
+async fn round(hub: &Arc<Hub>, name: &str) -> Round {
+    let options = SyncOptions { remote: Some(name.to_owned()), ..SyncOptions::default() };
     let synced = tokio::select! {
-        () = hub.stopped() => return true,
+        () = hub.stopped() => return Round::Over,
         synced = sync::run(&hub.inner, &options) => synced,
     };
-    let outcomes = match synced {
-        Ok(outcomes) => outcomes,
-        Err(error) => {
-            tracing::warn!(%error, "remotes are not synced with");
-            return false;
-        }
+    let result = match synced {
+        Err(Error::NoSuchRemote { .. }) => return Round::Over,
+        Err(error) => Err(error),
+        Ok(outcomes) => outcomes.into_iter().try_fold(None, |_, Outcome { result, .. }| result.map(Some)),
     };
-    let mut well = true;
-    for Outcome { remote, result } in outcomes {
-        match result {
-            Ok(report) => {
+    match result {
+        Ok(report) => {
+            if let Some(report) = report {
                 if report.pulled_versions > 0 || report.snapshot_joined {
                     // It may be news to the peers.
                     hub.bump();
                 }
                 hub.tell(LiveEvent::Synced { report: Box::new(report) });
             }
-            Err(error) => {
-                well = false;
-                hub.tell(LiveEvent::SyncFailed { remote, reason: error.to_string() });
-            }
+            Round::Well
+        }
+        Err(error) => {
+            hub.tell(LiveEvent::SyncFailed { remote: name.to_owned(), reason: error.to_string() });
+            Round::Failed
         }
     }
-    well
 }
 
 /// The interval, or more after failures; a little more or less, so that devices do not all come at once.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use isle_clock::VersionVector;
 use isle_protocol::{Action, Answer, ByeCode, Config, Event, Hello, Session, SessionError};
 use isle_transport::{CloseCode, Connection, Stream, TransportError};
 use tokio::sync::mpsc;
@@ -25,6 +26,9 @@ pub(super) const ONCE: u8 = b'o';
 const CHUNK_BYTES: usize = 256 << 10;
 /// Messages that wait for the connection.
 const OUTGOING_MAX: usize = 16;
+/// How soon after news of what the peer has that is noted in the file, and how often that it is still there, in milliseconds.
+const NOTE_AFTER_MS: u64 = 2_000;
+const NOTE_EVERY_MS: u64 = 300_000;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -43,12 +47,29 @@ pub(super) struct Driver {
     reading: Option<Work>,
     writing: Option<Work>,
     told: (u64, u64),
+    /// Refusals that were told.
+    refused: usize,
+    /// When what the peer has is to be noted, if there are news of that.
+    note_ms: Option<u64>,
+    /// Bytes sent and received that are noted already.
+    counted: (u64, u64),
+    /// Changes of what the peer has that are noted, or will be.
+    news: u64,
 }
 
 /// How a session ended, and what it did.
 pub(super) struct Ended {
     pub(super) report: SyncReport,
     pub(super) result: Result<(), Error>,
+}
+
+/// What is left of a session.
+struct Driven {
+    result: Result<(), Error>,
+    /// What the peer had applied.
+    has: VersionVector,
+    /// Bytes sent and received that are noted already.
+    counted: (u64, u64),
 }
 
 /// Numbers for sessions.
@@ -92,10 +113,11 @@ pub(super) async fn run(
         }
         let schema = inner.store.schema_ids()?;
         let members: Vec<[u8; 16]> = inner.store.member_ops()?.into_iter().map(|(id, _)| id).collect();
+        let (keys, others) = (super::keys::ids(inner)?, super::peers::others(inner, &key)?);
         let name = inner.store.membership()?.members.get(&key).map_or_else(|| key.short(), |it| it.name.clone());
-        Ok((status, nonce, schema, members, inner.device()?.name, name))
+        Ok((status, nonce, (schema, members, keys, others), inner.device()?.name, name))
     });
-    let (status, nonce, schema, members, device, name) = match begun.await {
+    let (status, nonce, (schema, members, keys, others), device, name) = match begun.await {
         Ok(begun) => begun,
         Err(error) => return Ended { report: SyncReport::default(), result: Err(error) },
     };
@@ -110,6 +132,8 @@ pub(super) async fn run(
         addresses: hub.addresses.clone(),
         schema,
         members,
+        keys,
+        others,
     };
     if purpose == Purpose::Stay && !hub.hold(&connection, dialed, id) {
         connection.close(CloseCode::Done, "these devices are connected already");
@@ -128,8 +152,12 @@ pub(super) async fn run(
         reading: None,
         writing: None,
         told: (0, 0),
+        refused: 0,
+        note_ms: None,
+        counted: (0, 0),
+        news: 0,
     };
-    let result = driver.drive(stream).await;
+    let Driven { result, has, counted } = driver.drive(stream).await;
     hub.release(&key, id);
     let mut report = desk.report();
     let traffic = connection.traffic();
@@ -141,10 +169,10 @@ pub(super) async fn run(
     let noted = blocking(&hub.inner, move |inner| {
         work.flush()?;
         PeerState::update(&inner.store, key, |state| {
-            state.sent_bytes = state.sent_bytes.saturating_add(traffic.sent_bytes);
-            state.received_bytes = state.received_bytes.saturating_add(traffic.received_bytes);
+            state.count(&traffic, counted);
             state.last_error = remembered;
             state.last_seen_ms = Some(inner.runtime.now_ms());
+            state.learn_versions(&has);
         })?;
         Ok(inner.store.status()?)
     });
@@ -157,7 +185,7 @@ pub(super) async fn run(
 }
 
 impl Driver {
-    async fn drive(mut self, stream: Stream) -> Result<(), Error> {
+    async fn drive(mut self, stream: Stream) -> Driven {
         let (mut send, mut receive) = stream.split();
         let (outgoing, mut queue) = mpsc::channel::<Bytes>(OUTGOING_MAX);
         let sending = tokio::spawn(async move {
@@ -197,7 +225,7 @@ impl Driver {
         // The goodbye is delivered before the connection goes.
         let _ = tokio::time::timeout(GOODBYE, sending).await;
         self.connection.close(CloseCode::Done, "the session is over");
-        result
+        Driven { result, has: self.session.peer_applied().clone(), counted: self.counted }
     }
 
     fn failed(&self, source: SessionError) -> Error {
@@ -212,6 +240,7 @@ impl Driver {
         let mut news = self.hub.news.subscribe();
         let mut operations = self.hub.operations.subscribe();
         let mut retired = self.hub.retired.subscribe();
+        let mut keys = self.hub.keys.subscribe();
         let hub = Arc::clone(&self.hub);
         if !hub.may_talk(&self.desk.key) {
             // It was put out between the first look and this one, from which on news are heard.
@@ -234,7 +263,9 @@ impl Driver {
             if self.once && waiting.is_none() && self.session.is_caught_up() {
                 return Ok(());
             }
-            let pause = self.session.poll_timeout().map(|at| Duration::from_millis(at.saturating_sub(now)));
+            self.note_if_due(now);
+            let next = self.session.poll_timeout().into_iter().chain(self.note_ms).min();
+            let pause = next.map(|at| Duration::from_millis(at.saturating_sub(now)));
             tokio::select! {
                 chunk = receive.receive(CHUNK_BYTES) => self.take(chunk)?,
                 answer = finished(&mut self.reading) => {
@@ -262,6 +293,22 @@ impl Driver {
                     Ok(()) => {
                         let all = Arc::clone(&operations.borrow_and_update());
                         self.session.handle_operations(all.as_ref().clone());
+                    }
+                    Err(_) => return Ok(()),
+                },
+                changed = keys.changed() => match changed {
+                    Ok(()) => {
+                        let (key, work) = (self.desk.key, Arc::clone(&self.hub));
+                        let all = blocking(&self.hub.inner, move |inner| {
+                            let all = super::keys::wrapped(inner, key, &[])?;
+                            work.refresh_operations()?;
+                            Ok(all)
+                        });
+                        let all = all.await?;
+                        // Who was put out goes first, so that the peer does not hand the new key to it.
+                        let known = Arc::clone(&self.hub.operations.borrow());
+                        self.session.handle_operations(known.as_ref().clone());
+                        self.session.handle_operations(all);
                     }
                     Err(_) => return Ok(()),
                 },
@@ -319,22 +366,62 @@ impl Driver {
         }
     }
 
+    fn note_soon(&mut self) {
+        let at = self.hub.inner.runtime.now_ms().saturating_add(NOTE_AFTER_MS);
+        self.note_ms = Some(self.note_ms.map_or(at, |before| before.min(at)));
+    }
+
+    /// Remembers what the peer has: a session may last for days, and other processes want to show how far its device is.
+    fn note_if_due(&mut self, now: u64) {
+        if self.note_ms.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        self.note_ms = Some(now.saturating_add(NOTE_EVERY_MS));
+        let (inner, key, has) = (Arc::clone(&self.hub.inner), self.desk.key, self.session.peer_applied().clone());
+        let (traffic, counted) = (self.connection.traffic(), self.counted);
+        self.counted = (traffic.sent_bytes, traffic.received_bytes);
+        tokio::spawn(async move {
+            let noted = blocking(&inner, move |inner| {
+                PeerState::update(&inner.store, key, |state| {
+                    state.last_seen_ms = Some(inner.runtime.now_ms());
+                    state.count(&traffic, counted);
+                    state.learn_versions(&has);
+                })
+            });
+            if let Err(error) = noted.await {
+                tracing::warn!(%error, "what a peer has cannot be noted");
+            }
+        });
+    }
+
     fn tell_events(&mut self) {
         let (key, name) = (self.desk.key, self.desk.name.clone());
         while let Some(event) = self.session.poll_event() {
             match event {
-                Event::CaughtUp => self.hub.tell(LiveEvent::CaughtUp { key, name: name.clone() }),
+                Event::CaughtUp => {
+                    self.hub.tell(LiveEvent::CaughtUp { key, name: name.clone() });
+                    self.note_soon();
+                }
                 Event::Declined(site) => {
                     tracing::warn!(peer = name, %site, "the peer refuses what this site wrote");
                 }
             }
         }
         let report = self.desk.report();
+        for reason in report.refused.iter().skip(self.refused) {
+            self.hub.tell(LiveEvent::Refused { key, name: name.clone(), reason: reason.clone() });
+        }
+        self.refused = report.refused.len();
         let (pulled, pushed) = (report.pulled_versions, report.pushed_versions);
         if (pulled, pushed) != self.told {
             let (received, sent) = (pulled - self.told.0, pushed - self.told.1);
             self.told = (pulled, pushed);
             self.hub.tell(LiveEvent::Exchanged { key, name, received, sent });
+        }
+        // What others wrote and this replica hands on is news of the peer too.
+        let news = self.session.peer_news();
+        if news != std::mem::replace(&mut self.news, news) {
+            self.note_soon();
         }
     }
 }

@@ -13,12 +13,16 @@ use crate::sync::blocking;
 /// How often commits of other processes are looked for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Looks after which it is looked for new keys of the group too, which are in no database.
+const KEYS_EVERY: u64 = 10;
+
 /// Wakes the sessions until the hub stops.
 pub(super) async fn run(hub: Arc<Hub>) {
     let mut changes = hub.inner.subscribe();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut counter: Option<CommitCounter> = None;
+    let mut ticked = 0u64;
     loop {
         tokio::select! {
             () = hub.stopped() => return,
@@ -29,9 +33,17 @@ pub(super) async fn run(hub: Arc<Hub>) {
                 Err(RecvError::Closed) => return,
             },
             _ = ticks.tick() => {
-                let taken = counter.take();
-                let work = hub.clone();
-                let looked = blocking(&hub.inner, move |_| look(&work, taken)).await;
+                let (taken, work) = (counter.take(), hub.clone());
+                let keys = ticked % KEYS_EVERY == 0;
+                ticked += 1;
+                let looked = blocking(&hub.inner, move |_| {
+                    let counter = look(&work, taken)?;
+                    if keys {
+                        work.refresh_keys()?;
+                    }
+                    Ok(counter)
+                });
+                let looked = looked.await;
                 match looked {
                     Ok(used) => counter = Some(used),
                     Err(error) => tracing::warn!(%error, "cannot look for changes of other programs"),

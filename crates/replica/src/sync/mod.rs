@@ -220,6 +220,9 @@ pub struct CheckReport {
 pub(crate) struct RemoteState {
     group: Option<GroupId>,
     pub(crate) last_sync_ms: Option<u64>,
+    /// Why the last sync failed, if it did, and when.
+    #[serde(default)]
+    pub(crate) last_error: Option<(String, u64)>,
     /// Schema operations that are known to stand there.
     schema: Vec<String>,
     /// What all heads held to be applied by everyone, and since when they did.
@@ -343,10 +346,26 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
         };
         if let Err(error) = &result {
             tracing::warn!(remote, %error, "the sync failed");
+            note_failure(inner, &remote, error).await;
         }
         outcomes.push(Outcome { remote, result });
     }
     Ok(outcomes)
+}
+
+/// Remembers why a sync failed, for whoever asks later; nothing else of what is known of the remote changes.
+async fn note_failure(inner: &Arc<Inner>, remote: &str, error: &Error) {
+    let (name, reason) = (remote.to_owned(), error.to_string());
+    let noted = blocking(inner, move |inner| {
+        let Some(mut row) = inner.store.remotes()?.into_iter().find(|row| row.name == name) else { return Ok(()) };
+        let mut state = RemoteState::read(&row);
+        state.last_error = Some((reason, inner.runtime.now_ms()));
+        row.state = serde_json::to_string(&state).ok();
+        Ok(inner.store.put_remote(&row)?)
+    });
+    if let Err(error) = noted.await {
+        tracing::warn!(%error, "that a sync failed cannot be noted");
+    }
 }
 
 impl<'a> Session<'a> {
@@ -435,6 +454,7 @@ impl<'a> Session<'a> {
         let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
         (self.report.local_version, self.report.hidden) = (status.version, status.repaired);
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
+        self.state.last_error = None;
         self.save_state().await?;
         self.report_waiting();
         let now = self.remote.traffic();
@@ -458,7 +478,7 @@ impl<'a> Session<'a> {
         if prefer == Prefer::Merge || self.report.conflicts == 0 {
             return Ok(());
         }
-        let replica = Replica { inner: Arc::clone(self.inner) };
+        let replica = Replica { inner: Arc::clone(self.inner), auto: None };
         self.report.put_back = blocking(self.inner, move |_| {
             let mut put_back = 0;
             let newest = replica.conflicts(true, 1)?.first().map_or(0, |last| last.id);

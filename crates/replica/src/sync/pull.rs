@@ -305,7 +305,13 @@ impl Session<'_> {
                 | StoreError::BadProof { .. }
                 | StoreError::BadChangeset { .. }
                 | StoreError::TooFarAhead { .. }),
-            )) => Err(self.refusal("changeset", owner, &error)),
+            )) => {
+                if let StoreError::Fork { site, version } = error {
+                    let remote = self.row.name.clone();
+                    blocking(self.inner, move |inner| Ok(inner.store.note_fork(site, version, &remote)?)).await?;
+                }
+                Err(self.refusal("changeset", owner, &error))
+            }
             Err(other) => Err(other),
         }
     }
