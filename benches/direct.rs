@@ -10,10 +10,15 @@
     reason = "a bench prints, and stops when something is wrong"
 )]
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isle::{InviteOptions, Live, LiveOptions, Replica};
+use isle_changeset::Header;
+use isle_clock::VersionVector;
+use isle_store::{Frame, Logged, Options, Store};
 
 const DEVICES: usize = 20;
 const CHANGES: i64 = 1_000;
@@ -165,13 +170,53 @@ async fn catch_up(rows: i64) {
     c.sync().await.expect("syncs");
     let remote = begun.elapsed();
     assert_eq!(count(&c), rows);
+    let local = apply_locally(&a, &replica(folder.path(), "d3"));
     println!(
-        "catch-up of {rows} rows: {:.2} s directly ({:.0} rows/s), {:.2} s from a folder",
+        "catch-up of {rows} rows: {:.2} s directly ({:.0} rows/s), {:.2} s from a folder, {:.2} s from memory: {:.0} % and {:.0} % of that speed",
         direct.as_secs_f64(),
         rows as f64 / direct.as_secs_f64(),
-        remote.as_secs_f64()
+        remote.as_secs_f64(),
+        local.as_secs_f64(),
+        100.0 * local.as_secs_f64() / direct.as_secs_f64(),
+        100.0 * local.as_secs_f64() / remote.as_secs_f64()
     );
     live.stop().await.expect("stops");
+}
+
+/// How long the store alone takes to merge the same changesets.
+fn apply_locally(from: &Replica, to: &Replica) -> Duration {
+    let open =
+        |replica: &Replica| Store::open(Options::new(replica.path()), Arc::new(isle::SystemRuntime)).expect("opens");
+    let (source, target) = (open(from), open(to));
+    let status = source.status().expect("status");
+    assert!(target.join_group(status.group, Some(&status.app)).expect("joins"));
+    for (_, operation) in source.schema_ops_beyond(&BTreeSet::new()).expect("operations") {
+        target.put_migration(&operation).expect("an operation");
+    }
+    let lacking = source.lacking(&VersionVector::new(), &BTreeSet::new(), usize::MAX).expect("changesets");
+    let last = status.version;
+    let (_, proof) = source.proof_for(status.site, last).expect("a signature").expect("it is signed");
+    let blocks = |logged: &Logged| -> Vec<Vec<u8>> {
+        let count = Header::decode(&logged.header).expect("a header").blocks.len();
+        match &logged.only {
+            Some(only) => vec![only.clone()],
+            None => (0..count)
+                .map(|n| source.block(status.site, logged.version, count, n).expect("reads").expect("a block"))
+                .collect(),
+        }
+    };
+    let changesets: Vec<_> = lacking.changesets.iter().map(|(_, logged)| (logged, blocks(logged))).collect();
+    let proof = Frame::Proof { site: status.site, version: last, bytes: &proof };
+    let frames = changesets.iter().flat_map(|(logged, blocks)| {
+        let of_block = |(index, bytes)| Frame::Block { site: status.site, version: logged.version, index, bytes };
+        std::iter::once(Frame::Header(&logged.header)).chain(blocks.iter().enumerate().map(of_block))
+    });
+    let frames: Vec<Frame<'_>> = std::iter::once(proof).chain(frames).collect();
+    let begun = Instant::now();
+    let applied = target.receive(frames.into_iter()).expect("merges");
+    let elapsed = begun.elapsed();
+    assert_eq!((applied.versions, applied.waiting.len()), (last, 0), "{:?}", applied.waiting);
+    elapsed
 }
 
 /// 20 devices: bytes over all connections for 1,000 changes of the first one, against one copy of each changeset for each other device.
@@ -191,6 +236,8 @@ async fn topologies() {
         // Who joined later is known to the others once they have synced; then they know the hub no more.
         for replica in replicas.iter().skip(1) {
             replica.sync_peers().await.expect("syncs");
+        }
+        for replica in &replicas {
             for peer in replica.peers().expect("peers").iter().filter(|peer| !peer.own) {
                 replica.forget_peer_addresses(&peer.key.to_string()).expect("forgets");
             }

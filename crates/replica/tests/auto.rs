@@ -174,3 +174,31 @@ fn devices_reach_each_other_without_a_remote_and_tell_how_far_they_are() {
     until("the way back works", || has(&a, 4));
     until("it is noted while they are connected", || far(&a) == (Some(0), Some(0)));
 }
+
+#[test]
+fn a_remote_that_fails_holds_up_no_other() {
+    let (_folder, path, bucket) = folder();
+    let gone = path.join("gone").to_str().expect("a path").to_owned();
+    let a = builder(&path, "a").remote("gone", &gone).remote("home", &bucket).init().expect("opens");
+    with_table(&a);
+    std::fs::remove_dir_all(&gone).expect("an unmounted disk");
+    drop(a);
+    let a = builder(&path, "a").auto_sync(AutoSync::default().interval(NEVER)).open().expect("opens");
+    let mut events = a.events().expect("it syncs by itself");
+    let failed = next(&mut events, |event| match event {
+        LiveEvent::SyncFailed { remote, .. } => Some(remote),
+        _ => None,
+    });
+    assert_eq!(failed, "gone");
+    let remotes = a.remotes().expect("remotes");
+    let error = |name: &str| remotes.iter().find(|remote| remote.name == name).and_then(|it| it.last_error.clone());
+    assert!(error("gone").is_some_and(|(reason, _)| reason.contains("gone")), "{remotes:?}");
+    assert_eq!(error("home"), None);
+    for id in 1..4 {
+        write(&a, id);
+        let mut sent = 0;
+        while sent == 0 {
+            sent = next(&mut events, pushed);
+        }
+    }
+}
