@@ -207,11 +207,13 @@ fn apply_locally(from: &Replica, to: &Replica) -> Duration {
     };
     let changesets: Vec<_> = lacking.changesets.iter().map(|(_, logged)| (logged, blocks(logged))).collect();
     let proof = Frame::Proof { site: status.site, version: last, bytes: &proof };
-    let frames = changesets.iter().flat_map(|(logged, blocks)| {
-        let of_block = |(index, bytes)| Frame::Block { site: status.site, version: logged.version, index, bytes };
-        std::iter::once(Frame::Header(&logged.header)).chain(blocks.iter().enumerate().map(of_block))
-    });
-    let frames: Vec<Frame<'_>> = std::iter::once(proof).chain(frames).collect();
+    let mut frames = vec![proof];
+    for (logged, blocks) in &changesets {
+        frames.push(Frame::Header(&logged.header));
+        for (index, bytes) in blocks.iter().enumerate() {
+            frames.push(Frame::Block { site: status.site, version: logged.version, index, bytes });
+        }
+    }
     let begun = Instant::now();
     let applied = target.receive(frames.into_iter()).expect("merges");
     let elapsed = begun.elapsed();

@@ -139,6 +139,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: Option<DevicesAction>,
     },
+    /// What was done with this replica: syncs, and what came of them
+    #[command(subcommand, after_help = "Examples:\n  isle ops list --kind sync\n  isle ops show 7")]
+    Ops(OpsAction),
     /// A fingerprint of the state: equal on replicas that hold the same
     #[command(after_help = "Example:\n  isle hash --db notes.db")]
     Hash,
@@ -587,6 +590,26 @@ pub(crate) enum DevicesAction {
     Retire {
         /// Its name, or the beginning of its site id
         site: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpsAction {
+    /// The newest first
+    #[command(after_help = "Example:\n  isle ops list --kind sync")]
+    List {
+        /// Only this kind: sync
+        #[arg(long)]
+        kind: Option<String>,
+        /// How many
+        #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
+        limit: usize,
+    },
+    /// One of them, whole
+    #[command(after_help = "Example:\n  isle ops show 7")]
+    Show {
+        /// Its number
+        id: i64,
     },
 }
 

@@ -31,6 +31,8 @@ pub struct Device {
     pub name: String,
     /// What others know the device by, and check its signatures with. The secret half stays in the device's own folder.
     pub key: DeviceKey,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
 }
 
 /// What the file of the device says.
@@ -38,6 +40,8 @@ pub struct Device {
 struct DeviceFile {
     id: DeviceId,
     name: String,
+    #[serde(default)]
+    created_ms: u64,
 }
 
 /// What is known of a replica of this device.
@@ -137,14 +141,15 @@ impl KeyStore {
         let id = device_id(&key);
         if let Some(known) = known.filter(|_| keyless) {
             // Made by an isle that knew no keys.
-            write(&path, &DeviceFile { id, name: known.name }, true)?;
+            write(&path, &DeviceFile { id, ..known }, true)?;
         }
         let found: Option<DeviceFile> = read(&path)?;
         if let Some(found) = found.filter(|found| found.id == id) {
-            return Ok(Device { id, name: found.name, key });
+            return Ok(Device { id, name: found.name, key, created_ms: found.created_ms });
         }
         // Two processes may be first at once: the file that stands in the end counts.
-        write(&path, &DeviceFile { id, name: host_name() }, false)?;
+        let created_ms = runtime.now_ms();
+        write(&path, &DeviceFile { id, name: host_name(), created_ms }, false)?;
         let found: DeviceFile = read(&path)?.ok_or_else(|| damaged(&path, "it vanished"))?;
         if found.id != id {
             return Err(damaged(
@@ -152,11 +157,11 @@ impl KeyStore {
                 "it is of another device than device.key beside it: one of the two was copied here",
             ));
         }
-        Ok(Device { id, name: found.name, key })
+        Ok(Device { id, name: found.name, key, created_ms: found.created_ms })
     }
 
     pub(crate) fn rename_device(&self, device: &Device, name: &str) -> Result<Device, Error> {
-        let file = DeviceFile { id: device.id, name: name.to_owned() };
+        let file = DeviceFile { id: device.id, name: name.to_owned(), created_ms: device.created_ms };
         write(&self.home.join("device.json"), &file, true)?;
         Ok(Device { name: file.name, ..device.clone() })
     }

@@ -83,6 +83,7 @@ mod error;
 mod group_keys;
 mod keystore;
 mod names;
+mod operations;
 mod proofs;
 mod replica;
 mod runtime;
@@ -103,7 +104,7 @@ pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
-    Applied, Changed, Finding, Fork, Lint, LogEntry, Reason, Report, Runtime, SchemaChange, SchemaOperation,
+    Applied, Changed, Finding, Fork, Lint, LogEntry, Operation, Reason, Report, Runtime, SchemaChange, SchemaOperation,
     SchemaPlan, SchemaState, Site, StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;

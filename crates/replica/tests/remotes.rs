@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use isle::{Error, ErrorKind, Phase, Progress, Replica, Runtime, StoreError, SyncOptions, SystemRuntime, params};
-use isle_blobs::RemoteError;
+use isle::{
+    Error, ErrorKind, Phase, Progress, RemoteOptions, Replica, Runtime, StoreError, SyncOptions, SystemRuntime, params,
+};
+use isle_blobs::testing::FaultPlan;
+use isle_blobs::{Remote, RemoteError};
 
 fn device(folder: &Path, name: &str) -> Replica {
     let home = folder.join(format!("{name}.home"));
@@ -138,6 +141,59 @@ impl Runtime for Moved {
     fn random(&self) -> [u8; 16] {
         SystemRuntime.random()
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_is_no_sync_and_nothing_of_it_is_held_to_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Moved(AtomicU64::new(SystemRuntime.now_ms())));
+    let builder = Replica::builder(folder.path().join("a.db")).home(folder.path().join("home"));
+    let a = builder.runtime(Arc::clone(&clock) as Arc<dyn Runtime>).init().unwrap();
+    a.write(|tx| tx.execute_batch("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)")).unwrap();
+    a.track(&["notes"]).unwrap();
+    a.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'Dune')", &[])).unwrap();
+    let mut hasty = RemoteOptions::default();
+    hasty.retries = 0;
+    let clean = Remote::in_memory();
+    let (remote, faults) = clean.with_faults(1, FaultPlan::NONE, Some(&hasty));
+    a.add_open_remote("r", remote).unwrap();
+    a.sync().await.unwrap();
+    let look = async || {
+        let check = a.check_remotes(&SyncOptions::default()).await.unwrap().remove(0);
+        let info = a.remotes().unwrap().remove(0);
+        assert_eq!(check.last_sync_ms, info.last_sync_ms);
+        (info.last_sync_ms, check.remote_version, clean.keys().await.unwrap())
+    };
+    let before = look().await;
+    assert_eq!((before.0, before.1), (Some(clock.0.load(Ordering::SeqCst)), 1));
+    // A change that the head itself carries, and then one that takes segments.
+    for rows in [1, 2_000] {
+        clock.0.fetch_add(60_000, Ordering::SeqCst);
+        let from = i64::from(rows);
+        a.write(|tx| {
+            let sql = "INSERT INTO notes VALUES(?1, hex(randomblob(20)))";
+            (from..2 * from).try_for_each(|n| tx.execute(sql, params![n + 10]).map(drop))
+        })
+        .unwrap();
+        faults.plan(FaultPlan { put_before: 1000, ..FaultPlan::NONE });
+        let error = a.sync().await.unwrap_err();
+        assert!(matches!(error, Error::Remote { .. }), "{error}");
+        assert_eq!(look().await, before, "after {rows} rows");
+        assert_eq!(a.check_remotes(&SyncOptions::default()).await.unwrap()[0].ahead, if rows == 1 { 1 } else { 2 });
+    }
+    // One that takes effect and fails is not known to have ended well either; the next sync finds it.
+    faults.plan(FaultPlan { error_after: 1000, ..FaultPlan::NONE });
+    a.sync().await.unwrap_err();
+    assert_eq!(a.remotes().unwrap()[0].last_sync_ms, before.0);
+    faults.plan(FaultPlan::NONE);
+    let report = a.sync().await.unwrap().remove(0);
+    assert_eq!((report.new_site, report.local_version), (None, 3), "the failures are no reason for a new identity");
+    let after = look().await;
+    assert_eq!((after.0, after.1), (Some(clock.0.load(Ordering::SeqCst)), 3));
+    let b = device(folder.path(), "b");
+    b.add_open_remote("r", clean.clone()).unwrap();
+    b.sync().await.unwrap();
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
 }
 
 #[test]

@@ -185,3 +185,42 @@ async fn members_tell_each_other_where_the_others_are() {
     until("b has it from c itself", || b.ids() == [1, 9]).await;
     live_b.stop().await.expect("stops");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_had_taken_before_it_heard_counts_everywhere_and_nothing_after_that() {
+    let (a, b, c, d) = (founder(), device(), device(), device());
+    let live_a = a.listen().await;
+    for member in [&b, &c, &d] {
+        member.join(&a, &live_a).await;
+    }
+    for member in [&b, &d, &c] {
+        member.replica.sync().await.expect("syncs");
+    }
+    let live_b = b.listen().await;
+    let live_d = d.listen().await;
+    // c hands one change to b and another one to d; a, which puts it out, knows neither.
+    c.replica.forget_peer_addresses(&a.key).expect("forgets");
+    for (id, member, live) in [(20, &b, &live_b), (21, &d, &live_d)] {
+        c.write(id);
+        c.replica.add_peer_address(&member.key, &live.addresses()[0]).expect("says where");
+        c.replica.sync_peers().await.expect("syncs");
+        c.replica.forget_peer_addresses(&member.key).expect("forgets");
+    }
+    a.replica.revoke(&c.key).expect("revokes");
+    // They hear of it now.
+    for member in [&b, &d] {
+        until("it has heard", || member.replica.peers().expect("peers").iter().any(|peer| peer.revoked)).await;
+    }
+    c.write(22);
+    c.replica.add_peer_address(&d.key, &live_d.addresses()[0]).expect("says where");
+    let late = c.replica.sync_peers().await.expect("a report");
+    assert!(late.iter().all(|outcome| outcome.result.is_err()), "{late:?}");
+    for member in [&a, &b, &d] {
+        until("all have what counts", || member.ids() == [1, 20, 21]).await;
+    }
+    let hash = |device: &Device| device.replica.state_hash().expect("hashes");
+    assert_eq!((hash(&a), hash(&b)), (hash(&d), hash(&a)));
+    for live in [live_d, live_b, live_a] {
+        live.stop().await.expect("stops");
+    }
+}

@@ -182,6 +182,7 @@ async fn faults_of_the_remote_delay_but_never_break() {
         let plan = FaultPlan {
             error_before: 100,
             error_after: 100,
+            put_before: 0,
             truncate: 50,
             bit_flip: 50,
             throttle: 50,

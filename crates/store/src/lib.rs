@@ -45,6 +45,7 @@
 //! isle_member     signed operations that say who belongs to the group
 //! isle_peer       devices that this replica syncs with directly
 //! isle_fork       sites with two histories
+//! isle_ops        what was done with the file, and what came of it
 //! ```
 //!
 //! # Limits
@@ -80,6 +81,7 @@ mod lint;
 mod local;
 mod log;
 mod objects;
+mod operations;
 mod own;
 mod peers;
 mod plan;
@@ -113,6 +115,7 @@ pub use hash::StateHash;
 pub use journal::{Conflict, Reason};
 pub use lint::{Lint, lint_schema};
 pub use log::{Applied, LogEntry, Logged, Merging, Waiting};
+pub use operations::Operation;
 pub use peers::{CommitCounter, Held, Lacking, PartialChangeset, PeerRow};
 pub use remotes::{RemoteRow, SeenHead};
 pub use repair::Repaired;

@@ -17,7 +17,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "app": status.app,
         "group": status.group.to_string(),
         "site": status.site.to_string(),
-        "device": { "id": status.device.id.to_string(), "name": status.device.name },
+        "device": { "id": status.device.id.to_string(), "name": status.device.name, "created": (status.device.created_ms > 0).then(|| time(status.device.created_ms)) },
         "version": status.version,
         "published": status.published,
         "tables": status.tables,

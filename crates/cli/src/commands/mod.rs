@@ -7,6 +7,7 @@ mod files;
 mod keys;
 mod live;
 mod look;
+mod operations;
 mod peers;
 mod remotes;
 mod schema;
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Serve(serve) => live::serve(args, serve, out),
         Command::Peers { action } => peers::run(args, action.as_ref(), out),
         Command::Devices { action } => devices::run(args, action.as_ref(), out),
+        Command::Ops(action) => operations::run(args, action, out),
         Command::Hash => look::hash(args, out),
         Command::Doctor => look::doctor(args, out),
         Command::Demo(demo) => demo::run(demo, out),

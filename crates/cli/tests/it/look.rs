@@ -301,3 +301,56 @@ fn help_shows_an_example_for_every_command() {
     device.fails(2, ["sync", "--frob"]);
     assert!(device.ok(["--version"]).starts_with("isle 0."));
 }
+
+#[test]
+fn what_was_done_is_kept_and_what_did_nothing_is_not() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    phone.ok(["exec", "INSERT INTO notes VALUES(3, 'Ulysses', 1)"]);
+    phone.ok(["sync"]);
+    phone.ok(["sync"]);
+    let ops = phone.json(["ops", "list", "--kind", "sync"]);
+    let ops = ops.as_array().expect("a list");
+    assert_eq!(ops.len(), 2, "the last sync found nothing to do: {ops:?}");
+    assert_eq!(
+        (&ops[0]["target"], &ops[0]["state"], &ops[0]["facts"]["pushed_versions"]),
+        (&json!("hub"), &json!("completed"), &json!(1))
+    );
+    assert_eq!((&ops[0]["facts"]["conflict_detected"], &ops[0]["facts"]["prefer"]), (&json!(false), &json!("merge")));
+    assert_eq!(phone.json(["ops", "list", "--kind", "backup"]), json!([]));
+    let shown = phone.ok(["ops", "show", &ops[0]["id"].to_string()]);
+    assert!(shown.contains("pushed_versions") && !shown.contains("pulled_rows"), "{shown}");
+    assert!(phone.fails(2, ["ops", "show", "999"]).contains("999"));
+    // A remote that is away is one entry, however often it is tried.
+    std::fs::rename(place.text("hub"), place.text("away")).expect("it is unplugged");
+    laptop.ok(["exec", "UPDATE notes SET stars = 2"]);
+    for _ in 0..3 {
+        laptop.fails(1, ["sync"]);
+    }
+    let failed = laptop.json(["ops", "list"])[0].clone();
+    assert_eq!((&failed["state"], &failed["times"]), (&json!("failed"), &json!(3)), "{failed}");
+    assert!(failed["error"].as_str().expect("a reason").contains("hub"), "{failed}");
+    let status = laptop.json(["status"]);
+    assert_eq!(status["state"], json!("the last sync failed, 1 change to send"));
+    assert!(status["remotes"][0]["last_error"]["reason"].is_string(), "{status}");
+    assert!(laptop.ok(["status"]).contains("failed "));
+    std::fs::rename(place.text("away"), place.text("hub")).expect("it is back");
+    laptop.ok(["sync"]);
+    let status = laptop.json(["status"]);
+    assert!(status["state"].as_str().expect("words").starts_with("up to date as of "), "{status}");
+    assert_eq!(status["remotes"][0]["last_error"], json!(null));
+    assert_eq!(place.device("alone").json(["status"])["state"], json!("on its own: nothing to sync with"));
+}
+
+#[test]
+fn the_id_of_a_device_stays_and_cannot_be_set() {
+    let place = Place::new();
+    let laptop = place.laptop();
+    let device = laptop.json(["status"])["device"].clone();
+    assert!(device["created"].is_string(), "{device}");
+    laptop.fails(2, ["devices", "set-id", "0b9e6a52-0000-4000-8000-000000000000"]);
+    laptop.ok(["devices", "rename", "desk"]);
+    let renamed = laptop.json(["status"])["device"].clone();
+    assert_eq!((&renamed["id"], &renamed["created"]), (&device["id"], &device["created"]));
+    assert_eq!(renamed["name"], json!("desk"));
+}

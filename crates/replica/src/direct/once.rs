@@ -15,6 +15,7 @@ use super::hub::Hub;
 use super::peers::PeerState;
 use super::session::{self, Ended, ONCE, Purpose, SESSION};
 use crate::Error;
+use crate::operations::note_operation;
 use crate::replica::Inner;
 use crate::sync::{Outcome, SyncReport, blocking};
 
@@ -168,7 +169,9 @@ pub(crate) async fn sync_known(inner: &Arc<Inner>, only: Option<&str>) -> Result
     for target in targets {
         let hub = Arc::clone(&hub);
         running.spawn(async move {
+            let started = hub.inner.runtime.now_ms();
             let result = sync_one(&hub, &target).await;
+            note_operation(&hub.inner, &target.name, started, &result).await;
             if let Err(error) = &result {
                 let (key, reason) = (target.key, error.to_string());
                 let noted = blocking(&hub.inner, move |inner| {

@@ -16,6 +16,7 @@ use super::hub::Hub;
 use super::live::LiveEvent;
 use super::peers::PeerState;
 use crate::Error;
+use crate::operations::note_operation;
 use crate::sync::{SyncReport, blocking};
 
 /// How a stream begins that carries a session which stays.
@@ -179,6 +180,11 @@ pub(super) async fn run(
     match noted.await {
         Ok(status) => (report.local_version, report.hidden) = (status.version, status.repaired),
         Err(error) => tracing::warn!(%error, "what a session did cannot be noted"),
+    }
+    report.conflict_detected = report.conflicts > 0;
+    if purpose == Purpose::Stay || !dialed {
+        // Whoever asked for a single sync notes it.
+        note_operation(&hub.inner, &name, started, &Ok(report.clone())).await;
     }
     hub.tell(LiveEvent::Disconnected { key, name, reason: failure });
     Ended { report, result }

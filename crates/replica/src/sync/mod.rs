@@ -49,6 +49,7 @@ use isle_store::{RemoteRow, SeenHead, Waiting};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::operations::note_operation;
 use crate::replica::{Inner, Replica, Resolution};
 
 /// How to sync.
@@ -150,6 +151,12 @@ pub struct SyncReport {
     pub pushed_versions: u64,
     /// Values that went to the conflict journal.
     pub conflicts: u64,
+    /// Whether there were any.
+    pub conflict_detected: bool,
+    /// Whose value was to stand.
+    pub prefer: Prefer,
+    /// When the remote was last written before this sync, in milliseconds since 1970, by its own clock.
+    pub remote_modified_ms: Option<u64>,
     /// How many of them were written again, because this replica's or the other's value is preferred.
     pub put_back: u64,
     /// Rows that a constraint keeps from showing as they are merged, in all, after this sync.
@@ -339,7 +346,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
     let mut outcomes = Vec::new();
     let selecting = options.clone();
     for row in blocking(inner, move |inner| selected(inner, &selecting)).await? {
-        let remote = row.name.clone();
+        let (remote, started) = (row.name.clone(), inner.runtime.now_ms());
         let result = match Session::start(inner, options, row).await {
             Ok(session) => session.finish().await,
             Err(error) => Err(error),
@@ -348,6 +355,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
             tracing::warn!(remote, %error, "the sync failed");
             note_failure(inner, &remote, error).await;
         }
+        note_operation(inner, &remote, started, &result).await;
         outcomes.push(Outcome { remote, result });
     }
     Ok(outcomes)
@@ -395,8 +403,14 @@ impl<'a> Session<'a> {
         let new_site = (before != site).then(|| site.to_string());
         let direction = options.direction;
         let remote_name = row.name.clone();
-        let report =
-            SyncReport { remote: remote_name, direction, new_site, restamped_versions, ..SyncReport::default() };
+        let report = SyncReport {
+            remote: remote_name,
+            direction,
+            new_site,
+            restamped_versions,
+            prefer: options.prefer,
+            ..SyncReport::default()
+        };
         Ok(Session {
             inner,
             options,
@@ -440,6 +454,7 @@ impl<'a> Session<'a> {
             self.join_group(refs.is_empty()).await?;
         }
         self.look_at_own_head(&refs).await?;
+        self.report.remote_modified_ms = refs.iter().map(|head| head.modified_ms).max();
         self.report.replicas = refs.len() as u64 + u64::from(self.own.is_none());
         self.report.remote_version = self.own.as_ref().map_or(0, |own| own.last_version);
         let newest =
@@ -457,6 +472,7 @@ impl<'a> Session<'a> {
         self.state.last_error = None;
         self.save_state().await?;
         self.report_waiting();
+        self.report.conflict_detected = self.report.conflicts > 0;
         let now = self.remote.traffic();
         self.report.requests = now.requests - traffic.requests;
         self.report.uploaded_bytes = now.uploaded_bytes - traffic.uploaded_bytes;

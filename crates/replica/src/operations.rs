@@ -1,0 +1,52 @@
+//! What was done with a replica, and what came of it.
+
+use std::sync::Arc;
+
+use isle_store::Operation;
+
+use crate::Error;
+use crate::replica::{Inner, Replica};
+use crate::sync::{SyncReport, blocking};
+
+/// Keeps what came of a sync, if anything did.
+pub(crate) async fn note_operation(
+    inner: &Arc<Inner>,
+    target: &str,
+    started_ms: u64,
+    result: &Result<SyncReport, Error>,
+) {
+    let (error, facts) = match result {
+        Ok(report) if report.is_idle() => return,
+        Ok(report) => (None, serde_json::to_string(report).unwrap_or_default()),
+        Err(error) => (Some(error.to_string()), "{}".to_owned()),
+    };
+    let (kind, target) = ("sync".to_owned(), target.to_owned());
+    let noted = blocking(inner, move |inner| {
+        let ended_ms = inner.runtime.now_ms();
+        let operation = Operation { id: 0, kind, target, started_ms, ended_ms, error, facts, times: 1 };
+        Ok(inner.store.note_operation(&operation)?)
+    });
+    if let Err(error) = noted.await {
+        tracing::warn!(%error, "what came of a sync cannot be noted");
+    }
+}
+
+impl SyncReport {
+    /// Whether it did nothing that anybody would want to read of.
+    fn is_idle(&self) -> bool {
+        let moved = self.pulled_versions + self.pushed_versions + self.conflicts + self.restamped_versions;
+        let odd = self.refused.len() + self.turned_away.len() + self.stale.len() + self.waiting.len();
+        moved == 0 && odd == 0 && !self.snapshot_joined && !self.snapshot_published && self.new_site.is_none()
+    }
+}
+
+impl Replica {
+    /// What was done with this file and what came of it, newest first; of one kind if that is given: `sync`. Syncs that found nothing to do are not kept;
+    /// one that fails again and again for one reason is one entry.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn operations(&self, kind: Option<&str>, limit: usize) -> Result<Vec<Operation>, Error> {
+        Ok(self.inner.store.operations(kind, limit)?)
+    }
+}
