@@ -129,11 +129,11 @@ fn commands_that_build_are_run_by_the_checks() {
 }
 
 #[test]
-fn the_rust_example_is_the_one_that_the_documentation_compiles() {
+fn the_rust_examples_are_those_that_the_documentation_compiles() {
     let docs = std::fs::read_to_string(workspace().join("crates/replica/src/lib.rs")).unwrap();
     let examples = blocks(&readme(), "rust");
-    assert_eq!(examples.len(), 1);
-    for line in examples[0].lines().filter(|line| !line.trim().is_empty()) {
+    assert_eq!(examples.len(), 2);
+    for line in examples.iter().flat_map(|example| example.lines()).filter(|line| !line.trim().is_empty()) {
         assert!(docs.contains(line.trim()), "{line:?} is not in the documentation of crates/replica");
     }
 }

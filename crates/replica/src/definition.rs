@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use isle_schema::{Document, Version};
+use isle_store::Parts;
 
 use crate::Error;
 
@@ -11,8 +12,18 @@ use crate::Error;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     sql: String,
-    /// What the first so many files of a folder make, with their versions; the last is the whole.
-    parts: Vec<(Version, String)>,
+    /// What each version of a folder of numbered files adds.
+    parts: Vec<Part>,
+}
+
+/// A version in a folder of numbered files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) version: Version,
+    /// What its files and those before it make.
+    pub(crate) sql: String,
+    /// Statements in its files that change rows.
+    pub(crate) data: Vec<String>,
 }
 
 impl From<&str> for Definition {
@@ -45,10 +56,12 @@ impl Definition {
 
     /// Reads the `.sql` files of a folder in the order of their versions: `1.9.0__x.sql`, `1.10.0-rc.1__y.sql`, `1.10.0__z.sql`. What they
     /// make one after the other is the schema. Where each name begins with a version, every version that is new to a replica becomes an
-    /// operation of its own.
+    /// operation of its own; statements in them that change rows (INSERT, UPDATE, DELETE) run once, on the device that brings the schema to that version,
+    /// behind all that its files change of tables. What they write travels.
     ///
     /// # Errors
-    /// [`Error::Read`], also for a folder without such files.
+    /// [`Error::Read`], also for a folder without such files; [`isle_store::StoreError::Definition`] when SQLite does not take them, and
+    /// [`isle_store::StoreError::DefinitionRefused`] for statements that would do something else on each device.
     pub fn from_dir(folder: &Path) -> Result<Definition, Error> {
         let failed = |path: &Path, source| Error::Read { path: path.to_owned(), source };
         let mut files: Vec<PathBuf> = Vec::new();
@@ -64,21 +77,28 @@ impl Definition {
         }
         let name = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         files.sort_by(|a, b| compare(&name(a), &name(b)));
-        let (mut sql, mut parts) = (String::new(), Vec::new());
-        for (n, file) in files.iter().enumerate() {
-            sql += &std::fs::read_to_string(file).map_err(|source| failed(file, source))?;
+        let texts = files.iter().map(|file| std::fs::read_to_string(file).map_err(|source| failed(file, source)));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let split = isle_store::split_definition(&texts)?;
+        let (mut sql, mut data, mut parts) = (String::new(), Vec::new(), Vec::new());
+        for (n, (file, Parts { structure, data: rows })) in files.iter().zip(split).enumerate() {
+            sql += &structure;
+            data.extend(rows);
             // A file may end without either.
             sql += "\n;\n";
             let stem = name(file);
             let next = files.get(n + 1).map(|next| version_of(&name(next)));
             match version_of(&stem) {
                 // Several files of one version are one part.
-                Some(version) if next != Some(Some(version.clone())) => parts.push((version, sql.clone())),
+                Some(version) if next != Some(Some(version.clone())) => {
+                    parts.push(Part { version, sql: sql.clone(), data: std::mem::take(&mut data) });
+                }
                 Some(_) => {}
-                None => return Ok(Definition::from(read_all(&files)?)),
+                // Nobody could tell when a statement that changes rows has run.
+                None => return Ok(Definition::from(texts.join("\n;\n"))),
             }
         }
-        let version = parts.last().map(|(version, _)| format!("-- @version {version}\n")).unwrap_or_default();
+        let version = parts.last().map(|part| format!("-- @version {}\n", part.version)).unwrap_or_default();
         Ok(Definition { sql: sql + &version, parts })
     }
 
@@ -97,8 +117,8 @@ impl Definition {
         }
     }
 
-    /// The versions of a folder of numbered files, each with what its files and those before it make.
-    pub(crate) fn parts(&self) -> &[(Version, String)] {
+    /// The versions of a folder of numbered files.
+    pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
@@ -106,15 +126,6 @@ impl Definition {
     pub fn sql(&self) -> &str {
         &self.sql
     }
-}
-
-fn read_all(files: &[PathBuf]) -> Result<String, Error> {
-    let mut sql = String::new();
-    for file in files {
-        sql += &std::fs::read_to_string(file).map_err(|source| Error::Read { path: file.clone(), source })?;
-        sql += "\n;\n";
-    }
-    Ok(sql)
 }
 
 /// The version that a file's name begins with.

@@ -40,7 +40,28 @@
 //! # }
 //! ```
 //!
-//! Syncing is asynchronous and needs a tokio runtime:
+//! An app that shall sync by itself says so when it opens the replica:
+//!
+//! ```standalone_crate
+//! # fn main() -> Result<(), isle::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let work = folder.path().join("work");
+//! # std::fs::create_dir(&work).unwrap();
+//! # // One process, one current folder and one variable: nothing else runs in this example.
+//! # std::env::set_current_dir(&work).unwrap();
+//! # unsafe { std::env::set_var("ISLE_HOME", folder.path().join("home")) };
+//! let replica = isle::Replica::builder("notes.db")
+//!     .remote("home", "../bucket")
+//!     .peers(isle::Peers::nearby().listen_at_port(isle::Replica::DEFAULT_PORT))
+//!     .auto_sync(isle::AutoSync::default())
+//!     .init()?;
+//! let mut events = replica.events().expect("it syncs by itself");
+//! while !matches!(events.blocking_recv(), Ok(isle::LiveEvent::Synced { .. })) {}
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Without that, syncing is asynchronous and needs a tokio runtime:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

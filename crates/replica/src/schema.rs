@@ -7,6 +7,7 @@ use isle_schema::{Kind, MigrationId, SchemaConflict, Version};
 use isle_store::{Lint, SchemaOperation, SchemaPlan, SchemaState};
 use serde::Serialize;
 
+use crate::definition::Part;
 use crate::{Definition, Error, Replica, Steps};
 
 /// The group's schema, as far as its operations are here.
@@ -108,19 +109,29 @@ impl Replica {
         }
         let (first, last) = whole.versions;
         let (mut done, mut from) = (SchemaPlan::default(), first.clone());
-        let last = last.as_ref().map(|last| (last.clone(), definition.sql().to_owned()));
+        let whole_of =
+            |version: &Version| Part { version: version.clone(), sql: definition.sql().to_owned(), data: Vec::new() };
+        let last = last.as_ref().map(whole_of);
         let news = |version: &Version| from.as_ref().is_none_or(|from| from < version);
-        let mut parts: Vec<(Version, String)> =
-            definition.parts().iter().filter(|(version, _)| news(version)).cloned().collect();
+        let mut parts: Vec<Part> = definition.parts().iter().filter(|part| news(&part.version)).cloned().collect();
         // Of tables that no definition has given a version yet, the first version that they can become is the one to begin with.
-        while first.is_none() && parts.len() > 1 && !self.inner.store.plan_schema(&parts[0].1)?.refused.is_empty() {
+        while first.is_none() && parts.len() > 1 && !self.inner.store.plan_schema(&parts[0].sql)?.refused.is_empty() {
             parts.remove(0);
         }
+        if first.is_none()
+            && let Some(part) = parts.first_mut()
+            && self.inner.store.plan_schema(&without_version(&part.sql))?.changes.is_empty()
+        {
+            // The tables stood so before isle came: what belongs to that version was done long ago.
+            part.data.clear();
+        }
         let parts = if parts.is_empty() { last.into_iter().collect() } else { parts };
-        for (version, sql) in &parts {
-            if from.as_ref() != Some(version) && steps.between(from.as_ref(), version).next().is_some() {
+        for Part { version, sql, data } in &parts {
+            let has_steps = steps.between(from.as_ref(), version).next().is_some() || !data.is_empty();
+            if from.as_ref() != Some(version) && has_steps {
                 let structure = self.inner.store.apply_schema(&without_version(sql))?;
                 done.changes.extend(structure.changes);
+                self.change_rows(version, data)?;
                 self.run_steps(steps, from.as_ref(), version)?;
             }
             let plan = self.inner.store.apply_schema(&format!("{}-- @version {version}\n", without_version(sql)))?;
@@ -132,6 +143,24 @@ impl Replica {
         }
         done.versions = (first, from);
         Ok(done)
+    }
+
+    /// Runs what the files of a version do to rows, in one transaction that notes it as done.
+    fn change_rows(&self, version: &Version, data: &[String]) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let name = format!("data {version}");
+        self.inner.store.write(|inner| {
+            if inner.is_done(&name)? {
+                return Ok(());
+            }
+            let tx = crate::Transaction::new(inner);
+            data.iter().try_for_each(|statement| tx.execute_batch(statement))?;
+            inner.note_done(&name).map_err(Error::from)
+        })?;
+        tracing::info!(%version, statements = data.len(), "the rows were changed as the schema's version says");
+        Ok(())
     }
 
     /// Runs the steps of versions, each in a transaction that notes it as done.

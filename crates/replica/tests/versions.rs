@@ -172,3 +172,124 @@ fn schema_of(path: &Path) -> String {
     let copy = Replica::builder(path).open().unwrap();
     copy.dump_schema().unwrap()
 }
+
+/// A folder of numbered files.
+fn files(folder: &Path, name: &str, files: &[(&str, &str)]) -> Result<Definition, Error> {
+    let folder = folder.join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, sql) in files {
+        std::fs::write(folder.join(name), sql).unwrap();
+    }
+    Definition::from_dir(&folder)
+}
+
+const INIT: (&str, &str) = (
+    "1.0.0__init.sql",
+    "CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT NOT NULL);\nINSERT INTO models VALUES('seed', 'first');",
+);
+const STATUS: (&str, &str) = (
+    "1.1.0__status.sql",
+    "-- What was there before counts as known;\nUPDATE models SET name = upper(name);\n\
+     ALTER TABLE models ADD COLUMN status TEXT; -- a comment\nUPDATE models SET status = 'known;' WHERE id <> 'none';",
+);
+
+#[tokio::test]
+async fn statements_of_numbered_files_change_rows_once_and_travel() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    a.apply_schema(files(folder.path(), "one", &[INIT]).unwrap()).unwrap();
+    a.write(|tx| tx.execute_batch("INSERT INTO models VALUES('x', 'second')")).unwrap();
+    a.apply_schema(files(folder.path(), "one", &[INIT]).unwrap()).unwrap();
+    for replica in [&a, &b] {
+        replica.sync().await.unwrap();
+    }
+    let two = || files(folder.path(), "two", &[INIT, STATUS]).unwrap();
+    let rows = |replica: &Replica| -> Vec<String> {
+        replica.read(|q| q.all("SELECT id || ' ' || name || ' ' || status FROM models ORDER BY id", &[])).unwrap()
+    };
+    a.apply_schema(two()).unwrap();
+    assert_eq!(rows(&a), ["seed FIRST known;", "x SECOND known;"], "in their order, behind the change of the table");
+    // What came since is not touched again.
+    a.write(|tx| tx.execute_batch("INSERT INTO models VALUES('y', 'third', 'new')")).unwrap();
+    a.apply_schema(two()).unwrap();
+    a.sync().await.unwrap();
+    b.sync().await.unwrap();
+    b.apply_schema(two()).unwrap();
+    assert_eq!(rows(&b), ["seed FIRST known;", "x SECOND known;", "y third new"], "b has it from a, and ran nothing");
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+}
+
+#[tokio::test]
+async fn two_devices_that_reach_a_version_at_once_write_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    for replica in [&a, &b] {
+        replica.apply_schema(files(folder.path(), "two", &[INIT, STATUS]).unwrap()).unwrap();
+    }
+    for replica in [&a, &b, &a] {
+        replica.sync().await.unwrap();
+    }
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    let count: Option<i64> = a.read(|q| q.one("SELECT count(*) FROM models", &[])).unwrap();
+    assert_eq!((count, a.schema_version().unwrap()), (Some(1), Some(version("1.1.0"))));
+}
+
+#[test]
+fn a_statement_that_fails_leaves_the_version_and_the_rows_and_runs_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = replica(folder.path(), "a");
+    a.apply_schema(files(folder.path(), "one", &[INIT]).unwrap()).unwrap();
+    let broken = (STATUS.0, "UPDATE models SET name = 'z'; INSERT INTO models VALUES('seed', 'again');");
+    let error = a.apply_schema(files(folder.path(), "broken", &[INIT, broken]).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("UNIQUE"), "{error}");
+    let name = || -> Option<String> { a.read(|q| q.one("SELECT name FROM models", &[])).unwrap() };
+    assert_eq!((name().as_deref(), a.schema_version().unwrap()), (Some("first"), Some(version("1.0.0"))));
+    a.apply_schema(files(folder.path(), "two", &[INIT, STATUS]).unwrap()).unwrap();
+    assert_eq!((name().as_deref(), a.schema_version().unwrap()), (Some("FIRST"), Some(version("1.1.0"))));
+}
+
+#[test]
+fn rows_that_were_there_before_isle_are_not_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = replica(folder.path(), "a");
+    a.write(|tx| {
+        tx.execute_batch(
+            "CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT NOT NULL); INSERT INTO models VALUES('seed', 'mine')",
+        )
+    })
+    .unwrap();
+    a.track(&["models"]).unwrap();
+    a.apply_schema(files(folder.path(), "two", &[INIT, STATUS]).unwrap()).unwrap();
+    let names: Vec<String> = a.read(|q| q.all("SELECT name FROM models", &[])).unwrap();
+    assert_eq!(names, ["MINE"], "1.0.0 stood already, 1.1.0 is new");
+}
+
+#[test]
+fn a_definition_that_changes_rows_is_refused_where_it_would_do_nothing_or_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = replica(folder.path(), "a");
+    for statement in [
+        "UPDATE models SET name = 'x'",
+        "DELETE FROM models",
+        "INSERT INTO models VALUES('a', 'b')",
+        "REPLACE INTO models VALUES('a', 'b')",
+    ] {
+        let plan =
+            a.plan_schema(format!("CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT);\n{statement};")).unwrap();
+        assert!(plan.refused.iter().any(|reason| reason.contains(statement) && reason.contains("models")), "{plan:?}");
+    }
+    for random in ["randomblob(16)", "random()", "CURRENT_TIMESTAMP"] {
+        let sql =
+            format!("CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT);\nINSERT INTO models VALUES('a', {random});");
+        let error = files(folder.path(), "random", &[("1.0.0__init.sql", &sql)]).unwrap_err();
+        assert!(error.to_string().contains("each time"), "{error}");
+    }
+    // Triggers, defaults and search are no changes of rows.
+    let plan = a.plan_schema(
+        "CREATE TABLE models(id INTEGER PRIMARY KEY, name TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP);
+         CREATE TRIGGER t AFTER INSERT ON models BEGIN UPDATE models SET name = 'x' WHERE id = NEW.id; END;
+         CREATE VIRTUAL TABLE f USING fts5(name, content='models', content_rowid='id');
+         INSERT INTO f(f) VALUES('rebuild');",
+    );
+    assert_eq!(plan.unwrap().refused, Vec::<String>::new());
+}

@@ -105,7 +105,7 @@ mod undo;
 
 pub use check::{Finding, Report};
 pub use compact::Compacted;
-pub use define::{SchemaChange, SchemaPlan};
+pub use define::{Parts, SchemaChange, SchemaPlan, split_definition};
 pub use drift::SchemaState;
 pub use dump::SchemaOperation;
 pub use error::StoreError;

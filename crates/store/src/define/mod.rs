@@ -5,6 +5,9 @@
 //! cannot make, and is refused by name. So a plan of equal schemas is empty, and no difference is passed over.
 
 mod altered;
+mod data;
+
+pub use data::{Parts, split_definition};
 
 use isle_changeset::Value;
 use isle_schema::{AddedColumn, Column, ColumnId, Parent, Schema, Step, TableDefinition, TableState, Version};
@@ -102,16 +105,19 @@ pub(crate) struct Probed {
 /// A database in memory in which nothing but tables, indexes and the like can be made.
 pub(crate) fn scratch() -> Result<Connection, StoreError> {
     let mut conn = Connection::open_in_memory().doing("open a scratch database")?;
-    let decide = |context: AuthContext<'_>| match context.action {
+    conn.authorizer(Some(decide)).doing("open a scratch database")?;
+    Ok(conn)
+}
+
+fn decide(context: AuthContext<'_>) -> Authorization {
+    match context.action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } | AuthAction::Transaction { .. } => Authorization::Deny,
         AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
             Authorization::Deny
         }
         AuthAction::Pragma { pragma_value: Some(_), pragma_name } if !pragma_name.contains('_') => Authorization::Deny,
         _ => Authorization::Allow,
-    };
-    conn.authorizer(Some(decide)).doing("open a scratch database")?;
-    Ok(conn)
+    }
 }
 
 /// Tries a column's definition on a table with a row, as SQLite would have it of a table that is in use.
@@ -156,8 +162,8 @@ pub(crate) fn constant(declared: &str, default: &str) -> Result<Value, StoreErro
 
 /// Compares a definition with the tables that are here. Changes nothing.
 pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan, StoreError> {
-    let wanted = scratch()?;
-    wanted.execute_batch(sql).map_err(|source| StoreError::Definition { source })?;
+    let mut wanted = scratch()?;
+    let rows = data::run(&mut wanted, sql)?;
     let schema = crate::alter::schema(conn)?;
     let mut plan = SchemaPlan::default();
     let mut directives = Directives::read(sql);
@@ -167,6 +173,14 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     };
     directives.follow_renames(has);
     plan.refused.extend(directives.errors.iter().cloned());
+    plan.refused.extend(rows.iter().map(|statement| {
+        format!(
+            "{} changes rows of {}: a definition says what tables are; put it into a numbered file (1.2.0__name.sql), where it runs once, when \
+             that version is reached",
+            data::first_line(&statement.text),
+            statement.table
+        )
+    }));
     plan.versions = (schema.version().cloned(), directives.version.clone());
     if plan.is_older() {
         return Ok(plan);
