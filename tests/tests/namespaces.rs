@@ -1,5 +1,5 @@
 //! Devices on a network of their own: found by multicast, cut off, moved to other addresses. Linux namespaces that the test makes itself; nothing of
-//! the machine's network is touched. Behind a feature, for not every machine allows it: `cargo test -p isle-tests --features namespaces --test namespaces`.
+//! the machine's network is touched. Behind a feature, for not every machine allows it: `cargo test --workspace --features isle-tests/namespaces --test namespaces`.
 #![cfg(feature = "namespaces")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -86,6 +86,35 @@ until_it same
 echo moved
 "#;
 
+/// No network at all, not even the machine's own loopback.
+const OFFLINE: &str = r#"
+off() { local dir=$1; shift; (cd "$PLACE/$dir" && ISLE_HOME="$PLACE/$dir/home" unshare -n "$@"); }
+off one isle init notes.db
+off one isle exec "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)"
+off one isle track notes
+off one isle exec "INSERT INTO notes VALUES(1, 'Dune'), (2, 'Emma')"
+echo 'CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT);' > "$PLACE/one/schema.sql"
+off one isle schema apply schema.sql
+off one isle exec "UPDATE notes SET stars = 5 WHERE id = 1"
+off one isle remote add home "$PLACE/bucket"
+off one isle sync
+off one isle key export "$PLACE/notes.key"
+off two isle init notes.db
+off two isle key import "$PLACE/notes.key"
+off two isle remote add home "$PLACE/bucket"
+off two isle sync
+off two isle exec "DELETE FROM notes WHERE id = 2"
+off two isle sync
+off two isle compact
+off one isle sync
+off one isle status
+off one isle doctor
+same
+has one Dune
+not has one Emma
+echo offline
+"#;
+
 /// A link of 400 kbit/s with a queue of half a second, cut in the middle.
 const SLOW: &str = r#"
 slow="tbf rate 400kbit burst 16kb latency 500ms"
@@ -130,6 +159,12 @@ fn run(parts: &[&str]) -> String {
 fn devices_find_each_other_and_go_on_after_a_cut() {
     let said = run(&[PAIRED, CUT]);
     assert!(said.contains("found") && said.contains("again"), "{said}");
+}
+
+#[test]
+fn without_a_network_everything_else_works() {
+    let said = run(&[OFFLINE]);
+    assert!(said.contains("offline"), "{said}");
 }
 
 #[test]
