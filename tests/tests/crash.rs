@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use isle::{Replica, params};
+use isle_tests::Device;
 
 const KILLS: u64 = 100;
 
@@ -128,4 +130,174 @@ fn a_reader_that_is_killed_while_it_merges_goes_on_where_it_was() {
     }
     assert_eq!(a.state_hash().unwrap(), source.state_hash().unwrap());
     assert!(a.check().unwrap().findings.is_empty());
+}
+
+/// The sizes of all files below a folder.
+fn sizes(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    // What goes while one looks was there.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(is) if is.is_dir() => found.extend(sizes(&entry.path())),
+            Ok(is) => drop(found.insert(entry.path(), is.len())),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+/// Runs a command and kills it when files below the folders have grown and shrunk by so many bytes; gives how many it were until
+/// then, or until it ended by itself.
+fn kill_after(mut command: Command, folders: &[&Path], bytes: u64) -> u64 {
+    let look = || folders.iter().flat_map(|folder| sizes(folder)).collect::<BTreeMap<_, _>>();
+    let mut before = look();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut seen = 0;
+    while seen < bytes {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "it failed by itself: {status}");
+            return seen;
+        }
+        let now = look();
+        let gone: u64 = before.iter().filter(|(path, _)| !now.contains_key(*path)).map(|(_, size)| size).sum();
+        let size = |path: &PathBuf| before.get(path).copied().unwrap_or(0);
+        seen += gone + now.iter().map(|(path, now)| now.abs_diff(size(path))).sum::<u64>();
+        before = now;
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    seen
+}
+
+/// A device with the key of another one and its remote.
+fn beside(first: &Device, folder: &Path, name: &str) -> Device {
+    let device = Device::new(folder, name);
+    device.isle(&["init", "app.db"]);
+    device.isle(&["devices", "rename", name]);
+    let key = folder.join("app.key");
+    if !key.exists() {
+        first.isle(&["key", "export", key.to_str().unwrap()]);
+    }
+    device.isle(&["key", "import", key.to_str().unwrap()]);
+    device.isle(&["remote", "add", "r", "../bucket"]);
+    device
+}
+
+/// A device that has rows in a remote.
+fn source(folder: &Path) -> Device {
+    let a = Device::new(folder, "a");
+    a.isle(&["init", "app.db"]);
+    a.isle(&["exec", "CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT, n INT)"]);
+    a.isle(&["track", "notes"]);
+    a.isle(&["exec", &fill(0, 2_000)]);
+    a.isle(&["remote", "add", "r", "../bucket"]);
+    a.isle(&["sync"]);
+    a
+}
+
+fn fill(from: u64, to: u64) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (VALUES({from}) UNION ALL SELECT i + 1 FROM n WHERE i < {to} - 1)
+         INSERT INTO notes SELECT i, hex(randomblob(200)), i FROM n"
+    )
+}
+
+fn number(device: &Device, sql: &str) -> u64 {
+    let text = device.isle(&["query", "--csv", sql]);
+    text.lines().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_device_that_is_killed_while_it_joins_a_snapshot_has_all_of_it_or_nothing_and_keeps_its_own() {
+    const KILLS: usize = 6;
+    let folder = tempfile::tempdir().unwrap();
+    let a = source(folder.path());
+    let late: Vec<Device> = (0..=KILLS).map(|n| beside(&a, folder.path(), &format!("late{n}"))).collect();
+    for device in &late {
+        device.isle(&["sync"]);
+        device.isle(&["exec", "UPDATE notes SET body = 'edited while away' WHERE id = 7"]);
+    }
+    // What they lack is in no log any more.
+    a.isle(&["exec", &fill(2_000, 20_000)]);
+    a.isle(&["exec", "UPDATE notes SET n = -1 WHERE id >= 1000"]);
+    a.isle(&["sync"]);
+    a.isle(&["compact", "--keep", "0s"]);
+    let own = "SELECT count(*) FROM notes WHERE id = 7 AND body = 'edited while away'";
+    let sync = |device: &Device, bytes| kill_after(device.command(&["sync"]), &[&device.folder], bytes);
+    let all = sync(&late[KILLS], u64::MAX);
+    assert_eq!(number(&late[KILLS], "SELECT count(*) FROM notes WHERE n = -1"), 19_000, "it was a snapshot");
+    let mut killed = Vec::new();
+    for (n, device) in late[..KILLS].iter().enumerate() {
+        // The first ones while it gathers the blocks, the next ones while it joins them, the last one perhaps after that.
+        sync(device, all * (2 * n as u64 + 1) / (2 * KILLS as u64));
+        let there = (number(device, "SELECT count(*) FROM notes"), number(device, "SELECT sum(n = -1) FROM notes"));
+        assert!([(2_000, 0), (20_000, 19_000)].contains(&there), "kill {n}: {there:?}");
+        assert_eq!(number(device, own), 1, "kill {n}: what it had written");
+        device.isle(&["doctor"]);
+        killed.push(there.0 == 2_000);
+        // It goes on where it was, and says what nobody has heard of.
+        device.isle(&["sync"]);
+        assert_eq!(number(device, "SELECT count(*) FROM notes WHERE n = -1"), 19_000, "kill {n}");
+        device.isle(&["doctor"]);
+    }
+    assert!(killed.iter().filter(|before| **before).count() >= 2, "most came too late: {killed:?} of {all}");
+    for device in late.iter().chain([&a]).chain(&late) {
+        device.isle(&["sync"]);
+    }
+    for device in &late {
+        assert_eq!((number(device, own), device.isle(&["hash"])), (1, a.isle(&["hash"])));
+    }
+}
+
+#[test]
+fn a_device_that_is_killed_while_it_compacts_loses_nothing_here_and_in_the_remote() {
+    const KILLS: u64 = 5;
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = folder.path().join("bucket");
+    let a = source(folder.path());
+    let b = beside(&a, folder.path(), "b");
+    b.isle(&["sync"]);
+    let compact = ["compact", "--keep", "0s", "--grace", "0s", "--vacuum"];
+    let run = |bytes| kill_after(a.command(&compact), &[&a.folder, &bucket], bytes);
+    let work = |round: u64| {
+        // A log that is worth a snapshot, tombstones that all know of, and something that nobody has seen.
+        a.isle(&["exec", &format!("UPDATE notes SET body = hex(randomblob(200)) WHERE id % 2 = {}", round % 2)]);
+        a.isle(&["exec", &format!("DELETE FROM notes WHERE id BETWEEN {} AND {}", round * 20, round * 20 + 9)]);
+        for device in [&a, &b, &a] {
+            device.isle(&["sync"]);
+        }
+        a.isle(&["exec", &format!("INSERT INTO notes VALUES({}, 'not sent yet', -7)", 50_000 + round)]);
+    };
+    work(0);
+    let all = run(u64::MAX);
+    let mut seen = Vec::new();
+    for round in 1..=KILLS {
+        work(round);
+        let before = a.isle(&["hash"]);
+        seen.push(run(all * (2 * round - 1) / (2 * KILLS)));
+        assert_eq!(a.isle(&["hash"]), before, "kill {round}");
+        a.isle(&["doctor"]);
+        // What stands in the remote is whole, whatever was left lying about.
+        b.isle(&["sync"]);
+        b.isle(&["doctor"]);
+        let c = beside(&a, folder.path(), &format!("c{round}"));
+        c.isle(&["sync"]);
+        c.isle(&["doctor"]);
+        assert_eq!(b.isle(&["hash"]), c.isle(&["hash"]), "kill {round}");
+        a.isle(&["sync"]);
+        a.isle(&["devices", "retire", &format!("c{round}")]);
+        a.isle(&["sync"]);
+        b.isle(&["sync"]);
+        assert_eq!(b.isle(&["hash"]), before, "kill {round}");
+    }
+    assert!(seen.iter().filter(|seen| **seen < all).count() >= 3, "{seen:?} of {all}");
+    for _ in 0..2 {
+        a.isle(&compact);
+        b.isle(&compact);
+    }
+    let c = beside(&a, folder.path(), "last");
+    c.isle(&["sync"]);
+    assert_eq!((c.isle(&["hash"]), a.isle(&["hash"])), (b.isle(&["hash"]), b.isle(&["hash"])));
+    assert_eq!(number(&c, "SELECT count(*) FROM notes WHERE n = -7"), KILLS + 1);
 }

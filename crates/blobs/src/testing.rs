@@ -29,6 +29,8 @@ pub struct FaultPlan {
     pub error_before: u32,
     /// A put or delete takes effect and fails.
     pub error_after: u32,
+    /// A put fails and has no effect, while everything may be read.
+    pub put_before: u32,
     /// Any call is answered with 503 and has no effect.
     pub throttle: u32,
     /// A read ends early without an error.
@@ -50,6 +52,7 @@ impl FaultPlan {
     pub const NONE: FaultPlan = FaultPlan {
         error_before: 0,
         error_after: 0,
+        put_before: 0,
         throttle: 0,
         truncate: 0,
         bit_flip: 0,
@@ -247,6 +250,16 @@ impl State {
         Ok(())
     }
 
+    /// Those that any put may meet.
+    fn before_put(&mut self) -> StoreResult<()> {
+        self.before()?;
+        if self.happens(self.plan.put_before) {
+            self.count.errors_before += 1;
+            return Err(injected("before the put"));
+        }
+        Ok(())
+    }
+
     fn after(&mut self) -> StoreResult<()> {
         let plan = self.plan;
         if self.happens(plan.error_after) {
@@ -331,7 +344,7 @@ impl FaultyStore {
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, key: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
-        self.faults.state().before()?;
+        self.faults.state().before_put()?;
         self.keep_older(key).await;
         let result = self.store.put_opts(key, payload, options).await?;
         let mut state = self.faults.state();

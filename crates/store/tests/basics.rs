@@ -494,3 +494,38 @@ fn what_was_merged_while_a_table_stood_still_is_there_when_it_returns() {
     settle(&[&a, &b]);
     assert_eq!(b.rows("SELECT count(*) FROM notes WHERE title IN ('meanwhile', 'y')"), ["Integer(2)"]);
 }
+
+#[test]
+fn a_key_that_is_there_is_an_error_of_its_own_kind_and_of_two_devices_one_row() {
+    let schema = "CREATE TABLE t(id TEXT PRIMARY KEY, name TEXT UNIQUE, v INT)";
+    let (a, b) = (Device::new(1, schema), Device::new(2, schema));
+    a.run("INSERT INTO t VALUES('k', 'x', 1)");
+    let before = a.store.status().unwrap().version;
+    for (sql, code) in [
+        ("INSERT INTO t VALUES('k', 'y', 2)", rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY),
+        ("INSERT INTO t VALUES('l', 'x', 2)", rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE),
+    ] {
+        let error = a.store.write(|tx| tx.execute(sql, [])).unwrap_err();
+        assert!(error.is_constraint() && !error.is_local(), "{error:?}");
+        let StoreError::Sqlite { source, .. } = error else { panic!("{error:?}") };
+        assert_eq!(source.sqlite_extended_error_code(), Some(code));
+        // Whoever takes it for an answer goes on in the same transaction.
+        let done = a.store.write(|tx| {
+            assert!(tx.execute(sql, []).unwrap_err().is_constraint());
+            tx.execute("UPDATE t SET v = v + 1", [])
+        });
+        assert_eq!(done.unwrap(), 1);
+    }
+    assert_eq!(a.store.status().unwrap().version, before + 2);
+    // Where nobody could know, it is no error: one key is one row, and what loses is in the journal.
+    b.pass(1_000);
+    b.run("INSERT INTO t VALUES('k', 'z', 7), ('m', 'x', 8)");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(device.rows("SELECT name = 'z', v FROM t WHERE id = 'k'"), ["Integer(1)|Integer(7)"]);
+        let lost = device.store.conflicts(false, 10).unwrap();
+        let lost = |name: &str| lost.iter().filter(|lost| lost.column.as_deref() == Some(name)).count();
+        assert!(lost("name") == 1 && lost("v") >= 1, "of what lost, each device has what it saw lose");
+        assert_eq!(device.rows("SELECT count(*) FROM t WHERE id = 'm'"), ["Integer(1)"], "nobody has that name now");
+    }
+}

@@ -242,3 +242,51 @@ fn a_replica_without_a_column_hides_nothing_where_keys_have_several_forms() {
     w.pull(&n);
     assert_eq!(w.hash(), x.hash(), "{:?} {:?}", w.rows("SELECT * FROM t"), x.rows("SELECT * FROM t"));
 }
+
+#[test]
+fn a_look_at_a_row_of_many_columns_is_no_write_of_the_later_ones() {
+    let columns: String = (1..100).map(|n| format!(", c{n}")).collect();
+    let schema = format!("CREATE TABLE wide(id INTEGER PRIMARY KEY{columns}, UNIQUE(c1))");
+    let (a, b) = (Device::new(1, &schema), Device::new(2, &schema));
+    a.foreign("INSERT INTO wide(id, c1, c2, c70, c99) VALUES(1, 'x', 2, 70, 99), (2, 'y', 2, 70, 99)");
+    settle(&[&a, &b]);
+    let before = a.store.status().unwrap().version;
+    // The row that it would clash with is looked at, and stands.
+    a.foreign("INSERT OR IGNORE INTO wide(id, c1) VALUES(3, 'x')");
+    assert_eq!(a.store.status().unwrap().queued, 1);
+    a.store.seal().unwrap();
+    assert_eq!(a.store.status().unwrap().version, before, "a phantom write was sealed");
+    // What one word of the mask names, both sides of its end, and a key that moves takes everything along.
+    b.pass(1_000);
+    b.run("UPDATE wide SET c3 = 'of b', c71 = 'of b' WHERE id = 1");
+    a.pass(2_000);
+    a.foreign("UPDATE wide SET c70 = 'of a' WHERE id = 1; UPDATE wide SET c2 = 'of a' WHERE id = 1");
+    a.foreign("UPDATE wide SET id = 20 WHERE id = 2; REPLACE INTO wide(id, c1, c99) VALUES(4, 'x', 'new')");
+    a.foreign("INSERT INTO wide(id, c1) VALUES(1, 'z'); UPDATE wide SET c99 = 'last' WHERE id = 20");
+    settle(&[&a, &b]);
+    let all = "SELECT * FROM wide ORDER BY id";
+    assert_eq!(a.rows(all), b.rows(all));
+    assert_eq!(
+        b.rows("SELECT c70, hex(c99) FROM wide WHERE id = 20"),
+        ["Integer(70)|Text([54, 67, 54, 49, 55, 51, 55, 52])"]
+    );
+    assert_eq!(b.rows("SELECT c1 IS 'z', c3, c71 FROM wide WHERE id = 1").len(), 1);
+}
+
+#[test]
+fn an_entry_of_another_client_has_its_own_time_and_says_no_more_than_it_must() {
+    let a = Device::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE, v)");
+    // It is sealed a year later; by the device's clock, which starts in 2026.
+    let real = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    a.runtime.now_ms.store(real + 365 * 86_400_000, std::sync::atomic::Ordering::SeqCst);
+    a.foreign("INSERT INTO t VALUES(1, 'x', 0.0); UPDATE t SET v = -0.0");
+    a.store.seal().unwrap();
+    let sealed = a.store.status().unwrap().sites.remove(0).hlc.ms();
+    assert!(sealed.abs_diff(real) < 60_000, "sealed as of {sealed}, written at {real}");
+    // Every client parses these triggers when it opens the file.
+    let triggers =
+        a.rows("SELECT CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'trigger' AND sql LIKE '%julianday%'");
+    assert_eq!(triggers, [""; 0], "the time is the column's default");
+    let masks = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND sql LIKE '%m0%'";
+    assert_eq!(a.rows(masks), ["Integer(4)"], "of an update, of a zero's sign and of two kinds of clashes");
+}

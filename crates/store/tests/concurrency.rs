@@ -4,12 +4,12 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
-use isle_store::{Options, Runtime, Store, StoreError};
+use isle_store::{Init, Options, Runtime, Store, StoreError};
 use rusqlite::Connection;
-use support::{Device, settle};
+use support::{Device, TestRuntime, settle};
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, writer INT, v)";
 const THREADS: i64 = 8;
@@ -134,4 +134,53 @@ fn a_foreign_writer_that_holds_the_lock_too_long_gives_busy_and_no_damage() {
     write(4).unwrap();
     assert_eq!(a.rows("SELECT id FROM t"), ["Integer(1)", "Integer(2)", "Integer(4)"]);
     a.check();
+}
+
+/// As a process of its own would: with its own ids, and nothing shared but the file.
+fn init(path: &std::path::Path, seed: u64, busy_timeout: Duration) -> Result<Store, StoreError> {
+    let options = Options { busy_timeout, ..Options::new(path) };
+    Store::init(options, Arc::new(TestRuntime::new(seed)), &Init { app: "test".into(), owner: None })
+}
+
+#[test]
+fn whoever_makes_a_replica_of_one_new_file_at_once_gets_the_same_one() {
+    let folder = support::folder();
+    let threads = THREADS as u64;
+    for file in 0..200u64 {
+        let path = folder.path().join(format!("{file}.db"));
+        if file % 2 == 0 {
+            support::foreign(&path, T);
+        }
+        let start = Barrier::new(THREADS as usize);
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let (path, start) = (&path, &start);
+            let make = move |thread| {
+                start.wait();
+                let store = init(path, 1 + file * threads + thread, Duration::from_secs(30))?;
+                let status = store.status()?;
+                Ok::<_, StoreError>((status.site, status.group))
+            };
+            let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || make(thread))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let first = made[0].as_ref().unwrap();
+        for ids in &made {
+            assert_eq!(ids.as_ref().unwrap(), first, "file {file}");
+        }
+    }
+}
+
+#[test]
+fn making_a_replica_waits_for_a_writer_as_long_as_it_may() {
+    let folder = support::folder();
+    let path = folder.path().join("test.db");
+    support::foreign(&path, T);
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES(1, 1, 1)").unwrap();
+    let (timeout, begun) = (Duration::from_millis(200), Instant::now());
+    assert!(matches!(init(&path, 1, timeout), Err(StoreError::Busy { .. })));
+    assert!(begun.elapsed() >= timeout, "it gave up after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "it waited {:?}", begun.elapsed());
+    writer.execute_batch("COMMIT").unwrap();
+    init(&path, 2, timeout).unwrap();
 }

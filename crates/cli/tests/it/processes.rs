@@ -49,6 +49,32 @@ fn two_processes_write_at_once_and_nothing_is_lost() {
     laptop.ok(["doctor"]);
 }
 
+#[test]
+fn processes_that_make_one_new_file_at_once_make_one_replica_of_one_device() {
+    let place = Place::new();
+    for round in 0..5 {
+        let device = place.bare(&format!("laptop{round}"));
+        let start = |_| device.command(["init", "app.db", "--json"]).spawn().expect("the binary runs");
+        let running: Vec<_> = (0..8).map(start).collect();
+        for child in running {
+            let gave = Gave::of(child.wait_with_output().expect("it ends"));
+            assert_eq!((gave.code, gave.err.as_str()), (0, ""), "round {round}: {gave:?}");
+            let made: serde_json::Value = serde_json::from_str(&gave.out).expect("JSON");
+            let status = device.json(["status"]);
+            for id in ["group", "site"] {
+                assert!(status[id].is_string(), "{status}");
+                assert!(made.get(id).is_none_or(|made| *made == status[id]), "{made} {status}");
+            }
+        }
+        device.ok(["exec", "CREATE TABLE notes(id INTEGER PRIMARY KEY)"]);
+        device.ok(["doctor"]);
+        let records = std::fs::read_dir(device.home.join("sites")).expect("a folder");
+        let records =
+            records.filter(|file| file.as_ref().expect("readable").path().extension() == Some("json".as_ref()));
+        assert_eq!(records.count(), 1, "the device knows of one replica");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn watching_syncs_right_after_a_local_change_and_ends_with_an_interrupt() {

@@ -211,6 +211,97 @@ fn an_endpoint_without_tls_needs_permission_once() {
     assert!(none.contains("no credentials"), "{none}");
 }
 
+/// All files below a folder, as one heap of bytes.
+fn content(folder: &std::path::Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("readable").path();
+        all.extend(if path.is_dir() { content(&path) } else { std::fs::read(&path).expect("readable") });
+        all.push(b'\n');
+    }
+    all
+}
+
+#[test]
+fn what_opens_a_bucket_or_the_group_is_in_no_database_no_bucket_and_no_log() {
+    const TOKEN: &str = "session-token-0123456789";
+    let place = Place::new();
+    let server = S3Server::start(Behaviour::default()).expect("a server");
+    let laptop = place.laptop();
+    laptop.ok(["remote", "remove", "hub"]);
+    let (url, endpoint) = (server.url("notes"), server.endpoint());
+    let url = url.split('?').next().expect("an address");
+    let mut log = String::new();
+    let mut run = |secret: &str, args: &[&str]| {
+        let mut command = laptop.command(args);
+        command.env("AWS_ACCESS_KEY_ID", S3Server::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", secret);
+        command.env("AWS_SESSION_TOKEN", TOKEN).env("ISLE_LOG", "trace");
+        let gave = Gave::of(command.output().expect("the binary runs"));
+        log += &format!("{}\n{}\n", gave.out, gave.err);
+        gave.code
+    };
+    let add = ["remote", "add", "cloud", url, "--endpoint", &endpoint, "--insecure-http", "--region", "us-east-1"];
+    assert_eq!(run(S3Server::SECRET_KEY, &add), 0);
+    let fill = "WITH RECURSIVE n(i) AS (VALUES(10) UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+        INSERT INTO notes SELECT i, hex(randomblob(20)), i FROM n";
+    assert_eq!(run(S3Server::SECRET_KEY, &["exec", fill]), 0);
+    for args in [
+        &["sync"][..],
+        &["sync", "--json"],
+        &["key", "rotate"],
+        &["sync"],
+        &["compact", "--keep", "0s", "--grace", "0s"],
+        &["remote", "list", "--json"],
+        &["status", "--json"],
+        &["key", "--json"],
+        &["devices", "--json"],
+    ] {
+        assert_eq!(run(S3Server::SECRET_KEY, args), 0, "{args:?}");
+    }
+    assert_eq!(run("a-secret-that-is-none", &["sync"]), 1);
+    assert_eq!(run("a-secret-that-is-none", &["sync", "--json"]), 1);
+    assert!(log.contains("TRACE") && log.contains("DEBUG"), "it logs: {log}");
+
+    let shows = |heap: &[u8], word: &[u8]| heap.windows(word.len()).any(|bytes| bytes == word);
+    let home = content(&laptop.home);
+    let database = ["", "-wal", "-shm"].map(|end| std::fs::read(laptop.folder.join(format!("app.db{end}"))));
+    let database: Vec<u8> = database.into_iter().flat_map(Result::unwrap_or_default).collect();
+    let mut bucket = Vec::new();
+    for key in server.keys() {
+        bucket.extend_from_slice(key.as_bytes());
+        bucket.extend(server.object(&key).expect("an object"));
+    }
+    assert!(shows(&database, b"Dune") && bucket.len() > 50_000);
+    for word in [S3Server::SECRET_KEY, S3Server::ACCESS_KEY, TOKEN, "a-secret-that-is-none"] {
+        for (place, heap) in
+            [("database", &database[..]), ("home", &home), ("bucket", &bucket), ("log", log.as_bytes())]
+        {
+            assert!(!shows(heap, word.as_bytes()), "{word} is in the {place}");
+        }
+    }
+    // The device's own key and the group's are in the home folder, and nowhere else.
+    let mut own = vec![std::fs::read_to_string(laptop.home.join("device.key")).expect("readable").trim().to_owned()];
+    for file in std::fs::read_dir(laptop.home.join("keys")).expect("a folder") {
+        let path = file.expect("readable").path();
+        if path.extension() != Some("json".as_ref()) {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).expect("readable");
+        let keys: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let secret = |key: &serde_json::Value| key["secret"].as_str().expect("a secret").to_owned();
+        own.extend(keys["keys"].as_array().expect("keys").iter().map(secret));
+    }
+    assert_eq!(own.len(), 3, "{} secrets", own.len());
+    for secret in own {
+        assert!(shows(&home, secret.as_bytes()));
+        let hex = secret.as_bytes().chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        let raw: Vec<u8> = hex.collect::<Option<_>>().expect("hexadecimal digits");
+        for (place, heap) in [("database", &database[..]), ("bucket", &bucket), ("log", log.as_bytes())] {
+            assert!(!shows(heap, secret.as_bytes()) && !shows(heap, &raw), "a key of ours is in the {place}");
+        }
+    }
+}
+
 #[test]
 fn a_sync_goes_one_way_where_that_is_asked() {
     let place = Place::new();
