@@ -3,6 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use isle_clock::GroupId;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -19,6 +20,7 @@ pub const OVERHEAD_BYTES: usize = PRELUDE_BYTES + SALT_BYTES + TAG_BYTES;
 const ID: &str = "isle 2026 id of a group key";
 const SALT: &str = "isle 2026 salts of a group key";
 const OBJECT: &str = "isle 2026 key of a sealed object";
+const WORD: &[u8] = b"isle maker of a group key 1";
 const NAMES: &str = "isle 2026 names of sealed objects";
 
 /// Why bytes cannot be opened.
@@ -46,6 +48,11 @@ pub enum SealError {
     /// The cryptography refuses to work.
     #[error("the cryptography of this system does not work")]
     Broken,
+}
+
+/// What the maker of a key signs.
+fn statement(group: GroupId, epoch: u64, id: KeyId) -> Vec<u8> {
+    [WORD, group.as_bytes(), &epoch.to_be_bytes(), id.as_bytes()].concat()
 }
 
 /// By what a key is known; says nothing of the key.
@@ -84,6 +91,7 @@ pub struct GroupKey {
     id: KeyId,
     secret: Zeroizing<[u8; 32]>,
     author: Option<DeviceKey>,
+    word: Option<[u8; 64]>,
 }
 
 impl fmt::Debug for GroupKey {
@@ -97,13 +105,31 @@ impl GroupKey {
     pub fn from_secret(epoch: u64, secret: [u8; 32]) -> GroupKey {
         let mut id = [0; 16];
         blake3::Hasher::new_derive_key(ID).update(&secret).finalize_xof().fill(&mut id);
-        GroupKey { epoch, id: KeyId(id), secret: Zeroizing::new(secret), author: None }
+        GroupKey { epoch, id: KeyId(id), secret: Zeroizing::new(secret), author: None, word: None }
     }
 
     /// The same key, made by this device.
     #[must_use]
     pub fn by(self, author: DeviceKey) -> GroupKey {
         GroupKey { author: Some(author), ..self }
+    }
+
+    /// The same key, with the signature of the device that made it: whoever has both can show to others whose key it is.
+    #[must_use]
+    pub fn made_by(self, maker: &crate::DeviceSecret, group: GroupId) -> GroupKey {
+        let word = maker.sign(&statement(group, self.epoch, self.id));
+        GroupKey { author: Some(maker.key()), word: Some(word), ..self }
+    }
+
+    /// The same key by `maker`, if this is its signature.
+    pub fn vouched(self, maker: DeviceKey, group: GroupId, word: [u8; 64]) -> Option<GroupKey> {
+        let genuine = maker.verifies(&statement(group, self.epoch, self.id), &word);
+        genuine.then(|| GroupKey { author: Some(maker), word: Some(word), ..self })
+    }
+
+    /// The signature of its maker, if it is known.
+    pub const fn word(&self) -> Option<&[u8; 64]> {
+        self.word.as_ref()
     }
 
     /// The device that made it, as far as is known.

@@ -5,6 +5,7 @@
 //! for its turn; what it writes meanwhile that process sends.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,8 +24,11 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How often it is looked whether another process has let go of the file.
 const TURN_EVERY: Duration = Duration::from_secs(2);
-/// How long work on the disk that is under way at the end is waited for.
+/// How long the goodbyes, and work on the disk that is under way at the end, are waited for.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Syncing more often than this does nothing but keep the machine busy; and a pause of more than this is one for ever.
+const INTERVAL_MIN: Duration = Duration::from_millis(50);
+const INTERVAL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// When a replica syncs by itself; see [`Builder::auto_sync`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,12 +112,17 @@ pub(crate) struct Auto {
     /// Where others can call, while they can.
     addresses: watch::Receiver<Vec<String>>,
     thread: Option<JoinHandle<()>>,
+    /// Gives way when the thread is about to end.
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Drop for Auto {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        // It may wait for what the thread that drops this holds, a write transaction say: then it ends when that is over.
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(GOODBYE) != Err(RecvTimeoutError::Timeout) {
             // It does not panic; if it has, the hook has told.
             let _ = thread.join();
         }
@@ -134,7 +143,7 @@ impl Auto {
             port: listen.filter(|address| address.ip().is_unspecified()).map(|address| address.port()),
             addresses,
             discover,
-            remotes: Some(sync.interval),
+            remotes: Some(sync.interval.clamp(INTERVAL_MIN, INTERVAL_MAX)),
         };
         // Read here, so that what is written from now on counts.
         let since = (!sync.at_start).then(|| inner.store.vector()).transpose()?;
@@ -142,14 +151,23 @@ impl Auto {
         let (stop, stopped) = watch::channel(false);
         let (reachable, addresses) = watch::channel(Vec::new());
         let (work, told) = (Arc::clone(inner), events.clone());
+        let (ending, ended) = std::sync::mpsc::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| Error::Thread { source })?;
         let thread = std::thread::Builder::new().name("isle-sync".to_owned()).spawn(move || {
             runtime.block_on(run(&work, options, since, &told, stopped, &reachable));
             runtime.shutdown_timeout(GOODBYE);
+            drop(ending);
         });
         let thread = Some(thread.map_err(|source| Error::Thread { source })?);
-        let auto = Arc::new(Auto { stop, events, first: Mutex::new(Some(first)), addresses, thread });
+        let auto = Arc::new(Auto {
+            stop,
+            events,
+            first: Mutex::new(Some(first)),
+            addresses,
+            thread,
+            ended: Mutex::new(ended),
+        });
         *running = Arc::downgrade(&auto);
         Ok(auto)
     }
@@ -179,7 +197,7 @@ async fn run(
                 tracing::warn!(path = %inner.path.display(), %error, "the replica does not sync by itself now");
                 let _ = events.send(LiveEvent::Offline { reason: error.to_string() });
                 failures = failures.saturating_add(1);
-                (PAUSE_MIN * (1 << failures.min(9))).min(PAUSE_MAX)
+                (PAUSE_MIN * (1 << (failures - 1).min(9))).min(PAUSE_MAX)
             }
         };
         let jitter = f32::from(inner.runtime.random()[0]) / 1024.0;
@@ -220,7 +238,7 @@ async fn forward(live: Live, events: &broadcast::Sender<LiveEvent>, stopped: &mu
 }
 
 impl Builder {
-    /// A remote of the replica: added when it is opened, unless it is there. See [`Replica::add_remote`].
+    /// A remote of the replica: added when it is opened, unless it is there; one of that name somewhere else gives way. See [`Replica::add_remote`].
     #[must_use]
     pub fn remote(mut self, name: impl Into<String>, url: impl Into<String>) -> Builder {
         self.remotes.push((name.into(), url.into()));
@@ -236,7 +254,7 @@ impl Builder {
 
     /// Syncs by itself, on a thread of its own, for as long as a handle on the replica is held: with remotes at the start, soon after
     /// writes and periodically, with devices whenever they can be reached. [`Replica::events`] tells what happens. Dropping the last handle waits
-    /// for the thread, a few seconds at most.
+    /// for the thread, five seconds at most.
     ///
     /// ```
     /// # fn main() -> Result<(), isle::Error> {
@@ -268,7 +286,18 @@ impl Builder {
     pub(crate) fn begin(self, mut replica: Replica) -> Result<Replica, Error> {
         for (name, url) in &self.remotes {
             match replica.add_remote(name, url) {
-                Err(Error::RemoteExists { url: known, .. }) if known == *url => {}
+                // The app says where its remote is: another place than before takes the place of that.
+                Err(Error::RemoteExists { url: known, .. }) => {
+                    let encrypted = replica.remotes()?.iter().any(|remote| remote.name == *name && remote.encrypted);
+                    if !encrypted {
+                        return Err(Error::RemotePlain { name: name.clone() });
+                    }
+                    if known.trim_end_matches('/') != url.trim_end_matches('/') {
+                        tracing::info!(remote = name, from = known, to = url, "the remote is somewhere else now");
+                        replica.remove_remote(name)?;
+                        replica.add_remote(name, url)?;
+                    }
+                }
                 other => other?,
             }
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use isle_blobs::RemoteOptions;
-use isle_store::{Init, Options, Runtime, Store};
+use isle_store::{Init, Options, Runtime, Store, StoreError};
 
 use crate::keystore::{KeyStore, SiteRecord};
 use crate::replica::{Inner, Replica};
@@ -140,7 +140,10 @@ impl Builder {
         let replica = self.shared(|builder| {
             let owner = builder.key_store()?.secret(builder.runtime.as_ref())?.key();
             let init = Init { app: builder.app.clone(), owner: Some(owner) };
-            let fresh = Store::open(builder.options(), Arc::clone(&builder.runtime)).is_err();
+            let before = Store::open(builder.options(), Arc::clone(&builder.runtime));
+            // One that is busy, say, is a replica all the same, and what is recorded of it stays.
+            let fresh = !builder.path.exists() || matches!(before, Err(StoreError::NotReplica { .. }));
+            drop(before);
             let store = Store::init(builder.options(), Arc::clone(&builder.runtime), &init)?;
             if fresh {
                 let site = store.status()?.site;

@@ -57,7 +57,9 @@ impl Definition {
     /// Reads the `.sql` files of a folder in the order of their versions: `1.9.0__x.sql`, `1.10.0-rc.1__y.sql`, `1.10.0__z.sql`. What they
     /// make one after the other is the schema. Where each name begins with a version, every version that is new to a replica becomes an
     /// operation of its own; statements in them that change rows (INSERT, UPDATE, DELETE) run once, on the device that brings the schema to that version,
-    /// behind all that its files change of tables. What they write travels.
+    /// behind all that its files change of tables. What they write travels, and counts as written before whatever others have written meanwhile: a new device that
+    /// applies the same files before its first sync does not undo what the group has made of those rows. Rows that are inserted want keys that are the same
+    /// everywhere.
     ///
     /// # Errors
     /// [`Error::Read`], also for a folder without such files; [`isle_store::StoreError::Definition`] when SQLite does not take them, and

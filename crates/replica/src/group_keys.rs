@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use isle_blobs::Head;
 use isle_clock::GroupId;
-use isle_identity::{DeviceKey, EPOCH_MAX, GroupKey, KEYS_MAX, KeyId, KeyRing};
+use isle_identity::{Action, DeviceKey, EPOCH_MAX, GroupKey, KEYS_MAX, KeyId, KeyRing, MemberOp};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -39,6 +39,9 @@ struct StoredKey {
     secret: String,
     #[serde(default)]
     author: Option<String>,
+    /// Its maker's signature.
+    #[serde(default)]
+    word: Option<String>,
 }
 
 /// A key whose epoch is this far beyond all others is not taken.
@@ -93,7 +96,11 @@ impl KeyStore {
             let secret = secret.ok_or_else(|| damaged("a key is not 64 hexadecimal digits"))?;
             let mut key = GroupKey::from_secret(stored.epoch, secret);
             if let Some(author) = stored.author {
-                key = key.by(author.parse().map_err(|_| damaged("the author of a key is no device"))?);
+                let author: DeviceKey = author.parse().map_err(|_| damaged("the author of a key is no device"))?;
+                let word = stored.word.and_then(|word| data_encoding::HEXLOWER.decode(word.as_bytes()).ok());
+                let word = word.and_then(|word| <[u8; 64]>::try_from(word).ok());
+                let vouched = word.and_then(|word| key.clone().vouched(author, group, word));
+                key = vouched.unwrap_or_else(|| key.by(author));
             }
             match &mut found {
                 Some(ring) => drop(ring.insert(key)),
@@ -101,6 +108,27 @@ impl KeyStore {
             }
         }
         Ok(found)
+    }
+
+    fn revocations_path(&self, group: GroupId) -> PathBuf {
+        self.home.join("keys").join(format!("{group}.revoked.json"))
+    }
+
+    fn noted_revocations(&self, group: GroupId) -> Result<BTreeSet<String>, Error> {
+        Ok(read(&self.revocations_path(group))?.unwrap_or_default())
+    }
+
+    /// Notes revocations beside the keys; they are never taken back.
+    fn note_revocations(&self, group: GroupId, known: &BTreeSet<String>) -> Result<(), Error> {
+        let folder = self.home.join("keys");
+        let failed = |source| Error::KeyStore { path: folder.clone(), source };
+        create_private(&folder).map_err(failed)?;
+        let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
+        let _lock = lock.and_then(|file| file.lock().map(|()| file)).map_err(failed)?;
+        let mut noted = self.noted_revocations(group)?;
+        let before = noted.len();
+        noted.extend(known.iter().cloned());
+        if noted.len() == before { Ok(()) } else { write(&self.revocations_path(group), &noted, true) }
     }
 
     /// Adds keys of a group, one after the other, whatever other processes add; gives all.
@@ -128,6 +156,7 @@ impl KeyStore {
             epoch: key.epoch(),
             secret: data_encoding::HEXLOWER.encode(key.secret()),
             author: key.author().map(|author| author.to_string()),
+            word: key.word().map(|word| data_encoding::HEXLOWER.encode(word)),
         });
         write(&self.keys_path(group), &KeysFile { keys: stored.collect() }, true)?;
         Ok(ring)
@@ -177,15 +206,40 @@ impl Inner {
         Ok(devices)
     }
 
+    /// Adds keys of a group. Which devices this file knows to be out is noted before, for other files of this device that may not know it yet.
+    pub(crate) fn add_keys(&self, group: GroupId, keys: Vec<GroupKey>) -> Result<Option<KeyRing>, Error> {
+        let store = self.key_store()?;
+        store.note_revocations(group, &self.revocations()?)?;
+        store.add_group_keys(group, keys)
+    }
+
+    /// Whether this file knows of every revocation that any file of this device knew when it got a key.
+    pub(crate) fn knows_revocations(&self, group: GroupId) -> Result<bool, Error> {
+        let (noted, known) = (self.key_store()?.noted_revocations(group)?, self.revocations()?);
+        Ok(noted.iter().all(|id| known.contains(id)))
+    }
+
+    fn revocations(&self) -> Result<BTreeSet<String>, Error> {
+        let group = self.store.group()?;
+        let mut known = BTreeSet::new();
+        for (id, op) in self.store.member_ops()? {
+            let op = MemberOp::decode_known(&op, group);
+            if op.is_ok_and(|op| matches!(op.action, Action::Revoke { .. })) {
+                known.insert(data_encoding::HEXLOWER.encode(&id));
+            }
+        }
+        Ok(known)
+    }
+
     /// The keys of a group; made if there is none.
     pub(crate) fn ensure_group_keys(&self, group: GroupId) -> Result<KeyRing, Error> {
         if let Some(keys) = self.group_keys(group)? {
             return Ok(keys);
         }
-        let key = GroupKey::from_secret(0, self.random_32()).by(self.device()?.key);
+        let maker = self.key_store()?.secret(self.runtime.as_ref())?;
+        let key = GroupKey::from_secret(0, self.random_32()).made_by(&maker, group);
         tracing::info!(id = %key.id(), "made the group's key");
-        let keys = self.key_store()?.add_group_keys(group, vec![key])?;
-        keys.ok_or(Error::NoKey)
+        self.add_keys(group, vec![key])?.ok_or(Error::NoKey)
     }
 }
 
@@ -238,9 +292,10 @@ impl Replica {
         let keys = self.inner.group_keys(group)?.ok_or(Error::NoKey)?;
         let largest = keys.keys().map(GroupKey::epoch).max().unwrap_or(0);
         let epoch = largest.saturating_add(1);
-        let key = GroupKey::from_secret(epoch, self.inner.random_32()).by(self.inner.device()?.key);
+        let maker = self.inner.key_store()?.secret(self.inner.runtime.as_ref())?;
+        let key = GroupKey::from_secret(epoch, self.inner.random_32()).made_by(&maker, group);
         let id = key.id();
-        self.inner.key_store()?.add_group_keys(group, vec![key])?;
+        self.inner.add_keys(group, vec![key])?;
         tracing::info!(%id, epoch, "made a new key for the group");
         Ok(id)
     }

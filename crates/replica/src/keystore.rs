@@ -253,10 +253,10 @@ impl KeyStore {
         self.home.join("invites").join(format!("{}.{extension}", &name[..32]))
     }
 
-    /// Holds a file of this site's for as long as the process is live on it, with what it says of itself beside it; `None` if another process
+    /// Holds a lock that stands for this database for as long as the process is live on it, with what it says of itself beside it; `None` if another process
     /// holds it.
-    pub(crate) fn lock_live(&self, site: SiteId, addresses: &[String]) -> Result<Option<fs::File>, Error> {
-        let path = self.home.join("sites").join(format!("{site}.live"));
+    pub(crate) fn lock_live(&self, file: &Path, addresses: &[String]) -> Result<Option<fs::File>, Error> {
+        let path = self.live_lock_path(file);
         let failed = |source| Error::KeyStore { path: path.clone(), source };
         let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
@@ -264,23 +264,25 @@ impl KeyStore {
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
         }
-        write(&self.live_path(site), &addresses, true)?;
+        write(&path.with_extension("live.json"), &addresses, true)?;
         Ok(Some(file))
     }
 
-    /// Where another process of this device listens on this site, if one does.
-    pub(crate) fn live_addresses(&self, site: SiteId) -> Result<Vec<String>, Error> {
-        let path = self.home.join("sites").join(format!("{site}.live"));
+    /// Where another process of this device listens for this database, if one does.
+    pub(crate) fn live_addresses(&self, file: &Path) -> Result<Vec<String>, Error> {
+        let path = self.live_lock_path(file);
         let Ok(file) = fs::OpenOptions::new().write(true).open(&path) else { return Ok(Vec::new()) };
         match file.try_lock() {
             // Nobody holds it: what is written beside it is of before.
             Ok(()) => Ok(Vec::new()),
-            Err(_) => Ok(read(&self.live_path(site))?.unwrap_or_default()),
+            Err(_) => Ok(read(&path.with_extension("live.json"))?.unwrap_or_default()),
         }
     }
 
-    fn live_path(&self, site: SiteId) -> PathBuf {
-        self.home.join("sites").join(format!("{site}.live.json"))
+    /// By the file's real path: its site id may change while somebody is live on it.
+    fn live_lock_path(&self, file: &Path) -> PathBuf {
+        let name = blake3::hash(file.as_os_str().as_encoded_bytes()).to_hex();
+        self.home.join("sites").join(format!("{}.live", &name[..32]))
     }
 
     fn site_path(&self, site: SiteId) -> PathBuf {

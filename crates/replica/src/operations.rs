@@ -13,12 +13,12 @@ pub(crate) async fn note_operation(
     inner: &Arc<Inner>,
     target: &str,
     started_ms: u64,
-    result: &Result<SyncReport, Error>,
+    result: Result<&SyncReport, String>,
 ) {
     let (error, facts) = match result {
         Ok(report) if report.is_idle() => return,
         Ok(report) => (None, serde_json::to_string(report).unwrap_or_default()),
-        Err(error) => (Some(error.to_string()), "{}".to_owned()),
+        Err(error) => (Some(error), "{}".to_owned()),
     };
     let (kind, target) = ("sync".to_owned(), target.to_owned());
     let noted = blocking(inner, move |inner| {

@@ -61,6 +61,11 @@ fn without_version(sql: &str) -> String {
     sql.lines().filter(|line| !of_version(line)).map(|line| format!("{line}\n")).collect()
 }
 
+/// By what it is noted that a version is being reached.
+fn begun(version: &Version) -> String {
+    format!("begin {version}")
+}
+
 /// What [`Replica::sync_schema`] did.
 #[derive(Debug, Clone)]
 pub struct SchemaReport {
@@ -122,13 +127,18 @@ impl Replica {
             && let Some(part) = parts.first_mut()
             && self.inner.store.plan_schema(&without_version(&part.sql))?.changes.is_empty()
         {
-            // The tables stood so before isle came: what belongs to that version was done long ago.
-            part.data.clear();
+            // The tables stood so before isle came: what belongs to that version was done long ago. Unless it was begun here.
+            if !self.is_begun(&part.version)? {
+                part.data.clear();
+            }
         }
         let parts = if parts.is_empty() { last.into_iter().collect() } else { parts };
         for Part { version, sql, data } in &parts {
             let has_steps = steps.between(from.as_ref(), version).next().is_some() || !data.is_empty();
             if from.as_ref() != Some(version) && has_steps {
+                if !data.is_empty() {
+                    self.inner.store.write(|inner| inner.note_done(&begun(version)))?;
+                }
                 let structure = self.inner.store.apply_schema(&without_version(sql))?;
                 done.changes.extend(structure.changes);
                 self.change_rows(version, data)?;
@@ -145,13 +155,19 @@ impl Replica {
         Ok(done)
     }
 
+    /// Whether this file has begun to reach a version, and may have been cut off.
+    fn is_begun(&self, version: &Version) -> Result<bool, Error> {
+        self.inner.store.write(|inner| inner.is_done(&begun(version)).map_err(Error::from))
+    }
+
     /// Runs what the files of a version do to rows, in one transaction that notes it as done.
     fn change_rows(&self, version: &Version, data: &[String]) -> Result<(), Error> {
         if data.is_empty() {
             return Ok(());
         }
         let name = format!("data {version}");
-        self.inner.store.write(|inner| {
+        // A device that brings the schema to a version before it has synced does not write over what others have made of these rows since.
+        self.inner.store.write_early(|inner| {
             if inner.is_done(&name)? {
                 return Ok(());
             }

@@ -224,3 +224,32 @@ async fn what_a_member_had_taken_before_it_heard_counts_everywhere_and_nothing_a
         live.stop().await.expect("stops");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_file_of_the_device_does_not_hand_the_new_key_to_the_one_put_out() {
+    let (a, x) = (founder(), device());
+    // The device of a has a second file of the group, with which x is connected.
+    let home = a._folder.path().join("home");
+    let second = Replica::builder(a._folder.path().join("b.db")).home(&home).init().expect("a replica");
+    let live_a = a.listen().await;
+    x.join(&a, &live_a).await;
+    let helper = device();
+    helper.join(&a, &live_a).await;
+    let live_helper = helper.listen().await;
+    let options = InviteOptions { addresses: live_helper.addresses().to_vec(), ..InviteOptions::default() };
+    second.join(&helper.replica.invite(&options).expect("invites")).await.expect("joins");
+    live_helper.stop().await.expect("stops");
+    live_a.stop().await.expect("stops");
+    let listen = Some("127.0.0.1:0".parse().expect("an address"));
+    let live = second.go_live(&LiveOptions { listen, ..LiveOptions::default() }).await.expect("listens");
+    x.replica.forget_peer_addresses(&a.key).expect("forgets");
+    x.replica.add_peer_address(&a.key, &live.addresses()[0]).expect("says where");
+    a.replica.revoke(&x.key).expect("revokes");
+    assert_eq!(a.keys(), (2, Some(1)));
+    // The second file takes x for a member still, and shares the device's keys: it gives none on.
+    let talked = x.replica.sync_peers().await.expect("a report");
+    assert!(talked.len() == 1 && talked[0].result.is_ok(), "{talked:?}");
+    assert_eq!(x.keys(), (1, Some(0)));
+    assert!(second.peers().expect("peers").iter().all(|peer| !peer.revoked), "it has not heard");
+    live.stop().await.expect("stops");
+}

@@ -278,12 +278,18 @@ fn a_definition_that_changes_rows_is_refused_where_it_would_do_nothing_or_differ
             a.plan_schema(format!("CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT);\n{statement};")).unwrap();
         assert!(plan.refused.iter().any(|reason| reason.contains(statement) && reason.contains("models")), "{plan:?}");
     }
-    for random in ["randomblob(16)", "random()", "CURRENT_TIMESTAMP"] {
+    for random in
+        ["randomblob(16)", "random()", "CURRENT_TIMESTAMP", "datetime('now')", "strftime('%s', 'NOW')", "unixepoch( )"]
+    {
         let sql =
             format!("CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT);\nINSERT INTO models VALUES('a', {random});");
         let error = files(folder.path(), "random", &[("1.0.0__init.sql", &sql)]).unwrap_err();
         assert!(error.to_string().contains("each time"), "{error}");
     }
+    let sql =
+        "CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT);\nINSERT INTO models VALUES(?1, date('2026-01-01'));";
+    let error = files(folder.path(), "parameter", &[("1.0.0__init.sql", sql)]).unwrap_err();
+    assert!(error.to_string().contains("parameters"), "{error}");
     // Triggers, defaults and search are no changes of rows.
     let plan = a.plan_schema(
         "CREATE TABLE models(id INTEGER PRIMARY KEY, name TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP);
@@ -292,4 +298,57 @@ fn a_definition_that_changes_rows_is_refused_where_it_would_do_nothing_or_differ
          INSERT INTO f(f) VALUES('rebuild');",
     );
     assert_eq!(plan.unwrap().refused, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_new_device_does_not_undo_what_the_group_has_made_of_seed_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    let two = || files(folder.path(), "two", &[INIT, STATUS]).unwrap();
+    a.apply_schema(two()).unwrap();
+    a.write(|tx| tx.execute_batch("UPDATE models SET name = 'changed', status = 'mine'")).unwrap();
+    a.sync().await.unwrap();
+    // As an embedded app starts: the definition first, then the first sync.
+    b.apply_schema(two()).unwrap();
+    for replica in [&b, &a] {
+        replica.sync().await.unwrap();
+        let row: Option<String> = replica.read(|q| q.one("SELECT name || ' ' || status FROM models", &[])).unwrap();
+        assert_eq!(row.as_deref(), Some("changed mine"));
+    }
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+}
+
+#[test]
+fn a_first_version_that_was_cut_off_is_brought_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = replica(folder.path(), "a");
+    let table = "CREATE TABLE models(id TEXT PRIMARY KEY, name TEXT NOT NULL);";
+    let broken = format!("{table}\nINSERT INTO models VALUES('seed', 'first'), ('seed', 'again');");
+    a.apply_schema(files(folder.path(), "broken", &[("1.0.0__init.sql", &broken)]).unwrap()).unwrap_err();
+    assert_eq!(a.schema_version().unwrap(), None);
+    a.apply_schema(files(folder.path(), "one", &[INIT]).unwrap()).unwrap();
+    let names: Vec<String> = a.read(|q| q.all("SELECT name FROM models", &[])).unwrap();
+    assert_eq!((names, a.schema_version().unwrap()), (vec!["first".to_owned()], Some(version("1.0.0"))));
+}
+
+#[test]
+fn directives_before_a_statement_that_changes_rows_stay_and_the_right_text_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = replica(folder.path(), "a");
+    let sql = "CREATE TABLE log(id INTEGER PRIMARY KEY, line TEXT);
+        CREATE TABLE models(id INTEGER PRIMARY KEY, name TEXT);
+        CREATE TRIGGER t AFTER INSERT ON log BEGIN INSERT INTO models VALUES(1, 'a;'); END;
+        /* INSERT INTO models VALUES(1, 'a;') */ ;
+        -- INSERT INTO models VALUES(1, 'a;')
+        -- @scope log local
+        INSERT INTO models VALUES(1, 'a;');
+        ;; WITH n(i) AS (SELECT 2) INSERT INTO models SELECT i, '--' FROM n RETURNING id;
+        SELECT 1;";
+    a.apply_schema(files(folder.path(), "odd", &[("1.0.0__init.sql", sql)]).unwrap()).unwrap();
+    let status = a.status().unwrap();
+    assert_eq!((status.tables, a.schema().unwrap().local), (vec!["models".to_owned()], vec!["log".to_owned()]));
+    let rows: Vec<String> = a.read(|q| q.all("SELECT id || name FROM models ORDER BY id", &[])).unwrap();
+    assert_eq!(rows, ["1a;", "2--"]);
+    let plan = a.plan_schema(files(folder.path(), "odd", &[]).unwrap()).unwrap();
+    assert_eq!(plan.changes, []);
 }

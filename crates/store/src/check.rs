@@ -43,20 +43,23 @@ pub(crate) fn run(conn: &Connection) -> Result<Report, StoreError> {
         }
     }
     log(conn, &mut report)?;
-    for fork in crate::forks::list(conn)? {
-        let crate::Fork { site, version, told_by, .. } = fork;
-        report.add(
-            "two histories",
-            format!(
-                "site {site} wrote two different versions {version}; one is here, the other at {told_by}. Its file and its device's records were \
-                 restored together. `isle devices retire {site}` on both sides ends it at what each has; its device goes on under a new id"
-            ),
-        );
-    }
     Ok(report)
 }
 
 impl Report {
+    /// Adds sites with two histories.
+    pub(crate) fn add_forks(&mut self, forks: Vec<crate::Fork>) {
+        for crate::Fork { site, version, told_by, .. } in forks {
+            self.add(
+                "two histories",
+                format!(
+                    "site {site} wrote two different versions {version}; one is here, the other at {told_by}. Its file and its device's records were \
+                     restored together. `isle devices retire {site}` on both sides ends it at what each has; its device goes on under a new id"
+                ),
+            );
+        }
+    }
+
     fn add(&mut self, check: &'static str, message: String) {
         self.findings.push(Finding { check, message });
     }

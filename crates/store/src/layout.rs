@@ -46,7 +46,7 @@ CREATE TABLE isle_member(id BLOB PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE isle_peer(key BLOB PRIMARY KEY, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_ops(id INTEGER PRIMARY KEY, kind TEXT, target TEXT, started INT, ended INT, error TEXT, facts TEXT,
   times INT NOT NULL DEFAULT 1);
-CREATE TABLE isle_fork(site INTEGER PRIMARY KEY, version INT, told_by TEXT, seen_ms INT);
+CREATE TABLE isle_fork(site INTEGER PRIMARY KEY, version INT, told_by TEXT, seen_ms INT, device BLOB);
 ";
 
 /// Creates isle's tables in an open write transaction.

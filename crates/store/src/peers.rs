@@ -179,6 +179,24 @@ impl Store {
         })
     }
 
+    /// Changes what is remembered of a device, in one transaction; `change` gets what was remembered and gives what is to be, or nothing to leave it.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn update_peer(
+        &self,
+        key: &DeviceKey,
+        change: impl FnOnce(Option<&str>) -> Option<String>,
+    ) -> Result<(), StoreError> {
+        self.internal(|conn| {
+            let sql = "SELECT state FROM isle_peer WHERE key = ?1";
+            let known: Option<String> = crate::clocks::one(conn, sql, [key.as_bytes()])?;
+            let Some(state) = change(known.as_deref()) else { return Ok(()) };
+            let sql = "INSERT OR REPLACE INTO isle_peer(key, state) VALUES(?1, ?2)";
+            conn.execute(sql, params![key.as_bytes(), state]).doing("remember a peer").map(|_| ())
+        })
+    }
+
     /// Forgets a device to sync with; false if it was not known.
     ///
     /// # Errors

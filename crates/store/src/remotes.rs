@@ -33,6 +33,18 @@ pub struct SeenHead {
 }
 
 impl Store {
+    /// Sets one fact in what the driver remembers of a remote, a JSON object, and leaves the rest as it is, whoever else is at it.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn note_of_remote(&self, name: &str, fact: &str, json: &str) -> Result<(), StoreError> {
+        self.internal(|conn| {
+            let sql =
+                "UPDATE isle_remote SET state = json_set(coalesce(state, '{}'), '$.' || ?2, json(?3)) WHERE name = ?1";
+            conn.execute(sql, params![name, fact, json]).doing("note something of a remote").map(|_| ())
+        })
+    }
+
     /// Adds a remote, or changes where a known one is.
     ///
     /// # Errors

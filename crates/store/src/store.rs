@@ -225,6 +225,27 @@ impl Store {
     /// # Errors
     /// What `f` gives, after everything was rolled back; or the reason why the commit failed.
     pub fn write<T, E: From<StoreError>>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.write_at(None, f)
+    }
+
+    /// The same for what a program writes without a person: it comes after all that this file has seen, and before whatever else was or will be
+    /// written elsewhere, as its time is the earliest that it can be.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn write_early<T, E: From<StoreError>>(
+        &self,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.write_at(Some(1), f)
+    }
+
+    /// With a time for the changeset other than now.
+    fn write_at<T, E: From<StoreError>>(
+        &self,
+        stamp_ms: Option<u64>,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut engines = self.engines();
         let engine = match &mut engines.write {
             Some(engine) => engine,
@@ -249,6 +270,7 @@ impl Store {
             engine.rollback();
             return Err(error.into());
         }
+        let now_ms = stamp_ms.unwrap_or(now_ms);
         let transaction = Transaction::new(engine, now_ms);
         let result = f(&transaction).and_then(|value| Ok((value, transaction.finish()?)));
         let sealed = result.and_then(|(value, queued)| Ok((value, seal(engine, queued, now_ms)?)));
@@ -476,7 +498,9 @@ impl Store {
     /// # Errors
     /// SQLite's reason, where the file cannot even be read.
     pub fn check(&self) -> Result<check::Report, StoreError> {
-        self.snapshot(check::run)
+        let mut report = self.snapshot(check::run)?;
+        report.add_forks(self.forks()?);
+        Ok(report)
     }
 
     /// A summary of the replica. Changes nothing.

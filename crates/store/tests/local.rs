@@ -135,7 +135,7 @@ fn a_scope_that_makes_no_sense_is_refused() {
         ("CREATE TABLE t(a REAL); -- @scope local\n-- @expires t.b", "no such column"),
         ("CREATE TABLE t(a REAL); -- @scope device", "no scope \"device\""),
         ("-- @scope u local", "no table u"),
-        ("CREATE TABLE t(a REAL); INSERT INTO t VALUES(1); -- @scope t local", "rows are not part of it"),
+        ("CREATE TABLE t(a REAL); INSERT INTO t VALUES(1); -- @scope t local", "changes rows of"),
     ] {
         let plan = a.store.plan_schema(sql).unwrap();
         assert!(plan.refused.iter().any(|reason| reason.contains(part)), "{sql}: {:?} lacks {part:?}", plan.refused);

@@ -18,6 +18,9 @@ use crate::Error;
 use crate::proofs::Proofs;
 use crate::sync::{SyncReport, reason};
 
+/// Refusals that a session remembers.
+const REFUSALS_MAX: usize = 100;
+
 /// A session's side of the store.
 pub(super) struct Desk {
     pub(super) hub: Arc<Hub>,
@@ -181,7 +184,7 @@ impl Desk {
                      this replica and {} have one each, and what it writes is not exchanged between them",
                     self.name
                 ));
-                self.note_fork(*site, *version)?;
+                self.note_fork(*site, *version);
                 forked.push(*site);
             }
         }
@@ -255,16 +258,21 @@ impl Desk {
         Ok(Answer::OperationsPut(known))
     }
 
-    fn note_fork(&self, site: SiteId, version: u64) -> Result<(), Error> {
-        if site != self.site && self.hub.inner.store.note_fork(site, version, &self.name)? {
-            self.hub.tell(LiveEvent::Forked { site, version, name: self.name.clone() });
+    fn note_fork(&self, site: SiteId, version: u64) {
+        if site == self.site {
+            return;
         }
-        Ok(())
+        match self.hub.inner.store.note_fork(site, version, &self.name, Some(&self.key)) {
+            Ok(true) => self.hub.tell(LiveEvent::Forked { site, version, name: self.name.clone() }),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, %site, "that a site has two histories cannot be noted"),
+        }
     }
 
     fn note_refusal(&self, reason: &dyn std::fmt::Display) {
         let (refusal, mut state) = (reason.to_string(), self.state());
-        if !state.report.refused.contains(&refusal) {
+        // A peer that sends very much that is refused is not to fill memory with it.
+        if state.report.refused.len() < REFUSALS_MAX && !state.report.refused.contains(&refusal) {
             state.report.refused.push(refusal);
         }
     }
@@ -300,7 +308,7 @@ impl Desk {
                         Err(error) if is_refusal(&error) => {
                             tracing::warn!(peer = self.name, %site, %error, "refused");
                             if let StoreError::Fork { site, version } = error {
-                                self.note_fork(site, version)?;
+                                self.note_fork(site, version);
                             }
                             self.note_refusal(&error);
                             declined.push(site);

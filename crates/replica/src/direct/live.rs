@@ -207,7 +207,7 @@ impl Replica {
         }
         let hub = Hub::start(inner, endpoint, addresses).await?;
         let held = Arc::clone(&hub);
-        let lock = blocking(inner, move |inner| inner.key_store()?.lock_live(inner.store.own_site()?, &held.addresses));
+        let lock = blocking(inner, move |inner| inner.key_store()?.lock_live(&inner.path, &held.addresses));
         let lock = lock.await?.ok_or(Error::AlreadyLive)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(watch::run(Arc::clone(&hub)));
@@ -231,7 +231,7 @@ impl Replica {
     /// # Errors
     /// SQLite's reason, or the key store's.
     pub fn listening_elsewhere(&self) -> Result<Vec<String>, Error> {
-        self.inner.key_store()?.live_addresses(self.inner.store.own_site()?)
+        self.inner.key_store()?.live_addresses(&self.inner.path)
     }
 
     /// The port at which devices listen if nothing else is said.

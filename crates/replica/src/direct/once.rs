@@ -43,8 +43,9 @@ pub(super) fn targets(inner: &Inner, found: &HashMap<DeviceKey, Vec<String>>) ->
         return if alone { Ok(Vec::new()) } else { Err(Error::NotMember { revoked }) };
     }
     let mut targets = Vec::new();
+    let mut states = PeerState::all(&inner.store)?;
     for (key, member) in membership.members.iter().filter(|(key, member)| **key != own && !member.revoked) {
-        let PeerState { mut addresses, heard, .. } = PeerState::load(&inner.store, key)?;
+        let PeerState { mut addresses, heard, .. } = states.remove(key).unwrap_or_default();
         let new =
             found.get(key).into_iter().flatten().chain(&heard).filter(|address| !addresses.contains(address)).cloned();
         addresses.extend(new.collect::<Vec<_>>());
@@ -171,7 +172,7 @@ pub(crate) async fn sync_known(inner: &Arc<Inner>, only: Option<&str>) -> Result
         running.spawn(async move {
             let started = hub.inner.runtime.now_ms();
             let result = sync_one(&hub, &target).await;
-            note_operation(&hub.inner, &target.name, started, &result).await;
+            note_operation(&hub.inner, &target.name, started, result.as_ref().map_err(ToString::to_string)).await;
             if let Err(error) = &result {
                 let (key, reason) = (target.key, error.to_string());
                 let noted = blocking(&hub.inner, move |inner| {

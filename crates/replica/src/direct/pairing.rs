@@ -168,7 +168,7 @@ fn take_keys(inner: &Inner, group: isle_clock::GroupId, keys: Option<&str>) -> R
         // Another file of this device has synced with the group: new keys come by the way on which it can check whose they are.
         return Ok(());
     }
-    store.add_group_keys(group, ring.keys().cloned().collect())?;
+    inner.add_keys(group, ring.keys().cloned().collect())?;
     Ok(())
 }
 

@@ -58,7 +58,16 @@ pub(crate) struct PeerState {
 impl PeerState {
     fn read(row: &PeerRow) -> PeerState {
         // A state that cannot be read is one that was never written.
-        serde_json::from_str(&row.state).unwrap_or_default()
+        PeerState::parse(&row.state)
+    }
+
+    fn parse(text: &str) -> PeerState {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// Of all devices, by their keys.
+    pub(super) fn all(store: &Store) -> Result<BTreeMap<DeviceKey, PeerState>, Error> {
+        Ok(store.peers()?.iter().map(|row| (row.key, PeerState::read(row))).collect())
     }
 
     pub(crate) fn load(store: &Store, key: &DeviceKey) -> Result<PeerState, Error> {
@@ -66,16 +75,15 @@ impl PeerState {
         Ok(row.as_ref().map(PeerState::read).unwrap_or_default())
     }
 
-    /// Changes what is remembered, if that changes anything.
+    /// Changes what is remembered, if that changes anything: whoever else does at the same time, nothing is lost.
     pub(crate) fn update(store: &Store, key: DeviceKey, change: impl FnOnce(&mut PeerState)) -> Result<(), Error> {
-        let before = PeerState::load(store, &key)?;
-        let mut state = before.clone();
-        change(&mut state);
-        if state != before || !store.peers()?.iter().any(|row| row.key == key) {
-            let state = serde_json::to_string(&state).map_err(|error| Error::Row { reason: error.to_string() })?;
-            store.put_peer(&PeerRow { key, state })?;
-        }
-        Ok(())
+        Ok(store.update_peer(&key, |known| {
+            let before = known.map(PeerState::parse);
+            let mut state = before.clone().unwrap_or_default();
+            change(&mut state);
+            // No type here refuses to be written.
+            if before.as_ref() == Some(&state) { None } else { serde_json::to_string(&state).ok() }
+        })?)
     }
 
     /// Puts addresses first.
@@ -192,8 +200,11 @@ pub(super) fn hear_of(inner: &Inner, peer: &DeviceKey, others: &[([u8; 32], Vec<
         }
         PeerState::update(&inner.store, key, |state| {
             if !state.forgotten {
-                let known = |address: &&String| !state.addresses.contains(*address);
-                state.heard = addresses.iter().filter(known).take(HEARD_MAX).cloned().collect();
+                // Only what needs no looking up: a name could lead anywhere, and cost everybody time.
+                let fit = |address: &&String| {
+                    !state.addresses.contains(*address) && address.parse::<std::net::SocketAddr>().is_ok()
+                };
+                state.heard = addresses.iter().filter(fit).take(HEARD_MAX).cloned().collect();
             }
         })?;
     }
@@ -266,10 +277,10 @@ impl Replica {
         let inner = &self.inner;
         let (membership, own) = (inner.store.membership()?, inner.device()?.key);
         let name_of = |key: &DeviceKey| membership.members.get(key).map_or_else(|| key.short(), |it| it.name.clone());
-        let here = inner.store.vector()?;
+        let (here, mut states) = (inner.store.vector()?, PeerState::all(&inner.store)?);
         let mut peers = Vec::new();
         for (key, member) in &membership.members {
-            let state = PeerState::load(&inner.store, key)?;
+            let state = states.remove(key).unwrap_or_default();
             let known = !state.versions.is_empty();
             let addresses = state.addresses.iter().chain(&state.heard).cloned().collect();
             peers.push(Peer {

@@ -1,6 +1,6 @@
 //! Syncing with remotes while a replica is live: at the start if asked, soon after local changes, and now and then; less often while one fails.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Runs until the hub stops: one task for each remote, so that one that fails holds up no other.
 pub(super) async fn run(hub: Arc<Hub>, interval: Duration, mut since: Option<VersionVector>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
-    let (mut tasks, mut kept) = (JoinSet::new(), BTreeSet::new());
+    let (mut tasks, mut kept) = (JoinSet::new(), HashMap::new());
     loop {
         tokio::select! {
             () = hub.stopped() => break,
-            Some(ended) = tasks.join_next() => {
-                if let Ok(name) = ended {
-                    kept.remove(&name);
-                }
+            Some(ended) = tasks.join_next_with_id() => {
+                // However it ended, it begins anew if the remote is still there.
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                kept.retain(|_, task| *task != id);
             }
             _ = ticks.tick() => {
                 let rows = blocking(&hub.inner, |inner| Ok(inner.store.remotes()?)).await.unwrap_or_else(|error| {
@@ -38,8 +38,9 @@ pub(super) async fn run(hub: Arc<Hub>, interval: Duration, mut since: Option<Ver
                     Vec::new()
                 });
                 for row in rows {
-                    if kept.insert(row.name.clone()) {
-                        tasks.spawn(keep_up(Arc::clone(&hub), row.name, interval, since.clone()));
+                    if !kept.contains_key(&row.name) {
+                        let task = tasks.spawn(keep_up(Arc::clone(&hub), row.name.clone(), interval, since.clone()));
+                        kept.insert(row.name, task.id());
                     }
                 }
                 // One that is added while this runs is news.
@@ -51,7 +52,7 @@ pub(super) async fn run(hub: Arc<Hub>, interval: Duration, mut since: Option<Ver
 }
 
 /// Syncs with one remote until the hub stops or the remote is removed; not at once if there is nothing here but `since`.
-async fn keep_up(hub: Arc<Hub>, name: String, interval: Duration, mut since: Option<VersionVector>) -> String {
+async fn keep_up(hub: Arc<Hub>, name: String, interval: Duration, mut since: Option<VersionVector>) {
     let mut failures = 0u32;
     let mut news = hub.news.subscribe();
     loop {
@@ -62,7 +63,7 @@ async fn keep_up(hub: Arc<Hub>, name: String, interval: Duration, mut since: Opt
             failures = match round(&hub, &name).await {
                 Round::Well => 0,
                 Round::Failed => failures.saturating_add(1),
-                Round::Over => return name,
+                Round::Over => return,
             };
         }
         let pause = pause(interval, failures, hub.inner.runtime.random()[0]);
@@ -78,7 +79,7 @@ async fn keep_up(hub: Arc<Hub>, name: String, interval: Duration, mut since: Opt
             }
         };
         tokio::select! {
-            () = hub.stopped() => return name,
+            () = hub.stopped() => return,
             () = tokio::time::sleep(pause) => {}
             () = written, if failures == 0 => {}
         }
@@ -128,6 +129,8 @@ async fn round(hub: &Arc<Hub>, name: &str) -> Round {
 
 /// The interval, or more after failures; a little more or less, so that devices do not all come at once.
 fn pause(interval: Duration, failures: u32, random: u8) -> Duration {
+    // A year is for ever, and within what can be reckoned with.
+    let interval = interval.min(Duration::from_secs(365 * 86_400));
     let longer = interval.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX.max(interval));
     longer.mul_f32(0.9 + f32::from(random) / 1280.0)
 }
@@ -142,6 +145,7 @@ mod tests {
         assert!(pause(interval, 0, 0) >= Duration::from_secs(27) && pause(interval, 0, 255) <= Duration::from_secs(33));
         assert!(pause(interval, 2, 128) > Duration::from_secs(100));
         assert!(pause(interval, 60, 255) <= PAUSE_MAX.mul_f32(1.1));
+        assert!(pause(Duration::MAX, 3, 255) > Duration::from_secs(86_400));
         assert!(pause(Duration::from_secs(3600), 9, 128) >= Duration::from_secs(3500));
     }
 }

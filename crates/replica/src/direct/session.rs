@@ -56,6 +56,8 @@ pub(super) struct Driver {
     counted: (u64, u64),
     /// Changes of what the peer has that are noted, or will be.
     news: u64,
+    /// Keys that it was given in this session.
+    given: Vec<[u8; 16]>,
 }
 
 /// How a session ended, and what it did.
@@ -71,6 +73,8 @@ struct Driven {
     has: VersionVector,
     /// Bytes sent and received that are noted already.
     counted: (u64, u64),
+    /// Whether it said hello: a device that turned this one away was not talked to.
+    greeted: bool,
 }
 
 /// Numbers for sessions.
@@ -157,8 +161,9 @@ pub(super) async fn run(
         note_ms: None,
         counted: (0, 0),
         news: 0,
+        given: Vec::new(),
     };
-    let Driven { result, has, counted } = driver.drive(stream).await;
+    let Driven { result, has, counted, greeted } = driver.drive(stream).await;
     hub.release(&key, id);
     let mut report = desk.report();
     let traffic = connection.traffic();
@@ -172,7 +177,9 @@ pub(super) async fn run(
         PeerState::update(&inner.store, key, |state| {
             state.count(&traffic, counted);
             state.last_error = remembered;
-            state.last_seen_ms = Some(inner.runtime.now_ms());
+            if greeted {
+                state.last_seen_ms = Some(inner.runtime.now_ms());
+            }
             state.learn_versions(&has);
         })?;
         Ok(inner.store.status()?)
@@ -184,7 +191,11 @@ pub(super) async fn run(
     report.conflict_detected = report.conflicts > 0;
     if purpose == Purpose::Stay || !dialed {
         // Whoever asked for a single sync notes it.
-        note_operation(&hub.inner, &name, started, &Ok(report.clone())).await;
+        let outcome = match &failure {
+            None => Ok(&report),
+            Some(reason) => Err(reason.clone()),
+        };
+        note_operation(&hub.inner, &name, started, outcome).await;
     }
     hub.tell(LiveEvent::Disconnected { key, name, reason: failure });
     Ended { report, result }
@@ -231,7 +242,12 @@ impl Driver {
         // The goodbye is delivered before the connection goes.
         let _ = tokio::time::timeout(GOODBYE, sending).await;
         self.connection.close(CloseCode::Done, "the session is over");
-        Driven { result, has: self.session.peer_applied().clone(), counted: self.counted }
+        Driven {
+            result,
+            has: self.session.peer_applied().clone(),
+            counted: self.counted,
+            greeted: self.session.peer().is_some(),
+        }
     }
 
     fn failed(&self, source: SessionError) -> Error {
@@ -305,8 +321,10 @@ impl Driver {
                 changed = keys.changed() => match changed {
                     Ok(()) => {
                         let (key, work) = (self.desk.key, Arc::clone(&self.hub));
+                        let mut known = self.given.clone();
+                        known.extend(self.session.peer().iter().flat_map(|hello| &hello.keys));
                         let all = blocking(&self.hub.inner, move |inner| {
-                            let all = super::keys::wrapped(inner, key, &[])?;
+                            let all = super::keys::wrapped(inner, key, &known)?;
                             work.refresh_operations()?;
                             Ok(all)
                         });
@@ -314,6 +332,7 @@ impl Driver {
                         // Who was put out goes first, so that the peer does not hand the new key to it.
                         let known = Arc::clone(&self.hub.operations.borrow());
                         self.session.handle_operations(known.as_ref().clone());
+                        self.given.extend(all.iter().map(|(id, _)| *id));
                         self.session.handle_operations(all);
                     }
                     Err(_) => return Ok(()),

@@ -128,7 +128,7 @@ fn take(inner: &Inner, remote: &str, group: GroupId, named: RotationRef, bytes: 
         return refuse("its epoch is far beyond all others");
     }
     tracing::info!(remote, id = %key.id(), author = %author.short(), "took over a new key of the group");
-    keys.add_group_keys(group, vec![key.by(author)])?;
+    inner.add_keys(group, vec![key.by(author)])?;
     Ok(true)
 }
 

@@ -224,6 +224,7 @@ pub struct CheckReport {
 
 /// What is remembered of a remote between syncs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct RemoteState {
     group: Option<GroupId>,
     pub(crate) last_sync_ms: Option<u64>,
@@ -355,7 +356,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
             tracing::warn!(remote, %error, "the sync failed");
             note_failure(inner, &remote, error).await;
         }
-        note_operation(inner, &remote, started, &result).await;
+        note_operation(inner, &remote, started, result.as_ref().map_err(ToString::to_string)).await;
         outcomes.push(Outcome { remote, result });
     }
     Ok(outcomes)
@@ -365,11 +366,8 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &SyncOptions) -> Result<Vec
 async fn note_failure(inner: &Arc<Inner>, remote: &str, error: &Error) {
     let (name, reason) = (remote.to_owned(), error.to_string());
     let noted = blocking(inner, move |inner| {
-        let Some(mut row) = inner.store.remotes()?.into_iter().find(|row| row.name == name) else { return Ok(()) };
-        let mut state = RemoteState::read(&row);
-        state.last_error = Some((reason, inner.runtime.now_ms()));
-        row.state = serde_json::to_string(&state).ok();
-        Ok(inner.store.put_remote(&row)?)
+        let fact = serde_json::to_string(&(reason, inner.runtime.now_ms())).unwrap_or_else(|_| "null".to_owned());
+        Ok(inner.store.note_of_remote(&name, "last_error", &fact)?)
     });
     if let Err(error) = noted.await {
         tracing::warn!(%error, "that a sync failed cannot be noted");

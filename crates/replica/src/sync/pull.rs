@@ -308,7 +308,11 @@ impl Session<'_> {
             )) => {
                 if let StoreError::Fork { site, version } = error {
                     let remote = self.row.name.clone();
-                    blocking(self.inner, move |inner| Ok(inner.store.note_fork(site, version, &remote)?)).await?;
+                    let noted =
+                        blocking(self.inner, move |inner| Ok(inner.store.note_fork(site, version, &remote, None)?));
+                    if let Err(error) = noted.await {
+                        tracing::warn!(%error, %site, "that a site has two histories cannot be noted");
+                    }
                 }
                 Err(self.refusal("changeset", owner, &error))
             }

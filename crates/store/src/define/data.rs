@@ -22,42 +22,54 @@ pub struct Parts {
 
 /// A statement that changes rows.
 pub(super) struct DataStatement {
+    /// Without what stands before its first word.
     pub(super) text: String,
     pub(super) table: String,
-    /// A function in it that gives something else each time.
-    random: Option<String>,
+    /// Where it begins in the definition.
+    at: usize,
+    /// Why its outcome may differ from one device to another.
+    differs: Option<String>,
 }
 
 /// Tells apart what the files of a definition say of tables, and what they do to rows. They are read one after the other, as each may need the tables of
-/// those before it.
+/// those before it. Comments stay with the tables: some of them are directives.
 ///
 /// # Errors
 /// [`StoreError::Definition`] when SQLite does not take the SQL; [`StoreError::DefinitionRefused`] for a statement whose outcome would differ from one device
-/// to another.
+/// to another: it has parameters, draws random numbers or asks for the time.
 pub fn split_definition(files: &[String]) -> Result<Vec<Parts>, StoreError> {
     let mut conn = scratch()?;
     let (mut all, mut reasons) = (Vec::new(), Vec::new());
     for file in files {
-        let mut parts = Parts::default();
-        let mut rest = file.as_str();
-        for statement in run(&mut conn, file)? {
-            if let Some(function) = statement.random {
-                reasons.push(format!(
-                    "{}: {function}() gives something else each time, and two devices may run this; write a constant, or use a step in code",
-                    first_line(&statement.text)
-                ));
-            }
-            // What SQLite calls the statement's text is that very part of the file.
-            if let Some(at) = rest.find(&statement.text) {
-                parts.structure += &rest[..at];
-                rest = &rest[at + statement.text.len()..];
-            }
-            parts.data.push(statement.text);
+        let (mut parts, mut done) = (Parts::default(), 0);
+        for DataStatement { text, at, differs, .. } in run(&mut conn, file)? {
+            reasons.extend(differs.map(|why| {
+                format!(
+                    "{}: {why}, and two devices may run this; write constants, or use a step in code",
+                    first_line(&text)
+                )
+            }));
+            parts.structure += &file[done..at];
+            done = at + text.len();
+            parts.data.push(text);
         }
-        parts.structure += rest;
+        parts.structure += &file[done..];
         all.push(parts);
     }
     if reasons.is_empty() { Ok(all) } else { Err(StoreError::DefinitionRefused { reasons }) }
+}
+
+/// The bytes of blanks, comments and empty statements at the beginning of a text.
+fn trivia(text: &str) -> usize {
+    let mut rest = text;
+    loop {
+        let trimmed = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ';' || c == '\u{feff}');
+        rest = match () {
+            () if trimmed.starts_with("--") => trimmed.find('\n').map_or("", |end| &trimmed[end..]),
+            () if trimmed.starts_with("/*") => trimmed[2..].find("*/").map_or("", |end| &trimmed[end + 4..]),
+            () => return text.len() - trimmed.len(),
+        };
+    }
 }
 
 /// A statement as it is told to people.
@@ -73,15 +85,39 @@ pub(super) fn run(conn: &mut Connection, sql: &str) -> Result<Vec<DataStatement>
     let seen = Arc::new(Mutex::new(Seen::default()));
     watch(conn, &seen)?;
     let conn = &*conn;
-    let mut batch = Batch::new(conn, sql);
+    let (mut batch, mut at) = (Batch::new(conn, sql), 0);
     while let Some(mut statement) = batch.next().map_err(failed)? {
-        let Seen { table, random, structure } =
-            std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let seen_now = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+        // SQLite's text of a statement is that part of the definition, with what stands before its first word.
+        let whole = statement.expanded_sql().unwrap_or_default();
+        let text = whole[trivia(&whole)..].to_owned();
+        at += trivia(&sql[at..]);
+        let as_written = sql[at..].starts_with(&text);
+        let (from, parameters) = (at, statement.parameter_count() > 0);
+        if as_written {
+            at += text.len();
+        }
+        let Seen { table, random, clock, structure } = seen_now;
         // A CREATE or ALTER writes SQLite's own tables, and whatever else it does is not of rows.
         match table.filter(|table| !structure && !is_virtual(conn, table)) {
             Some(table) => {
-                let text = statement.expanded_sql().unwrap_or_default();
-                found.push(DataStatement { text, table, random });
+                let asks = |function: &String| {
+                    let squeezed: String =
+                        text.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
+                    squeezed.contains("'now'") || squeezed.contains(&format!("{function}()"))
+                };
+                let differs = match () {
+                    () if parameters || !as_written => {
+                        Some("it has parameters, which nobody would give values".to_owned())
+                    }
+                    () => random.or(clock.filter(asks)).map(|name| format!("{name}() gives something else each time")),
+                };
+                found.push(DataStatement {
+                    text: if as_written { text } else { String::new() },
+                    table,
+                    at: from,
+                    differs,
+                });
             }
             None => {
                 let mut rows = statement.query([]).map_err(failed)?;
@@ -105,6 +141,8 @@ fn is_virtual(conn: &Connection, table: &str) -> bool {
 struct Seen {
     table: Option<String>,
     random: Option<String>,
+    /// A function that may ask for the time.
+    clock: Option<String>,
     structure: bool,
 }
 
@@ -130,6 +168,11 @@ fn watch(conn: &mut Connection, seen: &Arc<Mutex<Seen>>) -> Result<(), StoreErro
                         "random" | "randomblob" | "current_timestamp" | "current_date" | "current_time"
                     ) {
                         seen.random.get_or_insert(name);
+                    } else if matches!(
+                        name.as_str(),
+                        "date" | "time" | "datetime" | "julianday" | "strftime" | "unixepoch"
+                    ) {
+                        seen.clock.get_or_insert(name);
                     }
                 }
                 AuthAction::CreateTable { .. }
