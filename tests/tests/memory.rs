@@ -35,7 +35,8 @@ fn a_transaction_larger_than_memory_is_written_sent_and_merged() {
         std::fs::create_dir(device).unwrap();
     }
     let (rows, bytes) = (ROWS.to_string(), BYTES.to_string());
-    assert!(ROWS * BYTES > BOUND, "what is to pass through must not fit");
+    // What is to pass through must not fit.
+    const { assert!(ROWS * BYTES > BOUND) };
     let mut peaks = vec![("written", peak(&["write", &a, &rows, &bytes])), ("sent", peak(&["sync", &a, &bucket]))];
     isle::import_keys(Some(Path::new(&b).join("home")), &open(Path::new(&a)).export_keys().unwrap()).unwrap();
     peaks.push(("merged", peak(&["sync", &b, &bucket])));

@@ -7,7 +7,7 @@ use isle_schema::{ColumnId, TableId};
 use crate::header::BlockInfo;
 use crate::stream::StreamReader;
 use crate::wire::{DecodeError, Reader};
-use crate::{BLOCK_BYTES, BLOCK_ROWS_MAX, COLUMNS_MAX, ValueRef};
+use crate::{BLOCK_BYTES, BLOCK_ROWS_MAX, BLOCK_VALUES_MAX, COLUMNS_MAX, ValueRef};
 
 pub(crate) const CODEC_RAW: u8 = 0;
 pub(crate) const CODEC_ZSTD: u8 = 1;
@@ -63,7 +63,7 @@ impl Block {
 
     /// The sections of the block, one for each table.
     pub fn sections(&self) -> Sections<'_> {
-        Sections { reader: Reader::new(&self.content) }
+        Sections { reader: Reader::new(&self.content), values_left: BLOCK_VALUES_MAX as u64 }
     }
 
     /// Reads every row once.
@@ -102,6 +102,8 @@ fn unpack(packed: &[u8], raw_bytes: usize) -> Result<Vec<u8>, DecodeError> {
 #[derive(Debug)]
 pub struct Sections<'a> {
     reader: Reader<'a>,
+    /// Values that may still come.
+    values_left: u64,
 }
 
 impl<'a> Iterator for Sections<'a> {
@@ -111,7 +113,7 @@ impl<'a> Iterator for Sections<'a> {
         if self.reader.is_empty() {
             return None;
         }
-        let section = Section::parse(&mut self.reader);
+        let section = Section::parse(&mut self.reader, &mut self.values_left);
         if section.is_err() {
             self.reader = Reader::new(&[]);
         }
@@ -171,7 +173,7 @@ impl<'a> Section<'a> {
         self.keys.len()
     }
 
-    fn parse(reader: &mut Reader<'a>) -> Result<Section<'a>, DecodeError> {
+    fn parse(reader: &mut Reader<'a>, values_left: &mut u64) -> Result<Section<'a>, DecodeError> {
         let table = TableId::from_bytes(reader.array()?);
         let count = reader.count("columns", COLUMNS_MAX.min(reader.remaining() / 16))?;
         let columns: Vec<_> = (0..count).map(|_| reader.array().map(ColumnId::from_bytes)).collect::<Result<_, _>>()?;
@@ -205,6 +207,13 @@ impl<'a> Section<'a> {
         if rows > BLOCK_ROWS_MAX as u64 {
             return Err(DecodeError::Limit { what: "rows of a section", found: rows, limit: BLOCK_ROWS_MAX as u64 });
         }
+        let in_keys = rows.saturating_mul(key_columns as u64);
+        let all = values.iter().fold(in_keys, |all, values| all.saturating_add(*values));
+        *values_left = values_left.checked_sub(all).ok_or(DecodeError::Limit {
+            what: "values of a block",
+            found: all,
+            limit: BLOCK_VALUES_MAX as u64,
+        })?;
         let keys = (0..key_columns).map(|_| StreamReader::parse(reader, rows)).collect::<Result<_, _>>()?;
         let cells = values.into_iter().map(|values| StreamReader::parse(reader, values)).collect::<Result<_, _>>()?;
         let mask = vec![0; count.div_ceil(64)];
@@ -275,4 +284,48 @@ fn read_run(reader: &mut Reader<'_>) -> Result<(RowKind, u64), DecodeError> {
         return Err(DecodeError::Limit { what: "causal length of a row", found: length, limit: LENGTH_MAX });
     }
     Ok((kind, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::StreamWriter;
+    use crate::wire::put_varint;
+
+    /// A section with so many rows of NULLs, as no writer of isle's makes it.
+    fn nulls(columns: u8, rows: u64) -> Vec<u8> {
+        let mut out = vec![1; 16];
+        put_varint(&mut out, u64::from(columns));
+        (0..columns).for_each(|n| out.extend([n; 16]));
+        put_varint(&mut out, 1);
+        put_varint(&mut out, 1);
+        put_varint(&mut out, 1 << 2);
+        out.push(u8::MAX);
+        put_varint(&mut out, rows);
+        let (mut keys, mut cells) = (StreamWriter::default(), StreamWriter::default());
+        for n in 0..rows {
+            keys.push(ValueRef::Integer(n as i64));
+            cells.push(ValueRef::Null);
+        }
+        keys.write(&mut out);
+        (0..columns).for_each(|_| cells.write(&mut out));
+        out
+    }
+
+    fn check(content: Vec<u8>) -> Result<(), DecodeError> {
+        Block { content }.sections().try_for_each(|section| {
+            let (mut section, mut row) = (section?, Row::default());
+            while section.next(&mut row)? {}
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn values_that_take_no_bytes_are_bounded_over_all_sections() {
+        assert_eq!(check(nulls(8, 1_000)), Ok(()));
+        let refused = |content| matches!(check(content), Err(DecodeError::Limit { what: "values of a block", .. }));
+        assert!(refused(nulls(8, BLOCK_ROWS_MAX as u64)), "one section of a few hundred kilobytes");
+        let many: Vec<u8> = (0..40).flat_map(|_| nulls(8, 1_000)).collect();
+        assert!(refused(many), "many small ones");
+    }
 }

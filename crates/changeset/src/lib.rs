@@ -55,7 +55,7 @@
 //!
 //! # Limits
 //! A block holds at most [`BLOCK_BYTES`] before compression, or a single row of at most [`ROW_BYTES_MAX`]; at most
-//! [`BLOCK_ROWS_MAX`] rows. A header has at most [`HEADER_BYTES_MAX`]. Decoding takes no more memory than the
+//! [`BLOCK_ROWS_MAX`] rows and [`BLOCK_VALUES_MAX`] values. A header has at most [`HEADER_BYTES_MAX`]. Decoding takes no more memory than the
 //! larger of the block's real size and twice [`BLOCK_BYTES`], whatever the lengths in it claim.
 
 mod block;
@@ -84,6 +84,8 @@ pub const BLOCK_BYTES: usize = 1 << 20;
 pub const ROW_BYTES_MAX: usize = 32 << 20;
 /// The largest number of rows in one block.
 pub const BLOCK_ROWS_MAX: usize = 1 << 17;
+/// The most values, keys included, in one block: a NULL takes no byte, and must not cost time for nothing either. A writer closes its block long before.
+pub const BLOCK_VALUES_MAX: usize = BLOCK_BYTES / 4;
 /// The largest encoded header.
 pub const HEADER_BYTES_MAX: usize = 4 << 20;
 /// The largest number of columns in a section; SQLite's own limit is lower.

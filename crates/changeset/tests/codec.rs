@@ -353,3 +353,26 @@ fn a_compression_bomb_stops_at_the_promised_size() {
         assert!(Block::open(&stored, &info).is_err());
     }
 }
+
+#[test]
+fn rows_of_very_many_nulls_go_into_blocks_that_others_take() {
+    let mut writer = BodyWriter::new();
+    let columns: Vec<ColumnId> = (0..4_096u32)
+        .map(|n| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            ColumnId::from_bytes(id)
+        })
+        .collect();
+    writer.table(TableId::from_bytes([1; 16]), &columns, 1);
+    let (mask, values) = (vec![u64::MAX; 64], vec![ValueRef::Null; 4_096]);
+    let mut blocks = Vec::new();
+    for n in 0..200i64 {
+        blocks.extend(writer.row(RowKind::Insert, 1, &mask, &[ValueRef::Integer(n)], &values).unwrap());
+    }
+    blocks.extend(writer.finish());
+    assert!(blocks.len() > 2, "the writer closes its blocks long before");
+    for sealed in &blocks {
+        Block::open(&sealed.bytes, &sealed.info).unwrap().check(&sealed.info).unwrap();
+    }
+}

@@ -43,7 +43,7 @@ pub use fold::{AddedColumn, Schema, TableState};
 pub use id::{ColumnId, MigrationId, TableId};
 pub use kind::Kind;
 pub use migration::{
-    IndexDefinition, LocalDefinition, Migration, MigrationError, Object, ObjectKind, Parent, Shape, Step,
+    IndexDefinition, LocalDefinition, Migration, MigrationError, Object, ObjectKind, Parent, STEPS_MAX, Shape, Step,
     TableDefinition,
 };
 pub use table::{Affinity, Collation, Column, KeyColumn, Table};

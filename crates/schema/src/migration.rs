@@ -14,7 +14,35 @@ pub struct Migration {
     /// The operations that the author's file had applied and that no other operation followed.
     pub parents: Vec<MigrationId>,
     /// What to do, in order.
+    #[serde(deserialize_with = "steps")]
     pub steps: Vec<Step>,
+}
+
+/// The most steps of one operation.
+pub const STEPS_MAX: usize = 8_192;
+
+/// Reads steps, and no more than an operation may have: each takes far more memory than bytes.
+fn steps<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
+    struct Bounded;
+    impl<'de> serde::de::Visitor<'de> for Bounded {
+        type Value = Vec<Step>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "at most {STEPS_MAX} steps")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut found: A) -> Result<Vec<Step>, A::Error> {
+            let mut steps = Vec::new();
+            while let Some(step) = found.next_element()? {
+                if steps.len() == STEPS_MAX {
+                    return Err(serde::de::Error::invalid_length(STEPS_MAX + 1, &self));
+                }
+                steps.push(step);
+            }
+            Ok(steps)
+        }
+    }
+    deserializer.deserialize_seq(Bounded)
 }
 
 /// One step of a migration. Variants are only ever appended.
@@ -312,6 +340,16 @@ mod tests {
     use super::*;
     use crate::{Affinity, Collation, KeyColumn};
     use proptest::prelude::*;
+
+    #[test]
+    fn an_operation_of_very_many_steps_is_refused_while_it_is_read() {
+        let of = |count: usize| {
+            let steps = vec![Step::DropObject { name: String::new() }; count];
+            Migration { app: "music".into(), parents: vec![], steps }.encode().expect("it can be written").1
+        };
+        assert!(Migration::decode(&of(STEPS_MAX)).is_ok());
+        assert!(matches!(Migration::decode(&of(STEPS_MAX + 1)), Err(MigrationError::Decode(_))));
+    }
 
     fn example() -> Migration {
         let key = vec![KeyColumn { name: "Id".into(), affinity: Affinity::Integer, collation: Collation::Binary }];

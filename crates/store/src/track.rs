@@ -149,6 +149,15 @@ pub(crate) fn apply_migration(
             // Columns that it has there and not here are added below.
             continue;
         }
+        let named = |known: &&Arc<Tracked>| known.table.name.eq_ignore_ascii_case(&table.name);
+        if let Some(other) = engine.tables.iter().find(named) {
+            // One of the two was renamed: their rows are not each other's.
+            let reason = format!(
+                "another table of the group is called so here; rename one of the two (`-- @rename {} -> …`), here or where the other one was made",
+                other.table.name
+            );
+            return Err(conflict(&table.name, reason));
+        }
         match tracked::introspect(&engine.conn, &app, &table.name) {
             Err(StoreError::NoSuchTable { .. }) => create(engine, &app, definition, id)?,
             Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(&table.name, reason)),

@@ -389,3 +389,27 @@ fn a_column_that_leaves_the_definition_keeps_its_values_and_may_return() {
     let refused = a.store.plan_schema(must).unwrap().refused;
     assert!(refused.iter().any(|reason| reason.contains("NOT NULL without a default")), "{refused:?}");
 }
+
+#[test]
+fn a_table_that_takes_the_name_which_another_was_given_meanwhile_is_not_taken_for_it() {
+    let (a, b) = pair();
+    a.store.apply_schema("-- @rename notes -> todo\nCREATE TABLE todo(id INTEGER PRIMARY KEY, title TEXT);").unwrap();
+    b.store.apply_schema("CREATE TABLE todo(id INTEGER PRIMARY KEY, title TEXT);").unwrap();
+    b.run("INSERT INTO todo VALUES(1, 'of the other table')");
+    let put = |to: &Device, from: &Device| -> Vec<String> {
+        let operations = from.store.schema_ops_beyond(&Default::default()).unwrap();
+        operations
+            .iter()
+            .filter_map(|(_, op)| to.store.put_migration(op).err())
+            .map(|error| error.to_string())
+            .collect()
+    };
+    let (here, there) = (put(&a, &b), put(&b, &a));
+    assert!(here.len() == 1 && here[0].contains("todo") && here[0].contains("rename"), "{here:?}");
+    assert!(there.len() == 1 && there[0].contains("todo"), "{there:?}");
+    assert_eq!(a.rows("SELECT title FROM todo WHERE id = 1"), a.rows("SELECT 'one'"));
+    // Whoever renames its table takes the other one in.
+    a.store.apply_schema("-- @rename todo -> memos\nCREATE TABLE memos(id INTEGER PRIMARY KEY, title TEXT);").unwrap();
+    assert_eq!(put(&a, &b), Vec::<String>::new());
+    assert_eq!(a.rows("SELECT count(*) FROM todo"), a.rows("SELECT 0"));
+}

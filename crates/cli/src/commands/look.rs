@@ -59,15 +59,23 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
 
 /// In a few words: what a user wants to know first.
 fn state(replica: &isle::Replica, status: &Status) -> anyhow::Result<String> {
-    if status.remotes.is_empty() && !replica.has_peers()? {
-        return Ok("on its own: nothing to sync with".to_owned());
+    let peers = replica.peers()?;
+    if peers.iter().any(|peer| peer.own && peer.revoked) {
+        return Ok("put out of the group".to_owned());
     }
+    let alone = status.remotes.is_empty() && peers.iter().all(|peer| peer.own || peer.revoked);
     let mut words = Vec::new();
+    if alone {
+        words.push("on its own: nothing to sync with".to_owned());
+    }
+    for remote in status.remotes.iter().filter(|remote| remote.last_sync_ms.is_none() && remote.last_error.is_none()) {
+        words.push(format!("never synced with {}", printable(&remote.name)));
+    }
     if status.remotes.iter().any(|remote| remote.last_error.is_some()) {
         words.push("the last sync failed".to_owned());
     }
     let unsent = status.version.saturating_sub(status.published);
-    if unsent + status.queued > 0 {
+    if unsent + status.queued > 0 && !alone {
         words.push(format!("{} to send", count(unsent + u64::from(status.queued > 0), "change")));
     }
     if status.waiting > 0 {

@@ -13,7 +13,7 @@ use super::{Names, live, look, remotes, watch};
 use crate::args::{Args, Prefer, Sync, Way};
 use crate::confirm;
 use crate::db;
-use crate::failure::{self, Kind};
+use crate::failure::{self, Failure, Kind};
 use crate::output::{Out, bytes, count, printable, seconds, thousands, time};
 
 /// A sync that takes no longer shows no bar.
@@ -72,7 +72,19 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub(crate) fn selected(args: &Args, sync: &Sync) -> anyhow::Result<Vec<RemoteInfo>> {
     let replica = db::open(args)?;
     let mut remotes = replica.remotes()?;
-    if remotes.is_empty() && (sync.check || sync.way.is_some() || sync.remote.is_some() || !replica.has_peers()?) {
+    let asks_for_remotes = sync.check || sync.way.is_some() || sync.remote.is_some();
+    if remotes.is_empty() && !asks_for_remotes && !replica.has_peers()? {
+        let peers = replica.peers()?;
+        let others: Vec<String> =
+            peers.iter().filter(|peer| !peer.own && !peer.revoked).map(|peer| printable(&peer.name)).collect();
+        if !others.is_empty() {
+            let message = format!("it is not known where {} can be reached", others.join(", "));
+            return Err(Failure::new(Kind::Failed, message)
+                .hint("`isle serve` here lets others call; or say where one is: `isle peers add DEVICE HOST:PORT`")
+                .into());
+        }
+    }
+    if remotes.is_empty() && (asks_for_remotes || !replica.has_peers()?) {
         return Err(isle::Error::NoRemote.into());
     }
     if let Some(name) = &sync.remote {

@@ -242,3 +242,18 @@ fn a_device_is_invited_beside_a_server_that_goes_on() {
     other.fails(1, ["join", ticket["ticket"].as_str().expect("text"), "new.db"]);
     assert!(!other.folder.join("new.db").exists());
 }
+
+#[test]
+fn whoever_let_a_device_in_is_told_how_that_one_can_be_reached() {
+    let place = Place::new();
+    let (desk, phone) = (desk(&place), place.device("phone"));
+    assert_eq!(desk.json(["status"])["state"], "on its own: nothing to sync with");
+    let (mut inviting, ticket) = invite(&desk);
+    phone.ok(["join", &ticket]);
+    inviting.event("joined");
+    drop(inviting);
+    desk.ok(["exec", "INSERT INTO notes VALUES(9, 'Ubik')"]);
+    assert_eq!(desk.json(["status"])["state"], "1 change to send");
+    let said = desk.fails(1, ["sync"]);
+    assert!(said.contains("not known where phone can be reached") && said.contains("isle serve"), "{said}");
+}

@@ -174,8 +174,11 @@ pub(crate) fn known_sites(store: &Store) -> Result<Vec<SiteId>, Error> {
     Ok(store.peers()?.iter().flat_map(|row| PeerState::read(row).sites).collect())
 }
 
+/// A device and its addresses, as the hello has them.
+type Whereabouts = ([u8; 32], Vec<String>);
+
 /// Where other members were talked to lately, for one of them.
-pub(super) fn others(inner: &Inner, peer: &DeviceKey) -> Result<Vec<([u8; 32], Vec<String>)>, Error> {
+pub(super) fn others(inner: &Inner, peer: &DeviceKey) -> Result<Vec<Whereabouts>, Error> {
     let (membership, own, now) = (inner.store.membership()?, inner.device()?.key, inner.runtime.now_ms());
     let mut others: Vec<(u64, [u8; 32], Vec<String>)> = Vec::new();
     for row in inner.store.peers()?.iter().filter(|row| row.key != own && row.key != *peer) {
@@ -191,7 +194,7 @@ pub(super) fn others(inner: &Inner, peer: &DeviceKey) -> Result<Vec<([u8; 32], V
 }
 
 /// Takes up where a peer has talked to other members.
-pub(super) fn hear_of(inner: &Inner, peer: &DeviceKey, others: &[([u8; 32], Vec<String>)]) -> Result<(), Error> {
+pub(super) fn hear_of(inner: &Inner, peer: &DeviceKey, others: &[Whereabouts]) -> Result<(), Error> {
     let (membership, own) = (inner.store.membership()?, inner.device()?.key);
     for (key, addresses) in others.iter().take(OTHERS_MAX) {
         let key = DeviceKey::from_bytes(*key);

@@ -38,10 +38,9 @@ pub(super) async fn run(hub: Arc<Hub>, interval: Duration, mut since: Option<Ver
                     Vec::new()
                 });
                 for row in rows {
-                    if !kept.contains_key(&row.name) {
-                        let task = tasks.spawn(keep_up(Arc::clone(&hub), row.name.clone(), interval, since.clone()));
-                        kept.insert(row.name, task.id());
-                    }
+                    kept.entry(row.name).or_insert_with_key(|name| {
+                        tasks.spawn(keep_up(Arc::clone(&hub), name.clone(), interval, since.clone())).id()
+                    });
                 }
                 // One that is added while this runs is news.
                 since = None;

@@ -34,7 +34,7 @@ pub(super) async fn run(hub: Arc<Hub>) {
             },
             _ = ticks.tick() => {
                 let (taken, work) = (counter.take(), hub.clone());
-                let keys = ticked % KEYS_EVERY == 0;
+                let keys = ticked.is_multiple_of(KEYS_EVERY);
                 ticked += 1;
                 let looked = blocking(&hub.inner, move |_| {
                     let counter = look(&work, taken)?;
