@@ -30,7 +30,6 @@ async fn listen(replica: &Replica, listen: &Listen, remotes: Option<Duration>) -
         addresses: listen.addresses.clone(),
         discover: !listen.no_discovery,
         remotes,
-        ..LiveOptions::default()
     };
     let usual = replica.go_live(&options(listen.port.unwrap_or(Replica::DEFAULT_PORT))).await;
     match usual {
