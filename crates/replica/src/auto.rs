@@ -254,7 +254,8 @@ impl Builder {
 
     /// Syncs by itself, on a thread of its own, for as long as a handle on the replica is held: with remotes at the start, soon after
     /// writes and periodically, with devices whenever they can be reached. [`Replica::events`] tells what happens. Dropping the last handle waits
-    /// for the thread, five seconds at most.
+    /// for the thread, five seconds at most. Of a file that syncs by itself in this process already,
+    /// the settings that came first count.
     ///
     /// ```
     /// # fn main() -> Result<(), isle::Error> {

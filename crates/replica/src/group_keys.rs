@@ -118,13 +118,18 @@ impl KeyStore {
         Ok(read(&self.revocations_path(group))?.unwrap_or_default())
     }
 
-    /// Notes revocations beside the keys; they are never taken back.
-    fn note_revocations(&self, group: GroupId, known: &BTreeSet<String>) -> Result<(), Error> {
+    /// Waits until no other process changes what is known of keys; the lock ends with the file that is given back.
+    fn lock_keys(&self) -> Result<fs::File, Error> {
         let folder = self.home.join("keys");
         let failed = |source| Error::KeyStore { path: folder.clone(), source };
         create_private(&folder).map_err(failed)?;
         let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
-        let _lock = lock.and_then(|file| file.lock().map(|()| file)).map_err(failed)?;
+        lock.and_then(|file| file.lock().map(|()| file)).map_err(failed)
+    }
+
+    /// Notes revocations beside the keys; they are never taken back.
+    fn note_revocations(&self, group: GroupId, known: &BTreeSet<String>) -> Result<(), Error> {
+        let _lock = self.lock_keys()?;
         let mut noted = self.noted_revocations(group)?;
         let before = noted.len();
         noted.extend(known.iter().cloned());
@@ -133,11 +138,7 @@ impl KeyStore {
 
     /// Adds keys of a group, one after the other, whatever other processes add; gives all.
     pub(crate) fn add_group_keys(&self, group: GroupId, new: Vec<GroupKey>) -> Result<Option<KeyRing>, Error> {
-        let folder = self.home.join("keys");
-        let failed = |source| Error::KeyStore { path: folder.clone(), source };
-        create_private(&folder).map_err(failed)?;
-        let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
-        let _lock = lock.and_then(|file| file.lock().map(|()| file)).map_err(failed)?;
+        let _lock = self.lock_keys()?;
         let mut ring = self.group_keys(group)?;
         for key in new {
             let id = key.id();
