@@ -75,6 +75,7 @@ fn trivia(text: &str) -> usize {
 /// A statement as it is told to people.
 pub(super) fn first_line(text: &str) -> String {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("--")).unwrap_or_default();
+    let line = line.trim_end_matches(';');
     if line.chars().count() <= 80 { line.to_owned() } else { line.chars().take(79).chain(['…']).collect() }
 }
 
