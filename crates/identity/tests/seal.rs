@@ -143,3 +143,17 @@ fn a_rotation_is_opened_by_those_it_is_for_alone() {
     let with = Rotation::wrap(&devices[0], GROUP, &new, &[neutral, stays[1]], [6; 32]).unwrap();
     assert_eq!(with, without, "it is passed over, and keeps nobody else from the key");
 }
+
+#[test]
+fn nobody_makes_a_key_in_the_name_of_another_device() {
+    let (maker, other) = (device(1), device(2));
+    let (group, another) = (GroupId::from_bytes([7; 16]), GroupId::from_bytes([8; 16]));
+    let key = GroupKey::from_secret(3, [9; 32]).made_by(&maker, group);
+    let word = *key.word().expect("its maker's word");
+    let plain = |epoch| GroupKey::from_secret(epoch, [9; 32]);
+    assert_eq!(plain(3).vouched(maker.key(), group, word).expect("genuine").author(), Some(maker.key()));
+    assert!(plain(3).vouched(other.key(), group, word).is_none(), "another maker");
+    assert!(plain(4).vouched(maker.key(), group, word).is_none(), "another epoch");
+    assert!(plain(3).vouched(maker.key(), another, word).is_none(), "another group");
+    assert!(GroupKey::from_secret(3, [1; 32]).vouched(maker.key(), group, word).is_none(), "another key");
+}
