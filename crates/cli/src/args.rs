@@ -241,10 +241,17 @@ pub(crate) enum SchemaAction {
     Show,
     /// How this file stands to the group's schema, and which devices are behind
     #[command(
-        after_help = "Exits with 0 if all is as it should be, 3 if something was changed by hand or is left out.\n\n\
+        after_help = "Exits with 0 if all is as it should be, 3 if something was changed by hand, is left out or cannot be applied.\n\n\
         Example:\n  isle schema status"
     )]
     Status,
+    /// What others wrote into tables and columns that are not here yet
+    #[command(
+        after_help = "A schema operation that does not fit this file, or that a newer isle made, stops nobody: what needs it is kept, and\n\
+        merged as soon as it is applied, which each sync tries again. `isle schema status` says what stands in its way.\n\n\
+        Example:\n  isle schema parked"
+    )]
+    Parked,
     /// What was changed in this file by hand: columns and indexes that are not part of the schema
     #[command(
         after_help = "Exits with 0 if there is nothing, 3 if there is, 4 if some of it cannot be taken over.\n\n\

@@ -348,7 +348,10 @@ impl Error {
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
             | Error::Store(
-                StoreError::OtherGroup { .. } | StoreError::SchemaConflict { .. } | StoreError::TablesAway { .. },
+                StoreError::OtherGroup { .. }
+                | StoreError::SchemaConflict { .. }
+                | StoreError::TablesAway { .. }
+                | StoreError::Parked { .. },
             ) => ErrorKind::Decision,
             Error::ConflictRowGone { .. } | Error::RemoteEmptied { .. } | Error::GroupMissing { .. } => {
                 ErrorKind::Decision

@@ -109,6 +109,7 @@ mod proofs;
 mod replica;
 mod runtime;
 mod schema;
+mod status;
 mod steps;
 mod sync;
 mod transaction;
@@ -125,16 +126,18 @@ pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
-    Applied, Changed, Finding, Fork, Lint, LogEntry, Operation, Reason, Report, Runtime, SchemaChange, SchemaOperation,
-    SchemaPlan, SchemaState, Site, StateHash, StoreError, Waiting,
+    Applied, Changed, Finding, Fork, Hindrance, Lint, LogEntry, Operation, Parked, PendingOperation, Reason, Report,
+    Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash, StoreError, Waiting,
 };
 pub use keystore::Device;
-pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution, Status};
+pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};
+pub use status::Status;
 pub use steps::Steps;
 pub use sync::{
-    CheckReport, CompactOptions, CompactReport, Direction, Outcome, Phase, Prefer, Progress, SyncOptions, SyncReport,
+    CheckReport, CompactOptions, CompactReport, Direction, Outcome, Pending, Phase, Prefer, Progress, SyncOptions,
+    SyncReport,
 };
 pub use transaction::{Queries, Statement, Transaction};
 pub use value::{Param, Row, Value};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use isle_schema::{Kind, MigrationId, SchemaConflict, Version};
-use isle_store::{Lint, SchemaOperation, SchemaPlan, SchemaState};
+use isle_store::{Lint, Parked, SchemaOperation, SchemaPlan, SchemaState};
 use serde::Serialize;
 
 use crate::definition::Part;
@@ -304,6 +304,15 @@ impl Replica {
         let backups = backups.filter(|_| self.inner.store.undo_rewrites(id).unwrap_or(false));
         let backup = backups.map(|backups| self.back_up_into(backups)).transpose()?;
         Ok((self.inner.store.undo_schema(id)?, backup))
+    }
+
+    /// What others wrote into tables and columns that are not here yet, because a schema operation cannot be applied here
+    /// ([`SchemaState::pending`]). It is kept, passed on, and merged as soon as the operation is applied; a sync tries that again.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn parked(&self) -> Result<Vec<Parked>, Error> {
+        Ok(self.inner.store.parked()?)
     }
 
     /// What of schema operations that were made at once does not stand: what lost, and what stands instead.

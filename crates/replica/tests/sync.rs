@@ -427,7 +427,10 @@ async fn a_schema_operation_makes_what_it_declares_and_nothing_else() {
         sign_as_stranger(&mut evil, a.status().unwrap().group);
         remote.put_head(&evil).await.unwrap();
         let report = a.sync().await.unwrap().remove(0);
-        assert_eq!(report.refused.len(), 1, "{create}; {index}: {report:?}");
+        // What this SQLite cannot read, another may: it waits.
+        let unreadable = create.contains("syntax error");
+        let told = (report.refused.len(), report.pending.len());
+        assert_eq!(told, if unreadable { (0, 1) } else { (1, 0) }, "{create}; {index}: {report:?}");
         let after = a.read(|q| q.all::<String>("SELECT name FROM sqlite_schema ORDER BY 1", &[])).unwrap();
         assert_eq!(before, after, "{create}; {index}");
         a.write(|tx| tx.execute("INSERT INTO notes VALUES(3, 'z', 3)", &[])).unwrap();

@@ -89,7 +89,7 @@ impl ColumnId {
 
 impl MigrationId {
     /// The id of the operation with this encoding.
-    pub(crate) fn of(encoded: &[u8]) -> MigrationId {
+    pub fn of(encoded: &[u8]) -> MigrationId {
         let mut hash = Fields::new("migration");
         hash.bytes(encoded);
         MigrationId(hash.finish())

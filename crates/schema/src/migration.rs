@@ -248,6 +248,12 @@ pub enum MigrationError {
     /// The bytes do not start like an operation of a known format.
     #[error("not a schema operation of format 1: update isle if another device runs a newer version")]
     Format,
+    /// The operation has a format, or steps, that this isle does not know.
+    #[error("schema operation {id} was made by a newer isle: update isle here")]
+    Newer {
+        /// The operation.
+        id: MigrationId,
+    },
     /// The encoding is broken.
     #[error("schema operation cannot be decoded: fetch it again")]
     Decode(#[source] postcard::Error),
@@ -301,8 +307,17 @@ impl Migration {
     /// # Errors
     /// Any other variant of [`MigrationError`]; nothing about the input is trusted.
     pub fn decode(bytes: &[u8]) -> Result<(MigrationId, Migration), MigrationError> {
-        let body = bytes.strip_prefix(MAGIC).ok_or(MigrationError::Format)?;
-        let migration: Migration = postcard::from_bytes(body).map_err(MigrationError::Decode)?;
+        let newer = || MigrationError::Newer { id: MigrationId::of(bytes) };
+        let Some(body) = bytes.strip_prefix(MAGIC) else {
+            let (name, format) = MAGIC.split_at(4);
+            let is_newer = bytes.strip_prefix(name).and_then(|rest| rest.first()).is_some_and(|n| *n > format[0]);
+            return Err(if is_newer { newer() } else { MigrationError::Format });
+        };
+        let migration: Migration = postcard::from_bytes(body).map_err(|source| match source {
+            // A step, or a kind of something, that is not known here, or more of them than are taken here.
+            postcard::Error::SerdeDeCustom => newer(),
+            source => MigrationError::Decode(source),
+        })?;
         let (id, canonical) = migration.encode()?;
         if canonical != bytes {
             return Err(MigrationError::NotCanonical { id: MigrationId::of(bytes) });
@@ -348,7 +363,22 @@ mod tests {
             Migration { app: "music".into(), parents: vec![], steps }.encode().expect("it can be written").1
         };
         assert!(Migration::decode(&of(STEPS_MAX)).is_ok());
-        assert!(matches!(Migration::decode(&of(STEPS_MAX + 1)), Err(MigrationError::Decode(_))));
+        assert!(matches!(Migration::decode(&of(STEPS_MAX + 1)), Err(MigrationError::Newer { .. })));
+    }
+
+    #[test]
+    fn a_newer_format_and_an_unknown_step_are_told_from_garbage() {
+        let (_, bytes) = Migration { app: "music".into(), parents: vec![], steps: vec![] }.encode().expect("encodes");
+        // The last byte is the number of steps.
+        let unknown = [&bytes[..bytes.len() - 1], &[1, 99]].concat();
+        assert!(
+            matches!(Migration::decode(&unknown), Err(MigrationError::Newer { id }) if id == MigrationId::of(&unknown))
+        );
+        assert!(matches!(Migration::decode(b"ISLM\x02anything"), Err(MigrationError::Newer { .. })));
+        for garbage in [&b"ISLM"[..], b"ISLM\x00", b"ISLX\x02", b"", &bytes[..bytes.len() - 1]] {
+            let error = Migration::decode(garbage).expect_err("it is garbage");
+            assert!(matches!(error, MigrationError::Format | MigrationError::Decode(_)), "{garbage:?}: {error}");
+        }
     }
 
     fn example() -> Migration {

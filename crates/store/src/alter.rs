@@ -21,7 +21,8 @@ use crate::{StoreError, triggers};
 
 /// The operations that are applied here.
 pub(crate) fn operations(conn: &Connection) -> Result<BTreeMap<MigrationId, Migration>, StoreError> {
-    let mut statement = conn.prepare("SELECT body FROM isle_migration").doing("read schema operations")?;
+    let mut statement =
+        conn.prepare("SELECT body FROM isle_migration WHERE state = 'applied'").doing("read schema operations")?;
     let mut rows = statement.query([]).doing("read schema operations")?;
     let mut operations = BTreeMap::new();
     while let Some(row) = rows.next().doing("read schema operations")? {
@@ -161,6 +162,11 @@ struct Change<'a> {
 impl Change<'_> {
     fn refuse(&self, reason: String) -> StoreError {
         StoreError::SchemaConflict { id: self.id.to_string(), table: self.tracked.table.name.clone(), reason }
+    }
+
+    /// What no isle would have made.
+    fn refuse_for_good(&self, reason: String) -> StoreError {
+        StoreError::OperationRefused { id: self.id.to_string(), table: self.tracked.table.name.clone(), reason }
     }
 
     /// Whether the table has another definition than it should.
@@ -366,7 +372,7 @@ impl Change<'_> {
     /// Adds a column; true if the table has it already.
     fn add(&self, table: &str, name: &str, definition: &str) -> Result<bool, StoreError> {
         let conn = &self.engine.conn;
-        let probed = crate::define::probe(definition).map_err(|reason| self.refuse(reason))?;
+        let probed = crate::define::probe(definition).map_err(|reason| self.refuse_for_good(reason))?;
         let physical = tracked::columns(conn, table)?;
         if let Some(there) = physical.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
             // Another definition is brought to the one that stands.
@@ -411,7 +417,7 @@ impl Change<'_> {
             crate::objects::flush(conn)?;
             let made = self.engine.guard.creating(&self.target.name, || conn.execute(sql, []));
             if let Some(reason) = self.engine.guard.take_refusal() {
-                return Err(self.refuse(reason));
+                return Err(self.refuse_for_good(reason));
             }
             made.map_err(|error| self.blame(error))?;
         }

@@ -139,6 +139,18 @@ impl Store {
         self.merge(|engine, now_ms| crate::restate::bring_back_clock(engine, now_ms, self.options()))
     }
 
+    /// Whether the file has all of what is merged into it, so that a snapshot of it can be made.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn is_whole(&self) -> Result<bool, StoreError> {
+        self.snapshot(|conn| match refuse_away(conn, &crate::engine::load_tables(conn)?) {
+            Ok(()) => Ok(true),
+            Err(StoreError::TablesAway { .. } | StoreError::Parked { .. }) => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
     /// How many tombstones there are.
     ///
     /// # Errors
@@ -187,7 +199,7 @@ impl Store {
     }
 }
 
-/// Refuses when a table that was tracked is not there: the log holds what it misses, and a snapshot would lack it.
+/// Refuses when a table that was tracked is not there, or one that others have: the log holds what it misses, and a snapshot would lack it.
 pub(crate) fn refuse_away(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
     let sql = "SELECT v FROM isle_meta WHERE k > 'table ' AND k < 'table!'";
     let mut statement = conn.prepare_cached(sql).doing("look for tables that are away")?;
@@ -197,7 +209,11 @@ pub(crate) fn refuse_away(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<
         let no = no.doing("look for tables that are away")?;
         away += usize::from(!tables.iter().any(|tracked| tracked.no == no));
     }
-    if away == 0 { Ok(()) } else { Err(StoreError::TablesAway { count: away }) }
+    match (away, crate::parked::count(conn)?) {
+        (0, 0) => Ok(()),
+        (0, count) => Err(StoreError::Parked { count }),
+        (count, _) => Err(StoreError::TablesAway { count }),
+    }
 }
 
 /// Takes changesets out of the log that were made before `before` and are known elsewhere: the own ones that were published and

@@ -10,16 +10,16 @@ use rusqlite::Connection;
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::log_id;
-use crate::{SchemaPlan, Store, StoreError};
+use crate::{PendingOperation, SchemaPlan, Store, StoreError};
 
 /// How a file stands to the schema of its group.
 #[derive(Debug, Clone, Default)]
 pub struct SchemaState {
-    /// The operations that no other follows.
+    /// The applied operations that no other follows.
     pub heads: Vec<MigrationId>,
     /// The version of the app that it is the schema of.
     pub version: Option<Version>,
-    /// How many operations are here.
+    /// How many operations are applied here.
     pub operations: usize,
     /// Tables that stand still, because they were changed past isle, and why.
     pub standing_still: Vec<(String, String)>,
@@ -27,6 +27,10 @@ pub struct SchemaState {
     pub left_out: Vec<String>,
     /// What the file has and the schema has not.
     pub drift: SchemaPlan,
+    /// Operations that are here and cannot be applied yet, parents first.
+    pub pending: Vec<PendingOperation>,
+    /// How many changesets have something that needs them.
+    pub parked: u64,
     /// Of each site, how many operations its last changeset here did not know; by site id.
     pub behind: Vec<(SiteId, usize)>,
 }
@@ -46,6 +50,8 @@ impl Store {
                 standing_still: standing_still(conn)?,
                 left_out: crate::objects::left_out(conn)?,
                 drift: drift(conn)?,
+                pending: crate::pending::pending(conn)?,
+                parked: crate::parked::count(conn)?,
                 behind: behind(conn, &operations)?,
                 operations: operations.len(),
             })

@@ -246,10 +246,18 @@ pub enum StoreError {
     /// A schema operation is broken or not for this app.
     #[error("a schema operation is refused")]
     Migration(#[from] MigrationError),
-    /// A schema operation meets a table of the same name with another key or columns.
-    #[error(
-        "schema operation {id} needs table {table:?}, which exists here in another form ({reason}): rename one of the two"
-    )]
+    /// A schema operation is not what one of isle's is, on any device.
+    #[error("schema operation {id} is refused (table {table:?}: {reason}): it was made by another program")]
+    OperationRefused {
+        /// The operation.
+        id: String,
+        /// The table.
+        table: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A schema operation does not fit what is in this file, say a table of the same name with another key.
+    #[error("schema operation {id} does not fit table {table:?} here: {reason}")]
     SchemaConflict {
         /// The operation.
         id: String,
@@ -265,7 +273,9 @@ pub enum StoreError {
         source: DecodeError,
     },
     /// A snapshot needs a schema operation that is not here.
-    #[error("a snapshot needs schema operation {id}, which is not here: fetch it first")]
+    #[error(
+        "a snapshot needs schema operation {id}, which is not applied here: `isle schema status` says why, if it is here at all"
+    )]
     SnapshotSchema {
         /// The operation.
         id: String,
@@ -280,6 +290,14 @@ pub enum StoreError {
     TablesAway {
         /// How many.
         count: usize,
+    },
+    /// Changesets have something for tables or columns that no schema operation here has made yet.
+    #[error(
+        "{count} changesets need a schema operation that is not applied here: the log keeps what they bring, so it cannot be compacted, and no snapshot can be made or taken in; `isle schema status` says what stands in the way"
+    )]
+    Parked {
+        /// How many.
+        count: u64,
     },
     /// The log does not hold what a table would miss.
     #[error(

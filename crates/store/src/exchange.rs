@@ -45,23 +45,25 @@ impl Store {
         self.apply_after(Some(tell), |engine| put_frames(engine, frames).map(|_| ()))
     }
 
-    /// Applies a schema operation of another device; known ones are passed over.
+    /// Applies a schema operation of another device, or nothing; known ones are passed over. [`Store::take_migration`] keeps what cannot
+    /// be applied.
     ///
     /// # Errors
-    /// [`StoreError::SchemaConflict`] when a table stands in its way, [`StoreError::Migration`] when it is broken.
+    /// [`StoreError::SchemaConflict`] when a table stands in its way, [`StoreError::Migration`] or [`StoreError::OperationRefused`] when it
+    /// is broken.
     pub fn put_migration(&self, body: &[u8]) -> Result<MigrationId, StoreError> {
         self.merge(|engine, now_ms| track::apply_migration(engine, body, now_ms, false))
     }
 
-    /// Whether a schema operation has been applied.
+    /// Whether a schema operation is here, applied or not.
     ///
     /// # Errors
     /// SQLite's reason.
     pub fn has_migration(&self, id: MigrationId) -> Result<bool, StoreError> {
-        self.read(|conn| track::is_known(conn, id))
+        self.read(|conn| Ok(track::standing(conn, id)?.is_some()))
     }
 
-    /// The encoding of an applied schema operation.
+    /// The encoding of a schema operation that is here.
     ///
     /// # Errors
     /// SQLite's reason.
@@ -69,12 +71,12 @@ impl Store {
         self.read(|conn| track::migration(conn, id))
     }
 
-    /// The last schema operations.
+    /// The schema operations that no other follows, applied or not: what to offer to others.
     ///
     /// # Errors
     /// SQLite's reason.
     pub fn schema_heads(&self) -> Result<Vec<MigrationId>, StoreError> {
-        self.snapshot(own::heads)
+        self.snapshot(|conn| own::heads(conn, false))
     }
 
     /// Merges every changeset in the log that is ready.

@@ -28,7 +28,8 @@
 //! isle_site       sites: local number, id, applied version, its time, hash of its header; up to which version what is in the log is signed
 //! isle_proof      signatures of sites' devices, by site and version (see `proofs`)
 //! isle_seen       per author and site: up to where the author had seen it
-//! isle_migration  schema operations
+//! isle_migration  schema operations, applied or waiting (see `pending`)
+//! isle_parked     what came for tables and columns that are not here yet (see `parked`)
 //! isle_table      tracked tables: local number, id, name, model as JSON
 //! isle_queue      what foreign clients touched since the last seal: table, wall time, masks (see `triggers`), key, key before
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
@@ -83,7 +84,9 @@ mod log;
 mod objects;
 mod operations;
 mod own;
+mod parked;
 mod peers;
+mod pending;
 mod plan;
 mod proofs;
 mod remotes;
@@ -116,7 +119,9 @@ pub use journal::{Conflict, Reason};
 pub use lint::{Lint, lint_schema};
 pub use log::{Applied, LogEntry, Logged, Merging, Waiting};
 pub use operations::Operation;
+pub use parked::Parked;
 pub use peers::{CommitCounter, Held, Lacking, PartialChangeset, PeerRow};
+pub use pending::{Hindrance, PendingOperation};
 pub use remotes::{RemoteRow, SeenHead};
 pub use repair::Repaired;
 pub use snapshot::{Snapshot, Staged};

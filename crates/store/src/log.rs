@@ -496,7 +496,7 @@ fn ready(
         return Ok(Err(Some(waiting)));
     }
     for head in &header.heads {
-        if !crate::track::is_known(conn, *head)? {
+        if crate::track::standing(conn, *head)?.is_none() {
             return Ok(Err(Some(Waiting::Schema(*head))));
         }
     }
@@ -533,13 +533,19 @@ fn own_version(engine: &Engine, no: i64) -> u64 {
 }
 
 /// Reads every block through before the first row is written, so that a broken one leaves no half of a transaction.
-fn open_blocks(engine: &Engine, id: i64, header: &Header) -> Result<Result<Option<Block>, Waiting>, StoreError> {
+pub(crate) fn open_blocks(
+    engine: &Engine,
+    id: i64,
+    header: &Header,
+) -> Result<Result<Option<Block>, Waiting>, StoreError> {
     let mut only = None;
+    let parks = crate::parked::parks(&engine.conn, header)?;
     for (n, info) in header.blocks.iter().enumerate() {
         let Some(stored) = block(&engine.conn, id, header.blocks.len(), n)? else {
             return Ok(Err(Waiting::Blocks));
         };
-        let opened = Block::open(&stored, info).and_then(|block| check_block(engine, &block, info).map(|()| block));
+        let opened =
+            Block::open(&stored, info).and_then(|block| check_block(engine, &block, info, parks).map(|()| block));
         match opened {
             Ok(block) if header.blocks.len() == 1 => only = Some(block),
             Ok(_) => {}
@@ -549,7 +555,8 @@ fn open_blocks(engine: &Engine, id: i64, header: &Header) -> Result<Result<Optio
     Ok(Ok(only))
 }
 
-fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), DecodeError> {
+/// `parks` says that the author knew a schema operation that is not applied here: what it brings is not known yet.
+fn check_block(engine: &Engine, block: &Block, info: &BlockInfo, parks: bool) -> Result<(), DecodeError> {
     let mut rows = 0u64;
     let mut row = isle_changeset::Row::default();
     for section in block.sections() {
@@ -557,7 +564,7 @@ fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), D
         let Some(tracked) = engine.by_id.get(&section.table()) else {
             // Known once, untracked since: kept in the log for its return.
             let known = crate::layout::meta::<i64>(&engine.conn, &format!("table {}", section.table()));
-            if matches!(known, Ok(Some(_))) {
+            if parks || matches!(known, Ok(Some(_))) {
                 while section.next(&mut row)? {
                     rows += 1;
                 }
@@ -568,7 +575,7 @@ fn check_block(engine: &Engine, block: &Block, info: &BlockInfo) -> Result<(), D
         if section.key_columns() != tracked.table.key.len() {
             return Err(DecodeError::Inconsistent { what: "key of a section" });
         }
-        if section.columns().iter().any(|column| tracked.place_of(*column).is_none()) {
+        if !parks && section.columns().iter().any(|column| tracked.place_of(*column).is_none()) {
             return Err(DecodeError::Inconsistent { what: "column of a section" });
         }
         let exact = section.columns().iter().position(|column| *column == isle_schema::ColumnId::KEY);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Clock, GroupId, Hlc, SiteId};
-use isle_schema::{Migration, MigrationId};
+use isle_schema::{Migration, MigrationError, MigrationId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::StoreError;
@@ -167,25 +167,24 @@ fn known_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
 
 /// Notes the heads after an operation was recorded, so that a seal need not read every operation.
 pub(crate) fn note_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
-    let heads = heads(conn)?;
+    let heads = heads(conn, true)?;
     let packed: Vec<u8> = heads.iter().flat_map(|id| *id.as_bytes()).collect();
     crate::layout::set_meta(conn, "heads", packed)?;
     Ok(heads)
 }
 
-/// Schema operations that are not among `known`, parents before children, each with its id.
+/// Schema operations that are not among `known`, applied or not, parents before children, each with its id.
 pub(crate) fn operations_beyond(
     conn: &Connection,
     known: &std::collections::BTreeSet<[u8; 16]>,
 ) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError> {
-    let mut statement = conn.prepare_cached("SELECT body FROM isle_migration").doing("read schema operations")?;
-    let bodies = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).doing("read schema operations")?;
+    let mut statement = conn.prepare_cached("SELECT id, body FROM isle_migration").doing("read schema operations")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?)));
     let mut left = Vec::new();
-    for body in bodies {
-        let body = body.doing("read schema operations")?;
-        let (id, migration) = Migration::decode(&body)?;
-        if !known.contains(id.as_bytes()) {
-            left.push((id, migration.parents, body));
+    for row in rows.doing("read schema operations")? {
+        let (id, body) = row.doing("read schema operations")?;
+        if !known.contains(&id) {
+            left.push((MigrationId::from_bytes(id), parents(&body)?, body));
         }
     }
     let mut ordered = Vec::with_capacity(left.len());
@@ -202,18 +201,27 @@ pub(crate) fn operations_beyond(
     Ok(ordered)
 }
 
-/// Operations that no other operation names as a parent, rising by id.
-pub(crate) fn heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreError> {
-    let mut statement = conn.prepare_cached("SELECT body FROM isle_migration").doing("read schema operations")?;
-    let mut rows = statement.query([]).doing("read schema operations")?;
-    let (mut all, mut parents) = (Vec::new(), Vec::new());
-    while let Some(row) = rows.next().doing("read schema operations")? {
-        let body: Vec<u8> = row.get(0).doing("read schema operations")?;
-        let (id, migration) = Migration::decode(&body)?;
-        all.push(id);
-        parents.extend(migration.parents);
+/// What an operation follows, as far as this isle can read it.
+fn parents(body: &[u8]) -> Result<Vec<MigrationId>, StoreError> {
+    match Migration::decode(body) {
+        Ok((_, migration)) => Ok(migration.parents),
+        Err(MigrationError::Newer { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
     }
-    all.retain(|id| !parents.contains(id));
+}
+
+/// Operations that no other operation names as a parent, rising by id: of all that are here, or of those that are applied.
+pub(crate) fn heads(conn: &Connection, applied: bool) -> Result<Vec<MigrationId>, StoreError> {
+    let sql = "SELECT id, body FROM isle_migration WHERE state = 'applied' OR NOT ?1";
+    let mut statement = conn.prepare_cached(sql).doing("read schema operations")?;
+    let mut rows = statement.query([applied]).doing("read schema operations")?;
+    let (mut all, mut followed) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next().doing("read schema operations")? {
+        let body: Vec<u8> = row.get(1).doing("read schema operations")?;
+        all.push(MigrationId::from_bytes(row.get(0).doing("read schema operations")?));
+        followed.extend(parents(&body)?);
+    }
+    all.retain(|id| !followed.contains(id));
     all.sort_unstable();
     Ok(all)
 }

@@ -122,6 +122,8 @@ pub struct Status {
     pub queued: u64,
     /// Changesets of others that are here and not merged: the report of a sync says what each waits for.
     pub waiting: u64,
+    /// Schema operations that cannot be applied here yet ([`Store::pending_operations`]).
+    pub pending_operations: u64,
     /// Open entries in the conflict journal.
     pub conflicts: u64,
     /// Rows that a constraint keeps from showing as they are merged ([`Store::repaired`]).
@@ -530,6 +532,7 @@ impl Store {
                      FROM isle_site AS s WHERE s.no <> {} AND s.no NOT IN (SELECT site FROM isle_retired)",
                     own.no
                 ))?,
+                pending_operations: count("SELECT count(*) FROM isle_migration WHERE state <> 'applied'")?,
                 conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
                 repaired: crate::shadow::count(conn)?,
                 clock_ahead_ms: clock_ahead_ms(own.clock.last(), now_ms, &self.options),

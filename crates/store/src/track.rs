@@ -77,6 +77,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     for tracked in &added {
         crate::log::replay(engine, tracked.table.id, before, &settled)?;
     }
+    crate::parked::replay(engine)?;
     engine.repair()?;
     Ok(sealed)
 }
@@ -129,13 +130,13 @@ pub(crate) fn apply_migration(
     own: bool,
 ) -> Result<MigrationId, StoreError> {
     let (id, migration) = Migration::decode(body)?;
-    if is_known(&engine.conn, id)? {
+    if is_applied(&engine.conn, id)? {
         return Ok(id);
     }
     let app: String = layout::require_meta(&engine.conn, "app")?;
     if migration.steps.len() > TABLES_MAX {
         let reason = format!("it declares {} tables, at most {TABLES_MAX} are taken at once", migration.steps.len());
-        return Err(StoreError::SchemaConflict { id: id.to_string(), table: String::new(), reason });
+        return Err(StoreError::OperationRefused { id: id.to_string(), table: String::new(), reason });
     }
     let conflict =
         |table: &str, reason: String| StoreError::SchemaConflict { id: id.to_string(), table: table.into(), reason };
@@ -143,7 +144,8 @@ pub(crate) fn apply_migration(
     for definition in migration.tables() {
         let table = &definition.table;
         if definitions.iter().any(|other: &TableDefinition| other.table.id == table.id) {
-            return Err(conflict(&table.name, "it is declared twice".to_owned()));
+            let (id, table, reason) = (id.to_string(), table.name.clone(), "it is declared twice".to_owned());
+            return Err(StoreError::OperationRefused { id, table, reason });
         }
         if engine.by_id.contains_key(&table.id) {
             // Columns that it has there and not here are added below.
@@ -163,7 +165,11 @@ pub(crate) fn apply_migration(
             Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(&table.name, reason)),
             Err(error) => return Err(error),
             Ok(local) if local.table.id != table.id => {
-                let reason = format!("its key is {} here", join(local.table.key.iter().map(|c| c.name.clone()), ", "));
+                let reason = format!(
+                    "a table of this name has another key here ({}); rename it, or the other one where it was made (`-- @rename {} -> …`)",
+                    join(local.table.key.iter().map(|c| c.name.clone()), ", "),
+                    table.name
+                );
                 return Err(conflict(&table.name, reason));
             }
             Ok(_) => {}
@@ -178,6 +184,7 @@ pub(crate) fn apply_migration(
     seal_baseline(&engine.conn, &mut site, &added, now_ms)?;
     engine.own = Some(site);
     crate::alter::follow(engine, id, now_ms, own)?;
+    crate::parked::replay(engine)?;
     engine.repair()?;
     Ok(id)
 }
@@ -212,13 +219,19 @@ pub(crate) fn apply_plan(engine: &mut Engine, plan: SchemaPlan, now_ms: u64) -> 
     Ok(plan)
 }
 
+/// Whether a schema operation has been applied; `None` if it is not here.
+pub(crate) fn standing(conn: &Connection, id: MigrationId) -> Result<Option<bool>, StoreError> {
+    crate::clocks::one(conn, "SELECT state = 'applied' FROM isle_migration WHERE id = ?1", [id.as_bytes()])
+}
+
 /// Whether a schema operation has been applied.
-pub(crate) fn is_known(conn: &Connection, id: MigrationId) -> Result<bool, StoreError> {
-    Ok(crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_migration WHERE id = ?1", [id.as_bytes()])?.is_some())
+pub(crate) fn is_applied(conn: &Connection, id: MigrationId) -> Result<bool, StoreError> {
+    Ok(standing(conn, id)? == Some(true))
 }
 
 fn record(conn: &Connection, id: MigrationId, body: &[u8], now_ms: u64) -> Result<(), StoreError> {
-    let sql = "INSERT OR IGNORE INTO isle_migration(id, body, state, at) VALUES(?1, ?2, 'applied', ?3)";
+    let sql = "INSERT INTO isle_migration(id, body, state, at) VALUES(?1, ?2, 'applied', ?3)
+               ON CONFLICT DO UPDATE SET state = 'applied', at = excluded.at, why = NULL WHERE state <> 'applied'";
     conn.execute(sql, params![id.as_bytes(), body, now_ms as i64]).doing("record the schema operation")?;
     Ok(())
 }
@@ -228,26 +241,28 @@ fn create(engine: &Engine, app: &str, definition: &TableDefinition, id: Migratio
     let model = &definition.table;
     let conflict =
         |reason: String| StoreError::SchemaConflict { id: id.to_string(), table: model.name.clone(), reason };
+    let refused =
+        |reason: String| StoreError::OperationRefused { id: id.to_string(), table: model.name.clone(), reason };
     crate::objects::flush(&engine.conn)?;
     for sql in std::iter::once(&definition.create_sql).chain(&definition.index_sql) {
         let result = engine.guard.creating(&model.name, || engine.conn.execute(sql, []));
         if let Some(reason) = engine.guard.take_refusal() {
-            return Err(conflict(reason));
+            return Err(refused(reason));
         }
         result.map_err(|error| match StoreError::sqlite("create the table", error) {
-            // Broken SQL is the operation's fault; a full disk is not.
+            // Another SQLite may take it, or it may fit another file; a full disk is neither's fault.
             StoreError::Sqlite { source, .. } => conflict(source.to_string()),
             other => other,
         })?;
     }
     let made = match tracked::introspect(&engine.conn, app, &model.name) {
         Ok(made) => made.table,
-        Err(StoreError::NoSuchTable { .. }) => return Err(conflict("its SQL makes another table".to_owned())),
-        Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(reason)),
+        Err(StoreError::NoSuchTable { .. }) => return Err(refused("its SQL makes another table".to_owned())),
+        Err(StoreError::Untrackable { reason, .. }) => return Err(refused(reason)),
         Err(other) => return Err(other),
     };
     if made.id != model.id || made.rowid_key != model.rowid_key || made.columns != model.columns {
-        return Err(conflict("its SQL does not make the table that it declares".to_owned()));
+        return Err(refused("its SQL does not make the table that it declares".to_owned()));
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "standing_still": status.standing_still,
         "queued": status.queued,
         "waiting": status.waiting,
+        "pending_operations": status.pending_operations,
         "conflicts": status.conflicts,
         "hidden": status.repaired,
         "clock_ahead_ms": status.clock_ahead_ms,
@@ -81,6 +82,9 @@ fn state(replica: &isle::Replica, status: &Status) -> anyhow::Result<String> {
     if status.waiting > 0 {
         words.push(format!("{} held", count(status.waiting, "change")));
     }
+    if status.pending_operations > 0 {
+        words.push(format!("{} not applied", count(status.pending_operations, "schema operation")));
+    }
     if status.conflicts > 0 {
         words.push(count(status.conflicts, "conflict"));
     }
@@ -107,6 +111,11 @@ fn show_facts(replica: &isle::Replica, status: &Status, out: &mut Out) -> anyhow
     if status.waiting > 0 {
         let waiting = count(status.waiting, "change");
         out.line(format!("held       {waiting} of others cannot be merged yet: `isle sync` says why"))?;
+    }
+    if status.pending_operations > 0 {
+        let operations = count(status.pending_operations, "operation");
+        let line = format!("{operations} cannot be applied here yet: `isle schema status`");
+        out.line(format!("schema     {}", style.yellow(line)))?;
     }
     if status.queued > 0 {
         out.line(format!("waiting    {} of other programs, recorded by the next sync", count(status.queued, "row")))?;

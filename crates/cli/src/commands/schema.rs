@@ -4,7 +4,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use isle::{Definition, Lint, Replica, SchemaConflict, SchemaOperation, SchemaPlan, SchemaReport};
+use isle::{
+    Definition, Lint, MigrationId, Parked, PendingOperation, Replica, SchemaConflict, SchemaOperation, SchemaPlan,
+    SchemaReport,
+};
 use serde_json::json;
 
 use super::Names;
@@ -39,6 +42,7 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             let backups = (!no_backup).then(|| backups_of(&replica, backups.as_ref()));
             undo(&replica, operation, backups.as_deref(), out)
         }
+        SchemaAction::Parked => parked(&replica, out),
         SchemaAction::Conflicts => conflicts(&replica, out),
         SchemaAction::Plan { file } => {
             let plan = replica.plan_schema(read(file)?)?;
@@ -139,7 +143,8 @@ fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
     let names = Names::new(&replica.status()?);
     let drift = state.drift.changes.iter().map(|change| format!("{} {}: {}", change.kind, change.table, change.detail));
     let drift: Vec<String> = drift.chain(state.drift.refused.iter().cloned()).collect();
-    let settled = state.standing_still.is_empty() && state.left_out.is_empty() && drift.is_empty();
+    let settled =
+        state.standing_still.is_empty() && state.left_out.is_empty() && drift.is_empty() && state.pending.is_empty();
     let code = if settled { 0 } else { CHANGES };
     let heads: Vec<String> = state.heads.iter().map(ToString::to_string).collect();
     let still = state.standing_still.iter().map(|(table, why)| json!({ "table": table, "reason": why }));
@@ -149,7 +154,7 @@ fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
         .map(|(site, behind)| json!({ "site": site.to_string(), "device": names.of(*site), "behind": behind }));
     let object = json!({
         "version": state.version, "heads": heads, "operations": state.operations, "standing_still": still.collect::<Vec<_>>(), "left_out": state.left_out,
-        "drift": drift, "devices": devices.collect::<Vec<_>>(),
+        "pending": state.pending.iter().map(pending_json).collect::<Vec<_>>(), "parked": state.parked, "drift": drift, "devices": devices.collect::<Vec<_>>(),
     });
     if out.json(&object)? {
         return Ok(code);
@@ -157,6 +162,17 @@ fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
     let heads: Vec<&str> = heads.iter().map(|head| head.get(..8).unwrap_or(head)).collect();
     out.line(format!("version  {}", state.version.as_ref().map_or("none".to_owned(), ToString::to_string)))?;
     out.line(format!("schema   {}, at {}", count(state.operations as u64, "operation"), heads.join(", ")))?;
+    for operation in &state.pending {
+        let line = out.style.yellow(format!("waits    {}: {}", short(operation.id), operation.hindrance));
+        out.line(line)?;
+        for step in &operation.steps {
+            out.line(format!("  {step}"))?;
+        }
+    }
+    if state.parked > 0 {
+        let changes = count(state.parked, "change");
+        out.note(format!("{changes} of others need what is not applied here, and are kept: `isle schema parked`"))?;
+    }
     for (table, why) in &state.standing_still {
         let line = out.style.yellow(format!("table {table} stands still: {why}"));
         out.line(line)?;
@@ -180,6 +196,42 @@ fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
         out.table(&["DEVICE", "SCHEMA"], state.behind.iter().map(row).collect())?;
     }
     Ok(code)
+}
+
+fn pending_json(operation: &PendingOperation) -> serde_json::Value {
+    json!({
+        "id": operation.id.to_string(), "state": operation.hindrance.as_str(), "reason": operation.hindrance.to_string(),
+        "steps": operation.steps, "since": time(operation.since_ms),
+    })
+}
+
+/// The beginning of an operation's id, by which people name it.
+fn short(id: MigrationId) -> String {
+    id.to_string().get(..8).unwrap_or_default().to_owned()
+}
+
+fn parked(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
+    let parked = replica.parked()?;
+    let object = |parked: &Parked| {
+        json!({
+            "table": parked.table, "id": parked.id.to_string(), "columns": parked.columns, "changesets": parked.changesets,
+            "needs": parked.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    };
+    if out.json(&parked.iter().map(object).collect::<Vec<_>>())? {
+        return Ok(0);
+    }
+    let row = |parked: &Parked| {
+        let table = parked.table.clone().unwrap_or_else(|| parked.id.to_string());
+        let columns = if parked.columns.is_empty() { "all".to_owned() } else { parked.columns.join(", ") };
+        let needs = parked.needs.iter().map(|id| short(*id)).collect::<Vec<_>>().join(", ");
+        vec![Cell::text(table), Cell::text(columns), Cell::number(parked.changesets), Cell::text(needs)]
+    };
+    match parked.is_empty() {
+        true => out.note("nothing waits for the schema")?,
+        false => out.table(&["TABLE", "COLUMNS", "CHANGES", "NEEDS"], parked.iter().map(row).collect())?,
+    }
+    Ok(0)
 }
 
 /// Where copies of the database go: to a folder beside it, if none is named.
@@ -229,7 +281,6 @@ fn conflicts(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
     if out.json(&conflicts.iter().map(object).collect::<Vec<_>>())? {
         return Ok(0);
     }
-    let short = |id: isle::MigrationId| id.to_string().get(..8).unwrap_or_default().to_owned();
     for (conflict, lost, stands) in &conflicts {
         out.line(format!("{} {lost}: does not stand", out.style.bold(short(conflict.lost.0))))?;
         out.line(format!("{} {stands}: stands instead", out.style.bold(short(conflict.stands.0))))?;

@@ -52,11 +52,16 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         if !out.json(&to_json(&round))? {
             show(args, &round, round.reports.len() + round.failed.len() + round.away.len() > 1, out)?;
         }
-        let refused = round.reports.iter().any(|report| !report.refused.is_empty());
+        let blocked = |report: &SyncReport| report.pending.iter().any(|pending| pending.state == "blocked");
+        let code = match &round.reports {
+            reports if reports.iter().any(|report| !report.refused.is_empty()) => Kind::Failed.code(),
+            reports if reports.iter().any(blocked) => Kind::Decision.code(),
+            _ => 0,
+        };
         let several = round.reports.len() + round.failed.len() + round.away.len() > 1;
         let failed =
             if round.reports.is_empty() { round.failed.into_iter().chain(round.away).collect() } else { round.failed };
-        ended(failed, several, u8::from(refused), out)
+        ended(failed, several, code, out)
     });
     // A merge that Ctrl-C left behind is a transaction: SQLite undoes it.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -274,6 +279,15 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     }
     if let more @ 1.. = report.waiting.len().saturating_sub(DETAILS_MAX) {
         lines.push(format!("{} more wait; `isle sync --json` lists them", thousands(more as u64)));
+    }
+    // Those that only follow one that is named need not be.
+    let named = report.pending.iter().filter(|pending| pending.state != "follows");
+    for pending in named.take(DETAILS_MAX) {
+        let id = pending.operation.get(..8).unwrap_or(&pending.operation);
+        lines.push(format!(
+            "schema operation {id} cannot be applied here yet: {}; what needs it is kept, the rest was taken: `isle schema status`",
+            pending.reason
+        ));
     }
     for site in report.turned_away.iter().take(DETAILS_MAX) {
         let site = names.of_text(site);

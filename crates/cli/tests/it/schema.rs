@@ -301,3 +301,35 @@ fn a_schema_has_the_version_of_its_definition() {
     let older = laptop.feed(["schema", "plan", "-"], "-- @version 1.1\nCREATE TABLE notes(id INTEGER PRIMARY KEY)");
     assert!(older.code == 0 && format!("{older:?}").contains("nothing is done"), "{older:?}");
 }
+
+#[test]
+fn an_operation_that_does_not_fit_is_told_and_stops_nothing() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    phone.ok(["exec", "CREATE TABLE tags(name TEXT PRIMARY KEY)"]);
+    let wanted =
+        FIRST.replace("stars INT", "stars INT, mood TEXT") + "CREATE TABLE tags(id INTEGER PRIMARY KEY, name TEXT);";
+    laptop.feed(["schema", "apply", "-"], &wanted);
+    laptop.ok([
+        "exec",
+        "INSERT INTO notes(id, title, mood) VALUES(9, 'new', 'fine'); INSERT INTO tags VALUES(1, 'book')",
+    ]);
+    laptop.ok(["sync"]);
+    let sync = phone.run(["sync"]);
+    assert_eq!(sync.code, 3, "a decision is needed: {sync:?}");
+    assert!(sync.out.contains("cannot be applied here yet") && sync.out.contains("\"tags\""), "{sync:?}");
+    assert_eq!(phone.rows("SELECT title FROM notes WHERE id = 9"), ["new"], "what fits is here");
+    assert!(phone.ok(["status"]).contains("1 schema operation not applied"));
+    let status = phone.run(["schema", "status"]);
+    assert_eq!(status.code, 3, "{status:?}");
+    assert!(status.out.contains("waits") && status.out.contains("tags"), "{status:?}");
+    let parked = phone.ok(["schema", "parked"]);
+    assert!(parked.contains("mood") && parked.contains("tags"), "{parked}");
+    assert_eq!(phone.json(["schema", "parked"])[0]["changesets"], json!(1));
+    phone.ok(["exec", "ALTER TABLE tags RENAME TO my_tags"]);
+    phone.ok(["sync"]);
+    assert_eq!(phone.rows("SELECT name FROM tags"), ["book"]);
+    assert_eq!(phone.rows("SELECT mood FROM notes WHERE id = 9"), ["fine"]);
+    assert_eq!(phone.json(["hash"])["merged"], laptop.json(["hash"])["merged"]);
+    assert!(phone.ok(["schema", "parked"]).contains("nothing waits"));
+}

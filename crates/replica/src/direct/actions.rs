@@ -146,6 +146,9 @@ impl Desk {
             (state.last_seen_ms, state.last_error, state.failures) = (Some(now), None, 0);
         })?;
         super::peers::hear_of(&self.hub.inner, &self.key, &peer.others)?;
+        // What stood in the way of an operation may have gone.
+        store.retry_operations()?;
+        self.state().report.pending = crate::sync::pending(&self.hub.inner)?;
         let held = store.held()?;
         let last = held.applied.get(peer.site);
         let chain = store.chain(peer.site)?.filter(|_| last > 0);
@@ -224,7 +227,7 @@ impl Desk {
         let mut known = Vec::new();
         for Operation { kind, bytes } in operations {
             let put = match kind {
-                OpKind::Schema => store.put_migration(&bytes).map(|id| vec![*id.as_bytes()]),
+                OpKind::Schema => store.take_migration(&bytes).map(|(id, _)| vec![*id.as_bytes()]),
                 OpKind::Member => store.put_member_ops(&[&bytes]),
                 OpKind::Key => {
                     match super::keys::take(&self.hub.inner, self.key, &bytes)? {
@@ -252,6 +255,7 @@ impl Desk {
         // What waited for an operation can be merged now.
         let applied = store.apply()?;
         self.note(applied);
+        self.state().report.pending = crate::sync::pending(&self.hub.inner)?;
         self.hub.refresh_operations()?;
         self.hub.refresh_keys()?;
         self.hub.bump();
@@ -397,6 +401,7 @@ impl Desk {
             error @ (StoreError::BadSnapshot { .. }
             | StoreError::SnapshotSchema { .. }
             | StoreError::TablesAway { .. }
+            | StoreError::Parked { .. }
             | StoreError::Clock(_)) => {
                 Error::Refused { name: self.name.clone(), what: "snapshot", site: self.site, reason: error.to_string() }
             }

@@ -181,6 +181,8 @@ pub struct SyncReport {
     pub downloaded_bytes: u64,
     /// Changesets that wait for something: site, version and the reason.
     pub waiting: Vec<(String, u64, String)>,
+    /// Schema operations that cannot be applied here yet; what needs them waits, the rest was merged.
+    pub pending: Vec<Pending>,
     /// What was refused, and why; other sites' data was not affected.
     pub refused: Vec<String>,
     /// Sites that nobody knows and whose devices lack the group's present key.
@@ -195,6 +197,27 @@ pub struct SyncReport {
     pub was_retired: bool,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
+}
+
+/// A schema operation that cannot be applied here yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pending {
+    /// Its id.
+    pub operation: String,
+    /// `blocked`, `follows` or `newer`: something stands in its way here, one that it follows is not applied, or a newer isle made it.
+    pub state: &'static str,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// What cannot be applied in a file yet.
+pub(crate) fn pending(inner: &Inner) -> Result<Vec<Pending>, Error> {
+    let told = |operation: isle_store::PendingOperation| Pending {
+        operation: operation.id.to_string(),
+        state: operation.hindrance.as_str(),
+        reason: operation.hindrance.to_string(),
+    };
+    Ok(inner.store.pending_operations()?.into_iter().map(told).collect())
 }
 
 /// How a replica and a remote compare.
@@ -458,14 +481,17 @@ impl<'a> Session<'a> {
         let newest =
             blocking(self.inner, |inner| Ok(inner.store.conflicts(true, 1)?.first().map_or(0, |last| last.id)));
         let newest = newest.await?;
+        // What stood in the way of an operation may have gone.
+        blocking(self.inner, |inner| Ok(inner.store.retry_operations()?)).await?;
         self.pull(refs).await?;
         self.put_back(newest).await?;
         if self.options.direction != Direction::Pull {
             self.push().await?;
             self.watch_floor();
         }
-        let status = blocking(self.inner, |inner| Ok(inner.store.status()?)).await?;
+        let (status, pending) = blocking(self.inner, |inner| Ok((inner.store.status()?, pending(inner)?))).await?;
         (self.report.local_version, self.report.hidden) = (status.version, status.repaired);
+        self.report.pending = pending;
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
         self.state.last_error = None;
         self.save_state().await?;

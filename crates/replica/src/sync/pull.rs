@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use isle_blobs::{Frame, FrameKind, Head, HeadRef, OperationKind, RemoteError, SegmentRef, read_segment};
 use isle_clock::{SiteId, VersionVector};
-use isle_schema::{Migration, MigrationId};
+use isle_schema::{Migration, MigrationError, MigrationId};
 use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
 
 use super::heads::went_back;
@@ -197,7 +197,8 @@ impl Session<'_> {
 
     /// Schema operations come first, parents before children.
     pub(super) async fn pull_schema(&mut self, head: &Head) -> Result<(), Error> {
-        let mut wanted: Vec<MigrationId> = head.schema_heads.iter().map(|id| MigrationId::from_bytes(*id)).collect();
+        let mut wanted = blocking(self.inner, |inner| Ok(inner.store.missing_operations()?)).await?;
+        wanted.extend(head.schema_heads.iter().map(|id| MigrationId::from_bytes(*id)));
         let mut fetched: Vec<(MigrationId, Bytes)> = Vec::new();
         while let Some(id) = wanted.pop() {
             let known = blocking(self.inner, move |inner| Ok(inner.store.has_migration(id)?)).await?;
@@ -214,17 +215,21 @@ impl Session<'_> {
                 }
                 Err(source) => return Err(self.failed(source)),
             };
-            let (found, migration) = Migration::decode(&bytes).map_err(StoreError::from)?;
-            if found != id {
+            if MigrationId::of(&bytes) != id {
                 return Err(self.refusal("schema operation", head.site, &"its content is not what its name says"));
             }
-            wanted.extend(&migration.parents);
+            match Migration::decode(&bytes) {
+                Ok((_, migration)) => wanted.extend(&migration.parents),
+                // What it follows is fetched once this isle can read it.
+                Err(MigrationError::Newer { .. }) => {}
+                Err(error) => return Err(StoreError::from(error).into()),
+            }
             fetched.push((id, bytes));
         }
         // Children were asked for first.
         let mut left: Vec<(MigrationId, Bytes)> = fetched;
         while let Some((_, bytes)) = left.pop() {
-            blocking(self.inner, move |inner| Ok(inner.store.put_migration(&bytes)?)).await?;
+            blocking(self.inner, move |inner| Ok(inner.store.take_migration(&bytes)?)).await?;
         }
         Ok(())
     }

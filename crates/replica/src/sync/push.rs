@@ -7,7 +7,7 @@ use isle_blobs::{Frame, FrameKind, Head, OperationKind, SegmentRef, SegmentWrite
 use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
 use isle_identity::OpId;
-use isle_schema::MigrationId;
+use isle_schema::{Migration, MigrationError, MigrationId};
 use isle_store::RemoteRow;
 
 use super::{Phase, RemoteState, Session, blocking};
@@ -215,7 +215,8 @@ impl Session<'_> {
         let wanted: Vec<_> = missing.iter().map(|range| (range.site, range.first)).chain(tail).collect();
         blocking(self.inner, move |inner| {
             let file = std::fs::metadata(&inner.path).map_or(0, |file| file.len());
-            if compacting || bytes > SNAPSHOT_LOG_BYTES_MIN.max(2 * file) {
+            // What is asked for is refused where it cannot be; what only saves room can wait.
+            if compacting || (bytes > SNAPSHOT_LOG_BYTES_MIN.max(2 * file) && inner.store.is_whole()?) {
                 return Ok(true);
             }
             for (site, first) in wanted {
@@ -255,8 +256,12 @@ impl Session<'_> {
             }
             let body = blocking(self.inner, move |inner| Ok(inner.store.migration(id)?)).await?;
             let Some(body) = body else { continue };
-            let parents = isle_schema::Migration::decode(&body).map(|(_, migration)| migration.parents);
-            wanted.extend(parents.map_err(isle_store::StoreError::from)?);
+            match Migration::decode(&body) {
+                Ok((_, migration)) => wanted.extend(migration.parents),
+                // It is passed on as it came, and so was what it follows.
+                Err(MigrationError::Newer { .. }) => {}
+                Err(error) => return Err(isle_store::StoreError::from(error).into()),
+            }
             self.remote
                 .put_operation(OperationKind::Schema, *id.as_bytes(), &Bytes::from(body))
                 .await

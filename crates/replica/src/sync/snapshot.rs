@@ -277,6 +277,7 @@ fn soften(error: Error, refused: &dyn Fn(&dyn std::fmt::Display) -> Error) -> Er
             error @ (StoreError::BadSnapshot { .. }
             | StoreError::SnapshotSchema { .. }
             | StoreError::TablesAway { .. }
+            | StoreError::Parked { .. }
             | StoreError::Clock(_)),
         ) => refused(&error),
         other => other,

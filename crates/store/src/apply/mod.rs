@@ -4,27 +4,29 @@
 //! causal length, and nothing here depends on the order of arrival. What loses without its author having been seen by the
 //! winner's goes to the journal.
 
+mod history;
+mod row;
 mod table;
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use isle_changeset::{Block, Header, Row, RowKind, Section, Value, ValueRef};
+use isle_changeset::{Block, DecodeError, Header, Row, Section, ValueRef};
 use isle_clock::SiteId;
 use isle_schema::{ColumnId, Kind, TableId};
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 
+use history::Histories;
+pub(crate) use row::Merge;
 use table::TableApplier;
 
 use crate::StoreError;
-use crate::clocks::{LocalStamp, RowClock};
+use crate::clocks::LocalStamp;
 use crate::engine::{Direct, Engine};
 use crate::error::Doing as _;
-use crate::journal::{Journal, Loss, Reason};
-use crate::kinds;
+use crate::journal::Journal;
+use crate::layout::log_id;
 use crate::own::{note_seen, site_no};
 use crate::seal::bits;
 use crate::settle::Settled;
@@ -35,6 +37,7 @@ pub(crate) struct Applier<'c> {
     conn: &'c Connection,
     tables: HashMap<TableId, TableApplier<'c>>,
     sites: HashMap<i64, SiteId>,
+    histories: Histories<'c>,
     pub(crate) journal: Journal<'c>,
     direct: (Direct, Vec<i64>),
     triggers: bool,
@@ -43,6 +46,7 @@ pub(crate) struct Applier<'c> {
 }
 
 /// Up to where an author had seen a site.
+#[derive(Debug, Clone, Copy)]
 struct Seen {
     version: u64,
     hlc: u64,
@@ -52,6 +56,8 @@ struct Seen {
 pub(crate) struct Author {
     no: i64,
     stamp: LocalStamp,
+    /// When it was written, also of a baseline, whose stamp says nothing of that.
+    written: u64,
     site: SiteId,
     /// Per site's local number: up to where the author had seen it.
     seen: HashMap<i64, Seen>,
@@ -62,7 +68,7 @@ pub(crate) struct Author {
 impl Author {
     /// Stands for whoever wrote a row that comes with a snapshot.
     pub(crate) fn of_snapshot(stamp: LocalStamp, site: SiteId) -> Author {
-        Author { no: stamp.site, stamp, site, seen: HashMap::new(), replayed: false }
+        Author { no: stamp.site, stamp, written: stamp.hlc, site, seen: HashMap::new(), replayed: false }
     }
 
     /// Whether the author had seen the write that carries this stamp.
@@ -89,6 +95,7 @@ impl<'c> Applier<'c> {
             conn,
             tables: HashMap::new(),
             sites: HashMap::new(),
+            histories: Histories::new(conn),
             journal,
             direct,
             triggers,
@@ -104,12 +111,57 @@ impl<'c> Applier<'c> {
         header: &Header,
         only: Option<TableId>,
         opened: Option<&Block>,
-        mut blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
+        blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
     ) -> Result<(), StoreError> {
         let mut author = self.author(header)?;
-        author.replayed = only.is_some();
+        if only.is_some() {
+            author = self.as_of_then(author)?;
+            author.replayed = true;
+        }
+        self.blocks(&author, header, opened, blocks, |applier, section, of, bad| {
+            let table = section.table();
+            match tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) {
+                Some(tracked) => applier.section(tracked, &author, of, section, Part::Whole, bad),
+                None if only.is_some() => Ok(()),
+                None => note_missed(applier.conn, table, of),
+            }
+        })
+    }
+
+    /// Merges what was passed over of a table when the changeset was merged: all of it, or some of its columns.
+    pub(crate) fn replay(
+        &mut self,
+        engine: &Engine,
+        header: &Header,
+        table: TableId,
+        columns: Option<&[ColumnId]>,
+    ) -> Result<(), StoreError> {
+        let Some(tracked) = engine.by_id.get(&table) else { return Ok(()) };
+        let author = self.author(header)?;
+        let author = self.as_of_then(author)?;
+        let (conn, id, count) = (self.conn, log_id(author.no, header.version), header.blocks.len());
+        let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
+        let stored = |n| crate::log::block(conn, id, count, n)?.ok_or_else(missing);
+        let part = columns.map_or(Part::Whole, Part::Columns);
+        self.blocks(&author, header, None, stored, |applier, section, of, bad| match section.table() == table {
+            true => applier.section(tracked, &author, of, section, part, bad),
+            false => Ok(()),
+        })
+    }
+
+    /// Goes through the sections of a changeset.
+    fn blocks(
+        &mut self,
+        author: &Author,
+        header: &Header,
+        opened: Option<&Block>,
+        mut blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
+        mut take: impl FnMut(&mut Self, Section<'_>, Of, &dyn Fn(DecodeError) -> StoreError) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let parks = crate::parked::parks(self.conn, header)?.then(|| log_id(author.no, header.version));
+        let of = Of { baseline: header.baseline, version: header.version, parks };
+        let bad = |source| StoreError::BadChangeset { site: header.site, version: header.version, source };
         for (n, info) in header.blocks.iter().enumerate() {
-            let bad = |source| StoreError::BadChangeset { site: header.site, version: header.version, source };
             let stored;
             let block = match opened {
                 Some(block) => block,
@@ -119,15 +171,7 @@ impl<'c> Applier<'c> {
                 }
             };
             for section in block.sections() {
-                let section = section.map_err(bad)?;
-                let table = section.table();
-                let Some(tracked) = tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) else {
-                    if only.is_none() {
-                        note_missed(self.conn, table)?;
-                    }
-                    continue;
-                };
-                self.section(tracked, &author, (header.baseline, header.version), section, bad)?;
+                take(self, section.map_err(bad)?, of, &bad)?;
             }
         }
         Ok(())
@@ -182,9 +226,9 @@ impl<'c> Applier<'c> {
         self.opened(tracked)?;
         let (conn, triggers) = (self.conn, self.triggers);
         let direct = self.direct.1.contains(&tracked.no).then_some(&self.direct.0);
-        let (sites, journal) = (&mut self.sites, &mut self.journal);
+        let (sites, journal, histories) = (&mut self.sites, &mut self.journal, &mut self.histories);
         match self.tables.get_mut(&tracked.table.id) {
-            Some(table) => Ok(Merge { table, author, sites, journal, conn, triggers, direct }),
+            Some(table) => Ok(Merge { table, author, sites, journal, histories, conn, triggers, direct }),
             None => Err(StoreError::Internal { table: "isle_table", detail: "a table vanished".to_owned() }),
         }
     }
@@ -195,56 +239,112 @@ impl<'c> Applier<'c> {
             let site = site_no(self.conn, cause.site)?;
             note_seen(self.conn, no, site, cause.version, cause.hlc.bits())?;
         }
-        let mut statement = self
-            .conn
-            .prepare_cached("SELECT site, version, hlc FROM isle_seen WHERE author = ?1")
-            .doing("read causes")?;
-        let seen = statement
-            .query_map([no], |row| {
-                let seen = Seen { version: row.get::<_, i64>(1)? as u64, hlc: row.get::<_, i64>(2)? as u64 };
-                Ok((row.get(0)?, seen))
-            })
-            .doing("read causes")?;
-        let seen = seen.collect::<Result<_, _>>().doing("read causes")?;
+        let seen = seen_by(self.conn, no)?;
         let stamp = LocalStamp { hlc: header.cell_hlc().bits(), site: no };
         self.sites.insert(no, header.site);
-        Ok(Author { no, stamp, site: header.site, seen, replayed: false })
+        Ok(Author { no, stamp, written: header.hlc.bits(), site: header.site, seen, replayed: false })
+    }
+
+    /// An author with what it had seen when it wrote, rather than by now.
+    fn as_of_then(&mut self, author: Author) -> Result<Author, StoreError> {
+        let seen = self.histories.at(author.no, author.written)?.clone();
+        Ok(Author { seen, ..author })
     }
 
     fn section(
         &mut self,
         tracked: &Arc<Tracked>,
         author: &Author,
-        (baseline, version): (bool, u64),
+        of: Of,
         mut section: Section<'_>,
-        bad: impl Fn(isle_changeset::DecodeError) -> StoreError,
+        part: Part<'_>,
+        bad: &dyn Fn(DecodeError) -> StoreError,
     ) -> Result<(), StoreError> {
         if section.key_columns() != tracked.table.key.len() {
-            return Err(bad(isle_changeset::DecodeError::Inconsistent { what: "key of a section" }));
+            return Err(bad(DecodeError::Inconsistent { what: "key of a section" }));
         }
-        let places: Vec<Option<Place>> = section.columns().iter().map(|column| tracked.place_of(*column)).collect();
-        if baseline {
-            crate::layout::set_baseline(self.conn, tracked.no, author.no, version)?;
-            self.opened(tracked)?.baselines.insert(author.no, version);
+        let mut places: Vec<Option<Place>> = section.columns().iter().map(|column| tracked.place_of(*column)).collect();
+        if let Part::Columns(columns) = part {
+            let is_asked = |column: &ColumnId| columns.contains(column);
+            places
+                .iter_mut()
+                .zip(section.columns())
+                .filter(|(_, id)| !is_asked(id))
+                .for_each(|(place, _)| *place = None);
+        }
+        if let Some(id) = of.parks {
+            let lacks = |(place, column): &(&mut Option<Place>, &ColumnId)| match part {
+                Part::Columns(columns) if !columns.contains(column) => false,
+                _ => place.is_none_or(|place| tracked.is_of_other_kind(place)),
+            };
+            let mut passed_over = Vec::new();
+            for (place, column) in places.iter_mut().zip(section.columns()).filter(lacks) {
+                *place = None;
+                passed_over.push(*column);
+            }
+            if !passed_over.is_empty() {
+                crate::parked::park(self.conn, tracked.table.id, id, Some(&passed_over))?;
+            }
+        }
+        if of.baseline {
+            crate::layout::set_baseline(self.conn, tracked.no, author.no, of.version)?;
+            self.opened(tracked)?.baselines.insert(author.no, of.version);
         }
         let mut merge = self.merge(tracked, author)?;
         let mut row = Row::default();
         let mut incoming = Incoming::new(tracked.cells());
-        while section.next(&mut row).map_err(&bad)? {
+        while section.next(&mut row).map_err(bad)? {
             incoming.take(&row, &places);
-            merge.row(&row, &incoming)?;
+            match part {
+                Part::Whole => merge.row(&row, &incoming)?,
+                Part::Columns(_) => merge.rest(&row, &incoming)?,
+            }
         }
         Ok(())
     }
 }
 
-/// A table that stands still, because it was altered past isle, misses what is merged: it is replayed when the table returns.
-fn note_missed(conn: &Connection, table: TableId) -> Result<(), StoreError> {
+/// What an author has seen by now.
+fn seen_by(conn: &Connection, author: i64) -> Result<HashMap<i64, Seen>, StoreError> {
+    let sql = "SELECT site, version, hlc FROM isle_seen WHERE author = ?1";
+    let mut statement = conn.prepare_cached(sql).doing("read causes")?;
+    let seen = statement.query_map([author], |row| {
+        Ok((row.get(0)?, Seen { version: row.get::<_, i64>(1)? as u64, hlc: row.get::<_, i64>(2)? as u64 }))
+    });
+    seen.doing("read causes")?.collect::<Result<_, _>>().doing("read causes")
+}
+
+/// What the rows of a section belong to.
+#[derive(Debug, Clone, Copy)]
+struct Of {
+    baseline: bool,
+    version: u64,
+    /// Where it stands in the log, if its author knew more of the schema than is here: what cannot be merged yet is noted by that.
+    parks: Option<i64>,
+}
+
+/// How much of a section is merged.
+#[derive(Debug, Clone, Copy)]
+enum Part<'a> {
+    /// Everything.
+    Whole,
+    /// These columns; the rows and their other columns were merged before.
+    Columns(&'a [ColumnId]),
+}
+
+/// A table that stands still, because it was altered past isle, misses what is merged: it is replayed when the table returns. So is
+/// what comes for a table that no operation here has made yet.
+fn note_missed(conn: &Connection, table: TableId, of: Of) -> Result<(), StoreError> {
     let listed = "SELECT 1 FROM isle_table WHERE id = ?1";
     if crate::clocks::one::<i64>(conn, listed, [table.as_bytes()])?.is_some() {
-        crate::layout::set_meta(conn, &format!("missed {table}"), 1)?;
+        return crate::layout::set_meta(conn, &format!("missed {table}"), 1);
     }
-    Ok(())
+    // One that was untracked gets the whole log when it returns.
+    let untracked = crate::layout::meta::<i64>(conn, &format!("table {table}"))?.is_some();
+    match of.parks.filter(|_| !untracked) {
+        Some(id) => crate::parked::park(conn, table, id, None),
+        None => Ok(()),
+    }
 }
 
 /// What a column of a section means here.
@@ -257,6 +357,12 @@ pub(crate) enum Place {
 }
 
 impl Tracked {
+    /// Whether values of a kind come for a column that has another one here.
+    fn is_of_other_kind(&self, place: Place) -> bool {
+        let is = |cell, kind| self.kinds.iter().any(|known| known.cell == cell && known.kind == kind);
+        matches!(place, Place::Kind(cell, kind) if !is(cell, kind))
+    }
+
     /// What values under a column id are.
     pub(crate) fn place_of(&self, column: ColumnId) -> Option<Place> {
         let of_kind = || self.kind_of(column).map(|(n, kind)| Place::Kind(self.kinds[n].cell, kind));
@@ -298,369 +404,5 @@ impl<'a> Incoming<'a> {
                 _ => {}
             }
         }
-    }
-}
-
-/// One table's rows against one author's changes.
-pub(crate) struct Merge<'m, 'c> {
-    table: &'m mut TableApplier<'c>,
-    author: &'m Author,
-    sites: &'m mut HashMap<i64, SiteId>,
-    journal: &'m mut Journal<'c>,
-    conn: &'c Connection,
-    /// Whether triggers fire on this connection at all.
-    triggers: bool,
-    /// Where to announce a delete, if triggers of the app delete from this table too.
-    direct: Option<&'m Direct>,
-}
-
-impl Merge<'_, '_> {
-    fn row(&mut self, row: &Row<'_>, incoming: &Incoming<'_>) -> Result<(), StoreError> {
-        let stamp = self.author.stamp;
-        if row.kind == RowKind::Insert && row.length == 1 && self.table.clocks.insert(&row.key, 1, stamp)? {
-            let clock = self.born(1, incoming);
-            if !clock.exceptions.is_empty() {
-                self.table.clocks.update(&row.key, &clock)?;
-            }
-            return self.write_merged((true, false), row, &incoming.mask, incoming);
-        }
-        let clock = self.table.clocks.get(&row.key)?;
-        let length = clock.as_ref().map_or(0, |clock| clock.length);
-        match row.length.cmp(&length) {
-            Ordering::Greater => self.longer(row, incoming, clock),
-            Ordering::Less => self.shorter(row, incoming, clock),
-            Ordering::Equal => match clock {
-                Some(clock) if clock.is_alive() => self.cells(row, incoming, clock),
-                Some(mut clock) => {
-                    if self.compare(stamp, clock.stamp)? == Ordering::Greater {
-                        clock.stamp = stamp;
-                        self.table.clocks.update(&row.key, &clock)?;
-                    }
-                    Ok(())
-                }
-                None => Ok(()),
-            },
-        }
-    }
-
-    /// The incoming life is longer: it replaces whatever is here.
-    fn longer(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, clock: Option<RowClock>) -> Result<(), StoreError> {
-        if row.kind == RowKind::Update {
-            // Its insert is in its past, so the row was collected here.
-            return self.journal_incoming(row, incoming, None, Reason::Unknown);
-        }
-        let alive = clock.as_ref().is_some_and(RowClock::is_alive);
-        if let Some(clock) = clock.as_ref().filter(|_| alive) {
-            self.journal_unseen(row, clock)?;
-        }
-        let known = clock.is_some();
-        let clock = match row.kind {
-            RowKind::Delete => RowClock { length: row.length, stamp: self.author.stamp, exceptions: Vec::new() },
-            _ => self.born(row.length, incoming),
-        };
-        self.table.clocks.put(&row.key, known, &clock)?;
-        match row.kind {
-            RowKind::Delete if alive => self.delete(&row.key),
-            RowKind::Delete => Ok(()),
-            _ if alive => {
-                // The columns that the new life does not name begin with their defaults.
-                self.delete(&row.key)?;
-                self.write_merged((true, known), row, &incoming.mask, incoming)
-            }
-            _ => self.write_merged((true, known), row, &incoming.mask, incoming),
-        }
-    }
-
-    /// The clock of a new life: columns that its author did not have were never written.
-    fn born(&self, length: u64, incoming: &Incoming<'_>) -> RowClock {
-        let mut clock = RowClock { length, stamp: self.author.stamp, exceptions: Vec::new() };
-        let cells = self.table.tracked.cells();
-        let named = bits(&incoming.mask).filter(|cell| *cell > 0).count();
-        if named + 1 < cells {
-            let missing = (1..cells).filter(|cell| incoming.mask[cell / 64] >> (cell % 64) & 1 == 0);
-            clock.exceptions.extend(missing.map(|cell| (cell, LocalStamp::NEVER)));
-        }
-        clock
-    }
-
-    /// The incoming life is over here already.
-    fn shorter(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, clock: Option<RowClock>) -> Result<(), StoreError> {
-        if row.kind == RowKind::Delete {
-            return Ok(());
-        }
-        let winner = clock.map(|clock| clock.stamp);
-        self.journal_incoming(row, incoming, winner, Reason::Deleted)
-    }
-
-    /// One life on both sides: each cell goes to the larger stamp.
-    fn cells(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, mut clock: RowClock) -> Result<(), StoreError> {
-        let stamp = self.author.stamp;
-        let mut won = vec![0u64; incoming.mask.len()];
-        let mut unseen = Vec::new();
-        let mut lost = Vec::new();
-        let mut tied = Vec::new();
-        for cell in bits(&incoming.mask) {
-            let local = clock.cell(cell);
-            if self.compare(stamp, local)? == Ordering::Greater {
-                won[cell / 64] |= 1 << (cell % 64);
-                if !self.had_seen(local) {
-                    unseen.push((cell, local));
-                }
-            } else if local != stamp {
-                lost.push((cell, local));
-            } else {
-                tied.push(cell);
-            }
-        }
-        if !unseen.is_empty() || !lost.is_empty() || !tied.is_empty() {
-            let contested = unseen.iter().chain(&lost).map(|(cell, _)| *cell).chain(tied.iter().copied());
-            let mut wanted = vec![0u64; won.len()];
-            contested.for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
-            let mut current = self.table.read(self.conn, &row.key, &wanted)?.unwrap_or_default();
-            kinds::with_bases(&self.table.tracked, &mut self.table.clocks, &row.key, &mut current)?;
-            for cell in tied {
-                // One stamp, two values: a file was copied, or a table adopted twice. The larger value stands everywhere.
-                let Some(value) = current.get(cell) else { continue };
-                match incoming.cells[cell].order(value.as_ref()) {
-                    Ordering::Greater => {
-                        won[cell / 64] |= 1 << (cell % 64);
-                        unseen.push((cell, stamp));
-                    }
-                    Ordering::Less => lost.push((cell, stamp)),
-                    Ordering::Equal => {}
-                }
-            }
-            let differs = |cell: usize| current.get(cell).is_some_and(|value| value.as_ref() != incoming.cells[cell]);
-            for (cell, local) in unseen.into_iter().filter(|(cell, _)| differs(*cell)) {
-                let loss = Loss {
-                    cell,
-                    value: current[cell].as_ref(),
-                    loser: local,
-                    winner: Some(stamp),
-                    reason: Reason::Older,
-                };
-                self.journal.add(&self.table.tracked, &row.key, loss)?;
-            }
-            for (cell, local) in lost.into_iter().filter(|(cell, _)| differs(*cell)) {
-                let loss = Loss {
-                    cell,
-                    value: incoming.cells[cell],
-                    loser: stamp,
-                    winner: Some(local),
-                    reason: Reason::Older,
-                };
-                self.journal.add(&self.table.tracked, &row.key, loss)?;
-            }
-        }
-        let none = won.iter().all(|word| *word == 0);
-        if none && incoming.kinds.is_empty() {
-            return Ok(());
-        }
-        for cell in bits(&won) {
-            clock.stamp_cell(cell, stamp);
-        }
-        if !none {
-            self.table.clocks.update(&row.key, &clock)?;
-        }
-        self.write_merged((false, true), row, &won, incoming)
-    }
-
-    /// Writes the cells that won, and what columns of kinds show after this write. `new` says that a life begins, `known` that its key
-    /// has been here before.
-    fn write_merged(
-        &mut self,
-        (new, known): (bool, bool),
-        row: &Row<'_>,
-        mask: &[u64],
-        incoming: &Incoming<'_>,
-    ) -> Result<(), StoreError> {
-        let tracked = Arc::clone(&self.table.tracked);
-        if tracked.kinds.is_empty() {
-            return self.write(new, &row.key, mask, &incoming.cells);
-        }
-        for (cell, kind, value) in &incoming.kinds {
-            let counts = tracked.kinds.iter().any(|column| column.cell == *cell && column.kind == *kind);
-            if !counts {
-                // Two devices gave the column a kind at once, and the other's stands.
-                let value = kinds::readable(*kind, *value);
-                let loser = self.author.stamp;
-                let reason = if kinds::is_change(*kind) { Reason::Change } else { Reason::NotOfKind };
-                let loss = Loss { cell: *cell, value: value.as_ref(), loser, winner: None, reason };
-                self.journal.add(&tracked, &row.key, loss)?;
-            }
-        }
-        let clocks = &mut self.table.clocks;
-        let mut changing = kinds::Changing::open(new, clocks, &row.key)?;
-        changing.bases(&tracked, mask, incoming);
-        changing.writes((self.conn, &tracked), incoming, self.author.stamp)?;
-        let (author, baselines) = (self.author, &self.table.baselines);
-        let replaced = changing.replaced(&tracked, |stamp| author.had_seen(stamp, baselines))?;
-        let lost = std::mem::take(&mut changing.lost);
-        let shown = changing.close(&tracked, clocks, &row.key, known)?;
-        for (cell, value, loser) in replaced {
-            let winner = Some(author.stamp);
-            let loss = Loss { cell, value: value.as_ref(), loser, winner, reason: Reason::Older };
-            self.journal.add(&tracked, &row.key, loss)?;
-        }
-        for lost in lost {
-            let kinds::Lost { cell, loser, winner, reason, .. } = lost;
-            let loss = Loss { cell, value: lost.value.as_ref(), loser, winner, reason };
-            self.journal.add(&tracked, &row.key, loss)?;
-        }
-        let write = kinds::write(&tracked, mask, &incoming.cells, &shown);
-        self.write(new, &row.key, &write.mask, &write.cells)
-    }
-
-    fn had_seen(&self, stamp: LocalStamp) -> bool {
-        self.author.had_seen(stamp, &self.table.baselines)
-    }
-
-    /// Orders two stamps: time, then site id.
-    fn compare(&mut self, incoming: LocalStamp, local: LocalStamp) -> Result<Ordering, StoreError> {
-        if local == LocalStamp::NEVER {
-            return Ok(Ordering::Greater);
-        }
-        if incoming.hlc != local.hlc || incoming.site == local.site {
-            return Ok(incoming.hlc.cmp(&local.hlc));
-        }
-        let site = match self.sites.get(&local.site) {
-            Some(site) => *site,
-            None => {
-                let site = crate::own::site_id(self.conn, local.site)?;
-                self.sites.insert(local.site, site);
-                site
-            }
-        };
-        Ok(self.author.site.cmp(&site))
-    }
-
-    fn journal_incoming(
-        &mut self,
-        row: &Row<'_>,
-        incoming: &Incoming<'_>,
-        winner: Option<LocalStamp>,
-        reason: Reason,
-    ) -> Result<(), StoreError> {
-        for cell in bits(&incoming.mask) {
-            let loss = Loss { cell, value: incoming.cells[cell], loser: self.author.stamp, winner, reason };
-            self.journal.add(&self.table.tracked, &row.key, loss)?;
-        }
-        for (cell, kind, value) in &incoming.kinds {
-            let value = kinds::readable(*kind, *value);
-            let reason = if kinds::is_change(*kind) { Reason::Change } else { reason };
-            let loss = Loss { cell: *cell, value: value.as_ref(), loser: self.author.stamp, winner, reason };
-            self.journal.add(&self.table.tracked, &row.key, loss)?;
-        }
-        Ok(())
-    }
-
-    /// Journals the cells of a row that ends although the author of its end had not seen them.
-    fn journal_unseen(&mut self, row: &Row<'_>, clock: &RowClock) -> Result<(), StoreError> {
-        let of_kinds = self.unseen_kinds(row)?;
-        let seen_row = self.had_seen(clock.stamp) && of_kinds.is_empty();
-        if seen_row && clock.exceptions.iter().all(|(_, stamp)| self.had_seen(*stamp)) {
-            return Ok(());
-        }
-        let cells = self.table.tracked.cells();
-        let mut wanted = vec![0u64; cells.div_ceil(64)];
-        let unseen = (1..cells).filter(|cell| !self.had_seen(clock.cell(*cell)));
-        let edited = of_kinds.iter().map(|(cell, _)| *cell);
-        unseen.chain(edited).for_each(|cell| wanted[cell / 64] |= 1 << (cell % 64));
-        let Some(current) = self.table.read(self.conn, &row.key, &wanted)? else { return Ok(()) };
-        for cell in bits(&wanted) {
-            // Of a column of a kind the last of its writes is the one to name.
-            let last = of_kinds.iter().filter(|(edited, _)| *edited == cell).map(|(_, stamp)| *stamp);
-            let loser = last.max_by_key(|stamp| stamp.hlc).unwrap_or_else(|| clock.cell(cell));
-            let winner = Some(self.author.stamp);
-            let loss = Loss { cell, value: current[cell].as_ref(), loser, winner, reason: Reason::Deleted };
-            self.journal.add(&self.table.tracked, &row.key, loss)?;
-        }
-        Ok(())
-    }
-
-    /// Cells of kinds whose state has something that the author had not seen.
-    fn unseen_kinds(&mut self, row: &Row<'_>) -> Result<Vec<(usize, LocalStamp)>, StoreError> {
-        if self.table.tracked.kinds.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (_, state) = self.table.clocks.state(&row.key)?;
-        let unseen = state.state().filter(|entry| entry.what != kinds::What::Gone && !self.had_seen(entry.stamp));
-        Ok(unseen.map(|entry| (entry.cell, entry.stamp)).collect())
-    }
-
-    pub(crate) fn delete(&mut self, key: &[ValueRef<'_>]) -> Result<(), StoreError> {
-        if let Some(direct) = self.direct
-            && let Some(Some(Value::Blob(exact))) =
-                self.table.read(self.conn, key, &[1])?.map(|cells| cells.into_iter().next())
-        {
-            let exact = crate::engine::direct_key(self.table.tracked.no, &exact);
-            *direct.lock().unwrap_or_else(PoisonError::into_inner) = exact;
-        }
-        match self.table.delete(self.conn, key) {
-            Err(error) if error.is_refusal() => self.without_triggers(|merge| merge.table.delete(merge.conn, key)),
-            other => other,
-        }
-    }
-
-    pub(crate) fn write(
-        &mut self,
-        new: bool,
-        key: &[ValueRef<'_>],
-        mask: &[u64],
-        cells: &[ValueRef<'_>],
-    ) -> Result<(), StoreError> {
-        if new && !self.table.tracked.defaults.is_empty() {
-            let tracked = Arc::clone(&self.table.tracked);
-            let (mut mask, mut cells) = (mask.to_vec(), cells.to_vec());
-            for (cell, value) in &tracked.defaults {
-                if mask[cell / 64] >> (cell % 64) & 1 == 0 {
-                    mask[cell / 64] |= 1 << (cell % 64);
-                    cells[*cell] = value.as_ref();
-                }
-            }
-            return self.write_cells(new, key, &mask, &cells);
-        }
-        self.write_cells(new, key, mask, cells)
-    }
-
-    fn write_cells(
-        &mut self,
-        new: bool,
-        key: &[ValueRef<'_>],
-        mask: &[u64],
-        cells: &[ValueRef<'_>],
-    ) -> Result<(), StoreError> {
-        match self.table.write(self.conn, new, key, mask, cells) {
-            // A trigger of the app that ignores the row here must not keep it out either.
-            Ok(false) if self.triggers => {
-                self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells)).map(|_| ())
-            }
-            Err(error) if error.is_refusal() => {
-                let again = self.without_triggers(|merge| merge.table.write(merge.conn, new, key, mask, cells));
-                match again.map(|_| ()) {
-                    // The table has a constraint here that its author's has not. A merge must not stop for that either.
-                    Err(error) if error.is_refusal() => {
-                        let row = Row { key: key.to_vec(), ..Row::default() };
-                        let refused = Incoming { mask: mask.to_vec(), cells: cells.to_vec(), kinds: Vec::new() };
-                        self.journal_incoming(&row, &refused, None, Reason::Constraint)
-                    }
-                    other => other,
-                }
-            }
-            other => other.map(|_| ()),
-        }
-    }
-
-    /// A guard trigger of the app refused here what its author's file accepted. A merge must not stop for that: the row is
-    /// written without triggers.
-    fn without_triggers<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        tracing::warn!(
-            table = self.table.tracked.table.name,
-            "a trigger or constraint refused a merged row; it was written without triggers"
-        );
-        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).doing("suspend triggers")?;
-        let result = f(self);
-        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, self.triggers).doing("resume triggers")?;
-        result
     }
 }

@@ -117,7 +117,7 @@ fn fits(engine: &Engine, header: &SnapshotHeader) -> Result<(), StoreError> {
         return Err(bad("group of a snapshot"));
     }
     if let Some(missing) =
-        header.heads.iter().find(|id| !matches!(crate::track::is_known(&engine.conn, **id), Ok(true)))
+        header.heads.iter().find(|id| !matches!(crate::track::is_applied(&engine.conn, **id), Ok(true)))
     {
         return Err(StoreError::SnapshotSchema { id: missing.to_string() });
     }

@@ -141,10 +141,22 @@ impl Device {
 
     /// Takes over the schema and everything that `other` has applied, and merges it.
     pub fn pull(&self, other: &Device) {
-        other.store.seal().unwrap();
         for operation in other.operations() {
             self.store.put_migration(&operation).unwrap();
         }
+        self.pull_rows(other);
+    }
+
+    /// As [`Device::pull`]; schema operations that do not fit here are kept until they do.
+    pub fn pull_what_fits(&self, other: &Device) {
+        for operation in other.operations() {
+            self.store.take_migration(&operation).unwrap();
+        }
+        self.pull_rows(other);
+    }
+
+    fn pull_rows(&self, other: &Device) {
+        other.store.seal().unwrap();
         for (site, last) in other.store.vector().unwrap().iter() {
             for version in self.store.vector().unwrap().get(site) + 1..=last {
                 let (header, blocks) = other.export(site, version).unwrap();

@@ -1,0 +1,159 @@
+//! What came for tables and columns that are not here yet, because a schema operation is not applied (see `pending`).
+//!
+//! Nothing is copied: the changeset stands in the log, and `isle_parked` says of which table which of its columns were passed over; NULL
+//! stands for the whole table. Its other cells are merged and its version counts as applied, so what follows it is not held up, and it
+//! is passed on like any other. Once tables or columns come, what was passed over is merged in the same transaction, and nothing
+//! else of it: a cell that was merged before is not merged again.
+//!
+//! # Invariants
+//! * Only a changeset whose author knew an operation that is not applied here is ever parked; anything else unknown is refused.
+//! * While something is parked the log is not pruned, and no snapshot is made or taken in: it would lack what the table lacks.
+
+use std::collections::BTreeSet;
+
+use isle_changeset::Header;
+use isle_schema::{ColumnId, MigrationId, TableId};
+use rusqlite::{Connection, params};
+
+use crate::apply::Applier;
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::layout::{site_no_of, version_of};
+use crate::own::site_id;
+use crate::{Store, StoreError};
+
+/// Changes of a table that wait for schema operations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// The table's name, if an operation that is here says what it is.
+    pub table: Option<String>,
+    /// The table's id.
+    pub id: TableId,
+    /// The columns that wait, by name where an operation that is here has it; empty if the whole table waits.
+    pub columns: Vec<String>,
+    /// How many changesets have something for it.
+    pub changesets: u64,
+    /// The operations that they need, and that are not applied.
+    pub needs: Vec<MigrationId>,
+}
+
+impl Store {
+    /// What came for tables and columns that are not here yet, by table.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn parked(&self) -> Result<Vec<Parked>, StoreError> {
+        self.snapshot(parked)
+    }
+}
+
+/// Whether the author of a changeset knew a schema operation that is here and not applied.
+pub(crate) fn parks(conn: &Connection, header: &Header) -> Result<bool, StoreError> {
+    for head in &header.heads {
+        if crate::track::standing(conn, *head)? == Some(false) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Notes that a changeset has something for columns of a table, or for a whole table, that is not here.
+pub(crate) fn park(conn: &Connection, table: TableId, id: i64, columns: Option<&[ColumnId]>) -> Result<(), StoreError> {
+    let packed: Option<Vec<u8>> = columns.map(|all| all.iter().flat_map(|column| *column.as_bytes()).collect());
+    // A changeset may have several sections of one table.
+    let sql = "INSERT INTO isle_parked(t, id, columns) VALUES(?1, ?2, ?3) ON CONFLICT DO UPDATE
+               SET columns = CAST(columns || excluded.columns AS BLOB)";
+    let mut statement = conn.prepare_cached(sql).doing(PARK)?;
+    statement.execute(params![table.as_bytes(), id, packed]).doing(PARK).map(|_| ())
+}
+
+const PARK: &str = "keep what a table lacks";
+
+/// How many changesets have something that waits.
+pub(crate) fn count(conn: &Connection) -> Result<u64, StoreError> {
+    Ok(crate::clocks::one::<i64>(conn, "SELECT count(DISTINCT id) FROM isle_parked", [])?.unwrap_or(0) as u64)
+}
+
+/// Merges what waited for tables and columns that are here by now.
+pub(crate) fn replay(engine: &Engine) -> Result<(), StoreError> {
+    let conn = &engine.conn;
+    if crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_parked LIMIT 1", [])?.is_none() {
+        return Ok(());
+    }
+    let settled = engine.settle()?;
+    let mut applier = Applier::new(engine, &settled)?;
+    // In the order of their times causes come first.
+    let sql = "SELECT p.t, p.id, p.columns, l.header FROM isle_parked AS p JOIN isle_log AS l ON l.id = p.id
+               ORDER BY l.hlc, l.id, p.t";
+    let mut statement = conn.prepare(sql).doing(PARK)?;
+    let rows = statement.query_map([], |row| {
+        Ok((TableId::from_bytes(row.get(0)?), row.get::<_, i64>(1)?, row.get::<_, Option<Vec<u8>>>(2)?, row.get(3)?))
+    });
+    // A table that comes has all that waits for it merged here, and the list changes on the way: it is read first.
+    let waiting: Vec<(TableId, i64, Option<Vec<u8>>, Vec<u8>)> =
+        rows.doing(PARK)?.collect::<Result<_, _>>().doing(PARK)?;
+    drop(statement);
+    for (table, id, columns, encoded) in waiting {
+        let Some(tracked) = engine.by_id.get(&table) else { continue };
+        let columns = columns.map(|packed| ids(&packed));
+        if columns.as_ref().is_some_and(|columns| columns.iter().all(|column| tracked.place_of(*column).is_none())) {
+            continue;
+        }
+        let site = site_id(conn, site_no_of(id))?;
+        let bad = |source| StoreError::BadChangeset { site, version: version_of(id), source };
+        let header = Header::decode(&encoded).map_err(bad)?;
+        let sql = "DELETE FROM isle_parked WHERE t = ?1 AND id = ?2";
+        conn.execute(sql, params![table.as_bytes(), id]).doing(PARK)?;
+        // What came before its table could not be held against it.
+        if let Err(why) = crate::log::open_blocks(engine, id, &header)? {
+            tracing::warn!(%site, version = header.version, ?why, "a changeset is passed over");
+            continue;
+        }
+        applier.replay(engine, &header, table, columns.as_deref())?;
+    }
+    applier.owe_touched()
+}
+
+fn ids(packed: &[u8]) -> Vec<ColumnId> {
+    packed.as_chunks::<16>().0.iter().map(|id| ColumnId::from_bytes(*id)).collect()
+}
+
+fn parked(conn: &Connection) -> Result<Vec<Parked>, StoreError> {
+    let mut found: Vec<Parked> = Vec::new();
+    let mut statement = conn
+        .prepare("SELECT p.t, p.columns, l.header FROM isle_parked AS p JOIN isle_log AS l ON l.id = p.id ORDER BY p.t, p.id")
+        .doing(PARK)?;
+    let mut rows = statement.query([]).doing(PARK)?;
+    let schema = crate::pending::all(conn)?;
+    let mut missing = BTreeSet::new();
+    while let Some(row) = rows.next().doing(PARK)? {
+        let id = TableId::from_bytes(row.get(0).doing(PARK)?);
+        let columns = row.get::<_, Option<Vec<u8>>>(1).doing(PARK)?.map(|packed| ids(&packed)).unwrap_or_default();
+        let encoded: Vec<u8> = row.get(2).doing(PARK)?;
+        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+        let state = schema.tables.get(&id);
+        if found.last().is_none_or(|last| last.id != id) {
+            let table = state.map(|state| state.name.clone());
+            found.push(Parked { table, id, columns: Vec::new(), changesets: 0, needs: Vec::new() });
+            missing.clear();
+        }
+        let Some(last) = found.last_mut() else { continue };
+        last.changesets += 1;
+        for head in header.heads {
+            if missing.insert(head) && crate::track::standing(conn, head)? == Some(false) {
+                last.needs.push(head);
+            }
+        }
+        for column in columns {
+            let is = |known: &&isle_schema::Column| {
+                known.id == column || isle_schema::Kind::ALL.iter().any(|kind| known.id.of_kind(*kind) == column)
+            };
+            let named = state.and_then(|state| state.columns.iter().find(is));
+            let name = named.map_or_else(|| column.to_string(), |known| known.name.clone());
+            if !last.columns.contains(&name) {
+                last.columns.push(name);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,282 @@
+//! Schema operations that cannot be applied here yet. They stop nobody.
+//!
+//! An operation may not fit this file: a table of the app's own stands in its way, rows here do not fit it, or a newer isle made it. It
+//! is kept all the same, passed on to others as any other, and tried again at each sync. Those that follow it wait with it, so the
+//! operations that are applied are at all times closed under parents, and the schema here is one that the group had.
+//!
+//! Changesets that were written under it are merged as far as their tables and columns are known here; see `parked` for the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use isle_schema::{Migration, MigrationError, MigrationId, Schema};
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
+
+use crate::engine::Engine;
+use crate::error::Doing as _;
+use crate::{Store, StoreError, own, track};
+
+/// Operations of a newer isle that a file keeps: they cannot be looked into, so whoever makes them up must not fill the file.
+const NEWER_MAX: i64 = 256;
+
+/// Why a schema operation is not applied here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hindrance {
+    /// It does not fit this file.
+    Blocked {
+        /// What stands in its way, and what to do.
+        reason: String,
+    },
+    /// An operation that it follows is not applied, or not here.
+    Follows(MigrationId),
+    /// A newer isle made it.
+    NewerIsle,
+}
+
+impl Hindrance {
+    /// The word for it: `blocked`, `follows` or `newer`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Hindrance::Blocked { .. } => "blocked",
+            Hindrance::Follows(_) => "follows",
+            Hindrance::NewerIsle => "newer",
+        }
+    }
+
+    /// What is kept beside the word.
+    fn detail(&self) -> Value {
+        match self {
+            Hindrance::Blocked { reason } => Value::Text(reason.clone()),
+            Hindrance::Follows(id) => Value::Blob(id.as_bytes().to_vec()),
+            Hindrance::NewerIsle => Value::Null,
+        }
+    }
+
+    fn of(state: &str, detail: Value) -> Hindrance {
+        match (state, detail) {
+            ("newer", _) => Hindrance::NewerIsle,
+            (_, Value::Blob(id)) => Hindrance::Follows(MigrationId::from_bytes(id.try_into().unwrap_or_default())),
+            (_, Value::Text(reason)) => Hindrance::Blocked { reason },
+            _ => Hindrance::Blocked { reason: "it could not be applied".to_owned() },
+        }
+    }
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hindrance::Blocked { reason } => f.write_str(reason),
+            Hindrance::Follows(id) => write!(f, "it follows schema operation {id}, which is not applied here"),
+            Hindrance::NewerIsle => f.write_str("a newer isle made it: update isle here"),
+        }
+    }
+}
+
+/// A schema operation that is here and not applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingOperation {
+    /// Its id.
+    pub id: MigrationId,
+    /// Why it is not applied.
+    pub hindrance: Hindrance,
+    /// What it would do, step by step, for people; empty for one of a newer isle.
+    pub steps: Vec<String>,
+    /// Since when it is here, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+impl Store {
+    /// Takes in a schema operation of another device: applies it, or keeps it until it can be applied, and then gives what hinders it.
+    ///
+    /// # Errors
+    /// [`StoreError::Migration`] when it is broken, [`StoreError::OperationRefused`]; [`StoreError::is_local`] ones.
+    pub fn take_migration(&self, body: &[u8]) -> Result<(MigrationId, Option<Hindrance>), StoreError> {
+        let (id, migration) = match Migration::decode(body) {
+            Ok(found) => found,
+            Err(error @ MigrationError::Newer { id }) => {
+                return match self.merge(|engine, now_ms| keep_newer(engine, id, body, now_ms))? {
+                    true => Ok((id, Some(Hindrance::NewerIsle))),
+                    false => Err(error.into()),
+                };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let taken = self.try_migration(id, &migration, body)?;
+        if taken.is_none() {
+            // What waited for it may be applied now.
+            self.retry_operations()?;
+        }
+        Ok((id, taken))
+    }
+
+    /// Tries the schema operations again that could not be applied so far; gives how many could now.
+    ///
+    /// # Errors
+    /// [`StoreError::is_local`] ones.
+    pub fn retry_operations(&self) -> Result<u64, StoreError> {
+        let mut applied = 0;
+        loop {
+            let before = applied;
+            for (id, body) in self.snapshot(waiting)? {
+                // One of a newer isle may be readable by now.
+                let Ok((_, migration)) = Migration::decode(&body) else { continue };
+                match self.try_migration(id, &migration, &body) {
+                    Ok(hindrance) => applied += u64::from(hindrance.is_none()),
+                    // Until now it could not be looked at closely.
+                    Err(error @ StoreError::OperationRefused { .. }) => tracing::warn!(%error, "it stays unapplied"),
+                    Err(error) => return Err(error),
+                }
+            }
+            if applied == before {
+                return Ok(applied);
+            }
+        }
+    }
+
+    /// The schema operations that are here and not applied, and why; parents first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn pending_operations(&self) -> Result<Vec<PendingOperation>, StoreError> {
+        self.snapshot(pending)
+    }
+
+    /// Operations that others follow and that are not here: they have to be fetched.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn missing_operations(&self) -> Result<Vec<MigrationId>, StoreError> {
+        self.snapshot(|conn| {
+            let mut missing = BTreeSet::new();
+            for (_, body) in waiting(conn)? {
+                let Ok((_, migration)) = Migration::decode(&body) else { continue };
+                for parent in migration.parents {
+                    if track::standing(conn, parent)?.is_none() {
+                        missing.insert(parent);
+                    }
+                }
+            }
+            Ok(missing.into_iter().collect())
+        })
+    }
+
+    /// Applies an operation, or notes why it cannot be.
+    fn try_migration(
+        &self,
+        id: MigrationId,
+        migration: &Migration,
+        body: &[u8],
+    ) -> Result<Option<Hindrance>, StoreError> {
+        let tried = self.merge(|engine, now_ms| {
+            if track::is_applied(&engine.conn, id)? {
+                return Ok(None);
+            }
+            for parent in &migration.parents {
+                if !track::is_applied(&engine.conn, *parent)? {
+                    let hindrance = Hindrance::Follows(*parent);
+                    note(&engine.conn, id, body, &hindrance, now_ms)?;
+                    return Ok(Some(hindrance));
+                }
+            }
+            track::apply_migration(engine, body, now_ms, false).map(|_| None)
+        });
+        match tried {
+            Err(error) if !error.is_local() && !matches!(error, StoreError::OperationRefused { .. }) => {
+                let hindrance = Hindrance::Blocked { reason: told(&error) };
+                tracing::warn!(%id, %hindrance, "a schema operation cannot be applied; what needs it is kept until it can");
+                self.merge(|engine, now_ms| note(&engine.conn, id, body, &hindrance, now_ms))?;
+                Ok(Some(hindrance))
+            }
+            other => other,
+        }
+    }
+}
+
+/// What stands in an operation's way, with what caused it.
+fn told(error: &StoreError) -> String {
+    // Beside the operation's id, which is told anyway.
+    if let StoreError::SchemaConflict { table, reason, .. } = error {
+        return format!("table {table:?}: {reason}");
+    }
+    let error: &dyn std::error::Error = error;
+    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    causes.fold(String::new(), |told, cause| match told.is_empty() {
+        true => cause,
+        // Many a message ends with its cause.
+        false if told.contains(&cause) => told,
+        false => format!("{told}: {cause}"),
+    })
+}
+
+/// Keeps an operation that cannot be read here; false if there are too many of them.
+fn keep_newer(engine: &mut Engine, id: MigrationId, body: &[u8], now_ms: u64) -> Result<bool, StoreError> {
+    let sql = "SELECT count(*) FROM isle_migration WHERE state = 'newer' AND id <> ?1";
+    if crate::clocks::one::<i64>(&engine.conn, sql, [id.as_bytes()])?.unwrap_or(0) >= NEWER_MAX {
+        return Ok(false);
+    }
+    note(&engine.conn, id, body, &Hindrance::NewerIsle, now_ms).map(|()| true)
+}
+
+/// Notes why an operation is not applied.
+fn note(conn: &Connection, id: MigrationId, body: &[u8], hindrance: &Hindrance, now_ms: u64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO isle_migration(id, body, state, at, why) VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE
+               SET state = excluded.state, why = excluded.why
+               WHERE state <> 'applied' AND (state, why) IS NOT (excluded.state, excluded.why)";
+    let values = params![id.as_bytes(), body, hindrance.as_str(), now_ms as i64, hindrance.detail()];
+    conn.execute(sql, values).doing("keep a schema operation").map(|_| ())
+}
+
+/// The operations that are not applied, parents first.
+fn waiting(conn: &Connection) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError> {
+    if !any(conn)? {
+        return Ok(Vec::new());
+    }
+    let mut statement = conn.prepare_cached("SELECT id FROM isle_migration WHERE state = 'applied'").doing(READ)?;
+    let applied = statement.query_map([], |row| row.get(0)).doing(READ)?;
+    let applied: BTreeSet<[u8; 16]> = applied.collect::<Result<_, _>>().doing(READ)?;
+    own::operations_beyond(conn, &applied)
+}
+
+const READ: &str = "read schema operations";
+
+/// Whether some operation is here and not applied.
+pub(crate) fn any(conn: &Connection) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM isle_migration WHERE state <> 'applied' LIMIT 1";
+    Ok(crate::clocks::one::<i64>(conn, sql, [])?.is_some())
+}
+
+pub(crate) fn pending(conn: &Connection) -> Result<Vec<PendingOperation>, StoreError> {
+    let mut schema = None;
+    let mut found = Vec::new();
+    for (id, body) in waiting(conn)? {
+        let mut statement =
+            conn.prepare_cached("SELECT state, why, at FROM isle_migration WHERE id = ?1").doing(READ)?;
+        let row = statement.query_row([id.as_bytes()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, Value>(1)?, row.get::<_, i64>(2)? as u64))
+        });
+        let (state, why, since_ms) = row.doing(READ)?;
+        let hindrance = Hindrance::of(&state, why);
+        let steps = match Migration::decode(&body) {
+            Err(_) => Vec::new(),
+            Ok((_, migration)) => {
+                let schema = match &schema {
+                    Some(schema) => schema,
+                    None => schema.insert(all(conn)?),
+                };
+                migration.steps.iter().map(|step| crate::dump::describe(step, schema)).collect()
+            }
+        };
+        found.push(PendingOperation { id, hindrance, steps, since_ms });
+    }
+    Ok(found)
+}
+
+/// The schema as it will be once everything that is here is applied: for names.
+pub(crate) fn all(conn: &Connection) -> Result<Schema, StoreError> {
+    let bodies = own::operations_beyond(conn, &BTreeSet::new())?;
+    let operations: BTreeMap<MigrationId, Migration> =
+        bodies.iter().filter_map(|(_, body)| Migration::decode(body).ok()).collect();
+    Ok(Schema::fold(operations.iter().map(|(id, migration)| (*id, migration))))
+}
