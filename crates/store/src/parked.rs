@@ -83,25 +83,24 @@ pub(crate) fn replay(engine: &Engine) -> Result<(), StoreError> {
     let settled = engine.settle()?;
     let mut applier = Applier::new(engine, &settled)?;
     // In the order of their times causes come first.
-    let sql = "SELECT p.t, p.id, p.columns, l.header FROM isle_parked AS p JOIN isle_log AS l ON l.id = p.id
-               ORDER BY l.hlc, l.id, p.t";
+    let sql = "SELECT p.t, p.id FROM isle_parked AS p JOIN isle_log AS l ON l.id = p.id ORDER BY l.hlc, l.id, p.t";
     let mut statement = conn.prepare(sql).doing(PARK)?;
-    let rows = statement.query_map([], |row| {
-        Ok((TableId::from_bytes(row.get(0)?), row.get::<_, i64>(1)?, row.get::<_, Option<Vec<u8>>>(2)?, row.get(3)?))
-    });
-    // A table that comes has all that waits for it merged here, and the list changes on the way: it is read first.
-    let waiting: Vec<(TableId, i64, Option<Vec<u8>>, Vec<u8>)> =
-        rows.doing(PARK)?.collect::<Result<_, _>>().doing(PARK)?;
+    let rows = statement.query_map([], |row| Ok((TableId::from_bytes(row.get(0)?), row.get::<_, i64>(1)?)));
+    // The list changes on the way: it is read first.
+    let waiting: Vec<(TableId, i64)> = rows.doing(PARK)?.collect::<Result<_, _>>().doing(PARK)?;
     drop(statement);
-    for (table, id, columns, encoded) in waiting {
+    for (table, id) in waiting {
         let Some(tracked) = engine.by_id.get(&table) else { continue };
+        let sql = "SELECT columns FROM isle_parked WHERE t = ?1 AND id = ?2";
+        let columns = crate::clocks::one::<Option<Vec<u8>>>(conn, sql, params![table.as_bytes(), id])?.flatten();
         let columns = columns.map(|packed| ids(&packed));
         if columns.as_ref().is_some_and(|columns| columns.iter().all(|column| tracked.place_of(*column).is_none())) {
             continue;
         }
         let site = site_id(conn, site_no_of(id))?;
+        let encoded = crate::clocks::one::<Vec<u8>>(conn, "SELECT header FROM isle_log WHERE id = ?1", [id])?;
         let bad = |source| StoreError::BadChangeset { site, version: version_of(id), source };
-        let header = Header::decode(&encoded).map_err(bad)?;
+        let header = Header::decode(&encoded.unwrap_or_default()).map_err(bad)?;
         let sql = "DELETE FROM isle_parked WHERE t = ?1 AND id = ?2";
         conn.execute(sql, params![table.as_bytes(), id]).doing(PARK)?;
         // What came before its table could not be held against it.
