@@ -462,6 +462,8 @@ struct Ready {
     id: i64,
     encoded: Vec<u8>,
     header: Header,
+    /// Its author knew more of the schema than is applied here (see `parked`).
+    parks: bool,
     /// The block of a changeset that has just one; it is open already.
     only: Option<Block>,
 }
@@ -495,9 +497,11 @@ fn ready(
     if let Some(waiting) = crate::proofs::missing(engine, next)? {
         return Ok(Err(Some(waiting)));
     }
+    let mut parks = false;
     for head in &header.heads {
-        if crate::track::standing(conn, *head)?.is_none() {
-            return Ok(Err(Some(Waiting::Schema(*head))));
+        match crate::track::standing(conn, *head)? {
+            None => return Ok(Err(Some(Waiting::Schema(*head)))),
+            Some(applied) => parks |= !applied,
         }
     }
     // What has been met before comes last: a version with many causes is not held up by each of them anew.
@@ -521,8 +525,8 @@ fn ready(
     if let Err(drift) = Clock::check_drift(header.hlc, now_ms, options.unset_before_ms, options.drift) {
         return Ok(Err(Some(Waiting::Future(drift))));
     }
-    match open_blocks(engine, id, &header)? {
-        Ok(only) => Ok(Ok(Ready { id, encoded, header, only })),
+    match open_blocks(engine, id, &header, parks)? {
+        Ok(only) => Ok(Ok(Ready { id, encoded, header, parks, only })),
         Err(waiting) => Ok(Err(Some(waiting))),
     }
 }
@@ -532,14 +536,15 @@ fn own_version(engine: &Engine, no: i64) -> u64 {
     engine.own.as_ref().filter(|own| own.no == no).map_or(0, |own| own.version)
 }
 
-/// Reads every block through before the first row is written, so that a broken one leaves no half of a transaction.
+/// Reads every block through before the first row is written, so that a broken one leaves no half of a transaction. `parks` says that
+/// the author knew more of the schema than is applied here.
 pub(crate) fn open_blocks(
     engine: &Engine,
     id: i64,
     header: &Header,
+    parks: bool,
 ) -> Result<Result<Option<Block>, Waiting>, StoreError> {
     let mut only = None;
-    let parks = crate::parked::parks(&engine.conn, header)?;
     for (n, info) in header.blocks.iter().enumerate() {
         let Some(stored) = block(&engine.conn, id, header.blocks.len(), n)? else {
             return Ok(Err(Waiting::Blocks));
@@ -662,7 +667,7 @@ fn merge_one<'c>(
     }
     let count = header.blocks.len();
     let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {}", ready.id) };
-    applier.apply(&engine.by_id, header, None, ready.only.as_ref(), |n| {
+    applier.apply(&engine.by_id, (header, ready.parks), None, ready.only.as_ref(), |n| {
         let stored = block(conn, ready.id, count, n)?.ok_or_else(missing)?;
         meter.add(stored.len() as u64);
         Ok(stored)
@@ -702,12 +707,14 @@ pub(crate) fn replay(engine: &mut Engine, table: TableId, own_last: u64, settled
         let header = Header::decode(&encoded).map_err(bad)?;
         let count = header.blocks.len();
         // What came while the table was untracked was not held against it then.
-        if let Err(why) = open_blocks(engine, id, &header)? {
+        let parks = crate::parked::parks(conn, &header)?;
+        if let Err(why) = open_blocks(engine, id, &header, parks)? {
             tracing::warn!(%site, version = header.version, ?why, "a changeset is passed over");
             continue;
         }
         let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
-        applier.apply(&engine.by_id, &header, Some(table), None, |n| block(conn, id, count, n)?.ok_or_else(missing))?;
+        let stored = |n| block(conn, id, count, n)?.ok_or_else(missing);
+        applier.apply(&engine.by_id, (&header, parks), Some(table), None, stored)?;
     }
     applier.owe_touched()
 }

@@ -104,11 +104,12 @@ pub(crate) fn replay(engine: &Engine) -> Result<(), StoreError> {
         let sql = "DELETE FROM isle_parked WHERE t = ?1 AND id = ?2";
         conn.execute(sql, params![table.as_bytes(), id]).doing(PARK)?;
         // What came before its table could not be held against it.
-        if let Err(why) = crate::log::open_blocks(engine, id, &header)? {
+        let parks = parks(conn, &header)?;
+        if let Err(why) = crate::log::open_blocks(engine, id, &header, parks)? {
             tracing::warn!(%site, version = header.version, ?why, "a changeset is passed over");
             continue;
         }
-        applier.replay(engine, &header, table, columns.as_deref())?;
+        applier.replay(engine, (&header, parks), table, columns.as_deref())?;
     }
     applier.owe_touched()
 }

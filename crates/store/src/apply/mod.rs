@@ -104,11 +104,11 @@ impl<'c> Applier<'c> {
     }
 
     /// Merges one changeset, or its part that is about one table; `opened` is its only block, or `blocks` gives its
-    /// stored blocks in order. They have been checked before.
+    /// stored blocks in order. They have been checked before. `parks` says that the author knew more of the schema than is applied here.
     pub(crate) fn apply(
         &mut self,
         tracked: &HashMap<TableId, Arc<Tracked>>,
-        header: &Header,
+        (header, parks): (&Header, bool),
         only: Option<TableId>,
         opened: Option<&Block>,
         blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
@@ -118,7 +118,7 @@ impl<'c> Applier<'c> {
             author = self.as_of_then(author)?;
             author.replayed = true;
         }
-        self.blocks(&author, header, opened, blocks, |applier, section, of, bad| {
+        self.blocks(&author, (header, parks), opened, blocks, |applier, section, of, bad| {
             let table = section.table();
             match tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) {
                 Some(tracked) => applier.section(tracked, &author, of, section, Part::Whole, bad),
@@ -132,7 +132,7 @@ impl<'c> Applier<'c> {
     pub(crate) fn replay(
         &mut self,
         engine: &Engine,
-        header: &Header,
+        (header, parks): (&Header, bool),
         table: TableId,
         columns: Option<&[ColumnId]>,
     ) -> Result<(), StoreError> {
@@ -143,9 +143,11 @@ impl<'c> Applier<'c> {
         let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
         let stored = |n| crate::log::block(conn, id, count, n)?.ok_or_else(missing);
         let part = columns.map_or(Part::Whole, Part::Columns);
-        self.blocks(&author, header, None, stored, |applier, section, of, bad| match section.table() == table {
-            true => applier.section(tracked, &author, of, section, part, bad),
-            false => Ok(()),
+        self.blocks(&author, (header, parks), None, stored, |applier, section, of, bad| {
+            match section.table() == table {
+                true => applier.section(tracked, &author, of, section, part, bad),
+                false => Ok(()),
+            }
         })
     }
 
@@ -153,12 +155,12 @@ impl<'c> Applier<'c> {
     fn blocks(
         &mut self,
         author: &Author,
-        header: &Header,
+        (header, parks): (&Header, bool),
         opened: Option<&Block>,
         mut blocks: impl FnMut(usize) -> Result<Vec<u8>, StoreError>,
         mut take: impl FnMut(&mut Self, Section<'_>, Of, &dyn Fn(DecodeError) -> StoreError) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let parks = crate::parked::parks(self.conn, header)?.then(|| log_id(author.no, header.version));
+        let parks = parks.then(|| log_id(author.no, header.version));
         let of = Of { baseline: header.baseline, version: header.version, parks };
         let bad = |source| StoreError::BadChangeset { site: header.site, version: header.version, source };
         for (n, info) in header.blocks.iter().enumerate() {
