@@ -19,6 +19,8 @@ use crate::{Store, StoreError, own, track};
 
 /// Operations of a newer isle that a file keeps: they cannot be looked into, so whoever makes them up must not fill the file.
 const NEWER_MAX: i64 = 256;
+/// Operations that are tried with those that they follow, each time.
+const TOGETHER_MAX: usize = 32;
 
 /// Why a schema operation is not applied here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,9 +132,44 @@ impl Store {
                 }
             }
             if applied == before {
+                applied += self.retry_together()?;
+            }
+            if applied == before {
                 return Ok(applied);
             }
         }
+    }
+
+    /// Tries operations with those that they follow as one step: a later one may have renamed what stands in an earlier one's way.
+    fn retry_together(&self) -> Result<u64, StoreError> {
+        let waiting = self.snapshot(waiting)?;
+        let decoded: Vec<(MigrationId, Migration)> =
+            waiting.iter().filter_map(|(_, body)| Migration::decode(body).ok()).collect();
+        // The last one first: it takes the most along.
+        for (id, _) in decoded.iter().rev().take(TOGETHER_MAX) {
+            let chain = chain(&decoded, *id);
+            if chain.len() < 2 {
+                continue;
+            }
+            let bodies: Vec<&[u8]> =
+                waiting.iter().filter(|(id, _)| chain.contains(id)).map(|(_, body)| body.as_slice()).collect();
+            let tried = self.merge(|engine, now_ms| {
+                for (_, operation) in decoded.iter().filter(|(id, _)| chain.contains(id)) {
+                    for parent in operation.parents.iter().filter(|parent| !chain.contains(parent)) {
+                        if !track::is_applied(&engine.conn, *parent)? {
+                            return Ok(false);
+                        }
+                    }
+                }
+                track::apply_together(engine, &bodies, now_ms, false).map(|()| true)
+            });
+            match tried {
+                Ok(true) => return Ok(chain.len() as u64),
+                Err(error) if error.is_local() => return Err(error),
+                Ok(false) | Err(_) => {}
+            }
+        }
+        Ok(0)
     }
 
     /// The schema operations that are here and not applied, and why; parents first.
@@ -192,6 +229,19 @@ impl Store {
             other => other,
         }
     }
+}
+
+/// An operation with all that wait and that it follows.
+fn chain(waiting: &[(MigrationId, Migration)], id: MigrationId) -> BTreeSet<MigrationId> {
+    let mut chain = BTreeSet::new();
+    let mut open = vec![id];
+    while let Some(id) = open.pop() {
+        let Some((_, operation)) = waiting.iter().find(|(known, _)| *known == id) else { continue };
+        if chain.insert(id) {
+            open.extend(&operation.parents);
+        }
+    }
+    chain
 }
 
 /// What stands in an operation's way, with what caused it.

@@ -14,7 +14,7 @@
 //! text again by a later definition would differ from a '007' that came by the log. A column becomes NOT NULL with a constant default alone
 //! (see `required`). A table's statistics (ANALYZE) go.
 
-use isle_schema::{Column, IndexDefinition, Schema, Shape, TableState};
+use isle_schema::{Column, IndexDefinition, Schema, Shape, Table, TableDefinition, TableState};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -94,6 +94,34 @@ pub(crate) fn wanted(
         return Ok(Err(error.to_string()));
     }
     Ok(Ok(Wanted::of(scratch, name)?))
+}
+
+/// A table's birth under another name, which it has by now; or why that is not to be had.
+pub(crate) fn under_name(
+    definition: &TableDefinition,
+    name: &str,
+) -> Result<Result<TableDefinition, String>, StoreError> {
+    let mut scratch = scratch()?;
+    for sql in std::iter::once(&definition.create_sql).chain(&definition.index_sql) {
+        if let Err(reason) = create_alone(&mut scratch, sql)? {
+            return Ok(Err(reason));
+        }
+    }
+    let rename = format!("ALTER TABLE {} RENAME TO {}", quoted(&definition.table.name), quoted(name));
+    if let Err(error) = scratch.execute_batch(&rename) {
+        return Ok(Err(error.to_string()));
+    }
+    let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
+               AND type IN ('table', 'index') ORDER BY type DESC, name";
+    let mut statement = scratch.prepare(sql).doing("name a table")?;
+    let sql = statement.query_map([name], |row| row.get(0)).doing("name a table")?;
+    let mut sql: Vec<String> = sql.collect::<Result<_, _>>().doing("name a table")?;
+    if sql.is_empty() {
+        return Ok(Err("its SQL makes another table".to_owned()));
+    }
+    let create_sql = sql.remove(0);
+    let table = Table { name: name.to_owned(), ..definition.table.clone() };
+    Ok(Ok(TableDefinition { table, create_sql, index_sql: sql }))
 }
 
 /// Runs another device's CREATE TABLE where it can do no harm: it makes one table and computes nothing.

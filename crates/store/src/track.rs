@@ -1,5 +1,6 @@
 //! Tables join and leave the replicated schema.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isle_changeset::{Value, ValueRef, canonical_key};
@@ -120,7 +121,7 @@ fn keep_ids(table: &mut Table, schema: &Schema) {
     table.id = *id;
 }
 
-/// Applies a schema operation from another device: creates its tables, or adopts those that are here with their rows.
+/// Applies a schema operation: creates its tables, or adopts those that are here with their rows.
 ///
 /// `own` says that it was made here.
 pub(crate) fn apply_migration(
@@ -129,64 +130,92 @@ pub(crate) fn apply_migration(
     now_ms: u64,
     own: bool,
 ) -> Result<MigrationId, StoreError> {
-    let (id, migration) = Migration::decode(body)?;
-    if is_applied(&engine.conn, id)? {
-        return Ok(id);
+    let (id, _) = Migration::decode(body)?;
+    if !is_applied(&engine.conn, id)? {
+        apply_together(engine, &[body], now_ms, own)?;
     }
+    Ok(id)
+}
+
+/// Applies operations that are not applied yet as one step, parents first: what a later one renames is created under its new name.
+pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64, own: bool) -> Result<(), StoreError> {
     let app: String = layout::require_meta(&engine.conn, "app")?;
-    if migration.steps.len() > TABLES_MAX {
-        let reason = format!("it declares {} tables, at most {TABLES_MAX} are taken at once", migration.steps.len());
-        return Err(StoreError::OperationRefused { id: id.to_string(), table: String::new(), reason });
-    }
-    let conflict =
-        |table: &str, reason: String| StoreError::SchemaConflict { id: id.to_string(), table: table.into(), reason };
-    let mut definitions = Vec::new();
-    for definition in migration.tables() {
-        let table = &definition.table;
-        if definitions.iter().any(|other: &TableDefinition| other.table.id == table.id) {
-            let (id, table, reason) = (id.to_string(), table.name.clone(), "it is declared twice".to_owned());
-            return Err(StoreError::OperationRefused { id, table, reason });
+    let operations: Vec<(MigrationId, Migration)> =
+        bodies.iter().map(|body| Migration::decode(body)).collect::<Result<_, _>>()?;
+    let Some((last, _)) = operations.last() else { return Ok(()) };
+    let mut all = crate::alter::operations(&engine.conn)?;
+    all.extend(operations.iter().cloned());
+    let schema = Schema::fold(all.iter().map(|(id, operation)| (*id, operation)));
+    let mut definitions: Vec<TableDefinition> = Vec::new();
+    for (id, operation) in &operations {
+        let refused =
+            |table: &str, reason| StoreError::OperationRefused { id: id.to_string(), table: table.to_owned(), reason };
+        if operation.steps.len() > TABLES_MAX {
+            let reason = format!("it has {} steps, at most {TABLES_MAX} are taken at once", operation.steps.len());
+            return Err(refused("", reason));
         }
-        if engine.by_id.contains_key(&table.id) {
-            // Columns that it has there and not here are added below.
-            continue;
-        }
-        let named = |known: &&Arc<Tracked>| known.table.name.eq_ignore_ascii_case(&table.name);
-        if let Some(other) = engine.tables.iter().find(named) {
-            // One of the two was renamed: their rows are not each other's.
-            let reason = format!(
-                "another table of the group is called so here; rename one of the two (`-- @rename {} -> …`), here or where the other one was made",
-                other.table.name
-            );
-            return Err(conflict(&table.name, reason));
-        }
-        match tracked::introspect(&engine.conn, &app, &table.name) {
-            Err(StoreError::NoSuchTable { .. }) => create(engine, &app, definition, id)?,
-            Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(&table.name, reason)),
-            Err(error) => return Err(error),
-            Ok(local) if local.table.id != table.id => {
-                let reason = format!(
-                    "a table of this name has another key here ({}); rename it, or the other one where it was made (`-- @rename {} -> …`)",
-                    join(local.table.key.iter().map(|c| c.name.clone()), ", "),
-                    table.name
-                );
-                return Err(conflict(&table.name, reason));
+        let mut declared = BTreeSet::new();
+        for definition in operation.tables() {
+            let table = &definition.table;
+            if !declared.insert(table.id) {
+                return Err(refused(&table.name, "it is declared twice".to_owned()));
             }
-            Ok(_) => {}
+            // Columns that it has there and not here are added below.
+            let is_new = !definitions.iter().any(|known| known.table.id == table.id);
+            if is_new && !engine.by_id.contains_key(&table.id) {
+                let name = schema.tables.get(&table.id).map_or(&table.name, |table| &table.name);
+                definitions.push(found_or_made(engine, &app, (*id, definition), name)?);
+            }
         }
-        definitions.push(tracked::introspect(&engine.conn, &app, &table.name)?);
     }
     definitions.sort_by_key(|definition| definition.table.id);
     let added = adopt(engine, &definitions)?;
-    record(&engine.conn, id, body, now_ms)?;
+    for ((id, _), body) in operations.iter().zip(bodies) {
+        record(&engine.conn, *id, body, now_ms)?;
+    }
     let mut site = engine.own()?;
     site.heads = crate::own::note_heads(&engine.conn)?;
     seal_baseline(&engine.conn, &mut site, &added, now_ms)?;
     engine.own = Some(site);
-    crate::alter::follow(engine, id, now_ms, own)?;
+    crate::alter::follow(engine, *last, now_ms, own)?;
     crate::parked::replay(engine)?;
     engine.repair()?;
-    Ok(id)
+    Ok(())
+}
+
+/// A table of the group that is not tracked here: the one that is there, or a new one.
+fn found_or_made(
+    engine: &Engine,
+    app: &str,
+    (id, definition): (MigrationId, &TableDefinition),
+    name: &str,
+) -> Result<TableDefinition, StoreError> {
+    let table = &definition.table;
+    let conflict = |reason: String| StoreError::SchemaConflict { id: id.to_string(), table: name.to_owned(), reason };
+    if engine.tables.iter().any(|known| known.table.name.eq_ignore_ascii_case(name)) {
+        // One of the two was renamed, or has another key: their rows are not each other's.
+        return Err(conflict(format!(
+            "another table of the group is called so here; rename one of the two (`-- @rename {name} -> …`), here or where the other one was made"
+        )));
+    }
+    match tracked::introspect(&engine.conn, app, name) {
+        Err(StoreError::NoSuchTable { .. }) if name == table.name => create(engine, app, definition, id)?,
+        Err(StoreError::NoSuchTable { .. }) => {
+            let renamed = crate::reshape::under_name(definition, name)?.map_err(conflict)?;
+            create(engine, app, &renamed, id)?;
+            return Ok(renamed);
+        }
+        Err(StoreError::Untrackable { reason, .. }) => return Err(conflict(reason)),
+        Err(error) => return Err(error),
+        Ok(local) if local.table.id != table.id => {
+            return Err(conflict(format!(
+                "a table of this name has another key here ({}); rename it, or the other one where it was made (`-- @rename {name} -> …`)",
+                join(local.table.key.iter().map(|c| c.name.clone()), ", "),
+            )));
+        }
+        Ok(_) => {}
+    }
+    tracked::introspect(&engine.conn, app, &table.name)
 }
 
 /// Makes the tables what a definition says, as one operation; gives what was done.
@@ -261,7 +290,9 @@ fn create(engine: &Engine, app: &str, definition: &TableDefinition, id: Migratio
         Err(StoreError::Untrackable { reason, .. }) => return Err(refused(reason)),
         Err(other) => return Err(other),
     };
-    if made.id != model.id || made.rowid_key != model.rowid_key || made.columns != model.columns {
+    // Under another name than that of its birth it has another id.
+    let names = |table: &Table| table.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    if made.key != model.key || made.rowid_key != model.rowid_key || names(&made) != names(model) {
         return Err(refused("its SQL does not make the table that it declares".to_owned()));
     }
     Ok(())

@@ -170,6 +170,50 @@ fn an_operation_of_a_newer_isle_is_kept_and_passed_on_and_its_writers_rows_are_m
     assert_eq!(taken, 255);
 }
 
+/// Two devices made tables of one name with other keys before they heard of each other.
+#[test]
+fn a_name_that_two_tables_have_is_settled_by_one_rename() {
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    let of_a = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT UNIQUE, up INT REFERENCES notes(id));
+                CREATE INDEX by_title ON notes(title);";
+    let of_b = "CREATE TABLE notes(id TEXT PRIMARY KEY, body TEXT); CREATE TABLE tags(id INTEGER PRIMARY KEY);";
+    a.store.apply_schema(of_a).unwrap();
+    b.store.apply_schema(of_b).unwrap();
+    a.run("INSERT INTO notes VALUES(1, 'Dune', NULL), (2, 'Ubik', 1)");
+    b.run("INSERT INTO notes VALUES('k', 'a body'); INSERT INTO tags VALUES(7)");
+    for (to, from) in [(&a, &b), (&b, &a)] {
+        to.pull_what_fits(from);
+        let pending = to.store.pending_operations().unwrap();
+        assert!(matches!(&pending[0].hindrance, Hindrance::Blocked { reason } if reason.contains("-- @rename notes")));
+        to.check();
+    }
+    let renamed = of_a.replace("notes", "memos");
+    a.store.apply_schema(&format!("{renamed} -- @rename notes -> memos")).unwrap();
+    a.run("INSERT INTO memos VALUES(3, 'Solaris', 2)");
+    for (to, from) in [(&a, &b), (&b, &a)] {
+        to.pull_what_fits(from);
+        to.store.retry_operations().unwrap();
+        assert_eq!(to.store.pending_operations().unwrap(), []);
+    }
+    for device in [&a, &b] {
+        assert_eq!(
+            device.rows("SELECT id, up FROM memos"),
+            a.rows("SELECT column1, column2 FROM (VALUES(1, NULL), (2, 1), (3, 2))")
+        );
+        assert_eq!(device.rows("SELECT body FROM notes"), a.rows("SELECT 'a body'"));
+        assert_eq!(device.rows("SELECT id FROM tags"), ["Integer(7)"]);
+        assert_eq!(device.rows("SELECT tbl_name FROM sqlite_schema WHERE name = 'by_title'"), a.rows("SELECT 'memos'"));
+        assert_eq!(device.rows("SELECT \"table\" FROM pragma_foreign_key_list('memos')"), a.rows("SELECT 'memos'"));
+    }
+    let late = Device::untracked(3, "");
+    late.pull_what_fits(&b);
+    late.store.retry_operations().unwrap();
+    settle(&[&a, &b, &late]);
+    for device in [&a, &b, &late] {
+        assert!(device.store.plan_schema(&renamed).unwrap().changes.is_empty());
+    }
+}
+
 #[test]
 fn garbage_is_no_operation_of_a_newer_isle() {
     let (a, b, _) = three();

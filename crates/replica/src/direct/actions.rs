@@ -224,10 +224,13 @@ impl Desk {
 
     fn put_operations(&self, operations: Vec<Operation>) -> Result<Answer, Error> {
         let store = &self.hub.inner.store;
-        let mut known = Vec::new();
+        let (mut known, mut hindered) = (Vec::new(), false);
         for Operation { kind, bytes } in operations {
             let put = match kind {
-                OpKind::Schema => store.take_migration(&bytes).map(|(id, _)| vec![*id.as_bytes()]),
+                OpKind::Schema => store.take_migration(&bytes).map(|(id, hindrance)| {
+                    hindered |= hindrance.is_some();
+                    vec![*id.as_bytes()]
+                }),
                 OpKind::Member => store.put_member_ops(&[&bytes]),
                 OpKind::Key => {
                     match super::keys::take(&self.hub.inner, self.key, &bytes)? {
@@ -251,6 +254,10 @@ impl Desk {
         }
         if known.iter().any(|(kind, _)| *kind == OpKind::Member) {
             super::peers::heed_cuts(store)?;
+        }
+        if hindered {
+            // A later one may have renamed what stood in the way of an earlier one.
+            store.retry_operations()?;
         }
         // What waited for an operation can be merged now.
         let applied = store.apply()?;

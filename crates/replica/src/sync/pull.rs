@@ -228,8 +228,14 @@ impl Session<'_> {
         }
         // Children were asked for first.
         let mut left: Vec<(MigrationId, Bytes)> = fetched;
+        let mut hindered = false;
         while let Some((_, bytes)) = left.pop() {
-            blocking(self.inner, move |inner| Ok(inner.store.take_migration(&bytes)?)).await?;
+            let taken = blocking(self.inner, move |inner| Ok(inner.store.take_migration(&bytes)?)).await?;
+            hindered |= taken.1.is_some();
+        }
+        if hindered {
+            // A later one may have renamed what stood in the way of an earlier one.
+            blocking(self.inner, |inner| Ok(inner.store.retry_operations()?)).await?;
         }
         Ok(())
     }
