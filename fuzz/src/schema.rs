@@ -243,7 +243,8 @@ fn steps() -> Vec<Step> {
         Step::PutLocal(local),
         Step::RenameDuplicates { table: id, column: title, renamed: true },
         Step::SetVersion(version.clone()),
-        Step::DropVersion(version),
+        Step::DropVersion(version.clone()),
+        Step::Requires(version),
     ]
 }
 

@@ -202,7 +202,8 @@ pub(crate) enum SchemaAction {
     /// Say what it takes to make the tables what a file of SQL says, and change nothing
     #[command(after_help = "The file has CREATE statements for tables, indexes, views, triggers and FTS5 tables\n\
         with content='TABLE'; or it is JSON (*.json), or a folder of numbered files of SQL, which count\n\
-        one after the other; `-- @version 1.1.0` says of which version it is. `-- @drop table.column` takes a column out; `-- @rename old -> new` and\n\
+        one after the other; `-- @version 1.1.0` says of which version it is, `-- @requires 1.1.0` that apps of\n\
+        earlier ones keep the schema that they have. `-- @drop table.column` takes a column out; `-- @rename old -> new` and\n\
         `-- @rename table.old -> new` say what is called otherwise now. `-- @group table(a, b)`\n\
         writes columns together. On the line of a column,\n\
         `-- @merge counter|max|min|set|text|json` says how its concurrent writes merge,\n\

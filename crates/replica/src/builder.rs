@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use isle_blobs::RemoteOptions;
+use isle_schema::Version;
 use isle_store::{Init, Options, Runtime, Store, StoreError};
 
 use crate::keystore::{KeyStore, SiteRecord};
@@ -21,6 +22,7 @@ pub struct Builder {
     path: PathBuf,
     app: String,
     home: Option<PathBuf>,
+    app_version: Option<Version>,
     busy_timeout: Duration,
     drift: Option<Duration>,
     page_cache_bytes: Option<u64>,
@@ -38,6 +40,7 @@ impl Builder {
             path: expand_home(path),
             app: "default".to_owned(),
             home: None,
+            app_version: None,
             busy_timeout: Duration::from_secs(30),
             drift: None,
             page_cache_bytes: None,
@@ -54,6 +57,16 @@ impl Builder {
     #[must_use]
     pub fn app(mut self, app: impl Into<String>) -> Builder {
         self.app = app.into();
+        self
+    }
+
+    /// The version of the app. Changes of the schema that ask for a later one (`-- @requires 2.0.0`) wait until the file is opened with
+    /// such a version: everything else is merged, and passed on. An app that is too old for what is in the file already can read
+    /// it, and its writes fail with [`StoreError::SchemaTooNew`]. Remembered in the file, for other programs that sync it. Without it, nothing
+    /// waits.
+    #[must_use]
+    pub fn app_version(mut self, version: Version) -> Builder {
+        self.app_version = Some(version);
         self
     }
 
@@ -178,6 +191,9 @@ impl Builder {
             return Ok(Replica { inner, auto: None });
         }
         let store = open(self)?;
+        if let Some(version) = &self.app_version {
+            store.set_app_version(version)?;
+        }
         let path = real_path(&self.path);
         let inner = Arc::new(Inner::new(
             store,

@@ -368,6 +368,7 @@ impl Error {
                 | StoreError::Undescribed { .. }
                 | StoreError::DefinitionRefused { .. }
                 | StoreError::Refused { .. }
+                | StoreError::SchemaTooNew { .. }
                 | StoreError::NewerFormat { .. },
             )
             | Error::Remote { source: RemoteError::InsecureHttp { .. }, .. } => ErrorKind::Blocked,

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use isle::{InviteOptions, LiveOptions, Replica, SyncReport};
+use isle::{Definition, InviteOptions, LiveOptions, Replica, SyncReport, Version};
 
 const FIRST: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT);";
 const SECOND: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, mood TEXT);
@@ -72,6 +72,69 @@ async fn a_folder_brings_what_fits_and_a_third_device_gets_all_of_it_through_the
     assert_eq!(texts(&b, "SELECT name FROM tags"), ["book"]);
     assert_eq!(b.state_hash().unwrap(), a.state_hash().unwrap());
     assert_eq!(texts(&b, "SELECT name FROM my_tags"), ["mine"]);
+}
+
+/// The device's app is of a version.
+fn app(folder: &Path, name: &str, version: &str) -> Replica {
+    let version = Version::parse(version).unwrap();
+    let builder = Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(name)).app_version(version);
+    let replica = builder.init().unwrap();
+    if replica.remotes().unwrap().is_empty() {
+        replica.add_plain_remote("all", folder.join("bucket").to_str().unwrap()).unwrap();
+    }
+    replica
+}
+
+#[tokio::test]
+async fn an_old_app_keeps_its_schema_and_all_that_is_written_under_it_until_it_is_updated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (app(folder.path(), "a", "1.4"), app(folder.path(), "b", "1.4.2"));
+    let first = format!("-- @version 1.4\n{FIRST}");
+    let second = format!("-- @version 2.0\n-- @requires 2.0\n{SECOND} -- @rename notes.title -> heading\n")
+        .replace("title TEXT", "heading TEXT");
+    a.apply_schema(first.as_str()).unwrap();
+    run(&a, "INSERT INTO notes VALUES(1, 'Dune')");
+    sync(&a).await;
+    sync(&b).await;
+    // The author's own app must be one that can live with it.
+    let refused = a.apply_schema(second.as_str()).unwrap_err().to_string();
+    assert!(refused.contains("later version of the app than this one, which is 1.4.0"), "{refused}");
+    drop(a);
+    let a = app(folder.path(), "a", "2.0");
+    a.apply_schema(second.as_str()).unwrap();
+    assert_eq!(a.dump_schema_document().unwrap().requires.as_deref(), Some("2.0.0"));
+    for dump in [Definition::from(a.dump_schema().unwrap()), Definition::from(&a.dump_schema_document().unwrap())] {
+        assert!(a.plan_schema(dump).unwrap().changes.is_empty());
+    }
+    run(&a, "INSERT INTO notes VALUES(2, 'Ubik', 'odd'); UPDATE notes SET heading = 'Dune!' WHERE id = 1");
+    sync(&a).await;
+
+    let report = sync(&b).await;
+    assert_eq!(report.pending.len(), 1);
+    assert_eq!(report.pending[0].state, "app");
+    assert!(report.pending[0].reason.contains("version 2.0.0"), "{:?}", report.pending);
+    assert_eq!(texts(&b, "SELECT title FROM notes ORDER BY id"), ["Dune!", "Ubik"]);
+    b.apply_schema(first.as_str()).unwrap();
+    run(&b, "UPDATE notes SET title = 'Dune?' WHERE id = 1");
+    sync(&b).await;
+    sync(&a).await;
+    assert_eq!(texts(&a, "SELECT heading FROM notes ORDER BY id"), ["Dune?", "Ubik"]);
+
+    // The update: what waited is there when the file is open.
+    drop(b);
+    let b = app(folder.path(), "b", "2.0");
+    assert_eq!(texts(&b, "SELECT mood FROM notes WHERE id = 2"), ["odd"]);
+    assert_eq!(b.state_hash().unwrap(), a.state_hash().unwrap());
+
+    // And back: the file has what the old app cannot live with.
+    drop(b);
+    let b = app(folder.path(), "b", "1.4.2");
+    let error = b.write(|tx| tx.execute("UPDATE notes SET heading = 'x'", &[]).map(drop)).unwrap_err();
+    assert!(error.to_string().contains("needs version 2.0.0 of the app, and this is 1.4.2"), "{error}");
+    run(&a, "UPDATE notes SET mood = 'fine' WHERE id = 2");
+    sync(&a).await;
+    sync(&b).await;
+    assert_eq!(texts(&b, "SELECT mood FROM notes WHERE id = 2"), ["fine"], "it can read, and what others write comes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,6 +76,7 @@ fn target(step: &Step) -> (Vec<u8>, bool) {
         Step::SetVersion(version) | Step::DropVersion(version) => {
             ([&[12], version.to_string().as_bytes()].concat(), false)
         }
+        Step::Requires(version) => ([&[13], version.to_string().as_bytes()].concat(), false),
         Step::RenameDuplicates { table, column, .. } => (name(11, table, column.as_bytes()), false),
     }
 }

@@ -31,6 +31,9 @@ pub struct Document {
     /// The app's own version of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The earliest version of the app that can live with it: others keep the schema that they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<String>,
     /// The tables by name.
     #[serde(default)]
     pub tables: BTreeMap<String, DocumentTable>,
@@ -244,6 +247,9 @@ impl Document {
         }
         if let Some(version) = &self.version {
             sql += &format!("-- @version {version}\n");
+        }
+        if let Some(version) = &self.requires {
+            sql += &format!("-- @requires {version}\n");
         }
         for index in &self.indexes {
             let unique = if index.unique { "UNIQUE " } else { "" };

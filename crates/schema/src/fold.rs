@@ -15,6 +15,7 @@
 //! | two kinds of one column | the last in canonical order; writes under the other count for nothing |
 //! | two choices of what becomes of duplicates | the last in canonical order |
 //! | two versions | the larger; one that is set and taken back the last in canonical order |
+//! | two versions that apps must have | the larger |
 //! | two local tables of one name | the last in canonical order |
 //! | two views, triggers or full-text tables of one name | the last in canonical order |
 //! | a rename of a table to `isle_…`, `sqlite_…` or nothing | passed over |
@@ -73,6 +74,8 @@ pub struct Schema {
     pub locals: BTreeMap<String, LocalDefinition>,
     /// The versions of the app that declared it, and were not taken back.
     pub versions: BTreeSet<Version>,
+    /// The earliest version of the app that can live with it, if some cannot.
+    pub requires: Option<Version>,
 }
 
 impl Schema {
@@ -148,6 +151,7 @@ impl Schema {
             }
             Step::SetVersion(version) => drop(self.versions.insert(version.clone())),
             Step::DropVersion(version) => drop(self.versions.remove(version)),
+            Step::Requires(version) => self.requires = self.requires.take().max(Some(version.clone())),
             Step::RenameDuplicates { table, column, renamed } => {
                 let Some(table) = self.tables.get_mut(table) else { return };
                 match renamed {

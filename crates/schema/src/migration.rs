@@ -148,6 +148,8 @@ pub enum Step {
     SetVersion(Version),
     /// The schema is not that of a version after all.
     DropVersion(Version),
+    /// Apps of earlier versions cannot live with what this operation leaves: they keep the schema that they have.
+    Requires(Version),
 }
 
 /// A table whose definition travels and whose rows do not.
@@ -339,6 +341,15 @@ impl Migration {
             }
         }
         Ok((id, migration))
+    }
+
+    /// The version of the app that the operation asks for, if it does.
+    pub fn requires(&self) -> Option<&Version> {
+        let asked = self.steps.iter().filter_map(|step| match step {
+            Step::Requires(version) => Some(version),
+            _ => None,
+        });
+        asked.max()
     }
 
     /// The tables that the operation declares.

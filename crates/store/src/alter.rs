@@ -44,6 +44,7 @@ pub(crate) fn schema(conn: &Connection) -> Result<Schema, StoreError> {
 pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: bool) -> Result<(), StoreError> {
     let operations = operations(&engine.conn)?;
     let schema = Schema::fold(operations.iter().map(|(id, migration)| (*id, migration)));
+    crate::pending::note_required(&engine.conn, &schema)?;
     let (mut adopted, mut reshaped) = (Vec::new(), Vec::new());
     let contested =
         |(id, target): (&isle_schema::TableId, &TableState)| crate::standing::is_contested(&operations, target, *id);

@@ -2,6 +2,7 @@
 //!
 //! ```sql
 //! -- @version 1.2.0                the version of the app that this is the schema of; of several the last
+//! -- @requires 1.2.0               apps of earlier versions keep the schema that they have
 //! -- @rename old -> new            a table is called otherwise
 //! -- @rename table.old -> new      a column is
 //! -- @drop table.column            a column leaves the definition; its values stay
@@ -32,6 +33,8 @@ pub(crate) type Rename = (String, Option<String>, String);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
     pub(crate) version: Option<Version>,
+    /// The largest that is asked for.
+    pub(crate) requires: Option<Version>,
     pub(crate) renames: Vec<Rename>,
     /// Table and column.
     pub(crate) drops: Vec<(String, String)>,
@@ -284,6 +287,10 @@ impl Directives {
             "version" => match Version::parse(rest.trim()) {
                 Some(version) => self.version = Some(version),
                 None => self.errors.push(format!("@{directive}: write `-- @version 1.2.0`")),
+            },
+            "requires" => match Version::parse(rest.trim()) {
+                Some(version) => self.requires = self.requires.take().max(Some(version)),
+                None => self.errors.push(format!("@{directive}: write `-- @requires 1.2.0`")),
             },
             "merge" => self.merge(rest.trim(), place),
             "duplicates" => self.rename_duplicates(rest.trim(), place),

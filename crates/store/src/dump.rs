@@ -77,6 +77,9 @@ pub(crate) fn sql(conn: &Connection) -> Result<String, StoreError> {
     if let Some(version) = schema.version() {
         sql += &format!("-- @version {version}\n");
     }
+    if let Some(version) = &schema.requires {
+        sql += &format!("-- @requires {version}\n");
+    }
     for tracked in sorted(conn)? {
         let statement = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
                            AND type IN ('table', 'index') ORDER BY type DESC, name";
@@ -150,6 +153,7 @@ pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
         Step::Redefine { table: id, .. } => format!("change table {}", table(id)),
         Step::SetVersion(version) => format!("version {version}"),
         Step::DropVersion(version) => format!("not version {version}"),
+        Step::Requires(version) => format!("apps before {version} keep the schema that they have"),
         Step::SetKind { table, column: id, kind } => format!("merge {} as a {kind}", column(table, id)),
         Step::RenameDuplicates { table, column: id, renamed: true } => {
             format!("number duplicates in {}", column(table, id))
@@ -163,7 +167,8 @@ pub(crate) fn describe(step: &Step, schema: &Schema) -> String {
 
 fn document(conn: &Connection) -> Result<Document, StoreError> {
     let version = crate::alter::schema(conn)?.version().map(ToString::to_string);
-    let mut document = Document { version, ..Document::default() };
+    let requires = crate::alter::schema(conn)?.requires.map(|version| version.to_string());
+    let mut document = Document { version, requires, ..Document::default() };
     for tracked in sorted(conn)? {
         let name = &tracked.table.name;
         let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use isle_changeset::DecodeError;
 use isle_clock::{ClockError, GroupId, SiteId};
-use isle_schema::MigrationError;
+use isle_schema::{MigrationError, Version};
 use rusqlite::ffi::ErrorCode;
 
 /// Why an operation on a replica's file failed. Nothing is applied halfway: the file is as it was.
@@ -255,6 +255,16 @@ pub enum StoreError {
         table: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The file has a schema that the app here is too old for. Reads and syncs go on.
+    #[error(
+        "the schema of this file needs version {needs} of the app, and this is {app}: update the app; it can read until then"
+    )]
+    SchemaTooNew {
+        /// The earliest version of the app that may write.
+        needs: Version,
+        /// The version of the app here.
+        app: Version,
     },
     /// A schema operation does not fit what is in this file, say a table of the same name with another key.
     #[error("schema operation {id} does not fit table {table:?} here: {reason}")]

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Clock, GroupId, Hlc, SiteId};
-use isle_schema::{Migration, MigrationError, MigrationId};
+use isle_schema::{Migration, MigrationError, MigrationId, Version};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::StoreError;
@@ -31,6 +31,8 @@ pub(crate) struct Own {
     pub(crate) causes_told: bool,
     /// The collection floor did not rise since the last own version.
     pub(crate) floor_told: bool,
+    /// The version that an app must have to write, where the app here is older, and its version.
+    pub(crate) too_new: Option<(Version, Version)>,
     /// The first own version with updates that the row clocks do not show yet (see `settle`).
     pub(crate) unsettled: Cell<Option<u64>>,
 }
@@ -68,6 +70,7 @@ impl Own {
             heads: known_heads(conn)?,
             causes_told: false,
             floor_told: crate::layout::meta::<i64>(conn, "floor told")?.is_none(),
+            too_new: crate::pending::too_new(conn)?,
             unsettled: Cell::new(crate::settle::unsettled(conn)?),
         })
     }

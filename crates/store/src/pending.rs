@@ -1,7 +1,7 @@
 //! Schema operations that cannot be applied here yet. They stop nobody.
 //!
-//! An operation may not fit this file: a table of the app's own stands in its way, rows here do not fit it, or a newer isle made it. It
-//! is kept all the same, passed on to others as any other, and tried again at each sync. Those that follow it wait with it, so the
+//! An operation may not fit this file: a table of the app's own stands in its way, rows here do not fit it, a newer isle made it, or it
+//! asks for a later version of the app than the one that uses the file (`-- @requires`). It is kept all the same, passed on to others as any other, and tried again at each sync. Those that follow it wait with it, so the
 //! operations that are applied are at all times closed under parents, and the schema here is one that the group had.
 //!
 //! Changesets that were written under it are merged as far as their tables and columns are known here; see `parked` for the rest.
@@ -9,13 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use isle_schema::{Migration, MigrationError, MigrationId, Schema};
+use isle_schema::{Migration, MigrationError, MigrationId, Schema, Version};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use crate::engine::Engine;
 use crate::error::Doing as _;
-use crate::{Store, StoreError, own, track};
+use crate::{Store, StoreError, layout, own, track};
 
 /// Operations of a newer isle that a file keeps: they cannot be looked into, so whoever makes them up must not fill the file.
 const NEWER_MAX: i64 = 256;
@@ -35,15 +35,18 @@ pub enum Hindrance {
     Follows(MigrationId),
     /// A newer isle made it.
     NewerIsle,
+    /// It asks for a later version of the app than the one here.
+    NewerApp(Version),
 }
 
 impl Hindrance {
-    /// The word for it: `blocked`, `follows` or `newer`.
+    /// The word for it: `blocked`, `follows`, `newer` or `app`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Hindrance::Blocked { .. } => "blocked",
             Hindrance::Follows(_) => "follows",
             Hindrance::NewerIsle => "newer",
+            Hindrance::NewerApp(_) => "app",
         }
     }
 
@@ -53,6 +56,7 @@ impl Hindrance {
             Hindrance::Blocked { reason } => Value::Text(reason.clone()),
             Hindrance::Follows(id) => Value::Blob(id.as_bytes().to_vec()),
             Hindrance::NewerIsle => Value::Null,
+            Hindrance::NewerApp(version) => Value::Text(version.to_string()),
         }
     }
 
@@ -60,7 +64,10 @@ impl Hindrance {
         match (state, detail) {
             ("newer", _) => Hindrance::NewerIsle,
             (_, Value::Blob(id)) => Hindrance::Follows(MigrationId::from_bytes(id.try_into().unwrap_or_default())),
-            (_, Value::Text(reason)) => Hindrance::Blocked { reason },
+            (state, Value::Text(text)) => match Version::parse(&text).filter(|_| state == "app") {
+                Some(version) => Hindrance::NewerApp(version),
+                None => Hindrance::Blocked { reason: text },
+            },
             _ => Hindrance::Blocked { reason: "it could not be applied".to_owned() },
         }
     }
@@ -72,6 +79,9 @@ impl fmt::Display for Hindrance {
             Hindrance::Blocked { reason } => f.write_str(reason),
             Hindrance::Follows(id) => write!(f, "it follows schema operation {id}, which is not applied here"),
             Hindrance::NewerIsle => f.write_str("a newer isle made it: update isle here"),
+            Hindrance::NewerApp(version) => {
+                write!(f, "it is for version {version} of the app and later ones: update the app here")
+            }
         }
     }
 }
@@ -154,7 +164,11 @@ impl Store {
             let bodies: Vec<&[u8]> =
                 waiting.iter().filter(|(id, _)| chain.contains(id)).map(|(_, body)| body.as_slice()).collect();
             let tried = self.merge(|engine, now_ms| {
+                let app = app_version(&engine.conn)?;
                 for (_, operation) in decoded.iter().filter(|(id, _)| chain.contains(id)) {
+                    if operation.requires().is_some_and(|needs| app.as_ref().is_some_and(|app| app < needs)) {
+                        return Ok(false);
+                    }
                     for parent in operation.parents.iter().filter(|parent| !chain.contains(parent)) {
                         if !track::is_applied(&engine.conn, *parent)? {
                             return Ok(false);
@@ -199,6 +213,27 @@ impl Store {
         })
     }
 
+    /// Says of which version the app is that uses the file: operations that ask for a later one wait from now on, and those that waited
+    /// for this one are applied. Until somebody says so, no operation waits.
+    ///
+    /// # Errors
+    /// [`StoreError::is_local`] ones.
+    pub fn set_app_version(&self, version: &Version) -> Result<(), StoreError> {
+        if self.read(app_version)?.as_ref() == Some(version) {
+            return Ok(());
+        }
+        self.merge(|engine, _| layout::set_meta(&engine.conn, APP_VERSION, version.to_string()))?;
+        self.retry_operations().map(drop)
+    }
+
+    /// The version of the app that uses the file, if it was ever said.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn app_version(&self) -> Result<Option<Version>, StoreError> {
+        self.read(app_version)
+    }
+
     /// Applies an operation, or notes why it cannot be.
     fn try_migration(
         &self,
@@ -209,6 +244,12 @@ impl Store {
         let tried = self.merge(|engine, now_ms| {
             if track::is_applied(&engine.conn, id)? {
                 return Ok(None);
+            }
+            let app = app_version(&engine.conn)?;
+            if let Some(needs) = migration.requires().filter(|needs| app.as_ref().is_some_and(|app| app < needs)) {
+                let hindrance = Hindrance::NewerApp(needs.clone());
+                note(&engine.conn, id, body, &hindrance, now_ms)?;
+                return Ok(Some(hindrance));
             }
             for parent in &migration.parents {
                 if !track::is_applied(&engine.conn, *parent)? {
@@ -229,6 +270,29 @@ impl Store {
             other => other,
         }
     }
+}
+
+/// The fact that says of which version the app is.
+const APP_VERSION: &str = "app version";
+/// The fact that says which version of the app the applied operations ask for.
+const REQUIRED: &str = "app required";
+
+pub(crate) fn app_version(conn: &Connection) -> Result<Option<Version>, StoreError> {
+    Ok(layout::meta::<String>(conn, APP_VERSION)?.and_then(|version| Version::parse(&version)))
+}
+
+/// Notes which version of the app the applied operations ask for.
+pub(crate) fn note_required(conn: &Connection, schema: &Schema) -> Result<(), StoreError> {
+    match &schema.requires {
+        Some(version) => layout::set_meta(conn, REQUIRED, version.to_string()),
+        None => Ok(()),
+    }
+}
+
+/// The version that the app must have to write here and its own, if that is earlier.
+pub(crate) fn too_new(conn: &Connection) -> Result<Option<(Version, Version)>, StoreError> {
+    let Some(required) = layout::meta::<String>(conn, REQUIRED)? else { return Ok(None) };
+    Ok(Version::parse(&required).zip(app_version(conn)?).filter(|(required, app)| app < required))
 }
 
 /// An operation with all that wait and that it follows.

@@ -260,6 +260,10 @@ impl Store {
             *engine = Engine::open(&self.options, Role::Write)?;
             engine.begin()?;
         }
+        if let Some((needs, app)) = engine.own.as_ref().and_then(|own| own.too_new.clone()) {
+            engine.rollback();
+            return Err(StoreError::SchemaTooNew { needs, app }.into());
+        }
         let now_ms = self.runtime.now_ms();
         let mut changed = match engine.seal_foreign(now_ms) {
             Ok(changed) => changed,

@@ -178,6 +178,9 @@ pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64,
     seal_baseline(&engine.conn, &mut site, &added, now_ms)?;
     engine.own = Some(site);
     crate::alter::follow(engine, *last, now_ms, own)?;
+    if let Some(site) = &mut engine.own {
+        site.too_new = crate::pending::too_new(&engine.conn)?;
+    }
     crate::parked::replay(engine)?;
     engine.repair()?;
     Ok(())

@@ -124,6 +124,8 @@ impl Undoing<'_> {
             Step::DropVersion(version) => {
                 (!self.now.versions.contains(version)).then(|| Step::SetVersion(version.clone()))
             }
+            // What an app of that version may have written by now stays.
+            Step::Requires(_) => None,
             Step::PutLocal(local) => match self.before.locals.get(&local.name.to_ascii_lowercase()) {
                 Some(before) => Some(Step::PutLocal(before.clone())),
                 None => return Ok(Err(format!("local table {} cannot be taken back", local.name))),

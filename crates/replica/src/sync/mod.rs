@@ -204,7 +204,8 @@ pub struct SyncReport {
 pub struct Pending {
     /// Its id.
     pub operation: String,
-    /// `blocked`, `follows` or `newer`: something stands in its way here, one that it follows is not applied, or a newer isle made it.
+    /// `blocked`, `follows`, `newer` or `app`: something stands in its way here, one that it follows is not applied, a newer isle made it,
+    /// or it is for later versions of the app.
     pub state: &'static str,
     /// Why, and what to do.
     pub reason: String,

@@ -25,7 +25,7 @@ use crate::{Store, StoreError};
 /// One change that a definition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
-    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `set group`, `duplicates`, `version`,
+    /// `create table`, `rename table`, `change table`, `add column`, `rename column`, `hide column`, `show column`, `set kind`, `set group`, `duplicates`, `version`, `requires`,
     /// `create index` or `drop index`;
     /// `create`, `replace` or `drop` of a view, a trigger or a full-text table.
     pub kind: &'static str,
@@ -214,6 +214,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
     planner.unnamed(&mut plan)?;
     crate::objects::plan(conn, &wanted, &schema, &mut plan)?;
     plan.set_version();
+    plan.require(conn, &schema, directives.requires.as_ref())?;
     if !plan.refused.is_empty() {
         plan.steps.clear();
     }
@@ -365,6 +366,18 @@ impl SchemaPlan {
             let here = here.map(|here| format!("{here} -> ")).unwrap_or_default();
             self.add("version", "schema", format!("{here}{wanted}"), Step::SetVersion(wanted));
         }
+    }
+
+    /// Asks for a version of the app, and refuses to where it is later than the one here: the app would lock itself out.
+    fn require(&mut self, conn: &Connection, schema: &Schema, wanted: Option<&Version>) -> Result<(), StoreError> {
+        let Some(wanted) = wanted.filter(|wanted| schema.requires.as_ref() < Some(wanted)) else { return Ok(()) };
+        if let Some(app) = crate::pending::app_version(conn)?.filter(|app| app < wanted) {
+            self.refused.push(format!(
+                "`-- @requires {wanted}` asks for a later version of the app than this one, which is {app}"
+            ));
+        }
+        self.add("requires", "app", wanted.to_string(), Step::Requires(wanted.clone()));
+        Ok(())
     }
 
     pub(crate) fn add(&mut self, kind: &'static str, table: &str, detail: String, step: Step) {
