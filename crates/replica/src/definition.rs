@@ -51,6 +51,10 @@ impl Definition {
     /// [`Error::Document`] with line and column.
     pub fn from_json(json: &str) -> Result<Definition, Error> {
         let document: Document = serde_json::from_str(json).map_err(|source| Error::Document { source })?;
+        if let Some(name) = document.names().find(|name| name.contains(char::is_control)) {
+            let source = serde::de::Error::custom(format!("the name {name:?} has a control character"));
+            return Err(Error::Document { source });
+        }
         Ok(Definition::from(&document))
     }
 
@@ -62,7 +66,7 @@ impl Definition {
     /// everywhere.
     ///
     /// # Errors
-    /// [`Error::Read`], also for a folder without such files; [`isle_store::StoreError::Definition`] when SQLite does not take them, and
+    /// [`Error::Read`], also for a folder without such files; [`isle_store::StoreError::DefinitionFile`] when SQLite does not take them, and
     /// [`isle_store::StoreError::DefinitionRefused`] for statements that would do something else on each device.
     pub fn from_dir(folder: &Path) -> Result<Definition, Error> {
         let failed = |path: &Path, source| Error::Read { path: path.to_owned(), source };
@@ -79,8 +83,11 @@ impl Definition {
         }
         let name = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         files.sort_by(|a, b| compare(&name(a), &name(b)));
-        let texts = files.iter().map(|file| std::fs::read_to_string(file).map_err(|source| failed(file, source)));
-        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let named = |file: &PathBuf| {
+            let text = std::fs::read_to_string(file).map_err(|source| failed(file, source))?;
+            Ok((file.file_name().unwrap_or_default().to_string_lossy().into_owned(), text))
+        };
+        let texts = files.iter().map(named).collect::<Result<Vec<(String, String)>, Error>>()?;
         let split = isle_store::split_definition(&texts)?;
         let (mut sql, mut data, mut parts) = (String::new(), Vec::new(), Vec::new());
         for (n, (file, Parts { structure, data: rows })) in files.iter().zip(split).enumerate() {
@@ -97,7 +104,10 @@ impl Definition {
                 }
                 Some(_) => {}
                 // Nobody could tell when a statement that changes rows has run.
-                None => return Ok(Definition::from(texts.join("\n;\n"))),
+                None => {
+                    let texts: Vec<String> = texts.into_iter().map(|(_, text)| text).collect();
+                    return Ok(Definition::from(texts.join("\n;\n")));
+                }
             }
         }
         let version = parts.last().map(|part| format!("-- @version {}\n", part.version)).unwrap_or_default();

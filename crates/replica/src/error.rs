@@ -344,6 +344,7 @@ impl Error {
                 | StoreError::NotTracked { .. }
                 | StoreError::NotReplica { .. }
                 | StoreError::Definition { .. }
+                | StoreError::DefinitionFile { .. }
                 | StoreError::Statement { .. },
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }

@@ -352,3 +352,21 @@ fn directives_before_a_statement_that_changes_rows_stay_and_the_right_text_is_cu
     let plan = a.plan_schema(files(folder.path(), "odd", &[]).unwrap()).unwrap();
     assert_eq!(plan.changes, []);
 }
+
+#[test]
+fn what_cannot_be_read_is_named_by_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, sql: &str| std::fs::write(folder.path().join(name), sql).unwrap();
+    file("1.0.0__init.sql", "CREATE TABLE t(id INTEGER PRIMARY KEY);");
+    file("1.1.0__more.sql", "ALTER TABLE t ADD COLUM a; INSERT INTO t");
+    let error = Definition::from_dir(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("1.1.0__more.sql"), "{error}");
+    file("1.1.0__more.sql", "INSERT INTO t VALUES(random());");
+    let error = Definition::from_dir(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("1.1.0__more.sql: INSERT"), "{error}");
+    // A name in a comment ends with its line.
+    let json = r#"{"version": "1.0", "tables": {"a\nb": {"columns": [{"name": "id", "type": "INTEGER", "primary_key": true}]}}}"#;
+    let error = Definition::from_json(json).unwrap_err().to_string();
+    assert!(error.contains("control character"), "{error}");
+    assert!(Definition::from_json(&json.replace("\\n", "")).is_ok());
+}

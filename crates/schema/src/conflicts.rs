@@ -38,7 +38,8 @@ impl Schema {
                 if !first_stands || before.is_none() {
                     standing.insert(target.clone(), (id, step.clone()));
                 }
-                let Some(before) = before.filter(|(other, was)| was != step && !known.contains(other)) else {
+                let Some(before) = before.filter(|(other, was)| was != step && *other != id && !known.contains(other))
+                else {
                     continue;
                 };
                 let this = (id, step.clone());
@@ -105,5 +106,9 @@ mod tests {
         assert!(Schema::conflicts([(a, &first), (same, &third)]).is_empty(), "one after the other");
         let (c, chosen) = operation(&[a, b], "c");
         assert!(Schema::conflicts([(a, &first), (b, &second), (c, &chosen)]).is_empty());
+        // Twice in one operation, say by way of a name that nobody has.
+        let steps = vec![first.steps[0].clone(), second.steps[0].clone()];
+        let (id, twice) = (MigrationId::from_bytes([3; 16]), Migration { steps, ..first.clone() });
+        assert!(Schema::conflicts([(id, &twice)]).is_empty());
     }
 }

@@ -220,6 +220,16 @@ fn list(names: &[String]) -> String {
 }
 
 impl Document {
+    /// Every name in it of which a comment may tell something, and its versions.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let tables = self.tables.iter().flat_map(|(name, table)| {
+            let columns = table.columns.iter().map(|column| column.name.as_str());
+            let grouped = table.groups.iter().flatten().map(String::as_str);
+            std::iter::once(name.as_str()).chain(columns).chain(grouped).chain(table.expires.as_deref())
+        });
+        tables.chain(self.version.as_deref()).chain(self.requires.as_deref())
+    }
+
     /// The same schema as CREATE statements.
     pub fn to_sql(&self) -> String {
         let mut sql = String::new();

@@ -207,7 +207,9 @@ impl Schema {
         });
         for column in &model.columns {
             if !known.columns.iter().any(|other| other.id == column.id) {
-                known.columns.push(column.clone());
+                // Another one may have taken its name since the table's first birth.
+                let name = known.free_name(&column.name, column.id);
+                known.columns.push(Column { id: column.id, name });
             }
         }
     }
@@ -230,7 +232,7 @@ impl TableState {
 }
 
 /// Whether no app's table can have the name: SQLite's own, isle's own, or none at all.
-fn is_reserved(name: &str) -> bool {
+pub fn is_reserved(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.is_empty() || name.starts_with("sqlite_") || name.starts_with("isle_")
 }
@@ -320,6 +322,21 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found.len(), 2);
         assert!(found.contains(&"stars"));
+    }
+
+    #[test]
+    fn a_column_that_another_birth_of_the_table_brings_takes_no_name_that_is_taken() {
+        let born = |columns: &[&str]| {
+            let table = Table::new("app", "notes", table().key, columns, true);
+            Step::CreateTable(TableDefinition { table, create_sql: String::new(), index_sql: vec![] })
+        };
+        let (root, first) = operation(&[], vec![born(&["title"])]);
+        let (a, renamed) = operation(&[root], vec![rename("title", "stars")]);
+        let (b, again) = operation(&[a], vec![born(&["title", "stars"])]);
+        let schema = Schema::fold([(root, &first), (a, &renamed), (b, &again)]);
+        let found = names(&schema);
+        let stars = ColumnId::derive(table().id, "stars", 0);
+        assert_eq!(found, ["stars", &format!("stars_{}", &stars.to_string()[..6])]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use document::{
     Document, DocumentCheck, DocumentColumn, DocumentDuplicates, DocumentForeignKey, DocumentIndex, DocumentObject,
     DocumentTable, DocumentUnique, DocumentVirtualTable,
 };
-pub use fold::{AddedColumn, Schema, TableState};
+pub use fold::{AddedColumn, Schema, TableState, is_reserved};
 pub use id::{ColumnId, MigrationId, TableId};
 pub use kind::Kind;
 pub use migration::{

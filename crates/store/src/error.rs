@@ -237,6 +237,14 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
+    /// A file of a definition is no SQL that SQLite takes.
+    #[error("{file} cannot be read: {source}")]
+    DefinitionFile {
+        /// Its name.
+        file: String,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
     /// A definition asks for changes that cannot be made.
     #[error("the definition asks for what cannot be done, and nothing was changed: {}", reasons.join("; "))]
     DefinitionRefused {

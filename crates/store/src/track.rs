@@ -157,6 +157,9 @@ pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64,
         let mut declared = BTreeSet::new();
         for definition in operation.tables() {
             let table = &definition.table;
+            if isle_schema::is_reserved(&table.name) {
+                return Err(refused(&table.name, "no table of an app can have this name".to_owned()));
+            }
             if !declared.insert(table.id) {
                 return Err(refused(&table.name, "it is declared twice".to_owned()));
             }

@@ -5,7 +5,7 @@
 mod support;
 
 use isle_clock::Hlc;
-use isle_schema::{Column, ColumnId, Migration, MigrationId, Table};
+use isle_schema::{Column, ColumnId, Migration, MigrationId, Step, Table};
 use isle_store::{Hindrance, StoreError};
 use proptest::prelude::*;
 use support::{Device, cases, settle};
@@ -221,6 +221,13 @@ fn garbage_is_no_operation_of_a_newer_isle() {
     for broken in [&b""[..], b"ISLX\x02", &body[..body.len() - 1]] {
         assert!(matches!(b.store.take_migration(broken), Err(StoreError::Migration(_))), "{broken:?}");
     }
+    let (_, mut evil) = Migration::decode(&body).unwrap();
+    let Step::CreateTable(born) = &mut evil.steps[0] else { panic!("another step") };
+    let key = born.table.key.clone();
+    born.table = Table::new("test", "isle_mine", key, &["a"], true);
+    born.create_sql = "CREATE TABLE isle_mine(id INTEGER PRIMARY KEY, a)".into();
+    let refused = b.store.take_migration(&evil.encode().unwrap().1).unwrap_err();
+    assert!(matches!(refused, StoreError::OperationRefused { .. }), "{refused}");
     assert!(b.store.pending_operations().unwrap().is_empty());
 }
 

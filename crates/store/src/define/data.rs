@@ -31,21 +31,25 @@ pub(super) struct DataStatement {
     differs: Option<String>,
 }
 
-/// Tells apart what the files of a definition say of tables, and what they do to rows. They are read one after the other, as each may need the tables of
+/// Tells apart what the files of a definition, each with its name, say of tables, and what they do to rows. They are read one after the other, as each may need the tables of
 /// those before it. Comments stay with the tables: some of them are directives.
 ///
 /// # Errors
-/// [`StoreError::Definition`] when SQLite does not take the SQL; [`StoreError::DefinitionRefused`] for a statement whose outcome would differ from one device
+/// [`StoreError::DefinitionFile`] when SQLite does not take the SQL; [`StoreError::DefinitionRefused`] for a statement whose outcome would differ from one device
 /// to another: it has parameters, draws random numbers or asks for the time.
-pub fn split_definition(files: &[String]) -> Result<Vec<Parts>, StoreError> {
+pub fn split_definition(files: &[(String, String)]) -> Result<Vec<Parts>, StoreError> {
     let mut conn = scratch()?;
     let (mut all, mut reasons) = (Vec::new(), Vec::new());
-    for file in files {
+    for (name, file) in files {
         let (mut parts, mut done) = (Parts::default(), 0);
-        for DataStatement { text, at, differs, .. } in run(&mut conn, file)? {
+        let statements = run(&mut conn, file).map_err(|error| match error {
+            StoreError::Definition { source } => StoreError::DefinitionFile { file: name.clone(), source },
+            other => other,
+        })?;
+        for DataStatement { text, at, differs, .. } in statements {
             reasons.extend(differs.map(|why| {
                 format!(
-                    "{}: {why}, and two devices may run this; write constants, or use a step in code",
+                    "{name}: {}: {why}, and two devices may run this; write constants, or use a step in code",
                     first_line(&text)
                 )
             }));
