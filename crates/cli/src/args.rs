@@ -418,6 +418,19 @@ pub(crate) struct Sync {
     /// With --watch or --live: how long to wait between two syncs with remotes
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = duration)]
     pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
+}
+
+/// How patient a command is with a remote.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Patience {
+    /// How long a request to a remote may go without progress [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// How often a request is tried again after a broken connection, a timeout or a server's error [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) retries: Option<u32>,
 }
 
 /// Where to listen.
@@ -507,6 +520,8 @@ pub(crate) struct Compact {
     /// Give free room in the file back; rows of tables without INTEGER PRIMARY KEY get new rowids
     #[arg(long)]
     pub(crate) vacuum: bool,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
 }
 
 #[derive(Debug, ClapArgs)]

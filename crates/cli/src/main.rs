@@ -16,6 +16,7 @@ mod demo;
 mod failure;
 mod output;
 mod script;
+mod spinner;
 mod values;
 
 use std::ffi::OsString;

@@ -364,6 +364,17 @@ impl Replica {
         Ok(store.detach()?)
     }
 
+    /// Closes the file if this is the last handle on it, after the thread that syncs it has ended: its write-ahead log is written back, and
+    /// nothing is left beside it. False if other handles keep it open. Dropping does the same and cannot say what failed.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn close(self) -> Result<bool, Error> {
+        drop(self.auto);
+        let store = Arc::try_unwrap(self.inner).ok().and_then(|inner| Arc::try_unwrap(inner.store).ok());
+        store.map_or(Ok(false), |store| Ok(store.close().map(|()| true)?))
+    }
+
     /// Gives the device another name, for people.
     ///
     /// # Errors

@@ -185,3 +185,21 @@ fn connections_log_ahead_wait_for_others_and_keep_references_whole() {
     let orphan = replica.write(|tx| tx.execute("INSERT INTO parts VALUES(1, 99)", &[])).unwrap_err();
     assert!(matches!(&orphan, Error::Store(error @ StoreError::Sqlite { .. }) if error.is_constraint()), "{orphan:?}");
 }
+
+#[test]
+fn a_file_that_is_closed_has_nothing_beside_it_and_another_handle_keeps_it_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = replica(folder.path());
+    let second = first.clone();
+    first.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x', 1, NULL)", &[])).unwrap();
+    let log = folder.path().join("new.db-wal");
+    assert!(log.metadata().unwrap().len() > 0);
+    assert!(!first.close().unwrap(), "another handle is there");
+    second.read(|q| q.one::<i64>("SELECT count(*) FROM notes", &[])).unwrap();
+    assert!(second.close().unwrap());
+    assert!(!log.exists() && !folder.path().join("new.db-shm").exists());
+    // The file alone has everything, for a client that knows nothing of write-ahead logs.
+    let count = rusqlite::Connection::open(folder.path().join("new.db")).unwrap();
+    assert_eq!(count.query_row("SELECT count(*) FROM notes", [], |row| row.get::<_, i64>(0)), Ok(1));
+    assert!(builder(folder.path()).open().is_ok(), "and it opens again");
+}

@@ -13,7 +13,7 @@ use crate::output::{Out, bytes, count};
 
 pub(crate) fn run(args: &Args, compact: &Compact, out: &mut Out) -> anyhow::Result<u8> {
     let insecure = db::open(args)?.remotes()?.iter().any(|remote| remotes::allows_http(&remote.url));
-    let replica = remotes::open(args, insecure)?;
+    let replica = remotes::open(args, insecure, &compact.patience)?;
     let bar = Arc::new(sync::Bar::new());
     let options = CompactOptions {
         keep: compact.keep,

@@ -10,6 +10,7 @@ use crate::confirm;
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, count, thousands};
+use crate::spinner;
 
 /// A table that was tracked, with its rows, or refused, with the reason.
 struct Outcome {
@@ -40,7 +41,7 @@ pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8
         Some(app) => builder.app(app),
         None => builder,
     };
-    let replica = builder.init()?;
+    let replica = spinner::beside("opening", || builder.init())?;
     let status = replica.status()?;
     if let Some(app) = init.app.as_ref().filter(|app| **app != status.app) {
         let message = format!("{} is a replica of app {:?} already, not of {app:?}", path.display(), status.app);
@@ -56,7 +57,7 @@ pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8
 }
 
 fn track_all(replica: &Replica) -> anyhow::Result<Vec<Outcome>> {
-    let (tracked, refused) = replica.track_all()?;
+    let (tracked, refused) = spinner::beside("taking in the tables", || replica.track_all())?;
     let mut outcomes = Vec::new();
     for table in tracked {
         outcomes.push(Outcome { rows: db::count_rows(replica, &table)?, table, refused: None });
@@ -122,7 +123,7 @@ pub(crate) fn track(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Re
             names.push(table);
         }
     }
-    replica.track(&names)?;
+    spinner::beside("taking in the tables", || replica.track(&names))?;
     let mut rows = Vec::new();
     for table in names {
         rows.push((table, db::count_rows(&replica, table)?));
@@ -140,7 +141,7 @@ pub(crate) fn track(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Re
 pub(crate) fn untrack(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Result<u8> {
     let replica = db::open(args)?;
     for table in tables {
-        replica.untrack(table)?;
+        spinner::beside("taking isle off the table", || replica.untrack(table))?;
     }
     if !out.json(&json!({ "untracked": tables }))? {
         let mark = out.style.green("✓");
@@ -159,7 +160,7 @@ pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8
     if !yes {
         confirm(&path, unsynced, status.repaired, out)?;
     }
-    replica.detach()?;
+    spinner::beside("taking isle off the file", || replica.detach())?;
     if !out.json(&json!({ "detached": path.to_string_lossy(), "unpublished": unsynced }))? {
         let mark = out.style.green("✓");
         out.note(format!(

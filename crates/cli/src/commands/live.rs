@@ -10,7 +10,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Names, remotes, sync, watch};
-use crate::args::{Args, Invite, Join, Listen, Serve, Sync};
+use crate::args::{Args, Invite, Join, Listen, Patience, Serve, Sync};
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Out, count, printable, time};
@@ -247,7 +247,7 @@ pub(crate) fn join(args: &Args, join: &Join, out: &mut Out) -> anyhow::Result<u8
 pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result<u8> {
     let runtime = sync::runtime()?;
     let code = runtime.block_on(async {
-        let replica = remotes::open(args, allows_http(args)?)?;
+        let replica = remotes::open(args, allows_http(args)?, &Patience::default())?;
         let live = listen(&replica, &serve.listen, Some(serve.interval)).await?;
         if out.json {
             out.json_line(&json!({ "event": "listening", "addresses": live.addresses() }))?;
@@ -262,7 +262,7 @@ pub(crate) fn serve(args: &Args, serve: &Serve, out: &mut Out) -> anyhow::Result
 
 /// `isle sync --live`.
 pub(crate) async fn sync_live(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
-    let replica = remotes::open(args, allows_http(args)?)?;
+    let replica = remotes::open(args, allows_http(args)?, &sync.patience)?;
     let remotes = Some(sync.interval);
     // Whoever stays connected can be called as well: two that run this find each other.
     let place = Listen { port: None, listen: None, addresses: Vec::new(), no_discovery: sync.no_discovery };

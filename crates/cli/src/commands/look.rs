@@ -7,6 +7,7 @@ use super::{Names, devices, files, remotes};
 use crate::args::Args;
 use crate::db;
 use crate::output::{Cell, Out, bytes, count, printable, span, thousands, time, write_time};
+use crate::spinner;
 use crate::values::hex;
 
 pub(crate) fn status(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
@@ -227,7 +228,8 @@ pub(crate) fn log(args: &Args, limit: usize, out: &mut Out) -> anyhow::Result<u8
 }
 
 pub(crate) fn hash(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
-    let hash = db::open(args)?.state_hash()?;
+    let replica = db::open(args)?;
+    let hash = spinner::beside("reading every row", || replica.state_hash())?;
     let (merged, visible) = (hex(&hash.merged), hex(&hash.visible));
     if !out.json(&json!({ "merged": merged, "visible": visible, "rows": hash.rows }))? {
         out.line(format!("merged   {merged}"))?;
@@ -243,7 +245,7 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     let sqlite = replica.read(|q| q.one::<String>("SELECT sqlite_version()", &[]))?.unwrap_or_default();
     let mode = replica.read(|q| q.one::<String>("PRAGMA journal_mode", &[]))?.unwrap_or_default();
     let home = home();
-    let mut report = replica.check()?;
+    let mut report = spinner::beside("looking for damage", || replica.check())?;
     let clock = clock_warning(&status).map(|message| Finding { check: "clock", message });
     report.findings.extend(clock);
     let findings: Vec<_> =

@@ -6,7 +6,7 @@ use isle::{RemoteInfo, RemoteOptions, Replica};
 use serde_json::json;
 use url::Url;
 
-use crate::args::{Args, Remote, RemoteAdd, Switch};
+use crate::args::{Args, Patience, Remote, RemoteAdd, Switch};
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, time};
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &Args, remote: &Remote, out: &mut Out) -> anyhow::Result
     match remote {
         Remote::Add(add) => {
             let (name, url) = (&add.name, address(add)?);
-            let replica = open(args, add.insecure_http)?;
+            let replica = open(args, add.insecure_http, &Patience::default())?;
             if add.plain {
                 replica.add_plain_remote(name, &url)?;
             } else {
@@ -53,9 +53,13 @@ pub(crate) fn run(args: &Args, remote: &Remote, out: &mut Out) -> anyhow::Result
 }
 
 /// Opens the replica; `insecure_http` says whether endpoints without TLS are allowed.
-pub(crate) fn open(args: &Args, insecure_http: bool) -> anyhow::Result<Replica> {
+pub(crate) fn open(args: &Args, insecure_http: bool, patience: &Patience) -> anyhow::Result<Replica> {
     let mut options = RemoteOptions::default();
     options.insecure_http = insecure_http;
+    if let Some(timeout) = patience.timeout {
+        (options.request_timeout, options.connect_timeout) = (timeout, timeout.min(options.connect_timeout));
+    }
+    options.retries = patience.retries.unwrap_or(options.retries);
     Ok(Replica::builder(db::path(args)?).remote_options(options).open()?)
 }
 

@@ -15,6 +15,7 @@ use crate::args::{Args, SchemaAction};
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, count, time};
+use crate::spinner;
 
 /// There is something to do.
 const CHANGES: u8 = 3;
@@ -51,11 +52,11 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
         }
         SchemaAction::Apply { file, backups, no_backup } => {
             let definition = read(file)?;
-            let report = match no_backup {
-                true => SchemaReport { plan: replica.apply_schema(definition)?, backup: None },
-                false => replica.sync_schema(definition, &backups_of(&replica, backups.as_ref()))?,
-            };
-            let SchemaReport { plan, backup } = report;
+            let report = spinner::beside("changing the tables", || match no_backup {
+                true => replica.apply_schema(definition).map(|plan| SchemaReport { plan, backup: None }),
+                false => replica.sync_schema(definition, &backups_of(&replica, backups.as_ref())),
+            });
+            let SchemaReport { plan, backup } = report?;
             show(&plan, backup.as_deref(), out)?;
             if !out.json && !plan.changes.is_empty() {
                 let mark = out.style.green("✓");
@@ -253,7 +254,7 @@ fn undo(replica: &Replica, operation: &str, backups: Option<&Path>, out: &mut Ou
             return Err(Failure::new(Kind::Invalid, format!("several operations begin with {operation:?}")).into());
         }
     };
-    let (done, backup) = replica.undo_schema(id, backups)?;
+    let (done, backup) = spinner::beside("changing the tables", || replica.undo_schema(id, backups))?;
     if out.json(&json!({ "undone": id.to_string(), "steps": done, "backup": backup }))? {
         return Ok(0);
     }

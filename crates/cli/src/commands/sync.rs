@@ -40,10 +40,10 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         }
         let remotes = selected(args, sync)?;
         if sync.check {
-            return check(args, &remotes, out).await;
+            return check(args, &remotes, sync, out).await;
         }
         if sync.prefer == Prefer::Remote && !sync.yes {
-            may_give_way(args, &remotes, out).await?;
+            may_give_way(args, &remotes, sync, out).await?;
         }
         if sync.watch {
             return watch::run(args, sync, out).await;
@@ -115,7 +115,7 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> a
     };
     let mut round = Round { reports: Vec::new(), failed: Vec::new(), away: Vec::new() };
     for remote in remotes {
-        let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
+        let replica = remotes::open(args, remotes::allows_http(&remote.url), &sync.patience)?;
         let bar = Arc::new(Bar::new());
         let progress = Some(Bar::callback(&bar));
         let options = SyncOptions { remote: Some(remote.name.clone()), direction, prefer, progress };
@@ -138,9 +138,9 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> a
 }
 
 /// Asks before own values that nobody else has may give way to a remote's.
-async fn may_give_way(args: &Args, remotes: &[RemoteInfo], out: &Out) -> anyhow::Result<()> {
+async fn may_give_way(args: &Args, remotes: &[RemoteInfo], sync: &Sync, out: &Out) -> anyhow::Result<()> {
     for remote in remotes {
-        let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
+        let replica = remotes::open(args, remotes::allows_http(&remote.url), &sync.patience)?;
         let options = SyncOptions { remote: Some(remote.name.clone()), ..SyncOptions::default() };
         // A remote that cannot be looked at cannot be synced with either: the sync says why.
         let Ok(reports) = replica.check_remotes(&options).await else { continue };
@@ -161,15 +161,20 @@ fn ended(failed: Vec<(String, isle::Error)>, several: bool, code: u8, out: &mut 
         return failed.next().map_or(Ok(code), Err);
     }
     out.flush()?;
-    let mut code = code;
+    // One kind of failure keeps its code.
+    let mut codes = Vec::new();
     for error in failed {
         // With --json standard output has them all, with their kinds.
         if !out.json {
             failure::report(&error, false);
         }
-        code = Kind::Failed.code();
+        codes.push(Kind::of(&error).code());
     }
-    Ok(code)
+    Ok(match codes.first() {
+        None => code,
+        Some(first) if codes.iter().all(|other| other == first) => *first,
+        Some(_) => Kind::Failed.code(),
+    })
 }
 
 pub(crate) fn to_json(round: &Round) -> serde_json::Value {
@@ -319,10 +324,10 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
     lines
 }
 
-async fn check(args: &Args, remotes: &[RemoteInfo], out: &mut Out) -> anyhow::Result<u8> {
+async fn check(args: &Args, remotes: &[RemoteInfo], sync: &Sync, out: &mut Out) -> anyhow::Result<u8> {
     let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for remote in remotes {
-        let replica = remotes::open(args, remotes::allows_http(&remote.url))?;
+        let replica = remotes::open(args, remotes::allows_http(&remote.url), &sync.patience)?;
         let options = SyncOptions { remote: Some(remote.name.clone()), ..SyncOptions::default() };
         match replica.check_remotes(&options).await {
             Ok(checked) => reports.extend(checked),

@@ -211,6 +211,24 @@ fn an_endpoint_without_tls_needs_permission_once() {
     assert!(none.contains("no credentials"), "{none}");
 }
 
+#[test]
+fn how_long_a_remote_may_be_silent_is_the_users_choice() {
+    let place = Place::new();
+    let server = S3Server::start(Behaviour { hang_every: Some(1), ..Behaviour::default() }).expect("a server");
+    let laptop = place.laptop();
+    laptop.ok(["remote", "remove", "hub"]);
+    let (url, endpoint) = (server.url("notes"), server.endpoint());
+    let url = url.split('?').next().expect("an address");
+    let add = ["remote", "add", "cloud", url, "--endpoint", &endpoint, "--insecure-http", "--region", "us-east-1"];
+    assert_eq!(with_keys(&laptop, &add).code, 0);
+    for (retries, attempts) in [("0", 1), ("2", 3)] {
+        let before = server.seen().requests;
+        let synced = with_keys(&laptop, &["sync", "--timeout", "200ms", "--retries", retries]);
+        assert_eq!((synced.code, server.seen().requests - before), (1, attempts), "{synced:?}");
+        assert!(synced.err.contains("timeout") || synced.err.contains("timed out"), "{synced:?}");
+    }
+}
+
 /// All files below a folder, as one heap of bytes.
 fn content(folder: &std::path::Path) -> Vec<u8> {
     let mut all = Vec::new();
