@@ -1,5 +1,9 @@
 //! What can be typed.
 
+mod backup;
+
+pub(crate) use backup::{BackupAction, BackupPlace};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -139,6 +143,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: Option<DevicesAction>,
     },
+    /// Copies of the database that can be taken back
+    #[command(
+        subcommand,
+        after_help = "They are made while others write, checked, and kept with a manifest each in `backups` beside the database (beside its folder,\n\
+        if that is called data), or in the folder that --folder names.\n\n\
+        Examples:\n  isle backup create --comment 'before the move'\n  isle backup list\n  isle backup restore 3f2a"
+    )]
+    Backup(BackupAction),
     /// What was done with this replica: syncs, and what came of them
     #[command(subcommand, after_help = "Examples:\n  isle ops list --kind sync\n  isle ops show 7")]
     Ops(OpsAction),
@@ -621,7 +633,7 @@ pub(crate) enum OpsAction {
     /// The newest first
     #[command(after_help = "Example:\n  isle ops list --kind sync")]
     List {
-        /// Only this kind: sync
+        /// Only this kind: sync, backup or restore
         #[arg(long)]
         kind: Option<String>,
         /// How many

@@ -36,6 +36,15 @@ pub(crate) fn path(args: &Args) -> anyhow::Result<PathBuf> {
     Ok(FOUND.get_or_init(|| found).clone())
 }
 
+/// The same, also where the file that is named is gone or damaged.
+pub(crate) fn path_of_lost(args: &Args) -> anyhow::Result<PathBuf> {
+    match &args.db {
+        Some(named) if named.is_dir() => Err(is_folder(named).into()),
+        Some(named) => Ok(named.clone()),
+        None => path(args),
+    }
+}
+
 fn must_exist(path: &Path) -> anyhow::Result<()> {
     if path.is_file() {
         return must_be_sqlite(path);

@@ -168,6 +168,11 @@ impl Builder {
         self.begin(replica)
     }
 
+    /// The database's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn options(&self) -> Options {
         let mut options = Options::new(&self.path);
         options.busy_timeout = self.busy_timeout;

@@ -9,7 +9,7 @@ use isle_protocol::SessionError;
 use isle_store::StoreError;
 use isle_transport::TransportError;
 
-use crate::SyncReport;
+use crate::{BackupError, SyncReport};
 
 /// What went wrong, in terms of what a caller can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub enum Error {
     /// The replica's file.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// A remote.
     #[error("remote {name:?}: {source}")]
     Remote {
@@ -334,7 +337,10 @@ impl Error {
             | Error::Remote { source: RemoteError::Address { .. }, .. }
             | Error::Document { .. }
             | Error::ConflictOfPart { .. }
-            | Error::NoSuchConflict { .. } => ErrorKind::Invalid,
+            | Error::NoSuchConflict { .. }
+            | Error::Backup(
+                BackupError::NoFolder { .. } | BackupError::NoSuchBackup { .. } | BackupError::Ambiguous { .. },
+            ) => ErrorKind::Invalid,
             Error::Remotes { failed, .. } => {
                 let first = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
                 if failed.iter().all(|(_, error)| error.kind() == first) { first } else { ErrorKind::Failed }
@@ -348,6 +354,7 @@ impl Error {
                 | StoreError::Statement { .. },
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
+            | Error::Backup(BackupError::OtherGroup { .. })
             | Error::Store(
                 StoreError::OtherGroup { .. }
                 | StoreError::SchemaConflict { .. }

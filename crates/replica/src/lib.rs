@@ -97,6 +97,7 @@
 //! author had seen; concurrent transactions of two replicas both happen, and cells that both wrote go to the later one.
 
 mod auto;
+mod backups;
 mod builder;
 mod definition;
 mod direct;
@@ -116,6 +117,7 @@ mod transaction;
 mod value;
 
 pub use auto::{AutoSync, Peers};
+pub use backups::{BackedUp, Backup, BackupError, Restored, backup_folder};
 pub use builder::Builder;
 pub use definition::Definition;
 pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};

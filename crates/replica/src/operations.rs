@@ -31,6 +31,19 @@ pub(crate) async fn note_operation(
     }
 }
 
+/// Keeps what came of something other than a sync. That it cannot be kept is no reason to fail.
+pub(crate) fn note(inner: &Inner, kind: &str, target: &str, started_ms: u64, result: Result<String, String>) {
+    let (facts, error) = match result {
+        Ok(facts) => (facts, None),
+        Err(error) => ("{}".to_owned(), Some(error)),
+    };
+    let (kind, target, ended_ms) = (kind.to_owned(), target.to_owned(), inner.runtime.now_ms());
+    let operation = Operation { id: 0, kind, target, started_ms, ended_ms, error, facts, times: 1 };
+    if let Err(error) = inner.store.note_operation(&operation) {
+        tracing::warn!(%error, "what was done cannot be noted");
+    }
+}
+
 impl SyncReport {
     /// Whether it did nothing that anybody would want to read of.
     fn is_idle(&self) -> bool {
@@ -41,7 +54,7 @@ impl SyncReport {
 }
 
 impl Replica {
-    /// What was done with this file and what came of it, newest first; of one kind if that is given: `sync`. Syncs that found nothing to do are not kept;
+    /// What was done with this file and what came of it, newest first; of one kind if that is given: `sync`, `backup`, `restore`. Syncs that found nothing to do are not kept;
     /// one that fails again and again for one reason is one entry.
     ///
     /// # Errors

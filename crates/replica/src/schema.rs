@@ -8,7 +8,7 @@ use isle_store::{Lint, Parked, SchemaOperation, SchemaPlan, SchemaState};
 use serde::Serialize;
 
 use crate::definition::Part;
-use crate::{Definition, Error, Replica, Steps};
+use crate::{BackedUp, Definition, Error, Replica, Steps};
 
 /// The group's schema, as far as its operations are here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -226,25 +226,16 @@ impl Replica {
     ) -> Result<SchemaReport, Error> {
         let definition = definition.into();
         let rewrites = self.plan_schema(definition.clone())?.rewrites();
-        let backup = rewrites.then(|| self.back_up_into(backups)).transpose()?;
+        let backup = if rewrites { self.back_up_first(backups)? } else { None };
         Ok(SchemaReport { plan: self.bring(&definition, steps)?, backup })
     }
 
-    /// Copies the database into a folder; gives the copy.
-    fn back_up_into(&self, backups: &Path) -> Result<PathBuf, Error> {
-        let failed = |source| isle_store::StoreError::Backup { path: backups.to_owned(), source };
-        std::fs::create_dir_all(backups).map_err(failed)?;
-        let path = backups.join(self.backup_name());
-        self.inner.store.back_up(&path)?;
-        Ok(path)
-    }
-
-    /// What a backup of now is called: the file's name, the milliseconds since 1970, and something that no other has.
-    fn backup_name(&self) -> String {
-        let stem =
-            self.inner.path.file_stem().map_or_else(|| "isle".into(), |stem| stem.to_string_lossy().into_owned());
-        let random: String = self.inner.runtime.random()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{stem}-{}-{random}.db", self.inner.runtime.now_ms())
+    /// Copies the database before its tables are made anew; gives the copy.
+    fn back_up_first(&self, backups: &Path) -> Result<Option<PathBuf>, Error> {
+        match self.back_up(backups, "schema", None)? {
+            BackedUp::Done(backup) => Ok(Some(backup.path)),
+            BackedUp::SkippedEmpty => Ok(None),
+        }
     }
 
     /// The tables of the group as they stand in this file, with their indexes, views, triggers and full-text tables: a definition that
@@ -302,7 +293,7 @@ impl Replica {
         backups: Option<&Path>,
     ) -> Result<(Vec<String>, Option<PathBuf>), Error> {
         let backups = backups.filter(|_| self.inner.store.undo_rewrites(id).unwrap_or(false));
-        let backup = backups.map(|backups| self.back_up_into(backups)).transpose()?;
+        let backup = backups.map(|backups| self.back_up_first(backups)).transpose()?.flatten();
         Ok((self.inner.store.undo_schema(id)?, backup))
     }
 

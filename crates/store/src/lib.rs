@@ -106,6 +106,7 @@ mod transaction;
 mod triggers;
 mod undo;
 
+pub use backup::{Facts, verify_copy};
 pub use check::{Finding, Report};
 pub use compact::Compacted;
 pub use define::{Parts, SchemaChange, SchemaPlan, split_definition};

@@ -136,9 +136,9 @@ pub struct Status {
 }
 
 #[derive(Default)]
-struct Engines {
-    write: Option<Engine>,
-    merge: Option<Engine>,
+pub(crate) struct Engines {
+    pub(crate) write: Option<Engine>,
+    pub(crate) merge: Option<Engine>,
 }
 
 /// A replica's file. All methods may be called from any thread; writes of one process run one after the other.
@@ -146,7 +146,7 @@ pub struct Store {
     options: Options,
     pub(crate) runtime: Arc<dyn Runtime>,
     // Closed before the engines: the last connection to close writes the write-ahead log back, and a reader cannot.
-    readers: Mutex<Vec<Connection>>,
+    pub(crate) readers: Mutex<Vec<Connection>>,
     engines: Mutex<Engines>,
     #[expect(clippy::type_complexity, reason = "one callback, named by its field")]
     observer: Mutex<Option<Arc<dyn Fn(Changed) + Send + Sync>>>,
@@ -218,7 +218,7 @@ impl Store {
         }
     }
 
-    fn engines(&self) -> MutexGuard<'_, Engines> {
+    pub(crate) fn engines(&self) -> MutexGuard<'_, Engines> {
         self.engines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -733,10 +733,10 @@ fn write_ahead(conn: &Connection, patience: Duration) -> Result<String, StoreErr
 }
 
 /// A folder that goes when this does.
-struct TemporaryFolder(PathBuf);
+pub(crate) struct TemporaryFolder(pub(crate) PathBuf);
 
 impl TemporaryFolder {
-    fn make(path: PathBuf) -> Result<TemporaryFolder, StoreError> {
+    pub(crate) fn make(path: PathBuf) -> Result<TemporaryFolder, StoreError> {
         std::fs::create_dir(&path).map_err(|source| StoreError::Folder { path: path.clone(), source })?;
         Ok(TemporaryFolder(path))
     }

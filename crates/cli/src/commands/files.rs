@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use isle::{Replica, Status, StoreError};
+use isle::{BackedUp, Replica, Status, StoreError};
 use serde_json::json;
 
 use crate::args::{Args, Init};
@@ -160,13 +160,21 @@ pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8
     if !yes {
         confirm(&path, unsynced, status.repaired, out)?;
     }
+    // Its history cannot be had again.
+    let backup = match spinner::beside("copying", || replica.back_up_before("detach"))? {
+        BackedUp::Done(backup) => Some(backup.path),
+        BackedUp::SkippedEmpty => None,
+    };
     spinner::beside("taking isle off the file", || replica.detach())?;
-    if !out.json(&json!({ "detached": path.to_string_lossy(), "unpublished": unsynced }))? {
+    if !out.json(&json!({ "detached": path.to_string_lossy(), "unpublished": unsynced, "backup": backup }))? {
         let mark = out.style.green("✓");
         out.note(format!(
             "{mark} {} is a plain SQLite database; its tables and rows are as they were",
             path.display()
         ))?;
+        if let Some(backup) = backup {
+            out.note(format!("with its history it is {}", backup.display()))?;
+        }
     }
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! The commands, by what they are about.
 
+mod backups;
 mod compact;
 pub(crate) mod conflicts;
 mod devices;
@@ -44,6 +45,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Serve(serve) => live::serve(args, serve, out),
         Command::Peers { action } => peers::run(args, action.as_ref(), out),
         Command::Devices { action } => devices::run(args, action.as_ref(), out),
+        Command::Backup(action) => backups::run(args, action, out),
         Command::Ops(action) => operations::run(args, action, out),
         Command::Hash => look::hash(args, out),
         Command::Doctor => look::doctor(args, out),

@@ -49,6 +49,12 @@ fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> a
         let what = match &operation.error {
             Some(error) if operation.times > 1 => format!("{} times: {}", operation.times, printable(error)),
             Some(error) => printable(error),
+            None if operation.kind != "sync" => {
+                match facts.get("comment").or(facts.get("reason")).and_then(Value::as_str) {
+                    Some("manual") | None => String::new(),
+                    Some(why) => printable(why),
+                }
+            }
             None => {
                 let conflicts = match fact("conflicts") {
                     0 => String::new(),

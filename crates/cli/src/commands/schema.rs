@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             Ok(0)
         }
         SchemaAction::Undo { operation, backups, no_backup } => {
-            let backups = (!no_backup).then(|| backups_of(&replica, backups.as_ref()));
+            let backups = (!no_backup).then(|| backups_of(&replica, backups.as_ref())).transpose()?;
             undo(&replica, operation, backups.as_deref(), out)
         }
         SchemaAction::Parked => parked(&replica, out),
@@ -52,9 +52,10 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
         }
         SchemaAction::Apply { file, backups, no_backup } => {
             let definition = read(file)?;
+            let backups = backups_of(&replica, backups.as_ref())?;
             let report = spinner::beside("changing the tables", || match no_backup {
                 true => replica.apply_schema(definition).map(|plan| SchemaReport { plan, backup: None }),
-                false => replica.sync_schema(definition, &backups_of(&replica, backups.as_ref())),
+                false => replica.sync_schema(definition, &backups),
             });
             let SchemaReport { plan, backup } = report?;
             show(&plan, backup.as_deref(), out)?;
@@ -235,9 +236,9 @@ fn parked(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Where copies of the database go: to a folder beside it, if none is named.
-fn backups_of(replica: &Replica, named: Option<&PathBuf>) -> PathBuf {
-    named.cloned().unwrap_or_else(|| replica.path().with_extension("backups"))
+/// Where copies of the database go.
+fn backups_of(replica: &Replica, named: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    Ok(named.map_or_else(|| replica.backup_folder(), |named| Ok(named.clone()))?)
 }
 
 fn undo(replica: &Replica, operation: &str, backups: Option<&Path>, out: &mut Out) -> anyhow::Result<u8> {

@@ -42,8 +42,12 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         if sync.check {
             return check(args, &remotes, sync, out).await;
         }
-        if sync.prefer == Prefer::Remote && !sync.yes {
-            may_give_way(args, &remotes, sync, out).await?;
+        if sync.prefer == Prefer::Remote {
+            if !sync.yes {
+                may_give_way(args, &remotes, sync, out).await?;
+            }
+            // What gives way is in the journal too; this has all of it at once.
+            db::open(args)?.back_up_before("sync")?;
         }
         if sync.watch {
             return watch::run(args, sync, out).await;

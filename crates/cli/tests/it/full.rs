@@ -93,7 +93,7 @@ fn a_definition_that_finds_no_room_leaves_the_old_one() {
         assert_eq!(laptop.run(["schema", "plan", "changed.sql"]).code, 3, "{kib} KiB: it is still to be done");
         laptop.ok(["doctor"]);
     }
-    let partial = std::fs::read_dir(laptop.folder.join("app.backups")).expect("a folder");
+    let partial = std::fs::read_dir(laptop.folder.join("backups")).expect("a folder");
     assert_eq!(
         partial.filter_map(Result::ok).filter(|file| file.path().extension() == Some("partial".as_ref())).count(),
         0

@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
 #![allow(clippy::print_stderr, reason = "a test that a tool is missing for says so")]
 
+mod backups;
 mod compact;
 mod demo;
 mod files;

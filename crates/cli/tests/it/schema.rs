@@ -183,7 +183,7 @@ fn a_table_that_is_made_anew_is_copied_before() {
     file("stars < 6");
     let plan = laptop.run(["schema", "plan", "schema.sql"]);
     assert!(plan.code == 3 && plan.out.contains("change table") && plan.out.contains("2 rows are copied"), "{plan:?}");
-    assert!(!laptop.folder.join("app.backups").exists(), "a plan changes nothing");
+    assert!(!laptop.folder.join("backups").exists(), "a plan changes nothing");
     let backup = laptop.json(["schema", "apply", "schema.sql"])["backup"].as_str().expect("a path").to_owned();
     let table = "SELECT sql LIKE '%CHECK%' FROM sqlite_schema WHERE name = 'notes'";
     assert_eq!(crate::support::sqlite3(std::path::Path::new(&backup), table).trim(), "0");
@@ -195,7 +195,7 @@ fn a_table_that_is_made_anew_is_copied_before() {
     let said = laptop.fails(1, ["schema", "apply", "schema.sql", "--backups", "taken"]);
     assert!(said.contains("taken") && said.contains("nothing was changed"), "{said}");
     laptop.ok(["schema", "apply", "schema.sql", "--no-backup"]);
-    assert_eq!(std::fs::read_dir(laptop.folder.join("app.backups")).expect("a folder").count(), 1);
+    assert_eq!(laptop.json(["backup", "list"]).as_array().expect("a list").len(), 1);
     laptop.ok(["sync"]);
     phone.ok(["sync"]);
     assert!(phone.fails(1, ["exec", "UPDATE notes SET stars = 8"]).contains("CHECK"));
