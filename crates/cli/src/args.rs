@@ -7,7 +7,7 @@ pub(crate) use backup::{BackupAction, BackupPlace};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Ordinary SQLite files that sync: through a folder or an S3 bucket, or straight from device to device.
 #[derive(Debug, Parser)]
@@ -110,6 +110,29 @@ pub(crate) enum Command {
         /// How many
         #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
         limit: usize,
+    },
+    /// Who changed a row, when, and what it held before
+    #[command(
+        after_help = "Reads the whole log. What `isle compact` dropped is not there.\n\nExamples:\n  isle history notes 7\n  isle history notes"
+    )]
+    History {
+        /// The table
+        table: String,
+        /// The row's key, column by column; without it the newest changes of the table
+        #[arg(allow_negative_numbers = true)]
+        key: Vec<String>,
+        /// How many, newest first
+        #[arg(short = 'n', long = "limit", default_value_t = 50, value_name = "N", value_parser = limit)]
+        limit: usize,
+    },
+    /// Take a change back by a new one, which travels
+    #[command(
+        after_help = "Rows that it inserted are deleted, those that it deleted come again, and columns get the values from before it. What was\n\
+        changed since stays as it is, and is told.\n\nExamples:\n  isle undo 42\n  isle undo laptop:42"
+    )]
+    Undo {
+        /// Its version on this device, or DEVICE:VERSION: `isle log` and `isle history` show them
+        change: String,
     },
     /// Values that lost against a concurrent write, and what to do with them
     #[command(
@@ -593,7 +616,7 @@ pub(crate) struct Resolve {
     #[arg(group = "which", requires = "how")]
     pub(crate) id: Option<i64>,
     /// All open ones: the values stay as they stand now
-    #[arg(long, group = "which", conflicts_with_all = ["put_back", "value"])]
+    #[arg(long, group = "which", conflicts_with_all = ["put_back", "value", "take"])]
     pub(crate) all: bool,
     /// With --all: only those of this table
     #[arg(long, conflicts_with = "id", value_name = "TABLE")]
@@ -604,9 +627,23 @@ pub(crate) struct Resolve {
     /// Write the value that lost
     #[arg(long, group = "how")]
     pub(crate) put_back: bool,
+    /// Whose value is to stand: the one from before both, this device's, or the other's
+    #[arg(long, group = "how", value_name = "SIDE")]
+    pub(crate) take: Option<Take>,
     /// Write another value
     #[arg(long, group = "how", value_name = "V", allow_hyphen_values = true)]
     pub(crate) value: Option<String>,
+}
+
+/// A side of a conflict.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Take {
+    /// What the cell held before either was written
+    Base,
+    /// What this device wrote
+    Ours,
+    /// What the other device wrote
+    Theirs,
 }
 
 #[derive(Debug, Subcommand)]

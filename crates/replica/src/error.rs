@@ -235,6 +235,14 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// Neither value had one before it that the log knows.
+    #[error(
+        "conflict {id} has no base: there was no such row before, or the log does not reach back so far; write a value"
+    )]
+    ConflictWithoutBase {
+        /// The conflict.
+        id: i64,
+    },
     /// What lost is a part of a value, which cannot take the place of the whole.
     #[error(
         "conflict {id}: what lost is a change, and not a whole value: `isle conflicts resolve {id} --value V` writes what you want"
@@ -337,6 +345,7 @@ impl Error {
             | Error::Remote { source: RemoteError::Address { .. }, .. }
             | Error::Document { .. }
             | Error::ConflictOfPart { .. }
+            | Error::ConflictWithoutBase { .. }
             | Error::NoSuchConflict { .. }
             | Error::Backup(
                 BackupError::NoFolder { .. } | BackupError::NoSuchBackup { .. } | BackupError::Ambiguous { .. },

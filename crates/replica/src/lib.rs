@@ -103,6 +103,7 @@ mod definition;
 mod direct;
 mod error;
 mod group_keys;
+mod history;
 mod keystore;
 mod names;
 mod operations;
@@ -123,13 +124,15 @@ pub use definition::Definition;
 pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};
 pub use error::{Error, ErrorKind};
 pub use group_keys::{KeyInfo, import_keys};
+pub use history::{ConflictBase, HistoryCell, HistoryEntry};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
     Applied, Changed, Finding, Fork, Hindrance, Lint, LogEntry, Operation, Parked, PendingOperation, Reason, Report,
-    Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash, StoreError, Waiting,
+    RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash, StoreError,
+    Undone, Waiting,
 };
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution};

@@ -12,7 +12,7 @@ use crate::auto::Auto;
 use crate::builder::{Builder, real_path};
 use crate::keystore::{Device, KeyStore, SiteRecord};
 use crate::sync::{self, CheckReport, CompactOptions, CompactReport, Outcome, SyncOptions, SyncReport};
-use crate::{Error, Queries, Transaction, Value};
+use crate::{ConflictBase, Error, Queries, Transaction, Value};
 
 /// Notifications that a slow subscriber may fall behind by.
 const NOTIFICATIONS_MAX: usize = 256;
@@ -268,6 +268,12 @@ pub enum Resolution {
     PutBack,
     /// Write another value.
     Value(Value),
+    /// Write what the cell held before either of the two values was written.
+    Base,
+    /// The value that this device wrote; where it wrote neither, the one that stands.
+    Ours,
+    /// The other one.
+    Theirs,
 }
 
 impl Replica {
@@ -676,8 +682,20 @@ impl Replica {
         if entry.resolved {
             return Err(Error::NoSuchConflict { id });
         }
+        // Who wrote neither has the one that stands.
+        let lost_is_ours = entry.site.is_some_and(|site| site == self.inner.store.status().map_or(site, |s| s.site));
+        let resolution = &match resolution {
+            Resolution::Ours if lost_is_ours => Resolution::PutBack,
+            Resolution::Theirs if !lost_is_ours => Resolution::PutBack,
+            Resolution::Ours | Resolution::Theirs => Resolution::Keep,
+            Resolution::Base => match self.conflict_base(id)? {
+                ConflictBase::Value(value) => Resolution::Value(value),
+                ConflictBase::Absent | ConflictBase::Unknown => return Err(Error::ConflictWithoutBase { id }),
+            },
+            other => other.clone(),
+        };
         let value = match resolution {
-            Resolution::Keep => None,
+            Resolution::Base | Resolution::Ours | Resolution::Theirs | Resolution::Keep => None,
             Resolution::PutBack if entry.reason == Reason::Change => return Err(Error::ConflictOfPart { id }),
             Resolution::PutBack => Some(&entry.value),
             Resolution::Value(value) => Some(value),

@@ -46,6 +46,16 @@ impl Value {
         }
     }
 
+    pub(crate) fn to_changeset(&self) -> isle_changeset::Value {
+        match self {
+            Value::Null => isle_changeset::Value::Null,
+            Value::Integer(v) => isle_changeset::Value::Integer(*v),
+            Value::Real(v) => isle_changeset::Value::Real(*v),
+            Value::Text(v) => isle_changeset::Value::Text(v.clone().into_bytes()),
+            Value::Blob(v) => isle_changeset::Value::Blob(v.clone()),
+        }
+    }
+
     /// The value as a parameter.
     pub fn as_param(&self) -> Param<'_> {
         match self {

@@ -1,10 +1,10 @@
 //! The journal of values that lost.
 
-use isle::{Conflict, Reason, Repaired, Replica, Resolution, SiteId, Value};
+use isle::{Conflict, ConflictBase, Reason, Repaired, Replica, Resolution, SiteId, Value};
 use serde_json::{Map, json};
 
 use super::Names;
-use crate::args::{Args, Conflicts, ConflictsAction, Listing};
+use crate::args::{Args, Conflicts, ConflictsAction, Listing, Take};
 use crate::db;
 use crate::output::{Cell, Out, count, thousands, write_time};
 use crate::values;
@@ -24,10 +24,13 @@ pub(crate) fn run(args: &Args, conflicts: &Conflicts, out: &mut Out) -> anyhow::
         Some(ConflictsAction::Hidden { limit }) => hidden(&replica, *limit, out)?,
         Some(ConflictsAction::Show { id }) => show(&replica, *id, out)?,
         Some(ConflictsAction::Resolve(resolve)) => {
-            let resolution = match (&resolve.value, resolve.put_back) {
-                (Some(value), _) => Resolution::Value(values::parse(value)),
-                (None, true) => Resolution::PutBack,
-                (None, false) => Resolution::Keep,
+            let resolution = match (&resolve.value, resolve.take, resolve.put_back) {
+                (Some(value), ..) => Resolution::Value(values::parse(value)),
+                (_, Some(Take::Base), _) => Resolution::Base,
+                (_, Some(Take::Ours), _) => Resolution::Ours,
+                (_, Some(Take::Theirs), _) => Resolution::Theirs,
+                (None, None, true) => Resolution::PutBack,
+                (None, None, false) => Resolution::Keep,
             };
             match resolve.id {
                 Some(id) => apply(&replica, id, &resolution, out)?,
@@ -177,7 +180,14 @@ fn keep_all(replica: &Replica, table: Option<&str>, out: &mut Out) -> anyhow::Re
 fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
     let names = Names::new(&replica.status()?);
     let conflict = replica.conflict(id)?;
-    if out.json(&to_json(&conflict, &names))? {
+    let base = replica.conflict_base(id)?;
+    let mut object = to_json(&conflict, &names);
+    if let Some(fields) = object.as_object_mut() {
+        let value = if let ConflictBase::Value(value) = &base { values::to_json(value) } else { json!(null) };
+        fields.insert("base".to_owned(), value);
+        fields.insert("base_known".to_owned(), json!(base != ConflictBase::Unknown));
+    }
+    if out.json(&object)? {
         return Ok(());
     }
     let style = out.style;
@@ -191,6 +201,12 @@ fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
     out.line(format!("{} {}", style.bold("conflict"), style.bold(id)))?;
     out.line(format!("row     {row}"))?;
     out.line(format!("column  {}", conflict.column.as_deref().unwrap_or("the exact spelling of the key")))?;
+    let base = match base {
+        ConflictBase::Value(value) => values::quote(&value),
+        ConflictBase::Absent => style.dim("there was no such row"),
+        ConflictBase::Unknown => style.dim("the log does not reach back so far"),
+    };
+    out.line(format!("base    {base}"))?;
     let lost = style.yellow(values::quote(&conflict.value));
     out.line(format!("lost    {lost}  written {}", stamp(conflict.site, Some(conflict.hlc))))?;
     out.line(format!("won     {}, {}", why(conflict.reason), stamp(conflict.winner, conflict.winner_hlc)))?;

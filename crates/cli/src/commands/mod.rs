@@ -5,6 +5,7 @@ mod compact;
 pub(crate) mod conflicts;
 mod devices;
 mod files;
+mod history;
 mod keys;
 mod live;
 mod look;
@@ -39,6 +40,8 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Compact(compact) => compact::run(args, compact, out),
         Command::Status => look::status(args, out),
         Command::Log { limit } => look::log(args, *limit, out),
+        Command::History { table, key, limit } => history::run(args, table, key, *limit, out),
+        Command::Undo { change } => history::undo(args, change, out),
         Command::Conflicts(conflicts) => conflicts::run(args, conflicts, out),
         Command::Invite(invite) => live::invite(args, invite, out),
         Command::Join(join) => live::join(args, join, out),

@@ -7,6 +7,7 @@ mod compact;
 mod demo;
 mod files;
 mod full;
+mod history;
 mod keys;
 mod look;
 mod peers;

@@ -16,7 +16,7 @@ use crate::layout::log_id;
 use crate::own::known_site_no;
 
 /// What authors had seen, each as of the time that was asked for last.
-pub(super) struct Histories<'c> {
+pub(crate) struct Histories<'c> {
     conn: &'c Connection,
     authors: HashMap<i64, History>,
 }
@@ -29,12 +29,12 @@ struct History {
 }
 
 impl<'c> Histories<'c> {
-    pub(super) fn new(conn: &'c Connection) -> Histories<'c> {
+    pub(crate) fn new(conn: &'c Connection) -> Histories<'c> {
         Histories { conn, authors: HashMap::new() }
     }
 
     /// What an author had seen when it wrote what carries this time.
-    pub(super) fn at(&mut self, author: i64, hlc: u64) -> Result<&HashMap<i64, Seen>, StoreError> {
+    pub(crate) fn at(&mut self, author: i64, hlc: u64) -> Result<&HashMap<i64, Seen>, StoreError> {
         let conn = self.conn;
         let history = match self.authors.entry(author) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),

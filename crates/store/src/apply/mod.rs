@@ -17,7 +17,7 @@ use isle_clock::SiteId;
 use isle_schema::{ColumnId, Kind, TableId};
 use rusqlite::Connection;
 
-use history::Histories;
+pub(crate) use history::Histories;
 pub(crate) use row::Merge;
 use table::TableApplier;
 
@@ -47,9 +47,9 @@ pub(crate) struct Applier<'c> {
 
 /// Up to where an author had seen a site.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+pub(crate) struct Seen {
     version: u64,
-    hlc: u64,
+    pub(crate) hlc: u64,
 }
 
 /// What is known of the changeset that is being merged.

@@ -1,0 +1,459 @@
+//! Who changed what and when: read out of the log when somebody asks.
+//!
+//! A look goes through the whole log, and costs as much as it is long; a million changed rows take seconds. What `isle compact` has dropped, and what came
+//! in a snapshot, is not there. Changes are told in the order in which they count: by their times, baselines first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use isle_changeset::{Block, Header, Key, Row, RowKind, Value, ValueRef, canonical_key};
+use isle_clock::{Hlc, SiteId};
+use isle_schema::{Kind, TableId};
+use rusqlite::Connection;
+
+use crate::apply::{Histories, Place};
+use crate::clocks::LocalStamp;
+use crate::error::Doing as _;
+use crate::layout::{self, site_no_of, version_of};
+use crate::seal::bits;
+use crate::tracked::Tracked;
+use crate::{Store, StoreError, kinds};
+
+/// What a changeset did to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChangeKind {
+    /// It was inserted, or inserted again.
+    Inserted,
+    /// Some of its columns were written.
+    Updated,
+    /// It was deleted.
+    Deleted,
+}
+
+impl RowChangeKind {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RowChangeKind::Inserted => "inserted",
+            RowChangeKind::Updated => "updated",
+            RowChangeKind::Deleted => "deleted",
+        }
+    }
+}
+
+/// A change of a row, as the log has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowChange {
+    /// The author.
+    pub site: SiteId,
+    /// The author's version.
+    pub version: u64,
+    /// When it was written.
+    pub hlc: Hlc,
+    /// The row was there when its table was adopted: it counts as earlier than everything that was written since.
+    pub baseline: bool,
+    /// What happened.
+    pub kind: RowChangeKind,
+    /// The row's canonical key.
+    pub key: Key,
+    /// The columns that were written.
+    pub cells: Vec<CellChange>,
+    no: i64,
+    length: u64,
+}
+
+/// A column that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellChange {
+    /// Its name today; `None` for the exact form of the key.
+    pub column: Option<String>,
+    /// The value that counted before, if the log has it.
+    pub before: Option<Value>,
+    /// What was written; for a column of a kind what was added.
+    pub after: Value,
+    /// The kind of which this is a change, rather than a value.
+    pub kind: Option<Kind>,
+    cell: usize,
+}
+
+impl RowChange {
+    fn cell_hlc(&self) -> u64 {
+        if self.baseline { 0 } else { self.hlc.bits() }
+    }
+}
+
+/// What a cell held before two concurrent writes, as both their authors had seen it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Base {
+    /// This value.
+    Value(Value),
+    /// There was no such row.
+    Absent,
+    /// The log does not reach back so far.
+    Unknown,
+}
+
+impl Store {
+    /// Every change of a row that the log has, oldest first. The key is in any of its forms.
+    ///
+    /// # Errors
+    /// [`StoreError::NotTracked`]; SQLite's reason.
+    pub fn row_history(&self, table: &str, key: &[Value]) -> Result<Vec<RowChange>, StoreError> {
+        self.snapshot(|conn| {
+            let tracked = find(conn, table)?;
+            let exact: Vec<_> = key.iter().map(Value::as_ref).collect();
+            if exact.len() != tracked.table.key.len() {
+                let (wanted, given) = (tracked.table.key.len(), exact.len());
+                let reason = format!("the key of table {table} has {wanted} columns, {given} values were given");
+                return Err(StoreError::Statement { reason });
+            }
+            let (key, _) = canonical_key(&exact, &tracked.table.key);
+            let mut found = Vec::new();
+            scan(conn, &one(&tracked), |_, change| {
+                if change.key == key {
+                    found.push(change);
+                }
+            })?;
+            Ok(in_order(found))
+        })
+    }
+
+    /// The newest changes of a table's rows that the log has, newest first; what was before each is not looked for.
+    ///
+    /// # Errors
+    /// [`StoreError::NotTracked`]; SQLite's reason.
+    pub fn table_history(&self, table: &str, limit: usize) -> Result<Vec<RowChange>, StoreError> {
+        self.snapshot(|conn| {
+            let tracked = find(conn, table)?;
+            let mut found = std::collections::VecDeque::new();
+            scan(conn, &one(&tracked), |_, change| {
+                found.push_back(change);
+                if found.len() > limit {
+                    found.pop_front();
+                }
+            })?;
+            Ok(found.into_iter().rev().collect())
+        })
+    }
+
+    /// What the cell of a journal's entry held before either of the two values was written.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn conflict_base(&self, id: i64) -> Result<Base, StoreError> {
+        self.snapshot(|conn| base(conn, id))
+    }
+
+    /// Takes a changeset back by a new one: rows that it inserted are deleted, those that it deleted are inserted, and columns get the values
+    /// from before it. What was changed since stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Statement`] for a version that the log does not have; what a constraint has against it: then nothing was changed.
+    pub fn undo_version(&self, site: SiteId, version: u64) -> Result<Undone, StoreError> {
+        let Undo { statements, skipped } = self.snapshot(|conn| undo(conn, site, version))?;
+        let written = self.write(|tx| {
+            // Rows of a parent and of its children come in any order.
+            tx.execute("PRAGMA defer_foreign_keys = ON", [])?;
+            let mut written = 0;
+            for (sql, values) in &statements {
+                let values = values.iter().map(|value| crate::clocks::to_sql(value.as_ref()));
+                written += tx.execute(sql, rusqlite::params_from_iter(values))? as u64;
+            }
+            Ok::<_, StoreError>(written)
+        })?;
+        Ok(Undone { written, skipped })
+    }
+}
+
+fn find(conn: &Connection, table: &str) -> Result<Arc<Tracked>, StoreError> {
+    let mut tables = crate::engine::load_tables(conn)?.into_iter();
+    let found = tables.find(|tracked| tracked.table.name.eq_ignore_ascii_case(table));
+    found.ok_or_else(|| StoreError::NotTracked { table: table.to_owned() })
+}
+
+fn one(tracked: &Arc<Tracked>) -> HashMap<TableId, Arc<Tracked>> {
+    HashMap::from([(tracked.table.id, Arc::clone(tracked))])
+}
+
+/// Calls back for each changed row of some tables that is merged here, in the order of the log's times.
+fn scan(
+    conn: &Connection,
+    tables: &HashMap<TableId, Arc<Tracked>>,
+    mut take: impl FnMut(TableId, RowChange),
+) -> Result<(), StoreError> {
+    let own: i64 = layout::require_meta(conn, "site")?;
+    let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY hlc, id").doing(READ)?;
+    let mut rows = statement.query([]).doing(READ)?;
+    while let Some(row) = rows.next().doing(READ)? {
+        let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing(READ)?, row.get(1).doing(READ)?);
+        let no = site_no_of(id);
+        if no != own && version_of(id) > crate::log::applied_version(conn, no)? {
+            continue;
+        }
+        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+        changeset(conn, (id, &header), tables, &mut take)?;
+    }
+    Ok(())
+}
+
+const READ: &str = "read the log";
+
+/// The rows of one logged changeset.
+fn changeset(
+    conn: &Connection,
+    (id, header): (i64, &Header),
+    tables: &HashMap<TableId, Arc<Tracked>>,
+    take: &mut impl FnMut(TableId, RowChange),
+) -> Result<(), StoreError> {
+    let bad = |source| StoreError::BadChangeset { site: header.site, version: header.version, source };
+    for (n, info) in header.blocks.iter().enumerate() {
+        let Some(stored) = crate::log::block(conn, id, header.blocks.len(), n)? else { continue };
+        let block = Block::open(&stored, info).map_err(bad)?;
+        for section in block.sections() {
+            let mut section = section.map_err(bad)?;
+            let Some(tracked) = tables.get(&section.table()) else { continue };
+            let places: Vec<Option<Place>> = section.columns().iter().map(|column| tracked.place_of(*column)).collect();
+            let mut row = Row::default();
+            while section.next(&mut row).map_err(bad)? {
+                take(tracked.table.id, change(tracked, header, site_no_of(id), &row, &places));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn change(tracked: &Tracked, header: &Header, no: i64, row: &Row<'_>, places: &[Option<Place>]) -> RowChange {
+    let cell = |(column, value): (usize, &ValueRef<'_>)| {
+        let (cell, kind) = match places.get(column).copied().flatten()? {
+            Place::Cell(cell) => (cell, None),
+            Place::Kind(cell, kind) => (cell, Some(kind)),
+        };
+        let name = cell.checked_sub(1).and_then(|at| tracked.table.columns.get(at)).map(|column| column.name.clone());
+        let after = kind.map_or_else(|| value.to_value(), |kind| kinds::readable(kind, *value));
+        Some(CellChange { column: name, before: None, after, kind, cell })
+    };
+    RowChange {
+        site: header.site,
+        version: header.version,
+        hlc: header.hlc,
+        baseline: header.baseline,
+        kind: match row.kind {
+            RowKind::Insert => RowChangeKind::Inserted,
+            RowKind::Update => RowChangeKind::Updated,
+            _ => RowChangeKind::Deleted,
+        },
+        key: row.key.iter().map(|value| value.to_value()).collect(),
+        cells: bits(&row.mask).zip(&row.values).filter_map(cell).collect(),
+        no,
+        length: row.length,
+    }
+}
+
+/// Brings a row's changes into the order in which they count, and notes what each column held before.
+fn in_order(mut changes: Vec<RowChange>) -> Vec<RowChange> {
+    changes.sort_by_key(|change| (change.length, change.cell_hlc(), change.site, change.version));
+    let mut held: HashMap<usize, Value> = HashMap::new();
+    for change in &mut changes {
+        let row_ends = change.kind == RowChangeKind::Deleted;
+        for cell in &mut change.cells {
+            cell.before = held.get(&cell.cell).cloned();
+            match cell.kind {
+                None => drop(held.insert(cell.cell, cell.after.clone())),
+                // What it holds then is a matter of all changes together.
+                Some(_) => drop(held.remove(&cell.cell)),
+            }
+        }
+        if row_ends {
+            held.clear();
+        }
+    }
+    changes
+}
+
+fn base(conn: &Connection, id: i64) -> Result<Base, StoreError> {
+    let sql = "SELECT t, k, col, h, s, wh, ws FROM isle_conflict WHERE id = ?1";
+    let entry = conn.query_row(sql, [id], |row| {
+        let stamp = |at: usize| {
+            Ok::<_, rusqlite::Error>(LocalStamp { hlc: row.get::<_, i64>(at)? as u64, site: row.get(at + 1)? })
+        };
+        let winner = row.get::<_, Option<i64>>(5)?.is_some().then(|| stamp(5)).transpose()?;
+        Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, i64>(2)?, stamp(3)?, winner))
+    });
+    let (no, packed, column, loser, winner) = entry.doing("read the journal")?;
+    let tables = crate::engine::load_tables(conn)?;
+    let Some((tracked, winner)) = tables.iter().find(|tracked| tracked.no == no).zip(winner) else {
+        return Ok(Base::Unknown);
+    };
+    // Baselines of two devices never saw each other, nor anything before.
+    if loser.hlc == 0 || winner.hlc == 0 {
+        return Ok(Base::Absent);
+    }
+    let damaged = |_| StoreError::Internal { table: "isle_conflict", detail: "key".to_owned() };
+    let key = isle_changeset::unpack_key(&packed, tracked.table.key.len()).map_err(damaged)?;
+    let mut found = Vec::new();
+    scan(conn, &one(tracked), |_, change| {
+        if change.key == key {
+            found.push(change);
+        }
+    })?;
+    let mut histories = Histories::new(conn);
+    let mut best: Option<RowChange> = None;
+    for change in in_order(found) {
+        let mut saw = |author: LocalStamp| -> Result<bool, StoreError> {
+            if author.site == change.no {
+                return Ok(change.hlc.bits() < author.hlc);
+            }
+            Ok(histories.at(author.site, author.hlc)?.get(&change.no).is_some_and(|seen| seen.hlc >= change.hlc.bits()))
+        };
+        let touches = change.kind != RowChangeKind::Updated || change.cells.iter().any(|c| c.cell as i64 == column);
+        if touches && saw(loser)? && saw(winner)? {
+            best = Some(change);
+        }
+    }
+    Ok(match best {
+        Some(change) if change.kind == RowChangeKind::Deleted => Base::Absent,
+        Some(change) => {
+            let cell = change.cells.into_iter().find(|cell| cell.cell as i64 == column && cell.kind.is_none());
+            cell.map_or(Base::Unknown, |cell| Base::Value(cell.after))
+        }
+        None if crate::track::refuse_short_log(conn).is_err() => Base::Unknown,
+        None => Base::Absent,
+    })
+}
+
+/// What taking a changeset back did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// Rows that were written.
+    pub written: u64,
+    /// What was left as it is, and why.
+    pub skipped: Vec<String>,
+}
+
+/// What takes a changeset back.
+#[derive(Default)]
+struct Undo {
+    /// Statements with their parameters.
+    statements: Vec<(String, Vec<Value>)>,
+    skipped: Vec<String>,
+}
+
+fn undo(conn: &Connection, site: SiteId, version: u64) -> Result<Undo, StoreError> {
+    let (id, encoded) = crate::log::header(conn, site, version)?.ok_or_else(|| StoreError::Statement {
+        reason: format!("the log has no version {version} of site {site}: `isle log` shows what it has"),
+    })?;
+    let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+    let tables: HashMap<TableId, Arc<Tracked>> =
+        crate::engine::load_tables(conn)?.into_iter().map(|tracked| (tracked.table.id, tracked)).collect();
+    let mut rows: BTreeMap<(TableId, Vec<u8>), Vec<RowChange>> = BTreeMap::new();
+    let packed = |key: &Key| isle_changeset::pack_key(&key.iter().map(Value::as_ref).collect::<Vec<_>>());
+    changeset(conn, (id, &header), &tables, &mut |table, change| {
+        rows.entry((table, packed(&change.key))).or_default();
+    })?;
+    scan(conn, &tables, |table, change| {
+        if let Some(changes) = rows.get_mut(&(table, packed(&change.key))) {
+            changes.push(change);
+        }
+    })?;
+    let whole = crate::track::refuse_short_log(conn).is_ok();
+    let no = site_no_of(id);
+    let mut undo = Undo::default();
+    for ((table, _), changes) in rows {
+        let Some(tracked) = tables.get(&table) else { continue };
+        one_row(tracked, in_order(changes), (no, version), whole, &mut undo);
+    }
+    Ok(undo)
+}
+
+/// A value as people read it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Real(number) => number.to_string(),
+        Value::Text(text) => format!("'{}'", String::from_utf8_lossy(text)),
+        Value::Blob(bytes) => format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    }
+}
+
+/// What takes back what one changeset did to one row.
+fn one_row(tracked: &Tracked, changes: Vec<RowChange>, (no, version): (i64, u64), whole: bool, undo: &mut Undo) {
+    let Some(at) = changes.iter().position(|change| (change.no, change.version) == (no, version)) else { return };
+    let this = &changes[at];
+    let name = layout::quoted(&tracked.table.name);
+    let key: Vec<Value> = this.key.clone();
+    let shown: Vec<String> = key.iter().map(shown).collect();
+    let mut skip = |why: &str| undo.skipped.push(format!("{} {}: {why}", tracked.table.name, shown.join(", ")));
+    let matches = |from: usize| tracked.key_match(from);
+    let later = &changes[at + 1..];
+    match this.kind {
+        RowChangeKind::Inserted => match later.first() {
+            None => undo.statements.push((format!("DELETE FROM {name} WHERE {}", matches(1)), key)),
+            Some(_) => skip("it was changed since"),
+        },
+        RowChangeKind::Deleted if !later.is_empty() => skip("it was inserted again since"),
+        RowChangeKind::Deleted => {
+            let mut values: BTreeMap<usize, Value> = BTreeMap::new();
+            let mut knows_all = whole;
+            for change in &changes[..at] {
+                match change.kind {
+                    RowChangeKind::Updated => {}
+                    RowChangeKind::Inserted => (values, knows_all) = (BTreeMap::new(), true),
+                    RowChangeKind::Deleted => values.clear(),
+                }
+                for cell in &change.cells {
+                    match cell.kind {
+                        None => drop(values.insert(cell.cell, cell.after.clone())),
+                        Some(_) => knows_all = false,
+                    }
+                }
+            }
+            if !knows_all {
+                return skip("the log does not say what it held");
+            }
+            let exact = match values.remove(&0) {
+                Some(Value::Blob(packed)) => isle_changeset::unpack_key(&packed, key.len()).unwrap_or(key),
+                _ => key,
+            };
+            let columns = values.keys().filter_map(|cell| tracked.table.columns.get(cell - 1)).map(|c| c.name.clone());
+            let names: Vec<String> =
+                tracked.table.key.iter().map(|column| column.name.clone()).chain(columns).collect();
+            let list: Vec<String> = names.iter().map(|name| layout::quoted(name)).collect();
+            let places: Vec<String> = (1..=names.len()).map(|n| format!("?{n}")).collect();
+            let sql = format!("INSERT INTO {name}({}) VALUES({})", list.join(", "), places.join(", "));
+            undo.statements.push((sql, exact.into_iter().chain(values.into_values()).collect()));
+        }
+        RowChangeKind::Updated => {
+            for cell in this.cells.iter().filter(|cell| cell.cell > 0) {
+                let (Some(column), stands) = (
+                    &cell.column,
+                    later.iter().all(|change| {
+                        change.kind == RowChangeKind::Updated
+                            && change.cells.iter().all(|other| other.cell != cell.cell)
+                    }),
+                ) else {
+                    continue;
+                };
+                let column = layout::quoted(column);
+                let (set, value) = match (cell.kind, &cell.before) {
+                    (Some(Kind::Counter), _) => (format!("{column} - ?1"), cell.after.clone()),
+                    (Some(kind), _) => {
+                        skip(&format!("{column} merges as a {kind}, and a change of it cannot be taken back"));
+                        continue;
+                    }
+                    (None, _) if !stands => {
+                        skip(&format!("{column} was written since"));
+                        continue;
+                    }
+                    (None, Some(before)) => ("?1".to_owned(), before.clone()),
+                    (None, None) => {
+                        skip(&format!("the log does not say what {column} held before"));
+                        continue;
+                    }
+                };
+                let sql = format!("UPDATE {name} SET {column} = {set} WHERE {}", matches(2));
+                undo.statements.push((sql, std::iter::once(value).chain(key.iter().cloned()).collect()));
+            }
+        }
+    }
+}
