@@ -111,6 +111,21 @@ pub(crate) enum Command {
         #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
         limit: usize,
     },
+    /// How two files differ, row by row, or a file and what a remote holds
+    #[command(
+        after_help = "Exits with 0 if there is no difference, 3 if there is one. Any SQLite files can be compared; nothing is changed.\n\n\
+        Examples:\n  isle diff other.db\n  isle diff old.db new.db -n 5\n  isle diff --remote home"
+    )]
+    Diff(DiffArgs),
+    /// What the file holds, and how much room each part takes
+    #[command(after_help = "Example:\n  isle info")]
+    Info,
+    /// Give free room in the file back
+    #[command(
+        after_help = "Takes as much room again while it runs. Rows of tables without an INTEGER PRIMARY KEY get new rowids. `isle compact` makes room\n\
+        first.\n\nExample:\n  isle vacuum"
+    )]
+    Vacuum,
     /// Who changed a row, when, and what it held before
     #[command(
         after_help = "Reads the whole log. What `isle compact` dropped is not there.\n\nExamples:\n  isle history notes 7\n  isle history notes"
@@ -455,6 +470,20 @@ pub(crate) struct Sync {
     pub(crate) interval: Duration,
     #[command(flatten)]
     pub(crate) patience: Patience,
+}
+
+/// What is compared.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiffArgs {
+    /// One file, compared with the replica here, or two
+    #[arg(num_args = 0..=2, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Compare the replica here with what this remote holds
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remote: Option<String>,
+    /// How many rows of each kind to show of a table
+    #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
+    pub(crate) limit: usize,
 }
 
 /// How patient a command is with a remote.

@@ -100,6 +100,7 @@ mod auto;
 mod backups;
 mod builder;
 mod definition;
+mod diff;
 mod direct;
 mod error;
 mod group_keys;
@@ -121,6 +122,7 @@ pub use auto::{AutoSync, Peers};
 pub use backups::{BackedUp, Backup, BackupError, Restored, backup_folder};
 pub use builder::Builder;
 pub use definition::Definition;
+pub use diff::{CellDiff, Diff, RowDiff, TableDiff, diff};
 pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};
 pub use error::{Error, ErrorKind};
 pub use group_keys::{KeyInfo, import_keys};
@@ -130,9 +132,9 @@ pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
-    Applied, Changed, Finding, Fork, Hindrance, Lint, LogEntry, Operation, Parked, PendingOperation, Reason, Report,
-    RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash, StoreError,
-    Undone, Waiting,
+    Applied, Changed, Finding, Fork, Hindrance, Info, Lint, LogEntry, Operation, Parked, PendingOperation, Reason,
+    Report, RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash,
+    StoreError, TableInfo, Undone, Waiting,
 };
 pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution};

@@ -52,6 +52,23 @@ pub struct Status {
 }
 
 impl Replica {
+    /// What the file holds, and how much room each part takes. Reads every row.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn info(&self) -> Result<isle_store::Info, Error> {
+        Ok(self.inner.store.info()?)
+    }
+
+    /// Gives free room back to the file system, and makes the file as compact as SQLite can. Takes as much room again while it runs; rows of
+    /// tables without an INTEGER PRIMARY KEY get new rowids.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn vacuum(&self) -> Result<(), Error> {
+        Ok(self.inner.store.vacuum()?)
+    }
+
     /// A summary. Changes nothing.
     ///
     /// # Errors

@@ -239,6 +239,62 @@ pub(crate) fn hash(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+pub(crate) fn info(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let info = spinner::beside("reading every row", || replica.info())?;
+    let json_bytes: u64 = info.tables.iter().map(|table| table.json_bytes).sum();
+    let rows: u64 = info.tables.iter().map(|table| table.rows).sum();
+    let used = info.bytes.saturating_sub(info.free_bytes);
+    let factor = (json_bytes > 0).then(|| used as f64 / json_bytes as f64);
+    let mut object = json!(info);
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("file".to_owned(), replica.path().to_string_lossy().into());
+        fields.insert("size_mb".to_owned(), json!(info.bytes as f64 / 1e6));
+        fields.insert("rows".to_owned(), rows.into());
+        fields.insert("json_bytes".to_owned(), json_bytes.into());
+        fields.insert("times_json".to_owned(), json!(factor));
+        fields.insert("isle_share".to_owned(), json!(info.isle_share()));
+    }
+    if out.json(&object)? {
+        return Ok(0);
+    }
+    let style = out.style;
+    out.line(format!(
+        "file       {} ({}, {} free)",
+        style.bold(replica.path().display()),
+        bytes(info.bytes),
+        bytes(info.free_bytes)
+    ))?;
+    let percent = (100.0 * info.isle_share()).round();
+    let (log, clocks, isle) = (bytes(info.log_bytes), bytes(info.clock_bytes), bytes(info.isle_bytes));
+    out.line(format!(
+        "isle's     {percent} %: log {log} of {}, row clocks {clocks}, other {isle}",
+        count(info.changesets, "change")
+    ))?;
+    if let Some(factor) = factor {
+        out.line(format!("as JSON    {}: the file takes {factor:.1} times as much", bytes(json_bytes)))?;
+    }
+    out.line("")?;
+    let row = |table: &isle::TableInfo| {
+        let travels = if table.tracked { Cell::text("travels") } else { Cell::dim("stays here") };
+        vec![Cell::text(&table.name), Cell::number(thousands(table.rows)), Cell::number(bytes(table.bytes)), travels]
+    };
+    out.table(&["TABLE", "ROWS", "SIZE", ""], info.tables.iter().map(row).collect())?;
+    Ok(0)
+}
+
+pub(crate) fn vacuum(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    let replica = db::open(args)?;
+    let size = || std::fs::metadata(replica.path()).map_or(0, |file| file.len());
+    let before = size();
+    spinner::beside("making the file compact", || replica.vacuum())?;
+    let after = size();
+    if !out.json(&json!({ "bytes_before": before, "bytes_after": after }))? {
+        out.note(format!("{} the file has {}, had {}", out.style.green("✓"), bytes(after), bytes(before)))?;
+    }
+    Ok(0)
+}
+
 pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     let replica = db::open(args)?;
     let status = replica.status()?;

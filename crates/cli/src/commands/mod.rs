@@ -4,6 +4,7 @@ mod backups;
 mod compact;
 pub(crate) mod conflicts;
 mod devices;
+mod diff;
 mod files;
 mod history;
 mod keys;
@@ -40,6 +41,9 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Compact(compact) => compact::run(args, compact, out),
         Command::Status => look::status(args, out),
         Command::Log { limit } => look::log(args, *limit, out),
+        Command::Diff(wanted) => diff::run(args, wanted, out),
+        Command::Info => look::info(args, out),
+        Command::Vacuum => look::vacuum(args, out),
         Command::History { table, key, limit } => history::run(args, table, key, *limit, out),
         Command::Undo { change } => history::undo(args, change, out),
         Command::Conflicts(conflicts) => conflicts::run(args, conflicts, out),

@@ -4,6 +4,7 @@
 
 mod backups;
 mod compact;
+mod compare;
 mod demo;
 mod files;
 mod full;
