@@ -279,6 +279,9 @@ pub(crate) enum SchemaAction {
         /// Make none
         #[arg(long)]
         no_backup: bool,
+        /// Try it on the rows that are here, say what does not fit, and change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Print the schema as it stands here: a definition that `plan` finds nothing to do for
     #[command(after_help = "With --json as data, which `isle schema apply schema.json` takes too.\n\n\

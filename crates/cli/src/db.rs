@@ -10,6 +10,7 @@ use isle::{Replica, StoreError};
 
 use crate::args::Args;
 use crate::failure::{Failure, Kind};
+use crate::output::count;
 
 /// How every SQLite file begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -98,8 +99,17 @@ fn find(folder: &Path) -> anyhow::Result<PathBuf> {
         paths.sort();
         paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     };
+    let backups = isle::Backup::list(&folder.join("backups"), None).map_or(0, |backups| backups.len());
     let failure = match (replicas.len(), others.len()) {
         (1, _) => return Ok(replicas.remove(0)),
+        (0, 0) if backups > 0 => {
+            Failure::new(Kind::Invalid, "there is no replica (*.db, *.sqlite) in the current folder any more").hint(
+                format!(
+                    "`isle backup list` shows {}, and `isle backup restore ID` takes one back",
+                    count(backups as u64, "backup")
+                ),
+            )
+        }
         (0, 0) => Failure::new(Kind::Invalid, "there is no replica (*.db, *.sqlite) in the current folder")
             .hint("name the file with --db PATH or ISLE_DB, or make one: `isle init notes.db`"),
         (0, _) => Failure::new(Kind::Invalid, format!("no database here is a replica yet: {}", list(others)))

@@ -251,9 +251,13 @@ pub(crate) fn span(ms: u64) -> String {
     count(ms / unit, name)
 }
 
+/// No write of a person has an earlier time: 2000-01-01.
+const EARLIEST_MS: u64 = 946_684_800_000;
+
 /// The time of a write; rows that were there before have none.
 pub(crate) fn write_time(hlc: isle::Hlc) -> Option<String> {
-    (hlc != isle::Hlc::ZERO).then(|| time(hlc.ms()))
+    // What a program wrote counts as early as can be, which is no time of day.
+    (hlc.ms() >= EARLIEST_MS).then(|| time(hlc.ms()))
 }
 
 /// An amount of data for people.

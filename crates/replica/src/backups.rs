@@ -110,7 +110,7 @@ pub enum BackupError {
         count: usize,
     },
     /// The copy is not what was written.
-    #[error("backup {id} is damaged ({reason}), and nothing was restored: take another one")]
+    #[error("backup {id} is damaged ({reason}): take another one; nothing was changed")]
     Damaged {
         /// The backup.
         id: String,
@@ -287,12 +287,15 @@ impl Builder {
         fs::rename(&partial, database).map_err(io("cannot write", database))?;
         let replica = self.clone().open()?;
         let site = replica.inner.new_site(replica.inner.store.facts_of(&backup.path)?.published)?;
+        let facts = serde_json::to_string(backup).unwrap_or_default();
+        note(&replica.inner, "restore", &backup.id, replica.inner.runtime.now_ms(), Ok(facts));
         Ok(Restored { restored: backup.clone(), kept: None, aside, site: site.to_string() })
     }
 }
 
 impl Backup {
-    /// The backups in a folder, newest first; of one database, if it is named. One whose manifest cannot be read is passed over.
+    /// The backups in a folder, newest first; of databases of this one's name, if one is named: folders move. One whose manifest cannot be
+    /// read is passed over.
     ///
     /// # Errors
     /// [`BackupError::Io`]. A folder that is not there has none.
@@ -301,7 +304,8 @@ impl Backup {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(io("cannot list", folder))?,
         };
-        let database = database.map(real_path_of_lost);
+        let of = |path: &Path| path.file_name().map(std::ffi::OsStr::to_owned);
+        let wanted = database.and_then(of);
         let mut found = Vec::new();
         for entry in entries {
             let path = entry.map_err(io("cannot list", folder))?.path();
@@ -315,7 +319,7 @@ impl Backup {
             };
             // Folders move.
             backup.path = path.with_extension("db");
-            if database.as_ref().is_none_or(|database| *database == backup.database) {
+            if database.is_none() || of(&backup.database) == wanted {
                 found.push(backup);
             }
         }
@@ -337,6 +341,11 @@ impl Backup {
             1 => Ok(all.remove(0)),
             count => Err(BackupError::Ambiguous { id, folder, count }.into()),
         }
+    }
+
+    /// Whether the copy is there with the size that it had; [`Backup::verify`] reads it.
+    pub fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|file| file.len() == self.bytes)
     }
 
     /// Reads the whole copy: its hash, and SQLite's `integrity_check`.
@@ -373,11 +382,22 @@ impl Backup {
         Ok(())
     }
 
-    /// Those of a list that need not be kept: all but the newest `keep`, as far as they are older than a time in milliseconds since 1970.
+    /// Those of a list that need not be kept: all but the newest `keep` that are sound, as far as they are older than a time in milliseconds
+    /// since 1970. Reads those that it keeps.
     pub fn expired(mut backups: Vec<Backup>, keep: usize, older_than_ms: Option<u64>) -> Vec<Backup> {
         backups.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
         let old = |backup: &Backup| older_than_ms.is_none_or(|limit| backup.created_ms < limit);
-        backups.into_iter().skip(keep).filter(old).collect()
+        let mut kept = 0;
+        // One that is damaged does not count as kept; nor does it go before somebody has looked at it, unless it is old.
+        let mut goes = |backup: &Backup| {
+            if kept < keep {
+                kept += usize::from(backup.verify().is_ok());
+                return false;
+            }
+            old(backup)
+        };
+        backups.retain(|backup| goes(backup));
+        backups
     }
 }
 

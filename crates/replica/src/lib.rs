@@ -130,7 +130,7 @@ pub use history::{ConflictBase, HistoryCell, HistoryEntry};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
-pub use isle_schema::{Document, Kind, MigrationId, SchemaConflict, Version};
+pub use isle_schema::{Class, Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
     Applied, Changed, Finding, Fork, Hindrance, Info, Lint, LogEntry, Operation, Parked, PendingOperation, Reason,
     Report, RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash,

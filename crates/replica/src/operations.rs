@@ -47,7 +47,8 @@ pub(crate) fn note(inner: &Inner, kind: &str, target: &str, started_ms: u64, res
 impl SyncReport {
     /// Whether it did nothing that anybody would want to read of.
     fn is_idle(&self) -> bool {
-        let moved = self.pulled_versions + self.pushed_versions + self.conflicts + self.restamped_versions;
+        let changes = self.pulled_versions + self.pushed_versions + self.pulled_operations + self.pushed_operations;
+        let moved = changes + self.conflicts + self.restamped_versions;
         let odd = self.refused.len() + self.turned_away.len() + self.stale.len() + self.waiting.len();
         moved == 0 && odd == 0 && !self.snapshot_joined && !self.snapshot_published && self.new_site.is_none()
     }

@@ -8,7 +8,7 @@ use isle_store::{Lint, Parked, SchemaOperation, SchemaPlan, SchemaState};
 use serde::Serialize;
 
 use crate::definition::Part;
-use crate::{BackedUp, Definition, Error, Replica, Steps};
+use crate::{BackedUp, Backup, Definition, Error, Replica, Steps};
 
 /// The group's schema, as far as its operations are here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -84,6 +84,15 @@ impl Replica {
     /// [`isle_store::StoreError::Definition`] when SQLite does not take the SQL.
     pub fn plan_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
         Ok(self.inner.store.plan_schema(definition.into().sql())?)
+    }
+
+    /// As [`Replica::plan_schema`], and tries it on the rows that are here: what they do not fit is refused. Takes as long as making the
+    /// changes, keeps writers out meanwhile, and changes nothing. Statements of numbered files that change rows are not run.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::DefinitionRefused`] with what cannot be done.
+    pub fn try_schema(&self, definition: impl Into<Definition>) -> Result<SchemaPlan, Error> {
+        Ok(self.inner.store.try_schema(definition.into().sql())?)
     }
 
     /// Makes the tables what SQL says: here at once, and on every other replica when it syncs. Tables that the definition does not name
@@ -227,13 +236,23 @@ impl Replica {
         let definition = definition.into();
         let rewrites = self.plan_schema(definition.clone())?.rewrites();
         let backup = if rewrites { self.back_up_first(backups)? } else { None };
-        Ok(SchemaReport { plan: self.bring(&definition, steps)?, backup })
+        match self.bring(&definition, steps) {
+            Ok(plan) => Ok(SchemaReport { plan, backup: backup.map(|backup| backup.path) }),
+            Err(error) => {
+                // Nothing was changed: a copy of what still stands is of no use.
+                let refused = matches!(error, Error::Store(isle_store::StoreError::DefinitionRefused { .. }));
+                if let Some(backup) = backup.filter(|_| refused && definition.parts().len() < 2) {
+                    backup.remove()?;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Copies the database before its tables are made anew; gives the copy.
-    fn back_up_first(&self, backups: &Path) -> Result<Option<PathBuf>, Error> {
+    fn back_up_first(&self, backups: &Path) -> Result<Option<Backup>, Error> {
         match self.back_up(backups, "schema", None)? {
-            BackedUp::Done(backup) => Ok(Some(backup.path)),
+            BackedUp::Done(backup) => Ok(Some(backup)),
             BackedUp::SkippedEmpty => Ok(None),
         }
     }
@@ -294,7 +313,7 @@ impl Replica {
     ) -> Result<(Vec<String>, Option<PathBuf>), Error> {
         let backups = backups.filter(|_| self.inner.store.undo_rewrites(id).unwrap_or(false));
         let backup = backups.map(|backups| self.back_up_first(backups)).transpose()?.flatten();
-        Ok((self.inner.store.undo_schema(id)?, backup))
+        Ok((self.inner.store.undo_schema(id)?, backup.map(|backup| backup.path)))
     }
 
     /// What others wrote into tables and columns that are not here yet, because a schema operation cannot be applied here

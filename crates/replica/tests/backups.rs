@@ -149,7 +149,7 @@ fn a_backup_is_whole_while_somebody_writes_and_its_name_and_manifest_say_what_it
     let mut all: Vec<Backup> = made.into_iter().map(|(backup, _)| backup).collect();
     all.sort_by(|x, y| x.id.cmp(&y.id));
     assert_eq!(listed, all);
-    assert!(Backup::list(&backups, Some(Path::new("/elsewhere.db"))).unwrap().is_empty());
+    assert!(Backup::list(&backups, Some(Path::new("/elsewhere/b.db"))).unwrap().is_empty());
 }
 
 /// Every file of a folder with its bytes.
@@ -259,6 +259,7 @@ fn old_ones_go_and_the_newest_stay() {
         a.back_up(&backups, "manual", None).unwrap();
     }
     let mut all = Backup::list(&backups, None).unwrap();
+    assert!(all.iter().all(Backup::is_there));
     for (n, backup) in all.iter_mut().enumerate() {
         backup.created_ms = 1_000 - n as u64;
     }
@@ -266,6 +267,12 @@ fn old_ones_go_and_the_newest_stay() {
     assert_eq!(ids(Backup::expired(all.clone(), 1, None)), [999, 998, 997]);
     assert_eq!(ids(Backup::expired(all.clone(), 1, Some(999))), [998, 997]);
     assert!(Backup::expired(all.clone(), 4, None).is_empty());
+    // The newest is damaged: it is no reason to let a sound one go.
+    let sound = content(&all[0].path);
+    std::fs::write(&all[0].path, &sound[1..]).unwrap();
+    assert!(!all[0].is_there());
+    assert_eq!(ids(Backup::expired(all.clone(), 1, None)), [998, 997]);
+    std::fs::write(&all[0].path, sound).unwrap();
     all[3].remove().unwrap();
     assert_eq!(Backup::list(&backups, None).unwrap().len(), 3);
     let id = &all[0].id;

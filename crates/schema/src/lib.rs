@@ -25,6 +25,7 @@
 //! The design page asked for canonical CBOR; no maintained CBOR crate offers a canonical form, and postcard has just one
 //! encoding for each value.
 
+mod class;
 mod conflicts;
 mod document;
 mod fold;
@@ -34,6 +35,7 @@ mod migration;
 mod table;
 mod version;
 
+pub use class::Class;
 pub use conflicts::SchemaConflict;
 pub use document::{
     Document, DocumentCheck, DocumentColumn, DocumentDuplicates, DocumentForeignKey, DocumentIndex, DocumentObject,

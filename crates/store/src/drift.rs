@@ -107,6 +107,11 @@ fn heads(operations: &[(MigrationId, &Migration)]) -> Vec<MigrationId> {
 fn drift(conn: &Connection) -> Result<SchemaPlan, StoreError> {
     let app: String = crate::layout::require_meta(conn, "app")?;
     let mut plan = crate::define::plan(conn, &app, &crate::dump::sql(conn)?)?;
+    plan.refused.extend(standing_still(conn)?.into_iter().map(|(table, reason)| {
+        format!(
+            "table {table} stands still: {reason}; undo that change of the file, or take the table as it is: `isle untrack {table}`, `isle track {table}`"
+        )
+    }));
     let (schema, operations) = (crate::alter::schema(conn)?, crate::alter::operations(conn)?);
     for tracked in crate::engine::load_tables(conn)? {
         let (id, table) = (tracked.table.id, &tracked.table.name);

@@ -221,7 +221,7 @@ impl Engine {
     pub(crate) fn load_tables(&mut self) -> Result<(), StoreError> {
         self.tables = load_tables(&self.conn)?;
         self.by_id = self.tables.iter().map(|tracked| (tracked.table.id, Arc::clone(tracked))).collect();
-        self.guard.watch(&self.tables);
+        self.guard.watch(&self.tables, still(&self.conn, &self.tables)?);
         if self.role == Role::Write {
             // SQLite cannot drop a temporary trigger whose table was renamed past it: a new connection has none.
             self.outdated = true;
@@ -386,27 +386,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Replays the log for tables that stood still while something was merged, and are what they were again.
+    /// Merges what tables missed that stood still, and are what they were again.
     fn catch_up(&mut self) -> Result<(), StoreError> {
         let sql = "SELECT 1 FROM isle_meta WHERE k > 'missed ' AND k < 'missed!' LIMIT 1";
         if crate::clocks::one::<i64>(&self.conn, sql, [])?.is_none() {
             return Ok(());
         }
-        for tracked in self.tables.clone() {
+        let mut returned = false;
+        for tracked in &self.tables {
             let fact = format!("missed {}", tracked.table.id);
-            if layout::meta::<i64>(&self.conn, &fact)?.is_none() {
-                continue;
-            }
-            if let Err(error) = crate::track::refuse_short_log(&self.conn) {
-                tracing::warn!(%error, table = tracked.table.name, "what a table missed while it stood still is not in the log any more");
-                continue;
-            }
-            let settled = self.settle()?;
-            let own = self.own()?.version;
-            crate::log::replay(self, tracked.table.id, own, &settled)?;
-            self.conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact]).doing("catch up")?;
+            let sql = "DELETE FROM isle_meta WHERE k = ?1";
+            returned |= self.conn.execute(sql, [fact]).doing("catch up")? > 0;
         }
-        Ok(())
+        if returned { crate::parked::replay(self) } else { Ok(()) }
     }
 
     /// Seals what foreign clients queued as a version of its own; gives the tables that they changed.
@@ -468,6 +460,23 @@ pub(crate) fn load_each(conn: &Connection) -> Result<Vec<Result<Tracked, StoreEr
         tables.push(tracked::load(conn, no, LocalTable::of_json(&definition)?));
     }
     Ok(tables)
+}
+
+/// The names, in lower case, under which tracked tables stand in the file that cannot be worked with: isle's triggers tell.
+fn still(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<std::collections::HashSet<String>, StoreError> {
+    let mut statement = conn.prepare("SELECT no FROM isle_table").doing("read the tracked tables")?;
+    let numbers = statement.query_map([], |row| row.get::<_, i64>(0)).doing("read the tracked tables")?;
+    let mut still = std::collections::HashSet::new();
+    for no in numbers {
+        let no = no.doing("read the tracked tables")?;
+        if tables.iter().any(|tracked| tracked.no == no) {
+            continue;
+        }
+        let [inserts, ..] = crate::triggers::names(no);
+        let sql = "SELECT lower(tbl_name) FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
+        still.extend(crate::clocks::one::<String>(conn, sql, [inserts])?);
+    }
+    Ok(still)
 }
 
 fn app_triggers(conn: &Connection) -> Result<bool, StoreError> {

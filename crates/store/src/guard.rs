@@ -30,6 +30,8 @@ pub(crate) enum Mode {
 struct Names {
     /// Tracked tables, in lower case.
     replicated: HashSet<String>,
+    /// Tables that stand still, in lower case.
+    still: HashSet<String>,
     /// Capture triggers that must not stand aside.
     queued: HashSet<String>,
     /// Replicated tables from which a trigger of the app deletes.
@@ -70,9 +72,11 @@ impl Guard {
     }
 
     /// Learns which tables are tracked.
-    pub(crate) fn watch(&self, tables: &[Arc<Tracked>]) {
+    /// `still` are those that stand still: what was written to them here would not be recorded.
+    pub(crate) fn watch(&self, tables: &[Arc<Tracked>], still: HashSet<String>) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.replicated = tables.iter().map(|tracked| tracked.table.name.to_ascii_lowercase()).collect();
+        names.still = still;
         let queued = tables.iter().filter(|tracked| !tracked.hookable());
         names.queued = queued.flat_map(|tracked| crate::triggers::names(tracked.no)).collect();
     }
@@ -198,6 +202,16 @@ impl Names {
                 if own(table_name) =>
             {
                 Some(format!("{table_name} belongs to isle; use its own functions and commands"))
+            }
+            AuthAction::Insert { table_name }
+            | AuthAction::Update { table_name, .. }
+            | AuthAction::Delete { table_name }
+                if self.still.contains(&table_name.to_ascii_lowercase()) =>
+            {
+                Some(format!(
+                    "table {table_name} stands still, because it was changed past isle: what is written would not be recorded; `isle schema status` \
+                     says what was changed, and `isle untrack` and `isle track` take it as it is"
+                ))
             }
             AuthAction::DropTable { table_name } | AuthAction::AlterTable { table_name, .. }
                 if own(table_name) || tracked(table_name) =>

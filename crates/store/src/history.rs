@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use isle_changeset::{Block, Header, Key, Row, RowKind, Value, ValueRef, canonical_key};
 use isle_clock::{Hlc, SiteId};
-use isle_schema::{Kind, TableId};
+use isle_schema::{Affinity, Kind, TableId};
 use rusqlite::Connection;
 
 use crate::apply::{Histories, Place};
@@ -101,10 +101,12 @@ impl Store {
     pub fn row_history(&self, table: &str, key: &[Value]) -> Result<Vec<RowChange>, StoreError> {
         self.snapshot(|conn| {
             let tracked = find(conn, table)?;
-            let exact: Vec<_> = key.iter().map(Value::as_ref).collect();
-            if exact.len() != tracked.table.key.len() {
-                let (wanted, given) = (tracked.table.key.len(), exact.len());
-                let reason = format!("the key of table {table} has {wanted} columns, {given} values were given");
+            let converted: Vec<Value> =
+                key.iter().zip(&tracked.table.key).map(|(value, column)| as_stored(value, column.affinity)).collect();
+            let exact: Vec<_> = converted.iter().map(Value::as_ref).collect();
+            if key.len() != tracked.table.key.len() {
+                let (wanted, given) = (tracked.table.key.len(), key.len());
+                let reason = format!("the key of table {table} takes {wanted} values, {given} were given");
                 return Err(StoreError::Statement { reason });
             }
             let (key, _) = canonical_key(&exact, &tracked.table.key);
@@ -152,6 +154,8 @@ impl Store {
     pub fn undo_version(&self, site: SiteId, version: u64) -> Result<Undone, StoreError> {
         let Undo { statements, skipped } = self.snapshot(|conn| undo(conn, site, version))?;
         let written = self.write(|tx| {
+            // A counter does not tell that it was taken back.
+            tx.note_done(&undone_name(site, version))?;
             // Rows of a parent and of its children come in any order.
             tx.execute("PRAGMA defer_foreign_keys = ON", [])?;
             let mut written = 0;
@@ -357,12 +361,26 @@ fn undo(conn: &Connection, site: SiteId, version: u64) -> Result<Undo, StoreErro
     })?;
     let whole = crate::track::refuse_short_log(conn).is_ok();
     let no = site_no_of(id);
+    let undone = layout::meta::<i64>(conn, &format!("done {}", undone_name(site, version)))?.is_some();
     let mut undo = Undo::default();
     for ((table, _), changes) in rows {
         let Some(tracked) = tables.get(&table) else { continue };
-        one_row(tracked, in_order(changes), (no, version), whole, &mut undo);
+        one_row(tracked, in_order(changes), (no, version, undone), whole, &mut undo);
     }
     Ok(undo)
+}
+
+/// The value as a column of this affinity stores it.
+fn as_stored(value: &Value, affinity: Affinity) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match (affinity, value) {
+        (Affinity::Text, Value::Integer(number)) => Value::Text(number.to_string().into_bytes()),
+        (Affinity::Integer | Affinity::Numeric | Affinity::Real, Value::Text(bytes)) => {
+            let integer = text(bytes).parse().ok().map(Value::Integer);
+            integer.or_else(|| text(bytes).parse().ok().map(Value::Real)).unwrap_or_else(|| value.clone())
+        }
+        _ => value.clone(),
+    }
 }
 
 /// A value as people read it.
@@ -376,8 +394,19 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// By what it is noted that a changeset was taken back here.
+fn undone_name(site: SiteId, version: u64) -> String {
+    format!("undo {site} {version}")
+}
+
 /// What takes back what one changeset did to one row.
-fn one_row(tracked: &Tracked, changes: Vec<RowChange>, (no, version): (i64, u64), whole: bool, undo: &mut Undo) {
+fn one_row(
+    tracked: &Tracked,
+    changes: Vec<RowChange>,
+    (no, version, undone): (i64, u64, bool),
+    whole: bool,
+    undo: &mut Undo,
+) {
     let Some(at) = changes.iter().position(|change| (change.no, change.version) == (no, version)) else { return };
     let this = &changes[at];
     let name = layout::quoted(&tracked.table.name);
@@ -436,6 +465,10 @@ fn one_row(tracked: &Tracked, changes: Vec<RowChange>, (no, version): (i64, u64)
                 };
                 let column = layout::quoted(column);
                 let (set, value) = match (cell.kind, &cell.before) {
+                    (Some(Kind::Counter), _) if undone => {
+                        skip(&format!("{column} was taken back before"));
+                        continue;
+                    }
                     (Some(Kind::Counter), _) => (format!("{column} - ?1"), cell.after.clone()),
                     (Some(kind), _) => {
                         skip(&format!("{column} merges as a {kind}, and a change of it cannot be taken back"));

@@ -1,4 +1,5 @@
-//! What came for tables and columns that are not here yet, because a schema operation is not applied (see `pending`).
+//! What came for tables and columns that are not here yet, because a schema operation is not applied (see `pending`), and for tables that
+//! stand still because they were changed past isle.
 //!
 //! Nothing is copied: the changeset stands in the log, and `isle_parked` says of which table which of its columns were passed over; NULL
 //! stands for the whole table. Its other cells are merged and its version counts as applied, so what follows it is not held up, and it
@@ -6,7 +7,8 @@
 //! else of it: a cell that was merged before is not merged again.
 //!
 //! # Invariants
-//! * Only a changeset whose author knew an operation that is not applied here is ever parked; anything else unknown is refused.
+//! * Of tables and columns that no operation here has made, only a changeset whose author knew one that is not applied here is ever
+//!   parked; anything else unknown is refused.
 //! * While something is parked the log is not pruned, and no snapshot is made or taken in: it would lack what the table lacks.
 
 use std::collections::BTreeSet;

@@ -186,6 +186,15 @@ impl Store {
         Ok(0)
     }
 
+    /// How many schema operations are applied.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn applied_operations(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM isle_migration WHERE state = 'applied'";
+        self.read(|conn| Ok(crate::clocks::one::<i64>(conn, sql, [])?.unwrap_or(0) as u64))
+    }
+
     /// The schema operations that are here and not applied, and why; parents first.
     ///
     /// # Errors

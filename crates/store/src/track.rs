@@ -215,7 +215,8 @@ fn found_or_made(
         Err(error) => return Err(error),
         Ok(local) if local.table.id != table.id => {
             return Err(conflict(format!(
-                "a table of this name has another key here ({}); rename it, or the other one where it was made (`-- @rename {name} -> …`)",
+                "a table of this name has another key here ({}); rename it (`isle exec \"ALTER TABLE {name} RENAME TO …\"`), or the other one where it was \
+                 made (`-- @rename {name} -> …`)",
                 join(local.table.key.iter().map(|c| c.name.clone()), ", "),
             )));
         }
@@ -424,6 +425,7 @@ fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
     let sql = "SELECT no FROM isle_table WHERE name = ?1 COLLATE NOCASE";
     let no = crate::clocks::one::<i64>(&engine.conn, sql, [name])?;
     let no = no.ok_or_else(|| StoreError::NotTracked { table: name.to_owned() })?;
+    let id = crate::clocks::one::<Vec<u8>>(&engine.conn, "SELECT id FROM isle_table WHERE no = ?1", [no])?;
     // Stamps that are owed go with the clocks; those that a replay will write must not be stamped again.
     engine.settle()?;
     let mut sql = String::new();
@@ -436,6 +438,12 @@ fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
     engine.conn.execute_batch(&sql).doing("untrack the table")?;
     engine.conn.execute("DELETE FROM isle_table WHERE no = ?1", [no]).doing("untrack the table")?;
     engine.conn.execute("DELETE FROM isle_queue WHERE t = ?1", [no]).doing("untrack the table")?;
+    // Its return merges the whole log.
+    engine.conn.execute("DELETE FROM isle_parked WHERE t = ?1", [&id]).doing("untrack the table")?;
+    engine
+        .conn
+        .execute("DELETE FROM isle_meta WHERE k = 'missed ' || lower(hex(?1))", [&id])
+        .doing("untrack the table")?;
     engine.load_tables()
 }
 

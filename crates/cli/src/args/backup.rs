@@ -65,6 +65,9 @@ pub(crate) enum BackupAction {
         /// Say which, and remove nothing
         #[arg(long)]
         dry_run: bool,
+        /// Do not ask, also where none would be left
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         place: BackupPlace,
     },

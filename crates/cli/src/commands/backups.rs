@@ -18,18 +18,27 @@ pub(crate) fn run(args: &Args, action: &BackupAction, out: &mut Out) -> anyhow::
         BackupAction::List { all, place } => list(args, *all, place, out),
         BackupAction::Verify { id, place } => verify(args, id.as_deref(), place, out),
         BackupAction::Restore { id, yes, place } => restore(args, id, *yes, place, out),
-        BackupAction::Prune { keep, older_than, dry_run, place } => {
+        BackupAction::Prune { keep, older_than, dry_run, yes, place } => {
             let (database, folder) = place_of(args, place)?;
             let now = jiff::Timestamp::now().as_millisecond().unsigned_abs();
             let limit = older_than.map(|age| now.saturating_sub(age.as_millis() as u64));
-            prune(&folder, &database, (*keep, limit), *dry_run, out)
+            prune(&folder, &database, (*keep, limit), (*dry_run, *yes), out)
         }
     }
 }
 
 /// The database and the folder of its backups. The database need not be there any more.
 fn place_of(args: &Args, place: &BackupPlace) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let database = db::path_of_lost(args)?;
+    let database = match db::path_of_lost(args) {
+        Ok(database) => database,
+        // Only the backups know by now which database was here.
+        Err(error) => {
+            let folder = place.folder.clone().unwrap_or_else(|| PathBuf::from("backups"));
+            let newest = Backup::list(&folder, None)?.into_iter().next().ok_or(error)?;
+            let name = newest.database.file_name().map_or_else(|| newest.database.clone(), PathBuf::from);
+            if newest.database.exists() { newest.database } else { name }
+        }
+    };
     let folder = match &place.folder {
         Some(folder) => folder.clone(),
         None => isle::backup_folder(&database)?,
@@ -80,6 +89,7 @@ fn list(args: &Args, all: bool, place: &BackupPlace, out: &mut Out) -> anyhow::R
     }
     let row = |backup: &Backup| {
         let why = match backup.reason.as_str() {
+            _ if !backup.is_there() => out.style.yellow("damaged or gone"),
             "manual" => backup.comment.clone().unwrap_or_default(),
             before => format!("before: {before}"),
         };
@@ -125,7 +135,13 @@ fn restore(args: &Args, id: &str, yes: bool, place: &BackupPlace, out: &mut Out)
     let backup = Backup::find(&folder, id)?;
     if !yes {
         let made = time(backup.created_ms);
-        confirm::ask(format!("{} becomes what it was at {made}", database.display()), out)?;
+        let unsent = Replica::open(&database).and_then(|replica| replica.status());
+        let unsent = unsent.map_or(0, |status| status.version.saturating_sub(status.published) + status.queued);
+        let lost = match unsent {
+            0 => String::new(),
+            n => format!(", without {} that nobody else has", count(n, "change")),
+        };
+        confirm::ask(format!("{} becomes what it was at {made}{lost}", database.display()), out)?;
     }
     let restored = spinner::beside("restoring", || Replica::builder(&database).restore(&backup, &folder))?;
     if out.json(&restored)? {
@@ -137,7 +153,7 @@ fn restore(args: &Args, id: &str, yes: bool, place: &BackupPlace, out: &mut Out)
         out.note(format!("as it was before, it is backup {}", short(kept)))?;
     }
     if let Some(aside) = &restored.aside {
-        out.note(format!("what stood there could not be opened, and is {} now", aside.display()))?;
+        out.note(format!("what stood there is {} now", aside.display()))?;
     }
     out.note("`isle sync` brings what the group has written since")?;
     Ok(0)
@@ -147,10 +163,18 @@ fn prune(
     folder: &Path,
     database: &Path,
     (keep, older_than_ms): (usize, Option<u64>),
-    dry_run: bool,
+    (dry_run, yes): (bool, bool),
     out: &mut Out,
 ) -> anyhow::Result<u8> {
-    let expired = Backup::expired(Backup::list(folder, Some(database))?, keep, older_than_ms);
+    let all = Backup::list(folder, Some(database))?;
+    let count_before = all.len();
+    let expired = spinner::beside("reading", || Backup::expired(all, keep, older_than_ms));
+    if !dry_run && !yes && !expired.is_empty() && expired.len() == count_before {
+        confirm::ask(
+            format!("{} would be removed, and none would be left", count(count_before as u64, "backup")),
+            out,
+        )?;
+    }
     if !dry_run {
         expired.iter().try_for_each(Backup::remove)?;
     }

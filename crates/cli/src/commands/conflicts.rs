@@ -113,7 +113,7 @@ fn list(replica: &Replica, listing: &Listing, out: &mut Out) -> anyhow::Result<(
         out.line(all)?;
     }
     out.note(
-        "in full: `isle conflicts show ID`; settle: `isle conflicts resolve ID --keep | --put-back | --value V`,",
+        "in full: `isle conflicts show ID`; settle: `isle conflicts resolve ID --keep | --put-back | --take base | --value V`,",
     )?;
     out.note("or keep what stands everywhere: `isle conflicts resolve --all [--table TABLE]`")
 }

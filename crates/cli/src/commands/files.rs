@@ -174,9 +174,20 @@ pub(crate) fn detach(args: &Args, yes: bool, out: &mut Out) -> anyhow::Result<u8
         ))?;
         if let Some(backup) = backup {
             out.note(format!("with its history it is {}", backup.display()))?;
+            out.note(format!(
+                "  and comes back with `isle --db {} backup restore {}`",
+                path.display(),
+                backup_id(&backup)
+            ))?;
         }
     }
     Ok(0)
+}
+
+/// The beginning of a backup's id, from the name of its file.
+fn backup_id(backup: &Path) -> String {
+    let name = backup.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.len().checked_sub(36).and_then(|at| name.get(at..at + 8)).unwrap_or(&name).to_owned()
 }
 
 fn confirm(path: &Path, unsynced: u64, hidden: u64, out: &Out) -> anyhow::Result<()> {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use isle::{
-    Definition, Lint, MigrationId, Parked, PendingOperation, Replica, SchemaConflict, SchemaOperation, SchemaPlan,
-    SchemaReport,
+    Class, Definition, Lint, MigrationId, Parked, PendingOperation, Replica, SchemaConflict, SchemaOperation,
+    SchemaPlan, SchemaReport,
 };
 use serde_json::json;
 
@@ -50,7 +50,13 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             show(&plan, None, out)?;
             Ok(code(&plan))
         }
-        SchemaAction::Apply { file, backups, no_backup } => {
+        SchemaAction::Apply { file, dry_run: true, .. } => {
+            let definition = read(file)?;
+            let plan = spinner::beside("trying it on the rows", || replica.try_schema(definition))?;
+            show(&plan, None, out)?;
+            Ok(code(&plan))
+        }
+        SchemaAction::Apply { file, backups, no_backup, .. } => {
             let definition = read(file)?;
             let backups = backups_of(&replica, backups.as_ref())?;
             let report = spinner::beside("changing the tables", || match no_backup {
@@ -323,7 +329,11 @@ fn show(plan: &SchemaPlan, backup: Option<&Path>, out: &mut Out) -> anyhow::Resu
         .changes
         .iter()
         .map(|change| json!({ "kind": change.kind, "table": change.table, "detail": change.detail }));
-    if out.json(&json!({ "changes": changes.collect::<Vec<_>>(), "refused": plan.refused, "backup": backup, "from": plan.versions.0, "to": plan.versions.1 }))? {
+    let class = plan.class().map(Class::as_str);
+    if out.json(&json!({
+        "changes": changes.collect::<Vec<_>>(), "refused": plan.refused, "backup": backup, "from": plan.versions.0, "to": plan.versions.1,
+        "class": class, "copies_rows": plan.rewrites(),
+    }))? {
         return Ok(());
     }
     for change in &plan.changes {
@@ -341,7 +351,16 @@ fn show(plan: &SchemaPlan, backup: Option<&Path>, out: &mut Out) -> anyhow::Resu
     }
     match (plan.changes.len() as u64, plan.refused.is_empty()) {
         (0, true) => out.note("the tables are what the file says")?,
-        (changes, true) => out.note(count(changes, "change"))?,
+        (changes, true) => {
+            let what = match plan.class() {
+                Some(Class::Additive) => ", all additive",
+                Some(Class::Compatible) => ", no row is touched",
+                _ if plan.rewrites() => ", rows are copied: a backup is made first",
+                _ => ", rows have to fit",
+            };
+            let class = class.map(|class| format!(" (class {class}{what})")).unwrap_or_default();
+            out.note(format!("{}{class}", count(changes, "change")))?;
+        }
         (_, false) => out.note("nothing of it is done as long as a part cannot be")?,
     }
     Ok(())

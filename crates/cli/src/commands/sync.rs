@@ -237,6 +237,16 @@ pub(crate) fn summary(report: &SyncReport) -> String {
             thousands(pushed)
         ),
     };
+    let schema = match (report.pulled_operations, report.pushed_operations) {
+        (0, 0) => String::new(),
+        (pulled, 0) => format!(", took {} of the schema", count(pulled, "change")),
+        (0, pushed) => format!(", sent {} of the schema", count(pushed, "change")),
+        (pulled, pushed) => format!(", took {} of the schema and sent {pushed}", count(pulled, "change")),
+    };
+    let did = match did.as_str() {
+        "nothing new" if !schema.is_empty() => schema.trim_start_matches(", ").to_owned(),
+        _ => did + &schema,
+    };
     // Between devices there are none.
     let requests = match report.requests {
         0 if report.uploaded_bytes > 0 => String::new(),

@@ -39,9 +39,11 @@ fn a_backup_is_made_listed_verified_taken_back_and_removed() {
     let verified = laptop.run(["backup", "verify"]);
     assert_eq!(verified.code, 1, "{verified:?}");
     assert!(verified.out.contains("1 damaged"), "{verified:?}");
-    assert!(laptop.fails(1, ["backup", "restore", &id, "--yes"]).contains("nothing was restored"));
+    assert!(laptop.fails(1, ["backup", "restore", &id, "--yes"]).contains("nothing was changed"));
     assert!(laptop.fails(2, ["backup", "restore", "nope", "--yes"]).contains("isle backup list"));
-    assert!(laptop.ok(["backup", "prune", "--keep", "0", "--dry-run"]).contains("2 backups would go"));
+    assert!(laptop.ok(["backup", "prune", "--keep", "0", "--dry-run"]).contains("would go"));
+    assert!(laptop.fails(3, ["backup", "prune", "--keep", "0"]).contains("none would be left"));
+    // The older one is damaged, and does not count.
     laptop.ok(["backup", "prune", "--keep", "1"]);
     assert_eq!(laptop.json(["backup", "list"]).as_array().expect("a list").len(), 1);
 }
@@ -54,9 +56,9 @@ fn a_database_that_is_gone_comes_back_from_its_backup_alone() {
     for suffix in ["", "-wal", "-shm"] {
         drop(std::fs::remove_file(format!("{}{suffix}", laptop.db().display())));
     }
-    // Nobody can tell any more which file is meant.
-    assert_eq!(laptop.json(["backup", "list", "--db", "app.db"])[0]["id"], json!(id));
-    laptop.ok(["backup", "restore", &id, "--yes", "--db", "app.db"]);
+    assert!(laptop.fails(2, ["status"]).contains("isle backup list"));
+    assert_eq!(laptop.json(["backup", "list"])[0]["id"], json!(id));
+    laptop.ok(["backup", "restore", &id, "--yes"]);
     assert_eq!(laptop.rows("SELECT title FROM notes ORDER BY id"), ["Dune", "Emma"]);
     assert!(laptop.ok(["doctor"]).contains("✓"));
 }

@@ -225,6 +225,7 @@ impl Desk {
     fn put_operations(&self, operations: Vec<Operation>) -> Result<Answer, Error> {
         let store = &self.hub.inner.store;
         let (mut known, mut hindered) = (Vec::new(), false);
+        let before = store.applied_operations()?;
         for Operation { kind, bytes } in operations {
             let put = match kind {
                 OpKind::Schema => store.take_migration(&bytes).map(|(id, hindrance)| {
@@ -262,7 +263,12 @@ impl Desk {
         // What waited for an operation can be merged now.
         let applied = store.apply()?;
         self.note(applied);
-        self.state().report.pending = crate::sync::pending(&self.hub.inner)?;
+        let now = store.applied_operations()?;
+        let pending = crate::sync::pending(&self.hub.inner)?;
+        let mut state = self.state();
+        state.report.pulled_operations += now.saturating_sub(before);
+        state.report.pending = pending;
+        drop(state);
         self.hub.refresh_operations()?;
         self.hub.refresh_keys()?;
         self.hub.bump();

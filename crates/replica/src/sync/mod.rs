@@ -45,6 +45,7 @@ use std::sync::{Arc, PoisonError};
 use isle_blobs::{GroupObject, Head, HeadRef, Remote, RemoteError};
 use isle_clock::{GroupId, SiteId, VersionVector};
 use isle_identity::{KeyId, OpId};
+use isle_schema::MigrationId;
 use isle_store::{RemoteRow, SeenHead, Waiting};
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +150,10 @@ pub struct SyncReport {
     pub pulled_rows: u64,
     /// Own changesets published.
     pub pushed_versions: u64,
+    /// Schema operations of others that were applied.
+    pub pulled_operations: u64,
+    /// Schema operations published that were not there.
+    pub pushed_operations: u64,
     /// Values that went to the conflict journal.
     pub conflicts: u64,
     /// Whether there were any.
@@ -329,6 +334,8 @@ struct Session<'a> {
     /// A snapshot takes the place of the own segments, whatever they weigh.
     compacting: bool,
     /// What the last merge left, by site.
+    /// Schema operations that came from the remote in this session.
+    fetched: BTreeSet<MigrationId>,
     waiting: Vec<(SiteId, u64, Waiting)>,
     report: SyncReport,
 }
@@ -450,6 +457,7 @@ impl<'a> Session<'a> {
             unread: false,
             compacting: false,
             waiting: Vec::new(),
+            fetched: BTreeSet::new(),
             report,
         })
     }
@@ -483,8 +491,15 @@ impl<'a> Session<'a> {
             blocking(self.inner, |inner| Ok(inner.store.conflicts(true, 1)?.first().map_or(0, |last| last.id)));
         let newest = newest.await?;
         // What stood in the way of an operation may have gone.
-        blocking(self.inner, |inner| Ok(inner.store.retry_operations()?)).await?;
+        let applied = blocking(self.inner, |inner| {
+            let before = inner.store.applied_operations()?;
+            inner.store.retry_operations()?;
+            Ok(before)
+        });
+        let applied = applied.await?;
         self.pull(refs).await?;
+        let now = blocking(self.inner, |inner| Ok(inner.store.applied_operations()?)).await?;
+        self.report.pulled_operations = now.saturating_sub(applied);
         self.put_back(newest).await?;
         if self.options.direction != Direction::Pull {
             self.push().await?;

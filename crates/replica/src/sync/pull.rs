@@ -224,6 +224,7 @@ impl Session<'_> {
                 Err(MigrationError::Newer { .. }) => {}
                 Err(error) => return Err(StoreError::from(error).into()),
             }
+            self.fetched.insert(id);
             fetched.push((id, bytes));
         }
         // Children were asked for first.

@@ -267,6 +267,7 @@ impl Session<'_> {
                 .await
                 .map_err(|source| self.failed(source))?;
             self.state.schema.push(name);
+            self.report.pushed_operations += u64::from(!self.fetched.contains(&id));
         }
         Ok(())
     }

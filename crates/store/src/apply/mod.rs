@@ -120,10 +120,11 @@ impl<'c> Applier<'c> {
         }
         self.blocks(&author, (header, parks), opened, blocks, |applier, section, of, bad| {
             let table = section.table();
+            let id = log_id(author.no, header.version);
             match tracked.get(&table).filter(|_| only.is_none_or(|only| only == table)) {
                 Some(tracked) => applier.section(tracked, &author, of, section, Part::Whole, bad),
                 None if only.is_some() => Ok(()),
-                None => note_missed(applier.conn, table, of),
+                None => note_missed(applier.conn, table, id, of.parks.is_some()),
             }
         })
     }
@@ -334,19 +335,17 @@ enum Part<'a> {
     Columns(&'a [ColumnId]),
 }
 
-/// A table that stands still, because it was altered past isle, misses what is merged: it is replayed when the table returns. So is
-/// what comes for a table that no operation here has made yet.
-fn note_missed(conn: &Connection, table: TableId, of: Of) -> Result<(), StoreError> {
+/// A table that stands still, because it was altered past isle, misses what is merged: that waits for its return. So does what comes
+/// for a table that no operation here has made yet.
+fn note_missed(conn: &Connection, table: TableId, id: i64, parks: bool) -> Result<(), StoreError> {
     let listed = "SELECT 1 FROM isle_table WHERE id = ?1";
     if crate::clocks::one::<i64>(conn, listed, [table.as_bytes()])?.is_some() {
-        return crate::layout::set_meta(conn, &format!("missed {table}"), 1);
+        crate::layout::set_meta(conn, &format!("missed {table}"), 1)?;
+        return crate::parked::park(conn, table, id, None);
     }
     // One that was untracked gets the whole log when it returns.
     let untracked = crate::layout::meta::<i64>(conn, &format!("table {table}"))?.is_some();
-    match of.parks.filter(|_| !untracked) {
-        Some(id) => crate::parked::park(conn, table, id, None),
-        None => Ok(()),
-    }
+    if parks && !untracked { crate::parked::park(conn, table, id, None) } else { Ok(()) }
 }
 
 /// What a column of a section means here.

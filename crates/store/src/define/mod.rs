@@ -10,7 +10,7 @@ mod data;
 pub use data::{Parts, split_definition};
 
 use isle_changeset::Value;
-use isle_schema::{AddedColumn, Column, ColumnId, Parent, Schema, Step, TableDefinition, TableState, Version};
+use isle_schema::{AddedColumn, Class, Column, ColumnId, Parent, Schema, Step, TableDefinition, TableState, Version};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
@@ -63,6 +63,21 @@ impl Store {
     /// [`StoreError::Definition`] when SQLite does not take the SQL.
     pub fn plan_schema(&self, sql: &str) -> Result<SchemaPlan, StoreError> {
         self.snapshot(|conn| plan(conn, &crate::layout::require_meta::<String>(conn, "app")?, sql))
+    }
+
+    /// As [`Store::plan_schema`], and tries it on the rows that are here: what they do not fit is refused. Takes as long as making the
+    /// changes, keeps writers out meanwhile, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::DefinitionRefused`] with what cannot be done, and those of [`Store::apply_schema`].
+    pub fn try_schema(&self, sql: &str) -> Result<SchemaPlan, StoreError> {
+        let now_ms = self.now_ms();
+        self.with_merge_engine(|engine| {
+            engine.begin()?;
+            let tried = engine.seal_foreign(now_ms).and_then(|_| crate::track::apply_definition(engine, sql, now_ms));
+            engine.rollback();
+            tried
+        })
     }
 
     /// Makes the tables what SQL says, here at once and on every other replica when it syncs; gives what was done.
@@ -293,6 +308,16 @@ impl Planner<'_> {
                 plan.refused.push(format!("{directive}: the definition has no table {table}"));
             }
         }
+        for (old, _, new) in self.directives.renames.iter().filter(|(_, column, _)| column.is_none()) {
+            let tracked = self.tables.iter().any(|tracked| tracked.table.name.eq_ignore_ascii_case(old));
+            let local = self.schema.locals.contains_key(&old.to_ascii_lowercase());
+            if !tracked && !local && !tracked::columns(self.conn, old)?.is_empty() {
+                plan.refused.push(format!(
+                    "@rename {old} -> {new}: table {old} is this device's own, which no schema of the group names; `isle exec \"ALTER TABLE {old} RENAME \
+                     TO {new}\"` renames it"
+                ));
+            }
+        }
         Ok(())
     }
 }
@@ -353,6 +378,11 @@ impl SchemaPlan {
     /// Whether a table is made anew with its rows.
     pub fn rewrites(&self) -> bool {
         !self.steps.is_empty() && self.changes.iter().any(|change| change.kind == "change table")
+    }
+
+    /// How much the changes ask of other devices and of the rows; `None` where there is nothing to do.
+    pub fn class(&self) -> Option<Class> {
+        self.steps.iter().map(Step::class).max()
     }
 
     /// Whether the definition is of an earlier version of the app than the schema: then there is nothing to do.
