@@ -17,11 +17,17 @@ use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use isle_store::StoreError;
+use isle_store::{Facts, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::operations::note;
+use crate::replica::Inner;
 use crate::{Builder, Error, Replica};
+
+/// Letters of an id that name a backup, at least.
+const ID_LETTERS_MIN: usize = 4;
+/// No manifest is longer.
+const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 
 /// What the catalogue says of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,25 +244,40 @@ impl Replica {
             return Err(BackupError::OtherGroup { id, found, group }.into());
         }
         let _no_sync = key_store.lock(status.site)?;
-        let kept = match self.back_up(keep_in, "restore", None)? {
-            BackedUp::Done(kept) => Some(kept),
-            BackedUp::SkippedEmpty => None,
+        let facts = self.inner.store.facts_of(&backup.path)?;
+        let (handed_over, key) = (self.inner.handed_over(&facts, true)?, self.inner.device()?.key);
+        let mut kept: Option<Backup> = None;
+        let keep = || -> Result<(), Error> {
+            // Somebody has written since.
+            if let Some(before) = kept.take() {
+                before.remove()?;
+            }
+            if let BackedUp::Done(backup) = self.copy_into(keep_in, "restore", None)? {
+                kept = Some(backup);
+            }
+            Ok(())
         };
-        let (handed_over, key) = (self.handed_over(backup)?, self.inner.device()?.key);
-        let site = self.inner.store.restore(&backup.path, |copy| copy.new_site(handed_over, Some(key)))?;
+        let site = self.inner.store.restore(&backup.path, |copy| copy.new_site(handed_over, Some(key)), keep)?;
         self.inner.record_outside(site, 0)?;
         note(&self.inner, "restore", &backup.id, started_ms, Ok(serde_json::to_string(backup).unwrap_or_default()));
         tracing::warn!(id = backup.id, %site, "restored a backup; the file goes on under a new site id");
         Ok(Restored { restored: backup.clone(), kept, aside: None, site: site.to_string() })
     }
+}
 
-    /// Up to which of the backup's own versions others may know them, as they stand in it.
-    fn handed_over(&self, backup: &Backup) -> Result<u64, Error> {
-        let facts = self.inner.store.facts_of(&backup.path)?;
-        let now = self.inner.store.status()?;
-        let same = now.site == facts.site && self.inner.store.own_chain(facts.version)? == Some(facts.chain);
-        // Beyond that its versions may have been replaced before they were handed over.
-        Ok(if same { facts.version.min(now.published) } else { facts.published })
+impl Inner {
+    /// Up to which of a backup's own versions others may have them, as they stand in it. What they have must not be sent again under
+    /// another id: a counter would count it twice.
+    fn handed_over(&self, facts: &Facts, live: bool) -> Result<u64, Error> {
+        // Where the file as it is knows that version, it knows whether it is the same.
+        let known = if live { self.store.chain_at(facts.site, facts.version)? } else { None };
+        if known.is_some_and(|chain| chain != facts.chain) {
+            return Ok(facts.published);
+        }
+        let recorded = self.key_store()?.site(facts.site)?.map_or(0, |record| record.published);
+        let status = self.store.status()?;
+        let other = live && known.is_some() && status.site != facts.site;
+        Ok(if other { facts.version } else { facts.version.min(recorded.max(facts.published)) })
     }
 }
 
@@ -280,13 +301,12 @@ impl Builder {
             Err(error) => return Err(error),
         };
         backup.verify()?;
-        let aside = if damaged { Some(step_aside(database)?) } else { None };
-        let partial = database.with_extension("restoring");
-        fs::copy(&backup.path, &partial).map_err(io("cannot write", &partial))?;
-        fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(io("cannot write", &partial))?;
-        fs::rename(&partial, database).map_err(io("cannot write", database))?;
+        // Also where the file is gone: a write-ahead log that stays would be replayed into the restored one.
+        let aside = step_aside(database)?.filter(|_| damaged);
+        put_copy(&backup.path, database)?;
         let replica = self.clone().open()?;
-        let site = replica.inner.new_site(replica.inner.store.facts_of(&backup.path)?.published)?;
+        let facts = replica.inner.store.facts_of(&backup.path)?;
+        let site = replica.inner.new_site(replica.inner.handed_over(&facts, false)?)?;
         let facts = serde_json::to_string(backup).unwrap_or_default();
         note(&replica.inner, "restore", &backup.id, replica.inner.runtime.now_ms(), Ok(facts));
         Ok(Restored { restored: backup.clone(), kept: None, aside, site: site.to_string() })
@@ -309,14 +329,7 @@ impl Backup {
         let mut found = Vec::new();
         for entry in entries {
             let path = entry.map_err(io("cannot list", folder))?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let read = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Backup>(&text).ok());
-            let Some(mut backup) = read else {
-                tracing::warn!(file = %path.display(), "it is no manifest of a backup");
-                continue;
-            };
+            let Some(mut backup) = manifest(&path) else { continue };
             // Folders move.
             backup.path = path.with_extension("db");
             if database.is_none() || of(&backup.database) == wanted {
@@ -327,14 +340,14 @@ impl Backup {
         Ok(found)
     }
 
-    /// The backup of a folder whose id, or the name of whose file, begins so.
+    /// The backup of a folder whose id begins so, with four letters at least, or whose file has this name.
     ///
     /// # Errors
     /// [`BackupError::NoSuchBackup`], [`BackupError::Ambiguous`], [`BackupError::Io`].
     pub fn find(folder: &Path, id: &str) -> Result<Backup, Error> {
         let named = |backup: &Backup| backup.path.file_name().is_some_and(|name| *name == *id);
         let mut all = Backup::list(folder, None)?;
-        all.retain(|backup| backup.id.starts_with(id) || named(backup));
+        all.retain(|backup| (id.len() >= ID_LETTERS_MIN && backup.id.starts_with(id)) || named(backup));
         let (id, folder) = (id.to_owned(), folder.to_owned());
         match all.len() {
             0 => Err(BackupError::NoSuchBackup { id, folder }.into()),
@@ -401,8 +414,21 @@ impl Backup {
     }
 }
 
-/// Moves a file that cannot be opened, and what SQLite keeps beside it, out of the way; gives where it is.
-fn step_aside(database: &Path) -> Result<PathBuf, BackupError> {
+/// Copies a backup to where a database is to be; durable before it has that name.
+fn put_copy(backup: &Path, database: &Path) -> Result<(), BackupError> {
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let copied = || -> std::io::Result<()> {
+        let mut partial = tempfile::Builder::new().prefix(".isle-restore-").tempfile_in(folder)?;
+        std::io::copy(&mut fs::File::open(backup)?, &mut partial)?;
+        partial.as_file().sync_all()?;
+        partial.persist_noclobber(database).map_err(|failed| failed.error)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    copied().map_err(io("cannot write", database))
+}
+
+/// Moves a file that cannot be opened, and what SQLite keeps beside it, out of the way; gives where it is, if anything was there.
+fn step_aside(database: &Path) -> Result<Option<PathBuf>, BackupError> {
     let named = |suffix: &str| {
         let mut name = database.as_os_str().to_owned();
         name.push(suffix);
@@ -410,15 +436,16 @@ fn step_aside(database: &Path) -> Result<PathBuf, BackupError> {
     };
     let free = |n: &u32| !named(&format!(".damaged-{n}")).exists();
     let aside = (1..u32::MAX).find(free).map_or_else(|| ".damaged".to_owned(), |n| format!(".damaged-{n}"));
-    // A write-ahead log that stays would be replayed into the restored file.
-    for beside in ["-wal", "-shm", ""] {
+    let mut moved = false;
+    for beside in ["-wal", "-shm", "-journal", ""] {
         let (from, to) = (named(beside), named(&format!("{aside}{beside}")));
         match fs::rename(&from, &to) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io("cannot move away", &from)(error)),
-            _ => {}
+            Ok(()) => moved = true,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(io("cannot move away", &from)(error)),
         }
     }
-    Ok(named(&aside))
+    Ok(moved.then(|| named(&aside)))
 }
 
 /// Where backups of a database go if nobody names a folder: `backups` beside it, or beside its folder where that is called `data`.
@@ -437,6 +464,23 @@ fn real_path_of_lost(path: &Path) -> PathBuf {
         (_, Ok(folder), Some(name)) => folder.join(name),
         _ => path.to_owned(),
     }
+}
+
+/// Reads a manifest. Nothing else than what isle itself has named so is one: what is listed may be removed.
+fn manifest(path: &Path) -> Option<Backup> {
+    let name = path.file_name()?.to_str()?;
+    let id = name.strip_prefix("database-")?.strip_suffix(".json")?;
+    let id = id.get(id.len().checked_sub(36)?..)?;
+    let file = fs::metadata(path).ok()?;
+    if !file.is_file() || file.len() > MANIFEST_BYTES_MAX {
+        return None;
+    }
+    let backup: Option<Backup> = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let backup = backup.filter(|backup| backup.id == id && uuid::Uuid::parse_str(id).is_ok());
+    if backup.is_none() {
+        tracing::warn!(file = %path.display(), "it is no manifest of a backup");
+    }
+    backup
 }
 
 /// The folder for backups of a database.

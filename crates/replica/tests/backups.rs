@@ -89,11 +89,18 @@ async fn a_restored_file_joins_the_group_again_and_no_version_is_issued_twice() 
     assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
     assert_eq!(found(&b, "restore"), [5]);
 
+    // What a restore that was killed has left goes with the next one.
+    let left = folder.path().join(".isle-restore-a.db-00");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("restored.db"), "half").unwrap();
     // The file as it was is a backup too, and has what nobody else has.
     let kept = restored.kept.unwrap();
     assert_eq!(kept.reason, "restore");
     a.restore(&kept, &backups).unwrap();
     assert_eq!(titles(&a), before);
+    let hidden =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().starts_with(".isle");
+    assert!(!std::fs::read_dir(folder.path()).unwrap().any(hidden));
     sync(&a).await;
     sync(&b).await;
     sync(&a).await;
@@ -277,6 +284,159 @@ fn old_ones_go_and_the_newest_stay() {
     assert_eq!(Backup::list(&backups, None).unwrap().len(), 3);
     let id = &all[0].id;
     assert_eq!(Backup::find(&backups, &id[..8]).unwrap().id, *id);
-    assert!(matches!(Backup::find(&backups, ""), Err(Error::Backup(BackupError::Ambiguous { count: 3, .. }))));
+    assert!(matches!(Backup::find(&backups, ""), Err(Error::Backup(BackupError::NoSuchBackup { .. }))));
     assert!(matches!(Backup::find(&backups, "zz"), Err(Error::Backup(BackupError::NoSuchBackup { .. }))));
+}
+
+/// A counter is what shows that a change was sent twice.
+const COUNTED: &str = "CREATE TABLE usage(name TEXT PRIMARY KEY, uses INT DEFAULT 0 -- @merge counter
+);";
+
+fn uses(replica: &Replica) -> Vec<i64> {
+    replica.read(|q| q.all("SELECT uses FROM usage", &[])).unwrap()
+}
+
+#[tokio::test]
+async fn what_others_have_of_a_backup_is_not_sent_again_however_often_it_is_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (device(folder.path(), "a"), device(folder.path(), "b"));
+    let backups = folder.path().join("backups");
+    a.apply_schema(COUNTED).unwrap();
+    a.write(|tx| tx.execute("INSERT INTO usage VALUES('tea', 0)", &[])).unwrap();
+    sync(&a).await;
+    sync(&b).await;
+    a.write(|tx| tx.execute("UPDATE usage SET uses = uses + 5", &[])).unwrap();
+    // Not published when the backup is made, and by now it is.
+    let backup = done(a.back_up(&backups, "manual", None).unwrap());
+    sync(&a).await;
+    for _ in 0..3 {
+        a.restore(&backup, &backups).unwrap();
+        sync(&a).await;
+        sync(&b).await;
+        assert_eq!((uses(&a), uses(&b)), (vec![5], vec![5]));
+    }
+    let (path, home) = (a.path().to_owned(), folder.path().join("a"));
+    assert!(a.close().unwrap());
+    std::fs::remove_file(&path).unwrap();
+    Replica::builder(&path).home(&home).restore(&backup, &backups).unwrap();
+    let a = Replica::builder(&path).home(&home).open().unwrap();
+    sync(&a).await;
+    sync(&b).await;
+    assert_eq!((uses(&a), uses(&b)), (vec![5], vec![5]));
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    // What nobody had goes out once.
+    a.write(|tx| tx.execute("UPDATE usage SET uses = uses + 2", &[])).unwrap();
+    let unsent = done(a.back_up(&backups, "manual", None).unwrap());
+    a.restore(&unsent, &backups).unwrap();
+    sync(&a).await;
+    sync(&b).await;
+    assert_eq!((uses(&a), uses(&b)), (vec![7], vec![7]));
+}
+
+#[test]
+fn what_another_process_writes_while_a_backup_is_restored_is_in_the_copy_or_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = device(folder.path(), "a");
+    let backups = folder.path().join("backups");
+    a.apply_schema(SCHEMA).unwrap();
+    let backup = done(a.back_up(&backups, "manual", None).unwrap());
+    let path = a.path().to_owned();
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let kept = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = Connection::open(&path).unwrap();
+            other.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+            for id in 1.. {
+                other.execute("INSERT INTO notes VALUES(?1, 'x')", [id as i64]).unwrap();
+                done.store(id, Ordering::SeqCst);
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        while done.load(Ordering::SeqCst) < 50 {
+            std::thread::yield_now();
+        }
+        let kept = a.restore(&backup, &backups).unwrap().kept.unwrap();
+        let after = done.load(Ordering::SeqCst);
+        while done.load(Ordering::SeqCst) < after + 50 {
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::SeqCst);
+        kept
+    });
+    let ids = |path: &Path| -> std::collections::BTreeSet<i64> {
+        let conn = Connection::open(path).unwrap();
+        let mut statement = conn.prepare("SELECT id FROM notes").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let everywhere: std::collections::BTreeSet<i64> = ids(&kept.path).union(&ids(&path)).copied().collect();
+    let written = done.load(Ordering::SeqCst) as i64;
+    assert_eq!(everywhere, (1..=written).collect());
+}
+
+#[test]
+fn a_log_that_a_lost_database_has_left_is_not_replayed_into_the_restored_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = device(folder.path(), "a");
+    let backups = folder.path().join("backups");
+    a.apply_schema(SCHEMA).unwrap();
+    write(&a, 1, "kept");
+    let backup = done(a.back_up(&backups, "manual", None).unwrap());
+    for id in 2..200 {
+        write(&a, id, "in the log only");
+    }
+    let (path, log) = (a.path().to_owned(), folder.path().join("a.db-wal"));
+    let bytes = content(&log);
+    a.close().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&log, bytes).unwrap();
+    let home = folder.path().join("a");
+    Replica::builder(&path).home(&home).restore(&backup, &backups).unwrap();
+    let a = Replica::builder(&path).home(&home).open().unwrap();
+    assert_eq!(titles(&a), ["kept"]);
+    assert!(a.check().unwrap().findings.is_empty());
+}
+
+#[test]
+fn only_what_isle_named_so_is_a_backup() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = device(folder.path(), "a");
+    let backups = folder.path().join("backups");
+    a.apply_schema(SCHEMA).unwrap();
+    let backup = done(a.back_up(&backups, "manual", None).unwrap());
+    let text = content(&backup.path.with_extension("json"));
+    for name in ["thesis.json", "database-a-x.json", &format!("database-a-{}.json", "0".repeat(36))] {
+        std::fs::write(backups.join(name), &text).unwrap();
+    }
+    std::fs::write(backups.join(format!("database-a-{}.json", uuid_like())), "[]").unwrap();
+    assert_eq!(Backup::list(&backups, None).unwrap(), [backup]);
+}
+
+fn uuid_like() -> &'static str {
+    "01234567-89ab-4def-8123-456789abcdef"
+}
+
+#[test]
+fn pages_of_another_size_fit_and_a_removed_remote_stays_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = device(folder.path(), "a");
+    let backups = folder.path().join("backups");
+    a.apply_schema(SCHEMA).unwrap();
+    write(&a, 1, "x");
+    let backup = done(a.back_up(&backups, "manual", None).unwrap());
+    a.remove_remote("all").unwrap();
+    write(&a, 2, "y");
+    let (path, home) = (a.path().to_owned(), folder.path().join("a"));
+    a.close().unwrap();
+    let plain = Connection::open(&path).unwrap();
+    plain
+        .execute_batch("PRAGMA journal_mode = DELETE; PRAGMA page_size = 8192; VACUUM; PRAGMA journal_mode = WAL")
+        .unwrap();
+    drop(plain);
+    let a = Replica::builder(&path).home(&home).open().unwrap();
+    a.restore(&backup, &backups).unwrap();
+    assert_eq!(titles(&a), ["x"]);
+    assert!(a.remotes().unwrap().is_empty());
+    assert!(a.check().unwrap().findings.is_empty());
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use isle::{ConflictBase, HistoryEntry, Replica, Resolution, RowChangeKind, Value};
+use isle::{CompactOptions, ConflictBase, HistoryEntry, Replica, Resolution, RowChangeKind, Value};
 use proptest::prelude::*;
 
 const SCHEMA: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT);
@@ -192,6 +192,25 @@ async fn a_change_is_taken_back_whole_and_what_came_since_stays() {
     assert_eq!(rows(&a, "SELECT title || stars FROM notes WHERE id = 2"), ["y10"]);
     let error = a.undo(site, 999).unwrap_err().to_string();
     assert!(error.contains("no version 999"), "{error}");
+}
+
+#[tokio::test]
+async fn what_was_compacted_away_is_said_to_be_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = pair(folder.path()).await;
+    run(&a, "INSERT INTO notes VALUES(1, 'base', 1)");
+    exchange(&[&a, &b]).await;
+    run(&a, "UPDATE notes SET title = 'of a'");
+    let version = run(&b, "UPDATE notes SET title = 'of b'");
+    exchange(&[&a, &b]).await;
+    let id = b.conflicts(false, 10).unwrap()[0].id;
+    assert_eq!(b.conflict_base(id).unwrap(), ConflictBase::Value(text("base")));
+    let all = CompactOptions { keep: std::time::Duration::ZERO, ..CompactOptions::default() };
+    b.compact(&all).await.unwrap();
+    assert_eq!(b.conflict_base(id).unwrap(), ConflictBase::Unknown);
+    assert!(b.row_history("notes", &[Value::Integer(1)]).unwrap().is_empty());
+    let error = b.undo(b.status().unwrap().site, version).unwrap_err().to_string();
+    assert!(error.contains("isle log"), "{error}");
 }
 
 fn statement() -> impl Strategy<Value = String> {

@@ -9,7 +9,7 @@ use crate::args::{Args, BackupAction, BackupPlace};
 use crate::confirm;
 use crate::db;
 use crate::failure::Kind;
-use crate::output::{Cell, Out, bytes, count, time};
+use crate::output::{Cell, Out, bytes, count, printable, time};
 use crate::spinner;
 
 pub(crate) fn run(args: &Args, action: &BackupAction, out: &mut Out) -> anyhow::Result<u8> {
@@ -166,7 +166,11 @@ fn prune(
     (dry_run, yes): (bool, bool),
     out: &mut Out,
 ) -> anyhow::Result<u8> {
-    let all = Backup::list(folder, Some(database))?;
+    // Those of this very database: others may have its name.
+    let group = Replica::open(database)?.status()?.group.to_string();
+    let here = database.canonicalize().unwrap_or_else(|_| database.to_owned());
+    let mut all = Backup::list(folder, Some(database))?;
+    all.retain(|backup| backup.group == group && backup.database == here);
     let count_before = all.len();
     let expired = spinner::beside("reading", || Backup::expired(all, keep, older_than_ms));
     if !dry_run && !yes && !expired.is_empty() && expired.len() == count_before {
@@ -182,7 +186,7 @@ fn prune(
         return Ok(0);
     }
     for backup in &expired {
-        out.line(format!("{} {} {}", short(backup), time(backup.created_ms), bytes(backup.bytes)))?;
+        out.line(format!("{} {} {}", printable(short(backup)), time(backup.created_ms), bytes(backup.bytes)))?;
     }
     let what = if dry_run { "would go" } else { "removed" };
     out.note(format!("{} {what}", count(expired.len() as u64, "backup")))?;
