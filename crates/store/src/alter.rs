@@ -45,6 +45,10 @@ pub(crate) fn follow(engine: &mut Engine, id: MigrationId, now_ms: u64, own: boo
     let operations = operations(&engine.conn)?;
     let schema = Schema::fold(operations.iter().map(|(id, migration)| (*id, migration)));
     crate::pending::note_required(&engine.conn, &schema)?;
+    // A table that stands still follows when it returns.
+    for table in crate::engine::still_ids(&engine.conn, &engine.tables)? {
+        layout::set_meta(&engine.conn, &format!("missed {table}"), 1)?;
+    }
     let (mut adopted, mut reshaped) = (Vec::new(), Vec::new());
     let contested =
         |(id, target): (&isle_schema::TableId, &TableState)| crate::standing::is_contested(&operations, target, *id);

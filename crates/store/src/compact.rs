@@ -289,11 +289,13 @@ pub(crate) fn collect(engine: &Engine, raised: &[Cause]) -> Result<u64, StoreErr
     }
     let mut tombstones = 0;
     for tracked in &engine.tables {
-        let sql = format!(
-            "DELETE FROM {} WHERE NOT ({}) AND h <= (SELECT hlc FROM isle_floor WHERE site = w & {SITE_MASK})",
+        let collected = format!(
+            "FROM {} WHERE NOT ({}) AND h <= (SELECT hlc FROM isle_floor WHERE site = w & {SITE_MASK})",
             tracked.clock(),
             alive("")
         );
+        crate::parked::note_gone(conn, tracked, &collected)?;
+        let sql = format!("DELETE {collected}");
         tombstones += conn.execute(&sql, []).doing("collect tombstones")? as u64;
     }
     tracing::info!(tombstones, "collected below the floor");

@@ -67,6 +67,8 @@ pub(crate) struct Engine {
     stale: AtomicBool,
     guarded: Vec<String>,
     direct: Direct,
+    /// What operations declare, and how many there were when that was read.
+    ahead: Mutex<Option<(i64, Arc<crate::ahead::Ahead>)>>,
     /// Tables in which the last transaction repaired rows that were owed.
     pub(crate) repaired: Vec<i64>,
 }
@@ -152,6 +154,7 @@ impl Engine {
             stale: AtomicBool::new(false),
             guarded: Vec::new(),
             direct,
+            ahead: Mutex::new(None),
             repaired: Vec::new(),
         })
     }
@@ -191,6 +194,22 @@ impl Engine {
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
             tracing::error!(%error, "rollback failed; the connection is replaced at its next use");
+        }
+    }
+
+    /// What the operations that are here declare, applied or not.
+    pub(crate) fn ahead(&self) -> Result<Arc<crate::ahead::Ahead>, StoreError> {
+        let sql = "SELECT count(*) FROM isle_migration";
+        let count = crate::clocks::one::<i64>(&self.conn, sql, [])?.unwrap_or(0);
+        let mut known = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            // None ever goes.
+            Some((of, ahead)) if *of == count => Ok(Arc::clone(ahead)),
+            _ => {
+                let ahead = Arc::new(crate::ahead::Ahead::of(&self.conn)?);
+                *known = Some((count, Arc::clone(&ahead)));
+                Ok(ahead)
+            }
         }
     }
 
@@ -360,7 +379,7 @@ impl Engine {
         self.begin()?;
         let result = self.seal_foreign(now_ms).and_then(|_| {
             self.expire(now_ms)?;
-            self.catch_up()?;
+            self.catch_up(now_ms)?;
             self.repaired = self.repair()?;
             f(self)
         });
@@ -386,19 +405,43 @@ impl Engine {
         Ok(())
     }
 
-    /// Merges what tables missed that stood still, and are what they were again.
-    fn catch_up(&mut self) -> Result<(), StoreError> {
+    /// Brings tables that stood still, and are what they were again, to today's schema, and merges what they missed.
+    fn catch_up(&mut self, now_ms: u64) -> Result<(), StoreError> {
         let sql = "SELECT 1 FROM isle_meta WHERE k > 'missed ' AND k < 'missed!' LIMIT 1";
         if crate::clocks::one::<i64>(&self.conn, sql, [])?.is_none() {
             return Ok(());
         }
-        let mut returned = false;
+        let mut returned = Vec::new();
         for tracked in &self.tables {
             let fact = format!("missed {}", tracked.table.id);
-            let sql = "DELETE FROM isle_meta WHERE k = ?1";
-            returned |= self.conn.execute(sql, [fact]).doing("catch up")? > 0;
+            if layout::meta::<i64>(&self.conn, &fact)?.is_some() {
+                returned.push(fact);
+            }
         }
-        if returned { crate::parked::replay(self) } else { Ok(()) }
+        if returned.is_empty() {
+            return Ok(());
+        }
+        // What does not fit must not hold up everything else: it is tried again.
+        self.conn.execute_batch("SAVEPOINT isle_return").doing("catch up")?;
+        let followed = match self.own()?.heads.first().copied() {
+            Some(head) => crate::alter::follow(self, head, now_ms, false),
+            None => Ok(()),
+        };
+        match followed.and_then(|()| crate::parked::replay(self)) {
+            Ok(()) => {
+                for fact in returned {
+                    self.conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact]).doing("catch up")?;
+                }
+                self.conn.execute_batch("RELEASE isle_return").doing("catch up")
+            }
+            Err(error) if error.is_local() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "a table that stood still cannot be brought to the schema of today");
+                self.conn.execute_batch("ROLLBACK TO isle_return; RELEASE isle_return").doing("catch up")?;
+                self.own = Some(Own::load(&self.conn)?);
+                self.load_tables()
+            }
+        }
     }
 
     /// Seals what foreign clients queued as a version of its own; gives the tables that they changed.
@@ -462,16 +505,24 @@ pub(crate) fn load_each(conn: &Connection) -> Result<Vec<Result<Tracked, StoreEr
     Ok(tables)
 }
 
-/// The names, in lower case, under which tracked tables stand in the file that cannot be worked with: isle's triggers tell.
+/// The numbers and ids of tracked tables that cannot be worked with.
+fn still_listed(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<Vec<(i64, TableId)>, StoreError> {
+    let mut statement = conn.prepare("SELECT no, id FROM isle_table ORDER BY no").doing("read the tracked tables")?;
+    let listed = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, TableId::from_bytes(row.get(1)?))));
+    let listed: Vec<(i64, TableId)> =
+        listed.doing("read the tracked tables")?.collect::<Result<_, _>>().doing("read the tracked tables")?;
+    Ok(listed.into_iter().filter(|(no, _)| tables.iter().all(|tracked| tracked.no != *no)).collect())
+}
+
+/// The ids of tracked tables that cannot be worked with.
+pub(crate) fn still_ids(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<Vec<TableId>, StoreError> {
+    Ok(still_listed(conn, tables)?.into_iter().map(|(_, id)| id).collect())
+}
+
+/// The names, in lower case, under which they stand in the file: isle's triggers tell.
 fn still(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<std::collections::HashSet<String>, StoreError> {
-    let mut statement = conn.prepare("SELECT no FROM isle_table").doing("read the tracked tables")?;
-    let numbers = statement.query_map([], |row| row.get::<_, i64>(0)).doing("read the tracked tables")?;
     let mut still = std::collections::HashSet::new();
-    for no in numbers {
-        let no = no.doing("read the tracked tables")?;
-        if tables.iter().any(|tracked| tracked.no == no) {
-            continue;
-        }
+    for (no, _) in still_listed(conn, tables)? {
         let [inserts, ..] = crate::triggers::names(no);
         let sql = "SELECT lower(tbl_name) FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
         still.extend(crate::clocks::one::<String>(conn, sql, [inserts])?);

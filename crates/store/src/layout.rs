@@ -27,7 +27,8 @@ CREATE TABLE isle_site(no INTEGER PRIMARY KEY, id BLOB UNIQUE, version INT, hlc 
 CREATE TABLE isle_proof(site INT, version INT, body BLOB, PRIMARY KEY(site, version)) WITHOUT ROWID;
 CREATE TABLE isle_seen(author INT, site INT, version INT, hlc INT, PRIMARY KEY(author, site)) WITHOUT ROWID;
 CREATE TABLE isle_migration(id BLOB PRIMARY KEY, body BLOB, state TEXT, at INT, why) WITHOUT ROWID;
-CREATE TABLE isle_parked(t BLOB, id INT, columns BLOB, PRIMARY KEY(t, id)) WITHOUT ROWID;
+CREATE TABLE isle_parked(t BLOB, id INT, columns BLOB, seq INT, PRIMARY KEY(t, id)) WITHOUT ROWID;
+CREATE TABLE isle_gone(t BLOB, k BLOB, seq INT, PRIMARY KEY(t, k)) WITHOUT ROWID;
 CREATE TABLE isle_table(no INTEGER PRIMARY KEY, id BLOB UNIQUE, name TEXT, def TEXT);
 CREATE TABLE isle_queue(t, w DEFAULT (julianday('now')), m0, k0, o0);
 CREATE TABLE isle_log(id INTEGER PRIMARY KEY, hlc INT, header BLOB, body BLOB);

@@ -30,6 +30,7 @@
 //! isle_seen       per author and site: up to where the author had seen it
 //! isle_migration  schema operations, applied or waiting (see `pending`)
 //! isle_parked     what came for tables and columns that are not here yet (see `parked`)
+//! isle_gone       rows whose tombstones were collected while something was parked for their table
 //! isle_table      tracked tables: local number, id, name, model as JSON
 //! isle_queue      what foreign clients touched since the last seal: table, wall time, masks (see `triggers`), key, key before
 //! isle_log        changesets by site number << 44 | version: time, header, the block if there is just one
@@ -55,6 +56,7 @@
 //! Of a site at most 1,048,576 versions wait for what is missing; one further ahead is refused ([`StoreError::TooFarAhead`]).
 //! Memory: 64 MiB of values of an open transaction, then the queue table; otherwise a few blocks of 1 MiB.
 
+mod ahead;
 mod alter;
 mod apply;
 mod backup;

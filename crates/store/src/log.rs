@@ -545,12 +545,13 @@ pub(crate) fn open_blocks(
     parks: bool,
 ) -> Result<Result<Option<Block>, Waiting>, StoreError> {
     let mut only = None;
+    let ahead = if parks { Some(engine.ahead()?) } else { None };
     for (n, info) in header.blocks.iter().enumerate() {
         let Some(stored) = block(&engine.conn, id, header.blocks.len(), n)? else {
             return Ok(Err(Waiting::Blocks));
         };
-        let opened =
-            Block::open(&stored, info).and_then(|block| check_block(engine, &block, info, parks).map(|()| block));
+        let opened = Block::open(&stored, info)
+            .and_then(|block| check_block(engine, &block, info, ahead.as_deref()).map(|()| block));
         match opened {
             Ok(block) if header.blocks.len() == 1 => only = Some(block),
             Ok(_) => {}
@@ -560,8 +561,13 @@ pub(crate) fn open_blocks(
     Ok(Ok(only))
 }
 
-/// `parks` says that the author knew a schema operation that is not applied here: what it brings is not known yet.
-fn check_block(engine: &Engine, block: &Block, info: &BlockInfo, parks: bool) -> Result<(), DecodeError> {
+/// `ahead` is what operations will make that are not applied here, if the author knew one of those.
+fn check_block(
+    engine: &Engine,
+    block: &Block,
+    info: &BlockInfo,
+    ahead: Option<&crate::ahead::Ahead>,
+) -> Result<(), DecodeError> {
     let mut rows = 0u64;
     let mut row = isle_changeset::Row::default();
     for section in block.sections() {
@@ -569,18 +575,24 @@ fn check_block(engine: &Engine, block: &Block, info: &BlockInfo, parks: bool) ->
         let Some(tracked) = engine.by_id.get(&section.table()) else {
             // Known once, untracked since: kept in the log for its return.
             let known = crate::layout::meta::<i64>(&engine.conn, &format!("table {}", section.table()));
-            if parks || matches!(known, Ok(Some(_))) {
+            if matches!(known, Ok(Some(_))) {
                 while section.next(&mut row)? {
                     rows += 1;
                 }
                 continue;
             }
-            return Err(DecodeError::Inconsistent { what: "table of a section" });
+            match ahead {
+                Some(ahead) => rows += ahead.check(&mut section)?,
+                None => return Err(DecodeError::Inconsistent { what: "table of a section" }),
+            }
+            continue;
         };
         if section.key_columns() != tracked.table.key.len() {
             return Err(DecodeError::Inconsistent { what: "key of a section" });
         }
-        if !parks && section.columns().iter().any(|column| tracked.place_of(*column).is_none()) {
+        let table = section.table();
+        let declared = |column| ahead.is_some_and(|ahead| ahead.has_column(table, column));
+        if section.columns().iter().any(|column| tracked.place_of(*column).is_none() && !declared(*column)) {
             return Err(DecodeError::Inconsistent { what: "column of a section" });
         }
         let exact = section.columns().iter().position(|column| *column == isle_schema::ColumnId::KEY);
@@ -588,6 +600,9 @@ fn check_block(engine: &Engine, block: &Block, info: &BlockInfo, parks: bool) ->
             rows += 1;
             check_key(&tracked.table, &row, exact)?;
             crate::kinds::check(tracked, &section, &row)?;
+            if let Some(ahead) = ahead {
+                ahead.check_kinds(&section, &row)?;
+            }
         }
     }
     if rows != u64::from(info.rows) {

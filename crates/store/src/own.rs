@@ -1,6 +1,7 @@
 //! What a site must know of itself to write its next version.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isle_changeset::{Cause, Hash, Header};
 use isle_clock::{Clock, GroupId, Hlc, SiteId};
@@ -179,27 +180,35 @@ pub(crate) fn note_heads(conn: &Connection) -> Result<Vec<MigrationId>, StoreErr
 /// Schema operations that are not among `known`, applied or not, parents before children, each with its id.
 pub(crate) fn operations_beyond(
     conn: &Connection,
-    known: &std::collections::BTreeSet<[u8; 16]>,
+    known: &BTreeSet<[u8; 16]>,
 ) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError> {
     let mut statement = conn.prepare_cached("SELECT id, body FROM isle_migration").doing("read schema operations")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?)));
-    let mut left = Vec::new();
+    let mut left: BTreeMap<MigrationId, (Vec<MigrationId>, Vec<u8>)> = BTreeMap::new();
     for row in rows.doing("read schema operations")? {
         let (id, body) = row.doing("read schema operations")?;
         if !known.contains(&id) {
-            left.push((MigrationId::from_bytes(id), parents(&body)?, body));
+            left.insert(MigrationId::from_bytes(id), (parents(&body)?, body));
         }
     }
+    let mut children: BTreeMap<MigrationId, Vec<MigrationId>> = BTreeMap::new();
+    let mut open: BTreeMap<MigrationId, usize> = BTreeMap::new();
+    for (id, (parents, _)) in &left {
+        let here: BTreeSet<&MigrationId> = parents.iter().filter(|parent| left.contains_key(*parent)).collect();
+        open.insert(*id, here.len());
+        here.into_iter().for_each(|parent| children.entry(*parent).or_default().push(*id));
+    }
+    let mut ready: Vec<MigrationId> = open.iter().filter(|(_, count)| **count == 0).map(|(id, _)| *id).collect();
     let mut ordered = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let waiting: std::collections::HashSet<MigrationId> = left.iter().map(|(id, ..)| *id).collect();
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|(_, parents, _)| !parents.iter().any(|parent| waiting.contains(parent)));
-        if ready.is_empty() {
-            break;
+    while let Some(id) = ready.pop() {
+        ordered.extend(left.remove(&id).map(|(_, body)| (id, body)));
+        for child in children.remove(&id).unwrap_or_default() {
+            let count = open.entry(child).or_insert(1);
+            *count -= 1;
+            if *count == 0 {
+                ready.push(child);
+            }
         }
-        ordered.extend(ready.into_iter().map(|(id, _, body)| (id, body)));
-        left = rest;
     }
     Ok(ordered)
 }

@@ -13,15 +13,17 @@
 
 use std::collections::BTreeSet;
 
-use isle_changeset::Header;
+use isle_changeset::{Header, ValueRef};
 use isle_schema::{ColumnId, MigrationId, TableId};
 use rusqlite::{Connection, params};
 
 use crate::apply::Applier;
+use crate::clocks::from_sql;
 use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::layout::{site_no_of, version_of};
 use crate::own::site_id;
+use crate::tracked::Tracked;
 use crate::{Store, StoreError};
 
 /// Changes of a table that wait for schema operations.
@@ -63,10 +65,45 @@ pub(crate) fn parks(conn: &Connection, header: &Header) -> Result<bool, StoreErr
 pub(crate) fn park(conn: &Connection, table: TableId, id: i64, columns: Option<&[ColumnId]>) -> Result<(), StoreError> {
     let packed: Option<Vec<u8>> = columns.map(|all| all.iter().flat_map(|column| *column.as_bytes()).collect());
     // A changeset may have several sections of one table.
-    let sql = "INSERT INTO isle_parked(t, id, columns) VALUES(?1, ?2, ?3) ON CONFLICT DO UPDATE
+    let sql = "INSERT INTO isle_parked(t, id, columns, seq) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
                SET columns = CAST(columns || excluded.columns AS BLOB)";
     let mut statement = conn.prepare_cached(sql).doing(PARK)?;
-    statement.execute(params![table.as_bytes(), id, packed]).doing(PARK).map(|_| ())
+    statement.execute(params![table.as_bytes(), id, packed, next(conn)?]).doing(PARK).map(|_| ())
+}
+
+/// A number that rises with each changeset that is parked and each collection beside such.
+fn next(conn: &Connection) -> Result<i64, StoreError> {
+    let next = crate::layout::meta::<i64>(conn, "parked")?.unwrap_or(0) + 1;
+    crate::layout::set_meta(conn, "parked", next)?;
+    Ok(next)
+}
+
+/// Remembers the rows whose tombstones go while something is parked for their table: it is not for a later life of such a row, which may
+/// begin with the same causal length. `collected` is what follows SELECT.
+pub(crate) fn note_gone(conn: &Connection, tracked: &Tracked, collected: &str) -> Result<(), StoreError> {
+    let id = tracked.table.id;
+    let parked = "SELECT 1 FROM isle_parked WHERE t = ?1 LIMIT 1";
+    if crate::clocks::one::<i64>(conn, parked, [id.as_bytes()])?.is_none() {
+        return Ok(());
+    }
+    let seq = next(conn)?;
+    let keys = tracked.clock_key();
+    let mut statement = conn.prepare(&format!("SELECT {} {collected}", keys.join(", "))).doing(PARK)?;
+    let mut rows = statement.query([]).doing(PARK)?;
+    while let Some(row) = rows.next().doing(PARK)? {
+        let key: Vec<_> =
+            (0..keys.len()).map(|n| row.get_ref(n).map(from_sql)).collect::<Result<_, _>>().doing(PARK)?;
+        let sql = "INSERT OR REPLACE INTO isle_gone(t, k, seq) VALUES(?1, ?2, ?3)";
+        conn.execute(sql, params![id.as_bytes(), isle_changeset::pack_key(&key), seq]).doing(PARK)?;
+    }
+    Ok(())
+}
+
+/// Whether a row was collected after something of it was parked.
+pub(crate) fn is_gone(conn: &Connection, table: TableId, key: &[ValueRef<'_>], seq: i64) -> Result<bool, StoreError> {
+    let sql = "SELECT seq > ?3 FROM isle_gone WHERE t = ?1 AND k = ?2";
+    let key = isle_changeset::pack_key(key);
+    Ok(crate::clocks::one::<bool>(conn, sql, params![table.as_bytes(), key, seq])?.unwrap_or(false))
 }
 
 const PARK: &str = "keep what a table lacks";
@@ -93,9 +130,10 @@ pub(crate) fn replay(engine: &Engine) -> Result<(), StoreError> {
     drop(statement);
     for (table, id) in waiting {
         let Some(tracked) = engine.by_id.get(&table) else { continue };
-        let sql = "SELECT columns FROM isle_parked WHERE t = ?1 AND id = ?2";
-        let columns = crate::clocks::one::<Option<Vec<u8>>>(conn, sql, params![table.as_bytes(), id])?.flatten();
-        let columns = columns.map(|packed| ids(&packed));
+        let sql = "SELECT columns, seq FROM isle_parked WHERE t = ?1 AND id = ?2";
+        let entry = conn.query_row(sql, params![table.as_bytes(), id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)));
+        let (packed, seq): (Option<Vec<u8>>, i64) = entry.doing(PARK)?;
+        let columns = packed.map(|packed| ids(&packed));
         if columns.as_ref().is_some_and(|columns| columns.iter().all(|column| tracked.place_of(*column).is_none())) {
             continue;
         }
@@ -111,8 +149,9 @@ pub(crate) fn replay(engine: &Engine) -> Result<(), StoreError> {
             tracing::warn!(%site, version = header.version, ?why, "a changeset is passed over");
             continue;
         }
-        applier.replay(engine, (&header, parks), table, columns.as_deref())?;
+        applier.replay(engine, (&header, parks), table, columns.as_deref().map(|columns| (columns, seq)))?;
     }
+    conn.execute("DELETE FROM isle_gone WHERE t NOT IN (SELECT t FROM isle_parked)", []).doing(PARK)?;
     applier.owe_touched()
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Changesets that were written under it are merged as far as their tables and columns are known here; see `parked` for the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use isle_schema::{Migration, MigrationError, MigrationId, Schema, Version};
@@ -19,8 +19,11 @@ use crate::{Store, StoreError, layout, own, track};
 
 /// Operations of a newer isle that a file keeps: they cannot be looked into, so whoever makes them up must not fill the file.
 const NEWER_MAX: i64 = 256;
-/// Operations that are tried with those that they follow, each time.
+/// Operations that are tried with those that they follow, each time, and how many those may be.
 const TOGETHER_MAX: usize = 32;
+const CHAIN_MAX: usize = 1_000;
+/// Operations that may wait: whoever makes up more is not heard.
+const WAITING_MAX: i64 = 10_000;
 
 /// Why a schema operation is not applied here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,11 +110,10 @@ impl Store {
     pub fn take_migration(&self, body: &[u8]) -> Result<(MigrationId, Option<Hindrance>), StoreError> {
         let (id, migration) = match Migration::decode(body) {
             Ok(found) => found,
-            Err(error @ MigrationError::Newer { id }) => {
-                return match self.merge(|engine, now_ms| keep_newer(engine, id, body, now_ms))? {
-                    true => Ok((id, Some(Hindrance::NewerIsle))),
-                    false => Err(error.into()),
-                };
+            // One that is too many is not kept: nothing that needs it is merged, and nobody else is held up.
+            Err(MigrationError::Newer { id }) => {
+                self.merge(|engine, now_ms| keep_newer(engine, id, body, now_ms))?;
+                return Ok((id, Some(Hindrance::NewerIsle)));
             }
             Err(error) => return Err(error.into()),
         };
@@ -131,17 +133,29 @@ impl Store {
         let mut applied = 0;
         loop {
             let before = applied;
+            let mut hindered = BTreeSet::new();
             for (id, body) in self.snapshot(waiting)? {
                 // One of a newer isle may be readable by now.
-                let Ok((_, migration)) = Migration::decode(&body) else { continue };
+                let Ok((_, migration)) = Migration::decode(&body) else {
+                    hindered.insert(id);
+                    continue;
+                };
+                if migration.parents.iter().any(|parent| hindered.contains(parent)) {
+                    hindered.insert(id);
+                    continue;
+                }
                 match self.try_migration(id, &migration, &body) {
-                    Ok(hindrance) => applied += u64::from(hindrance.is_none()),
+                    Ok(None) => applied += 1,
+                    Ok(Some(_)) => drop(hindered.insert(id)),
                     // Until now it could not be looked at closely.
-                    Err(error @ StoreError::OperationRefused { .. }) => tracing::warn!(%error, "it stays unapplied"),
+                    Err(error @ StoreError::OperationRefused { .. }) => {
+                        tracing::warn!(%error, "it stays unapplied");
+                        hindered.insert(id);
+                    }
                     Err(error) => return Err(error),
                 }
             }
-            if applied == before {
+            if applied == before && !hindered.is_empty() {
                 applied += self.retry_together()?;
             }
             if applied == before {
@@ -153,19 +167,19 @@ impl Store {
     /// Tries operations with those that they follow as one step: a later one may have renamed what stands in an earlier one's way.
     fn retry_together(&self) -> Result<u64, StoreError> {
         let waiting = self.snapshot(waiting)?;
-        let decoded: Vec<(MigrationId, Migration)> =
+        let decoded: HashMap<MigrationId, Migration> =
             waiting.iter().filter_map(|(_, body)| Migration::decode(body).ok()).collect();
         // The last one first: it takes the most along.
-        for (id, _) in decoded.iter().rev().take(TOGETHER_MAX) {
+        for (id, _) in waiting.iter().rev().take(TOGETHER_MAX) {
             let chain = chain(&decoded, *id);
-            if chain.len() < 2 {
+            if chain.len() < 2 || chain.len() > CHAIN_MAX {
                 continue;
             }
             let bodies: Vec<&[u8]> =
                 waiting.iter().filter(|(id, _)| chain.contains(id)).map(|(_, body)| body.as_slice()).collect();
             let tried = self.merge(|engine, now_ms| {
                 let app = app_version(&engine.conn)?;
-                for (_, operation) in decoded.iter().filter(|(id, _)| chain.contains(id)) {
+                for operation in chain.iter().filter_map(|id| decoded.get(id)) {
                     if operation.requires().is_some_and(|needs| app.as_ref().is_some_and(|app| app < needs)) {
                         return Ok(false);
                     }
@@ -250,6 +264,7 @@ impl Store {
         migration: &Migration,
         body: &[u8],
     ) -> Result<Option<Hindrance>, StoreError> {
+        track::refuse_odd(id, migration)?;
         let tried = self.merge(|engine, now_ms| {
             if track::is_applied(&engine.conn, id)? {
                 return Ok(None);
@@ -305,11 +320,11 @@ pub(crate) fn too_new(conn: &Connection) -> Result<Option<(Version, Version)>, S
 }
 
 /// An operation with all that wait and that it follows.
-fn chain(waiting: &[(MigrationId, Migration)], id: MigrationId) -> BTreeSet<MigrationId> {
+fn chain(waiting: &HashMap<MigrationId, Migration>, id: MigrationId) -> BTreeSet<MigrationId> {
     let mut chain = BTreeSet::new();
     let mut open = vec![id];
     while let Some(id) = open.pop() {
-        let Some((_, operation)) = waiting.iter().find(|(known, _)| *known == id) else { continue };
+        let Some(operation) = waiting.get(&id) else { continue };
         if chain.insert(id) {
             open.extend(&operation.parents);
         }
@@ -333,13 +348,14 @@ fn told(error: &StoreError) -> String {
     })
 }
 
-/// Keeps an operation that cannot be read here; false if there are too many of them.
-fn keep_newer(engine: &mut Engine, id: MigrationId, body: &[u8], now_ms: u64) -> Result<bool, StoreError> {
+/// Keeps an operation that cannot be read here, unless there are too many of them.
+fn keep_newer(engine: &mut Engine, id: MigrationId, body: &[u8], now_ms: u64) -> Result<(), StoreError> {
     let sql = "SELECT count(*) FROM isle_migration WHERE state = 'newer' AND id <> ?1";
     if crate::clocks::one::<i64>(&engine.conn, sql, [id.as_bytes()])?.unwrap_or(0) >= NEWER_MAX {
-        return Ok(false);
+        tracing::warn!(%id, "too many operations of a newer isle: one is not kept");
+        return Ok(());
     }
-    note(&engine.conn, id, body, &Hindrance::NewerIsle, now_ms).map(|()| true)
+    note(&engine.conn, id, body, &Hindrance::NewerIsle, now_ms)
 }
 
 /// Notes why an operation is not applied.
@@ -347,6 +363,11 @@ fn note(conn: &Connection, id: MigrationId, body: &[u8], hindrance: &Hindrance, 
     let sql = "INSERT INTO isle_migration(id, body, state, at, why) VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE
                SET state = excluded.state, why = excluded.why
                WHERE state <> 'applied' AND (state, why) IS NOT (excluded.state, excluded.why)";
+    let others = "SELECT count(*) FROM isle_migration WHERE state <> 'applied' AND id <> ?1";
+    if crate::clocks::one::<i64>(conn, others, [id.as_bytes()])?.unwrap_or(0) >= WAITING_MAX {
+        tracing::warn!(%id, "too many schema operations wait: one is not kept");
+        return Ok(());
+    }
     let values = params![id.as_bytes(), body, hindrance.as_str(), now_ms as i64, hindrance.detail()];
     conn.execute(sql, values).doing("keep a schema operation").map(|_| ())
 }

@@ -148,21 +148,9 @@ pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64,
     let schema = Schema::fold(all.iter().map(|(id, operation)| (*id, operation)));
     let mut definitions: Vec<TableDefinition> = Vec::new();
     for (id, operation) in &operations {
-        let refused =
-            |table: &str, reason| StoreError::OperationRefused { id: id.to_string(), table: table.to_owned(), reason };
-        if operation.steps.len() > TABLES_MAX {
-            let reason = format!("it has {} steps, at most {TABLES_MAX} are taken at once", operation.steps.len());
-            return Err(refused("", reason));
-        }
-        let mut declared = BTreeSet::new();
+        refuse_odd(*id, operation)?;
         for definition in operation.tables() {
             let table = &definition.table;
-            if isle_schema::is_reserved(&table.name) {
-                return Err(refused(&table.name, "no table of an app can have this name".to_owned()));
-            }
-            if !declared.insert(table.id) {
-                return Err(refused(&table.name, "it is declared twice".to_owned()));
-            }
             // Columns that it has there and not here are added below.
             let is_new = !definitions.iter().any(|known| known.table.id == table.id);
             if is_new && !engine.by_id.contains_key(&table.id) {
@@ -186,6 +174,27 @@ pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64,
     }
     crate::parked::replay(engine)?;
     engine.repair()?;
+    Ok(())
+}
+
+/// Refuses what no isle would have made, as far as that can be told of the operation alone.
+pub(crate) fn refuse_odd(id: MigrationId, operation: &Migration) -> Result<(), StoreError> {
+    let refused =
+        |table: &str, reason| StoreError::OperationRefused { id: id.to_string(), table: table.to_owned(), reason };
+    if operation.steps.len() > TABLES_MAX {
+        let reason = format!("it has {} steps, at most {TABLES_MAX} are taken at once", operation.steps.len());
+        return Err(refused("", reason));
+    }
+    let mut declared = BTreeSet::new();
+    for definition in operation.tables() {
+        let table = &definition.table;
+        if isle_schema::is_reserved(&table.name) {
+            return Err(refused(&table.name, "no table of an app can have this name".to_owned()));
+        }
+        if !declared.insert(table.id) {
+            return Err(refused(&table.name, "it is declared twice".to_owned()));
+        }
+    }
     Ok(())
 }
 

@@ -48,3 +48,26 @@ fn isle_refuses_to_write_what_it_cannot_record_and_takes_what_others_wrote() {
         assert!(a.store.conflicts(true, 10).unwrap().is_empty(), "{change}");
     }
 }
+
+#[test]
+fn a_table_that_returns_takes_over_what_the_schema_has_become_and_what_came_meanwhile() {
+    let (a, b) = (Device::untracked(1, ""), Device::untracked(2, ""));
+    let first = "CREATE TABLE n(k TEXT PRIMARY KEY, t TEXT);";
+    let second = "CREATE TABLE n(k TEXT PRIMARY KEY, t TEXT, c TEXT);";
+    a.store.apply_schema(first).unwrap();
+    a.run("INSERT INTO n VALUES('1', 'one')");
+    b.pull(&a);
+    b.foreign("ALTER TABLE n RENAME COLUMN t TO tt");
+    a.store.apply_schema(second).unwrap();
+    a.run("INSERT INTO n VALUES('2', 'two', 'c'); UPDATE n SET c = 'late' WHERE k = '1'");
+    b.pull(&a);
+    a.run("UPDATE n SET t = 'last' WHERE k = '2'");
+    b.pull(&a);
+    b.foreign("ALTER TABLE n RENAME COLUMN tt TO t");
+    b.run("INSERT INTO n(k, t) VALUES('3', 'of b')");
+    settle(&[&a, &b]);
+    let expected = a.rows(
+        "SELECT column1, column2, column3 FROM (VALUES('1', 'one', 'late'), ('2', 'last', 'c'), ('3', 'of b', NULL))",
+    );
+    assert_eq!(b.rows("SELECT k, t, c FROM n ORDER BY k"), expected);
+}

@@ -197,7 +197,9 @@ impl Session<'_> {
 
     /// Schema operations come first, parents before children.
     pub(super) async fn pull_schema(&mut self, head: &Head) -> Result<(), Error> {
-        let mut wanted = blocking(self.inner, |inner| Ok(inner.store.missing_operations()?)).await?;
+        // What other heads' operations lack may be anywhere, or nowhere: that it is not here is not this head's fault.
+        let others = blocking(self.inner, |inner| Ok(inner.store.missing_operations()?)).await?;
+        let mut wanted = others.clone();
         wanted.extend(head.schema_heads.iter().map(|id| MigrationId::from_bytes(*id)));
         let mut fetched: Vec<(MigrationId, Bytes)> = Vec::new();
         while let Some(id) = wanted.pop() {
@@ -210,6 +212,7 @@ impl Session<'_> {
             }
             let bytes = match self.remote.get_operation(OperationKind::Schema, *id.as_bytes()).await {
                 Ok(bytes) => bytes,
+                Err(RemoteError::Missing { .. }) if others.contains(&id) => continue,
                 Err(source @ (RemoteError::Corrupt { .. } | RemoteError::Missing { .. })) => {
                     return Err(self.refused("schema operation", head.site, &source));
                 }
@@ -231,8 +234,12 @@ impl Session<'_> {
         let mut left: Vec<(MigrationId, Bytes)> = fetched;
         let mut hindered = false;
         while let Some((_, bytes)) = left.pop() {
-            let taken = blocking(self.inner, move |inner| Ok(inner.store.take_migration(&bytes)?)).await?;
-            hindered |= taken.1.is_some();
+            match blocking(self.inner, move |inner| Ok(inner.store.take_migration(&bytes)?)).await {
+                Ok((_, hindrance)) => hindered |= hindrance.is_some(),
+                // Whoever passes it on may not know: what needs it waits, and the rest of the head is taken.
+                Err(error @ Error::Store(StoreError::OperationRefused { .. })) => self.note_refusal(head.site, &error),
+                Err(error) => return Err(error),
+            }
         }
         if hindered {
             // A later one may have renamed what stood in the way of an earlier one.

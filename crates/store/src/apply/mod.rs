@@ -135,7 +135,7 @@ impl<'c> Applier<'c> {
         engine: &Engine,
         (header, parks): (&Header, bool),
         table: TableId,
-        columns: Option<&[ColumnId]>,
+        columns: Option<(&[ColumnId], i64)>,
     ) -> Result<(), StoreError> {
         let Some(tracked) = engine.by_id.get(&table) else { return Ok(()) };
         let author = self.author(header)?;
@@ -143,7 +143,7 @@ impl<'c> Applier<'c> {
         let (conn, id, count) = (self.conn, log_id(author.no, header.version), header.blocks.len());
         let missing = || StoreError::Internal { table: "isle_block", detail: format!("block of log row {id}") };
         let stored = |n| crate::log::block(conn, id, count, n)?.ok_or_else(missing);
-        let part = columns.map_or(Part::Whole, Part::Columns);
+        let part = columns.map_or(Part::Whole, |(columns, seq)| Part::Columns(columns, seq));
         self.blocks(&author, (header, parks), None, stored, |applier, section, of, bad| {
             match section.table() == table {
                 true => applier.section(tracked, &author, of, section, part, bad),
@@ -267,7 +267,7 @@ impl<'c> Applier<'c> {
             return Err(bad(DecodeError::Inconsistent { what: "key of a section" }));
         }
         let mut places: Vec<Option<Place>> = section.columns().iter().map(|column| tracked.place_of(*column)).collect();
-        if let Part::Columns(columns) = part {
+        if let Part::Columns(columns, _) = part {
             let is_asked = |column: &ColumnId| columns.contains(column);
             places
                 .iter_mut()
@@ -277,7 +277,7 @@ impl<'c> Applier<'c> {
         }
         if let Some(id) = of.parks {
             let lacks = |(place, column): &(&mut Option<Place>, &ColumnId)| match part {
-                Part::Columns(columns) if !columns.contains(column) => false,
+                Part::Columns(columns, _) if !columns.contains(column) => false,
                 _ => place.is_none_or(|place| tracked.is_of_other_kind(place)),
             };
             let mut passed_over = Vec::new();
@@ -300,7 +300,7 @@ impl<'c> Applier<'c> {
             incoming.take(&row, &places);
             match part {
                 Part::Whole => merge.row(&row, &incoming)?,
-                Part::Columns(_) => merge.rest(&row, &incoming)?,
+                Part::Columns(_, seq) => merge.rest(&row, &incoming, seq)?,
             }
         }
         Ok(())
@@ -331,8 +331,8 @@ struct Of {
 enum Part<'a> {
     /// Everything.
     Whole,
-    /// These columns; the rows and their other columns were merged before.
-    Columns(&'a [ColumnId]),
+    /// These columns; the rows and their other columns were merged before. The number says when these were parked.
+    Columns(&'a [ColumnId], i64),
 }
 
 /// A table that stands still, because it was altered past isle, misses what is merged: that waits for its return. So does what comes

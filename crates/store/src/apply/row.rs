@@ -64,13 +64,16 @@ impl Merge<'_, '_> {
     }
 
     /// What was passed over of a row that was merged before; `incoming` has nothing else.
-    pub(super) fn rest(&mut self, row: &Row<'_>, incoming: &Incoming<'_>) -> Result<(), StoreError> {
+    pub(super) fn rest(&mut self, row: &Row<'_>, incoming: &Incoming<'_>, parked: i64) -> Result<(), StoreError> {
         let nothing = incoming.mask.iter().all(|word| *word == 0) && incoming.kinds.is_empty();
         if nothing || row.kind == RowKind::Delete {
             return Ok(());
         }
-        // Without a clock the row was collected since.
+        // Without a clock the row was collected since; with one it may have been, and begun anew.
         let Some(clock) = self.table.clocks.get(&row.key)? else { return Ok(()) };
+        if crate::parked::is_gone(self.conn, self.table.tracked.table.id, &row.key, parked)? {
+            return Ok(());
+        }
         match row.length.cmp(&clock.length) {
             Ordering::Equal if clock.is_alive() => self.cells(row, incoming, clock),
             Ordering::Less if !self.was_seen_by(clock.stamp)? => self.shorter(row, incoming, Some(clock)),

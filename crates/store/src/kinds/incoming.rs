@@ -232,6 +232,11 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// Whether a value is such as a kind sends.
+pub(crate) fn check_value(kind: Kind, value: ValueRef<'_>) -> Result<(), DecodeError> {
+    super::state::check(kind, value)
+}
+
 /// Writes what the state of a row says into the table, where a local write left something else; true if it did.
 pub(crate) fn show(conn: &Connection, tracked: &Arc<Tracked>, key: &[ValueRef<'_>]) -> Result<bool, StoreError> {
     let mut clocks = ClockTable::open(conn, tracked);

@@ -58,7 +58,7 @@ use isle_schema::{ColumnId, Kind};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use change::{columns, follow, refuse};
-pub(crate) use incoming::{Changing, Lost, check, is_change, readable, show, with_bases, write};
+pub(crate) use incoming::{Changing, Lost, check, check_value, is_change, readable, show, with_bases, write};
 pub(crate) use local::{Unsent, unsent};
 pub(crate) use plan::{Asked, plan_groups};
 pub(crate) use state::{Row, What};
