@@ -194,6 +194,78 @@ async fn a_change_is_taken_back_whole_and_what_came_since_stays() {
     assert!(error.contains("no version 999"), "{error}");
 }
 
+#[test]
+fn what_cannot_be_taken_back_alone_stays_and_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = device(folder.path(), "a");
+    a.apply_schema(format!("{SCHEMA} CREATE TABLE people(id INTEGER PRIMARY KEY, mail TEXT UNIQUE);").as_str())
+        .unwrap();
+    let site = a.status().unwrap().site;
+    // A child that was written since: its parent stays, and with it the child.
+    let version = run(&a, "INSERT INTO notes VALUES(1, 'parent', 1), (2, 'alone', 1)");
+    run(&a, "INSERT INTO parts VALUES(1, 1, 'later')");
+    let undone = a.undo(site, version).unwrap();
+    assert_eq!((undone.written, undone.skipped.len()), (1, 1), "{undone:?}");
+    assert!(undone.skipped[0].contains("refer to it"), "{undone:?}");
+    assert_eq!(rows(&a, "SELECT title || body FROM notes JOIN parts ON note = notes.id"), ["parentlater"]);
+    // A row that began anew counts from its own beginning.
+    run(&a, "INSERT INTO usage VALUES('tea', 1)");
+    let version = run(&a, "UPDATE usage SET uses = uses + 5");
+    run(&a, "DELETE FROM usage");
+    let deleted = a.status().unwrap().version;
+    run(&a, "INSERT INTO usage VALUES('tea', 0)");
+    let undone = a.undo(site, version).unwrap();
+    assert!(undone.skipped[0].contains("inserted again"), "{undone:?}");
+    assert_eq!(rows(&a, "SELECT CAST(uses AS TEXT) FROM usage"), ["0"]);
+    // A row with a counter comes back with its sum.
+    run(&a, "DELETE FROM usage");
+    let undone = a.undo(site, deleted).unwrap();
+    assert!(undone.skipped[0].contains("inserted again"), "{undone:?}");
+    let last = a.status().unwrap().version;
+    a.undo(site, last).unwrap();
+    assert_eq!(rows(&a, "SELECT name || uses FROM usage"), ["tea0"]);
+    // A change of a key with a value that may be there only once.
+    run(&a, "INSERT INTO people VALUES(1, 'x@y')");
+    let version = run(&a, "UPDATE people SET id = 2");
+    assert!(a.undo(site, version).unwrap().skipped.is_empty());
+    assert_eq!(rows(&a, "SELECT id || mail FROM people"), ["1x@y"]);
+}
+
+#[test]
+fn rows_that_were_there_before_isle_are_not_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES(1), (2)")
+        .unwrap();
+    let a = device(folder.path(), "a");
+    a.track(&["t"]).unwrap();
+    let status = a.status().unwrap();
+    let error = a.undo(status.site, status.version).unwrap_err().to_string();
+    assert!(error.contains("when their table was adopted"), "{error}");
+    assert_eq!(rows(&a, "SELECT CAST(id AS TEXT) FROM t"), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_row_that_a_constraint_hides_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (device(folder.path(), "a"), device(folder.path(), "b"));
+    a.apply_schema("CREATE TABLE people(id INTEGER PRIMARY KEY, mail TEXT UNIQUE);").unwrap();
+    exchange(&[&a, &b]).await;
+    let first = run(&a, "INSERT INTO people VALUES(1, 'x')");
+    let second = run(&b, "INSERT INTO people VALUES(2, 'x')");
+    exchange(&[&a, &b]).await;
+    let shows = rows(&a, "SELECT CAST(id AS TEXT) FROM people");
+    let (site, version) = match shows[0].as_str() {
+        "1" => (b.status().unwrap().site, second),
+        _ => (a.status().unwrap().site, first),
+    };
+    let undone = a.undo(site, version).unwrap();
+    assert_eq!(undone.written, 0);
+    assert!(undone.skipped[0].contains("hides it"), "{undone:?}");
+}
+
 #[tokio::test]
 async fn what_was_compacted_away_is_said_to_be_unknown() {
     let folder = tempfile::tempdir().unwrap();

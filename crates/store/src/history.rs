@@ -3,7 +3,7 @@
 //! A look goes through the whole log, and costs as much as it is long; a million changed rows take seconds. What `isle compact` has dropped, and what came
 //! in a snapshot, is not there. Changes are told in the order in which they count: by their times, baselines first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use isle_changeset::{Block, Header, Key, Row, RowKind, Value, ValueRef, canonical_key};
@@ -58,7 +58,7 @@ pub struct RowChange {
     pub key: Key,
     /// The columns that were written.
     pub cells: Vec<CellChange>,
-    no: i64,
+    pub(crate) no: i64,
     length: u64,
 }
 
@@ -73,7 +73,7 @@ pub struct CellChange {
     pub after: Value,
     /// The kind of which this is a change, rather than a value.
     pub kind: Option<Kind>,
-    cell: usize,
+    pub(crate) cell: usize,
 }
 
 impl RowChange {
@@ -145,28 +145,6 @@ impl Store {
     pub fn conflict_base(&self, id: i64) -> Result<Base, StoreError> {
         self.snapshot(|conn| base(conn, id))
     }
-
-    /// Takes a changeset back by a new one: rows that it inserted are deleted, those that it deleted are inserted, and columns get the values
-    /// from before it. What was changed since stays.
-    ///
-    /// # Errors
-    /// [`StoreError::Statement`] for a version that the log does not have; what a constraint has against it: then nothing was changed.
-    pub fn undo_version(&self, site: SiteId, version: u64) -> Result<Undone, StoreError> {
-        let Undo { statements, skipped } = self.snapshot(|conn| undo(conn, site, version))?;
-        let written = self.write(|tx| {
-            // A counter does not tell that it was taken back.
-            tx.note_done(&undone_name(site, version))?;
-            // Rows of a parent and of its children come in any order.
-            tx.execute("PRAGMA defer_foreign_keys = ON", [])?;
-            let mut written = 0;
-            for (sql, values) in &statements {
-                let values = values.iter().map(|value| crate::clocks::to_sql(value.as_ref()));
-                written += tx.execute(sql, rusqlite::params_from_iter(values))? as u64;
-            }
-            Ok::<_, StoreError>(written)
-        })?;
-        Ok(Undone { written, skipped })
-    }
 }
 
 fn find(conn: &Connection, table: &str) -> Result<Arc<Tracked>, StoreError> {
@@ -180,7 +158,7 @@ fn one(tracked: &Arc<Tracked>) -> HashMap<TableId, Arc<Tracked>> {
 }
 
 /// Calls back for each changed row of some tables that is merged here, in the order of the log's times.
-fn scan(
+pub(crate) fn scan(
     conn: &Connection,
     tables: &HashMap<TableId, Arc<Tracked>>,
     mut take: impl FnMut(TableId, RowChange),
@@ -203,7 +181,7 @@ fn scan(
 const READ: &str = "read the log";
 
 /// The rows of one logged changeset.
-fn changeset(
+pub(crate) fn changeset(
     conn: &Connection,
     (id, header): (i64, &Header),
     tables: &HashMap<TableId, Arc<Tracked>>,
@@ -254,7 +232,7 @@ fn change(tracked: &Tracked, header: &Header, no: i64, row: &Row<'_>, places: &[
 }
 
 /// Brings a row's changes into the order in which they count, and notes what each column held before.
-fn in_order(mut changes: Vec<RowChange>) -> Vec<RowChange> {
+pub(crate) fn in_order(mut changes: Vec<RowChange>) -> Vec<RowChange> {
     changes.sort_by_key(|change| (change.length, change.cell_hlc(), change.site, change.version));
     let mut held: HashMap<usize, Value> = HashMap::new();
     for change in &mut changes {
@@ -325,51 +303,6 @@ fn base(conn: &Connection, id: i64) -> Result<Base, StoreError> {
     })
 }
 
-/// What taking a changeset back did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Undone {
-    /// Rows that were written.
-    pub written: u64,
-    /// What was left as it is, and why.
-    pub skipped: Vec<String>,
-}
-
-/// What takes a changeset back.
-#[derive(Default)]
-struct Undo {
-    /// Statements with their parameters.
-    statements: Vec<(String, Vec<Value>)>,
-    skipped: Vec<String>,
-}
-
-fn undo(conn: &Connection, site: SiteId, version: u64) -> Result<Undo, StoreError> {
-    let (id, encoded) = crate::log::header(conn, site, version)?.ok_or_else(|| StoreError::Statement {
-        reason: format!("the log has no version {version} of site {site}: `isle log` shows what it has"),
-    })?;
-    let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
-    let tables: HashMap<TableId, Arc<Tracked>> =
-        crate::engine::load_tables(conn)?.into_iter().map(|tracked| (tracked.table.id, tracked)).collect();
-    let mut rows: BTreeMap<(TableId, Vec<u8>), Vec<RowChange>> = BTreeMap::new();
-    let packed = |key: &Key| isle_changeset::pack_key(&key.iter().map(Value::as_ref).collect::<Vec<_>>());
-    changeset(conn, (id, &header), &tables, &mut |table, change| {
-        rows.entry((table, packed(&change.key))).or_default();
-    })?;
-    scan(conn, &tables, |table, change| {
-        if let Some(changes) = rows.get_mut(&(table, packed(&change.key))) {
-            changes.push(change);
-        }
-    })?;
-    let whole = crate::track::refuse_short_log(conn).is_ok();
-    let no = site_no_of(id);
-    let undone = layout::meta::<i64>(conn, &format!("done {}", undone_name(site, version)))?.is_some();
-    let mut undo = Undo::default();
-    for ((table, _), changes) in rows {
-        let Some(tracked) = tables.get(&table) else { continue };
-        one_row(tracked, in_order(changes), (no, version, undone), whole, &mut undo);
-    }
-    Ok(undo)
-}
-
 /// The value as a column of this affinity stores it.
 fn as_stored(value: &Value, affinity: Affinity) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -380,113 +313,5 @@ fn as_stored(value: &Value, affinity: Affinity) -> Value {
             integer.or_else(|| text(bytes).parse().ok().map(Value::Real)).unwrap_or_else(|| value.clone())
         }
         _ => value.clone(),
-    }
-}
-
-/// A value as people read it.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::Integer(number) => number.to_string(),
-        Value::Real(number) => number.to_string(),
-        Value::Text(text) => format!("'{}'", String::from_utf8_lossy(text)),
-        Value::Blob(bytes) => format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
-    }
-}
-
-/// By what it is noted that a changeset was taken back here.
-fn undone_name(site: SiteId, version: u64) -> String {
-    format!("undo {site} {version}")
-}
-
-/// What takes back what one changeset did to one row.
-fn one_row(
-    tracked: &Tracked,
-    changes: Vec<RowChange>,
-    (no, version, undone): (i64, u64, bool),
-    whole: bool,
-    undo: &mut Undo,
-) {
-    let Some(at) = changes.iter().position(|change| (change.no, change.version) == (no, version)) else { return };
-    let this = &changes[at];
-    let name = layout::quoted(&tracked.table.name);
-    let key: Vec<Value> = this.key.clone();
-    let shown: Vec<String> = key.iter().map(shown).collect();
-    let mut skip = |why: &str| undo.skipped.push(format!("{} {}: {why}", tracked.table.name, shown.join(", ")));
-    let matches = |from: usize| tracked.key_match(from);
-    let later = &changes[at + 1..];
-    match this.kind {
-        RowChangeKind::Inserted => match later.first() {
-            None => undo.statements.push((format!("DELETE FROM {name} WHERE {}", matches(1)), key)),
-            Some(_) => skip("it was changed since"),
-        },
-        RowChangeKind::Deleted if !later.is_empty() => skip("it was inserted again since"),
-        RowChangeKind::Deleted => {
-            let mut values: BTreeMap<usize, Value> = BTreeMap::new();
-            let mut knows_all = whole;
-            for change in &changes[..at] {
-                match change.kind {
-                    RowChangeKind::Updated => {}
-                    RowChangeKind::Inserted => (values, knows_all) = (BTreeMap::new(), true),
-                    RowChangeKind::Deleted => values.clear(),
-                }
-                for cell in &change.cells {
-                    match cell.kind {
-                        None => drop(values.insert(cell.cell, cell.after.clone())),
-                        Some(_) => knows_all = false,
-                    }
-                }
-            }
-            if !knows_all {
-                return skip("the log does not say what it held");
-            }
-            let exact = match values.remove(&0) {
-                Some(Value::Blob(packed)) => isle_changeset::unpack_key(&packed, key.len()).unwrap_or(key),
-                _ => key,
-            };
-            let columns = values.keys().filter_map(|cell| tracked.table.columns.get(cell - 1)).map(|c| c.name.clone());
-            let names: Vec<String> =
-                tracked.table.key.iter().map(|column| column.name.clone()).chain(columns).collect();
-            let list: Vec<String> = names.iter().map(|name| layout::quoted(name)).collect();
-            let places: Vec<String> = (1..=names.len()).map(|n| format!("?{n}")).collect();
-            let sql = format!("INSERT INTO {name}({}) VALUES({})", list.join(", "), places.join(", "));
-            undo.statements.push((sql, exact.into_iter().chain(values.into_values()).collect()));
-        }
-        RowChangeKind::Updated => {
-            for cell in this.cells.iter().filter(|cell| cell.cell > 0) {
-                let (Some(column), stands) = (
-                    &cell.column,
-                    later.iter().all(|change| {
-                        change.kind == RowChangeKind::Updated
-                            && change.cells.iter().all(|other| other.cell != cell.cell)
-                    }),
-                ) else {
-                    continue;
-                };
-                let column = layout::quoted(column);
-                let (set, value) = match (cell.kind, &cell.before) {
-                    (Some(Kind::Counter), _) if undone => {
-                        skip(&format!("{column} was taken back before"));
-                        continue;
-                    }
-                    (Some(Kind::Counter), _) => (format!("{column} - ?1"), cell.after.clone()),
-                    (Some(kind), _) => {
-                        skip(&format!("{column} merges as a {kind}, and a change of it cannot be taken back"));
-                        continue;
-                    }
-                    (None, _) if !stands => {
-                        skip(&format!("{column} was written since"));
-                        continue;
-                    }
-                    (None, Some(before)) => ("?1".to_owned(), before.clone()),
-                    (None, None) => {
-                        skip(&format!("the log does not say what {column} held before"));
-                        continue;
-                    }
-                };
-                let sql = format!("UPDATE {name} SET {column} = {set} WHERE {}", matches(2));
-                undo.statements.push((sql, std::iter::once(value).chain(key.iter().cloned()).collect()));
-            }
-        }
     }
 }
