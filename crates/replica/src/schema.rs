@@ -325,6 +325,15 @@ impl Replica {
         Ok(self.inner.store.parked()?)
     }
 
+    /// Gives up a schema operation that waits ([`SchemaState::pending`]) and those that follow it: they are tried no more, and what came for
+    /// tables and columns that they alone would make is dropped here, for good. For one that somebody has made up. Gives how many that were.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::Statement`] for one that does not wait.
+    pub fn forget_operation(&self, id: MigrationId) -> Result<u64, Error> {
+        Ok(self.inner.store.forget_operation(id)?)
+    }
+
     /// What of schema operations that were made at once does not stand: what lost, and what stands instead.
     ///
     /// # Errors

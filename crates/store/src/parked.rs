@@ -155,6 +155,22 @@ pub(crate) fn replay(engine: &Engine) -> Result<(), StoreError> {
     applier.owe_touched()
 }
 
+/// Drops what no operation that still waits can be for.
+pub(crate) fn drop_unneeded(conn: &Connection) -> Result<(), StoreError> {
+    let sql = "SELECT p.t, p.id, l.header FROM isle_parked AS p JOIN isle_log AS l ON l.id = p.id
+               WHERE p.t NOT IN (SELECT id FROM isle_table WHERE p.columns IS NULL)";
+    let mut statement = conn.prepare(sql).doing(PARK)?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?, row.get(2)?)));
+    let waiting: Vec<(Vec<u8>, i64, Vec<u8>)> = rows.doing(PARK)?.collect::<Result<_, _>>().doing(PARK)?;
+    for (table, id, encoded) in waiting {
+        let header = Header::decode(&encoded).map_err(|source| StoreError::BadHeader { source })?;
+        if !parks(conn, &header)? {
+            conn.execute("DELETE FROM isle_parked WHERE t = ?1 AND id = ?2", params![table, id]).doing(PARK)?;
+        }
+    }
+    Ok(())
+}
+
 fn ids(packed: &[u8]) -> Vec<ColumnId> {
     packed.as_chunks::<16>().0.iter().map(|id| ColumnId::from_bytes(*id)).collect()
 }

@@ -200,6 +200,34 @@ impl Store {
         Ok(0)
     }
 
+    /// Gives up an operation that is not applied, and those that follow it: they are tried no more, and what came for tables and columns that
+    /// they alone would make is dropped here, for good. For one that somebody has made up; gives how many were given up.
+    ///
+    /// # Errors
+    /// [`StoreError::Statement`] for one that is applied or not here.
+    pub fn forget_operation(&self, id: MigrationId) -> Result<u64, StoreError> {
+        self.merge(|engine, _| {
+            let conn = &engine.conn;
+            if track::standing(conn, id)? != Some(false) {
+                let reason = format!("no schema operation {id} waits here: `isle schema status` lists those that do");
+                return Err(StoreError::Statement { reason });
+            }
+            let mut given_up = BTreeSet::from([id]);
+            for (other, body) in waiting(conn)? {
+                let Ok((_, migration)) = Migration::decode(&body) else { continue };
+                if migration.parents.iter().any(|parent| given_up.contains(parent)) {
+                    given_up.insert(other);
+                }
+            }
+            for id in &given_up {
+                let sql = "UPDATE isle_migration SET state = 'forgotten', why = NULL WHERE id = ?1";
+                conn.execute(sql, [id.as_bytes()]).doing("give up a schema operation")?;
+            }
+            crate::parked::drop_unneeded(conn)?;
+            Ok(given_up.len() as u64)
+        })
+    }
+
     /// How many schema operations are applied.
     ///
     /// # Errors
@@ -268,6 +296,9 @@ impl Store {
         let tried = self.merge(|engine, now_ms| {
             if track::is_applied(&engine.conn, id)? {
                 return Ok(None);
+            }
+            if is_forgotten(&engine.conn, id)? {
+                return Ok(Some(Hindrance::Blocked { reason: "it was given up here".to_owned() }));
             }
             let app = app_version(&engine.conn)?;
             if let Some(needs) = migration.requires().filter(|needs| app.as_ref().is_some_and(|app| app < needs)) {
@@ -362,7 +393,7 @@ fn keep_newer(engine: &mut Engine, id: MigrationId, body: &[u8], now_ms: u64) ->
 fn note(conn: &Connection, id: MigrationId, body: &[u8], hindrance: &Hindrance, now_ms: u64) -> Result<(), StoreError> {
     let sql = "INSERT INTO isle_migration(id, body, state, at, why) VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE
                SET state = excluded.state, why = excluded.why
-               WHERE state <> 'applied' AND (state, why) IS NOT (excluded.state, excluded.why)";
+               WHERE state NOT IN ('applied', 'forgotten') AND (state, why) IS NOT (excluded.state, excluded.why)";
     let others = "SELECT count(*) FROM isle_migration WHERE state <> 'applied' AND id <> ?1";
     if crate::clocks::one::<i64>(conn, others, [id.as_bytes()])?.unwrap_or(0) >= WAITING_MAX {
         tracing::warn!(%id, "too many schema operations wait: one is not kept");
@@ -377,7 +408,8 @@ fn waiting(conn: &Connection) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError>
     if !any(conn)? {
         return Ok(Vec::new());
     }
-    let mut statement = conn.prepare_cached("SELECT id FROM isle_migration WHERE state = 'applied'").doing(READ)?;
+    let sql = "SELECT id FROM isle_migration WHERE state IN ('applied', 'forgotten')";
+    let mut statement = conn.prepare_cached(sql).doing(READ)?;
     let applied = statement.query_map([], |row| row.get(0)).doing(READ)?;
     let applied: BTreeSet<[u8; 16]> = applied.collect::<Result<_, _>>().doing(READ)?;
     own::operations_beyond(conn, &applied)
@@ -385,10 +417,15 @@ fn waiting(conn: &Connection) -> Result<Vec<(MigrationId, Vec<u8>)>, StoreError>
 
 const READ: &str = "read schema operations";
 
-/// Whether some operation is here and not applied.
+/// Whether some operation is here and waits.
 pub(crate) fn any(conn: &Connection) -> Result<bool, StoreError> {
-    let sql = "SELECT 1 FROM isle_migration WHERE state <> 'applied' LIMIT 1";
+    let sql = "SELECT 1 FROM isle_migration WHERE state NOT IN ('applied', 'forgotten') LIMIT 1";
     Ok(crate::clocks::one::<i64>(conn, sql, [])?.is_some())
+}
+
+fn is_forgotten(conn: &Connection, id: MigrationId) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM isle_migration WHERE id = ?1 AND state = 'forgotten'";
+    Ok(crate::clocks::one::<i64>(conn, sql, [id.as_bytes()])?.is_some())
 }
 
 pub(crate) fn pending(conn: &Connection) -> Result<Vec<PendingOperation>, StoreError> {

@@ -536,7 +536,9 @@ impl Store {
                      FROM isle_site AS s WHERE s.no <> {} AND s.no NOT IN (SELECT site FROM isle_retired)",
                     own.no
                 ))?,
-                pending_operations: count("SELECT count(*) FROM isle_migration WHERE state <> 'applied'")?,
+                pending_operations: count(
+                    "SELECT count(*) FROM isle_migration WHERE state NOT IN ('applied', 'forgotten')",
+                )?,
                 conflicts: count("SELECT count(*) FROM isle_conflict WHERE state = 'open'")?,
                 repaired: crate::shadow::count(conn)?,
                 clock_ahead_ms: clock_ahead_ms(own.clock.last(), now_ms, &self.options),

@@ -303,6 +303,9 @@ impl Undoing<'_> {
     }
 }
 
+/// The columns of a foreign key and those that they name, which are the key's where none are named.
+type ForeignColumns = Vec<(String, Option<String>)>;
+
 /// What finds rows that refer to a row of a table, by that row's key; in any table of the file.
 fn referring_sql(conn: &Connection, tracked: &Tracked) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT l.name, f.id, f.\"from\", f.\"to\" FROM pragma_table_list AS l JOIN pragma_foreign_key_list(l.name) AS f
@@ -316,12 +319,12 @@ fn referring_sql(conn: &Connection, tracked: &Tracked) -> Result<Vec<String>, St
             row.get::<_, Option<String>>(3)?,
         ))
     });
-    let mut keys: BTreeMap<(String, i64), Vec<(String, Option<String>)>> = BTreeMap::new();
+    let mut keys: BTreeMap<(String, i64), ForeignColumns> = BTreeMap::new();
     for row in rows.doing("look for foreign keys")? {
         let (child, id, from, to) = row.doing("look for foreign keys")?;
         keys.entry((child, id)).or_default().push((from, to));
     }
-    let one = |((child, _), columns): ((String, i64), Vec<(String, Option<String>)>)| {
+    let one = |((child, _), columns): ((String, i64), ForeignColumns)| {
         let from = join(columns.iter().map(|(from, _)| quoted(from)), ", ");
         let primary = |n: usize| tracked.table.key.get(n).map(|column| column.name.clone()).unwrap_or_default();
         let to = columns.iter().enumerate().map(|(n, (_, to))| quoted(&to.clone().unwrap_or_else(|| primary(n))));

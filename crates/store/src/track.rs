@@ -264,14 +264,16 @@ pub(crate) fn apply_plan(engine: &mut Engine, plan: SchemaPlan, now_ms: u64) -> 
     Ok(plan)
 }
 
-/// Whether a schema operation has been applied; `None` if it is not here.
+/// Whether a schema operation is done with, as applied or given up, rather than waiting; `None` if it is not here.
 pub(crate) fn standing(conn: &Connection, id: MigrationId) -> Result<Option<bool>, StoreError> {
-    crate::clocks::one(conn, "SELECT state = 'applied' FROM isle_migration WHERE id = ?1", [id.as_bytes()])
+    let sql = "SELECT state IN ('applied', 'forgotten') FROM isle_migration WHERE id = ?1";
+    crate::clocks::one(conn, sql, [id.as_bytes()])
 }
 
 /// Whether a schema operation has been applied.
 pub(crate) fn is_applied(conn: &Connection, id: MigrationId) -> Result<bool, StoreError> {
-    Ok(standing(conn, id)? == Some(true))
+    let sql = "SELECT 1 FROM isle_migration WHERE id = ?1 AND state = 'applied'";
+    Ok(crate::clocks::one::<i64>(conn, sql, [id.as_bytes()])?.is_some())
 }
 
 fn record(conn: &Connection, id: MigrationId, body: &[u8], now_ms: u64) -> Result<(), StoreError> {

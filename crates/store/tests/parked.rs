@@ -170,6 +170,24 @@ fn an_operation_of_a_newer_isle_is_kept_and_passed_on_and_its_writers_rows_are_m
         b.store.take_migration(&made_up(n)).unwrap();
     }
     assert_eq!(b.store.pending_operations().unwrap().len(), 256);
+    // What somebody has made up can be given up, with what came under it.
+    let mut column = table_t(&a);
+    column.columns = vec![Column { id: ColumnId::derive(column.id, "nobodys", 0), name: "nobodys".into() }];
+    let mut other = support::forger::Forger::new(10, &a);
+    let row =
+        support::forger::insert(&column, isle_changeset::ValueRef::Integer(8), isle_changeset::ValueRef::Text(b"x"));
+    let sealed = other.seal(column.id, &row, |header| header.heads = vec![id]);
+    b.receive(&sealed.0, &sealed.1);
+    b.store.apply().unwrap();
+    assert_eq!(b.store.parked().unwrap().len(), 1);
+    assert_eq!(b.store.forget_operation(id).unwrap(), 1);
+    assert!(b.store.parked().unwrap().is_empty() && b.store.is_whole().unwrap());
+    assert!(b.store.forget_operation(id).is_err());
+    b.store.take_migration(&unknown).unwrap();
+    assert!(b.store.pending_operations().unwrap().iter().all(|waits| waits.id != id));
+    let next = other.seal(column.id, &row, |header| header.heads = vec![id]);
+    b.receive(&next.0, &next.1);
+    assert!(matches!(b.store.apply().unwrap().waiting[..], [(_, 2, Waiting::Refused(_))]));
 }
 
 /// Two devices made tables of one name with other keys before they heard of each other.

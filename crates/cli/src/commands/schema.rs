@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::Names;
 use crate::args::{Args, SchemaAction};
+use crate::confirm;
 use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, count, time};
@@ -44,6 +45,7 @@ pub(crate) fn run(args: &Args, action: &SchemaAction, out: &mut Out) -> anyhow::
             undo(&replica, operation, backups.as_deref(), out)
         }
         SchemaAction::Parked => parked(&replica, out),
+        SchemaAction::Forget { operation, yes } => forget(&replica, operation, *yes, out),
         SchemaAction::Conflicts => conflicts(&replica, out),
         SchemaAction::Plan { file } => {
             let plan = replica.plan_schema(read(file)?)?;
@@ -211,6 +213,24 @@ fn pending_json(operation: &PendingOperation) -> serde_json::Value {
         "id": operation.id.to_string(), "state": operation.hindrance.as_str(), "reason": operation.hindrance.to_string(),
         "steps": operation.steps, "since": time(operation.since_ms),
     })
+}
+
+fn forget(replica: &Replica, operation: &str, yes: bool, out: &mut Out) -> anyhow::Result<u8> {
+    let pending = replica.schema_state()?.pending;
+    let wanted = operation.to_ascii_lowercase();
+    let mut ids = pending.iter().map(|waits| waits.id).filter(|id| id.to_string().starts_with(&wanted));
+    let (Some(id), None) = (ids.next(), ids.next()) else {
+        let failure = Failure::new(Kind::Invalid, format!("{operation:?} names no one operation that waits here"));
+        return Err(failure.hint("`isle schema status` lists those that do").into());
+    };
+    if !yes {
+        confirm::ask(format!("operation {} is given up, and what needs it is dropped here for good", short(id)), out)?;
+    }
+    let given_up = replica.forget_operation(id)?;
+    if !out.json(&json!({ "given_up": given_up }))? {
+        out.note(format!("{} {} given up", out.style.green("✓"), count(given_up, "operation")))?;
+    }
+    Ok(0)
 }
 
 /// The beginning of an operation's id, by which people name it.
