@@ -8,8 +8,9 @@
     reason = "test support: a missing part must stop the test with its reason"
 )]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// The workspace's folder.
@@ -76,4 +77,42 @@ pub fn tool(program: &str, args: &[&str], install: &str) -> String {
     let output = output.unwrap_or_else(|error| panic!("{program} does not run ({error}); install it: {install}"));
     assert!(output.status.success(), "{program} {args:?}: {}", describe(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The sizes of all files below a folder.
+fn sizes(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    // What goes while one looks was there.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(is) if is.is_dir() => found.extend(sizes(&entry.path())),
+            Ok(is) => drop(found.insert(entry.path(), is.len())),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+/// Runs a command and kills it when files below the folders have grown and shrunk by so many bytes; gives how many it were until
+/// then, or until it ended by itself, and whether it did.
+pub fn kill_after(mut command: Command, folders: &[&Path], bytes: u64) -> (u64, bool) {
+    let look = || folders.iter().flat_map(|folder| sizes(folder)).collect::<BTreeMap<_, _>>();
+    let mut before = look();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut seen = 0;
+    while seen < bytes {
+        if let Some(status) = child.try_wait().expect("it can be looked at") {
+            assert!(status.success(), "it failed by itself: {status}");
+            return (seen, true);
+        }
+        let now = look();
+        let gone: u64 = before.iter().filter(|(path, _)| !now.contains_key(*path)).map(|(_, size)| size).sum();
+        let size = |path: &PathBuf| before.get(path).copied().unwrap_or(0);
+        seen += gone + now.iter().map(|(path, now)| now.abs_diff(size(path))).sum::<u64>();
+        before = now;
+        std::thread::yield_now();
+    }
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    (seen, false)
 }

@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use isle::{Replica, params};
-use isle_tests::Device;
+use isle_tests::{Device, kill_after};
 
 const KILLS: u64 = 100;
 
@@ -132,44 +131,6 @@ fn a_reader_that_is_killed_while_it_merges_goes_on_where_it_was() {
     assert!(a.check().unwrap().findings.is_empty());
 }
 
-/// The sizes of all files below a folder.
-fn sizes(folder: &Path) -> BTreeMap<PathBuf, u64> {
-    let mut found = BTreeMap::new();
-    // What goes while one looks was there.
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.metadata() {
-            Ok(is) if is.is_dir() => found.extend(sizes(&entry.path())),
-            Ok(is) => drop(found.insert(entry.path(), is.len())),
-            Err(_) => {}
-        }
-    }
-    found
-}
-
-/// Runs a command and kills it when files below the folders have grown and shrunk by so many bytes; gives how many it were until
-/// then, or until it ended by itself.
-fn kill_after(mut command: Command, folders: &[&Path], bytes: u64) -> u64 {
-    let look = || folders.iter().flat_map(|folder| sizes(folder)).collect::<BTreeMap<_, _>>();
-    let mut before = look();
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let mut seen = 0;
-    while seen < bytes {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "it failed by itself: {status}");
-            return seen;
-        }
-        let now = look();
-        let gone: u64 = before.iter().filter(|(path, _)| !now.contains_key(*path)).map(|(_, size)| size).sum();
-        let size = |path: &PathBuf| before.get(path).copied().unwrap_or(0);
-        seen += gone + now.iter().map(|(path, now)| now.abs_diff(size(path))).sum::<u64>();
-        before = now;
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    seen
-}
-
 /// A device with the key of another one and its remote.
 fn beside(first: &Device, folder: &Path, name: &str) -> Device {
     let device = Device::new(folder, name);
@@ -224,7 +185,7 @@ fn a_device_that_is_killed_while_it_joins_a_snapshot_has_all_of_it_or_nothing_an
     a.isle(&["sync"]);
     a.isle(&["compact", "--keep", "0s"]);
     let own = "SELECT count(*) FROM notes WHERE id = 7 AND body = 'edited while away'";
-    let sync = |device: &Device, bytes| kill_after(device.command(&["sync"]), &[&device.folder], bytes);
+    let sync = |device: &Device, bytes| kill_after(device.command(&["sync"]), &[&device.folder], bytes).0;
     let all = sync(&late[KILLS], u64::MAX);
     assert_eq!(number(&late[KILLS], "SELECT count(*) FROM notes WHERE n = -1"), 19_000, "it was a snapshot");
     let mut killed = Vec::new();
@@ -259,7 +220,7 @@ fn a_device_that_is_killed_while_it_compacts_loses_nothing_here_and_in_the_remot
     let b = beside(&a, folder.path(), "b");
     b.isle(&["sync"]);
     let compact = ["compact", "--keep", "0s", "--grace", "0s", "--vacuum"];
-    let run = |bytes| kill_after(a.command(&compact), &[&a.folder, &bucket], bytes);
+    let run = |bytes| kill_after(a.command(&compact), &[&a.folder, &bucket], bytes).0;
     let work = |round: u64| {
         // A log that is worth a snapshot, tombstones that all know of, and something that nobody has seen.
         a.isle(&["exec", &format!("UPDATE notes SET body = hex(randomblob(200)) WHERE id % 2 = {}", round % 2)]);

@@ -149,8 +149,11 @@ fn code(plan: &SchemaPlan) -> u8 {
 }
 
 fn status(replica: &Replica, out: &mut Out) -> anyhow::Result<u8> {
-    let state = replica.schema_state()?;
-    let names = Names::new(&replica.status()?);
+    let mut state = replica.schema_state()?;
+    let status = replica.status()?;
+    let names = Names::new(&status);
+    // Of this device the lines above say how it stands; its last write says less.
+    state.behind.retain(|(site, _)| *site != status.site);
     let drift = state.drift.changes.iter().map(|change| format!("{} {}: {}", change.kind, change.table, change.detail));
     let drift: Vec<String> = drift.chain(state.drift.refused.iter().cloned()).collect();
     let settled =
