@@ -71,6 +71,13 @@ pub(crate) enum Command {
         after_help = "Example:\n  isle query \"SELECT title, stars FROM notes WHERE stars > ?1\" --param 3 --json"
     )]
     Query(Query),
+    /// Search rows by their full-text table, best first
+    #[command(
+        after_help = "Every word has to be there; '\"two words\"' next to each other, 'wor*' as a beginning, 'title:word' in that column, '-word' not at\n\
+        all. Needs an FTS5 table with content='TABLE', or one with rows of its own.\n\n\
+        Examples:\n  isle search notes 'sand* planet'\n  isle search notes 'title:dune -film' -n 5"
+    )]
+    Search(Search),
     /// What the tables should be, on every replica
     #[command(
         subcommand,
@@ -247,6 +254,21 @@ pub(crate) struct Query {
     /// As comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(crate) csv: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Search {
+    /// The table, or its full-text table
+    pub(crate) table: String,
+    /// What to look for
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) text: String,
+    /// How many
+    #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
+    pub(crate) limit: usize,
+    /// How many of the best to pass over
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) offset: usize,
 }
 
 #[derive(Debug, Subcommand)]

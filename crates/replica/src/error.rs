@@ -91,6 +91,14 @@ pub enum Error {
         /// Where it is.
         url: String,
     },
+    /// The table cannot be searched.
+    #[error(
+        "no full-text table finds rows of {table:?}: make one, as CREATE VIRTUAL TABLE … USING fts5(…, content='{table}')"
+    )]
+    NotSearchable {
+        /// The table.
+        table: String,
+    },
     /// A name that somebody gave cannot be used.
     #[error("{what} {reason}")]
     InvalidName {
@@ -342,6 +350,7 @@ impl Error {
             | Error::RemoteExists { .. }
             | Error::NoSuchSite { .. }
             | Error::InvalidName { .. }
+            | Error::NotSearchable { .. }
             | Error::Remote { source: RemoteError::Address { .. }, .. }
             | Error::Document { .. }
             | Error::ConflictOfPart { .. }

@@ -112,6 +112,7 @@ mod proofs;
 mod replica;
 mod runtime;
 mod schema;
+mod search;
 mod status;
 mod steps;
 mod sync;
@@ -140,6 +141,7 @@ pub use keystore::Device;
 pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};
+pub use search::SearchHit;
 pub use status::Status;
 pub use steps::Steps;
 pub use sync::{

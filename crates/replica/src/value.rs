@@ -208,6 +208,15 @@ impl Row {
         Ok(Row { columns: Arc::clone(columns), values })
     }
 
+    /// The values of the first `n` columns, and the row of the others; `None` if there are fewer.
+    pub(crate) fn split_at(mut self, n: usize) -> Option<(Vec<Value>, Row)> {
+        if n > self.values.len() {
+            return None;
+        }
+        let rest = self.values.split_off(n);
+        Some((self.values, Row { columns: self.columns.get(n..)?.into(), values: rest }))
+    }
+
     /// The columns' names, in order.
     pub fn columns(&self) -> &[String] {
         &self.columns

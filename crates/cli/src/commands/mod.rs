@@ -14,6 +14,7 @@ mod operations;
 mod peers;
 mod remotes;
 mod schema;
+mod search;
 mod sql;
 mod sync;
 mod watch;
@@ -34,6 +35,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Detach { yes } => files::detach(args, *yes, out),
         Command::Exec(exec) => sql::exec(args, exec, out),
         Command::Query(query) => sql::query(args, query, out),
+        Command::Search(wanted) => search::search(args, wanted, out),
         Command::Schema(action) => schema::run(args, action, out),
         Command::Remote(remote) => remotes::run(args, remote, out),
         Command::Key { action } => keys::run(args, action.as_ref(), out),

@@ -55,6 +55,21 @@ fn a_file_is_compared_with_what_its_remote_holds() {
 }
 
 #[test]
+fn rows_are_found_by_what_a_person_types() {
+    let place = Place::new();
+    let laptop = place.laptop();
+    assert!(laptop.fails(2, ["search", "notes", "dune"]).contains("USING fts5"));
+    laptop.ok(["exec", "CREATE VIRTUAL TABLE notes_text USING fts5(title, content='notes', content_rowid='id')"]);
+    laptop.ok(["exec", "INSERT INTO notes_text(notes_text) VALUES('rebuild')"]);
+    let found = laptop.ok(["search", "notes", "du* -film"]);
+    assert!(found.contains("[Dune]") && found.contains("1 row found"), "{found}");
+    let json = laptop.json(["search", "notes", "title:DUNE"]);
+    assert_eq!(json[0]["row"], json!({ "id": 1, "title": "Dune", "stars": 5 }));
+    assert_eq!(laptop.json(["search", "notes", "-OR (\"*"]), json!([]));
+    assert_eq!(laptop.json(["search", "notes", "dune", "--offset", "1"]), json!([]));
+}
+
+#[test]
 fn a_file_tells_what_it_holds_and_gives_room_back() {
     let place = Place::new();
     let laptop = place.laptop();
