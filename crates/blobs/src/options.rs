@@ -83,6 +83,8 @@ pub struct RemoteOptions {
     pub retries: u32,
     /// After how long no further attempt begins: 60 s.
     pub retry_elapsed_max: Duration,
+    /// By what the pauses between attempts differ from those of other devices: any number, another one for each.
+    pub jitter: u64,
 }
 
 impl Default for RemoteOptions {
@@ -99,6 +101,7 @@ impl Default for RemoteOptions {
             request_timeout: Duration::from_secs(30),
             retries: 4,
             retry_elapsed_max: Duration::from_secs(60),
+            jitter: 0,
         }
     }
 }
@@ -118,6 +121,7 @@ impl fmt::Debug for RemoteOptions {
             .field("request_timeout", &self.request_timeout)
             .field("retries", &self.retries)
             .field("retry_elapsed_max", &self.retry_elapsed_max)
+            .field("jitter", &self.jitter)
             .finish()
     }
 }

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -15,6 +14,7 @@ use object_store::path::Path;
 use object_store::{
     Error as StoreError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
+use tokio::time::Instant;
 
 use crate::codec::FormatError;
 use crate::error::{Cause, RemoteError};
@@ -197,6 +197,7 @@ pub(crate) struct Limits {
     request_timeout: Duration,
     retries: u32,
     retry_elapsed_max: Duration,
+    jitter: u64,
 }
 
 impl From<&RemoteOptions> for Limits {
@@ -205,6 +206,7 @@ impl From<&RemoteOptions> for Limits {
             request_timeout: options.request_timeout,
             retries: options.retries,
             retry_elapsed_max: options.retry_elapsed_max,
+            jitter: options.jitter,
         }
     }
 }
@@ -223,11 +225,16 @@ impl Attempts {
     /// The pause before the next attempt: doubling, between half and all of it; `None` when there shall be none.
     fn pause(&mut self, limits: &Limits) -> Option<Duration> {
         let pause = BACKOFF_FIRST.saturating_mul(1 << self.made.min(10)).min(BACKOFF_MAX);
-        let jitter = RandomState::new().hash_one(self.made) % 500;
-        let pause = pause * (500 + jitter as u32) / 1000;
+        let pause = pause * (500 + self.jitter(limits) as u32) / 1000;
         let over = self.made >= limits.retries || self.began.elapsed() + pause > limits.retry_elapsed_max;
         self.made += 1;
         (!over).then_some(pause)
+    }
+
+    /// Below 500, and different on each device and for each attempt.
+    fn jitter(&self, limits: &Limits) -> u64 {
+        let mixed = (limits.jitter ^ u64::from(self.made)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)) % 500
     }
 }
 

@@ -45,6 +45,10 @@ pub struct FaultPlan {
     pub late_entries: usize,
     /// Times of objects are known to this many milliseconds only; exactly when 0.
     pub clock_tick_ms: u32,
+    /// Any call takes up to so many milliseconds: half of it before its effect, half after.
+    pub latency_ms: u32,
+    /// No call reaches the store.
+    pub offline: bool,
 }
 
 impl FaultPlan {
@@ -60,6 +64,8 @@ impl FaultPlan {
         late_listing: 0,
         late_entries: 0,
         clock_tick_ms: 0,
+        latency_ms: 0,
+        offline: false,
     };
 
     /// Each fault that an honest but troubled store may show, with this probability in thousandths.
@@ -102,6 +108,8 @@ pub struct FaultCount {
     pub rollbacks: u64,
     /// Listings without the newest objects.
     pub late_listings: u64,
+    /// Calls that did not reach the store.
+    pub offline: u64,
 }
 
 /// Directs the faults of one remote and counts them.
@@ -180,6 +188,37 @@ impl Remote {
         found.bytes().await.map_err(|error| error.to_string())
     }
 
+    /// Everything that the store holds, by key.
+    ///
+    /// # Errors
+    /// What the store says, as text.
+    pub async fn contents(&self) -> Result<BTreeMap<String, Bytes>, String> {
+        let (store, _) = self.raw("");
+        let mut contents = BTreeMap::new();
+        for key in self.keys().await? {
+            let found = store.get(&Path::from(key.as_str())).await.map_err(|error| error.to_string())?;
+            contents.insert(key, found.bytes().await.map_err(|error| error.to_string())?);
+        }
+        Ok(contents)
+    }
+
+    /// Makes the store hold this and nothing else: an operator puts a copy back. Objects that are the same stay untouched.
+    ///
+    /// # Errors
+    /// What the store says, as text.
+    pub async fn put_back(&self, contents: &BTreeMap<String, Bytes>) -> Result<(), String> {
+        let (store, _) = self.raw("");
+        let now = self.contents().await?;
+        for key in now.keys().filter(|key| !contents.contains_key(*key)) {
+            store.delete(&Path::from(key.as_str())).await.map_err(|error| error.to_string())?;
+        }
+        for (key, bytes) in contents.iter().filter(|(key, bytes)| now.get(*key) != Some(bytes)) {
+            let put = store.put(&Path::from(key.as_str()), PutPayload::from_bytes(bytes.clone())).await;
+            put.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// All keys of the store, sorted.
     ///
     /// # Errors
@@ -235,9 +274,21 @@ impl State {
         permille > 0 && self.draw() % 1000 < u64::from(permille)
     }
 
+    /// How long half a call takes.
+    fn pause(&mut self) -> Duration {
+        match self.plan.latency_ms {
+            0 => Duration::ZERO,
+            most => Duration::from_millis(self.draw() % u64::from(most / 2 + 1)),
+        }
+    }
+
     /// The faults that any call may meet.
     fn before(&mut self) -> StoreResult<()> {
         let plan = self.plan;
+        if plan.offline {
+            self.count.offline += 1;
+            return Err(injected("before it reached the store"));
+        }
         if self.happens(plan.error_before) {
             self.count.errors_before += 1;
             return Err(injected("before any effect"));
@@ -331,6 +382,13 @@ impl FaultyStore {
         Some(older)
     }
 
+    async fn pause(&self) {
+        let pause = self.faults.state().pause();
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     async fn keep_older(&self, key: &Path) {
         if let Ok(found) = self.store.get(key).await {
             let meta = found.meta.clone();
@@ -344,9 +402,11 @@ impl FaultyStore {
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, key: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        self.pause().await;
         self.faults.state().before_put()?;
         self.keep_older(key).await;
         let result = self.store.put_opts(key, payload, options).await?;
+        self.pause().await;
         let mut state = self.faults.state();
         state.noted(key);
         state.after()?;
@@ -362,6 +422,7 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.pause().await;
         self.faults.state().before()?;
         if let Some((meta, bytes)) = self.older(key) {
             options.check_preconditions(&meta)?;
@@ -404,7 +465,7 @@ impl ObjectStore for FaultyStore {
         if let Err(error) = state.before() {
             return futures::stream::iter([Err(error)]).boxed();
         }
-        let plan = state.plan;
+        let (plan, pause) = (state.plan, state.pause());
         let mut hidden: Vec<Path> = Vec::new();
         if state.happens(plan.late_listing) {
             state.count.late_listings += 1;
@@ -412,6 +473,8 @@ impl ObjectStore for FaultyStore {
             hidden = state.recent.iter().rev().filter(below).take(plan.late_entries).cloned().collect();
         }
         let listed = self.store.list(prefix);
+        let listed =
+            futures::stream::once(tokio::time::sleep(pause)).flat_map(move |()| futures::stream::empty()).chain(listed);
         listed
             .try_filter(move |meta| futures::future::ready(!hidden.contains(&meta.location)))
             .map_ok(move |meta| coarse(meta, plan.clock_tick_ms))

@@ -2,9 +2,13 @@
 
 mod backup;
 mod schema;
+#[cfg(feature = "sim")]
+mod sim;
 
 pub(crate) use backup::{BackupAction, BackupPlace};
 pub(crate) use schema::SchemaAction;
+#[cfg(feature = "sim")]
+pub(crate) use sim::{SimAction, SimRun};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -207,6 +211,15 @@ pub(crate) enum Command {
     /// Look for damage in the file and its bookkeeping
     #[command(after_help = "Example:\n  isle doctor")]
     Doctor,
+    /// Fleets of devices in one process, under one seed, with everything going wrong
+    #[cfg(feature = "sim")]
+    #[command(
+        subcommand,
+        after_help = "Real files, the real merge, protocol and remotes, under virtual time and on disks, networks and buckets that fail. The same seed gives\n\
+        the same trace on every machine; one that fails is made small and kept in a file.\n\n\
+        Examples:\n  isle sim run --count 100\n  isle sim run --seed 7 --timeline\n  isle sim replay failed-7.json --timeline"
+    )]
+    Sim(SimAction),
     /// Watch three devices edit offline and agree again
     #[command(after_help = "Example:\n  isle demo --dir /tmp/isle-demo")]
     Demo(Demo),

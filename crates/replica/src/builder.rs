@@ -200,13 +200,11 @@ impl Builder {
             store.set_app_version(version)?;
         }
         let path = real_path(&self.path);
-        let inner = Arc::new(Inner::new(
-            store,
-            path.clone(),
-            self.home.clone(),
-            self.remote_options.clone(),
-            Arc::clone(&self.runtime),
-        ));
+        let mut remote_options = self.remote_options.clone();
+        let random = self.runtime.random();
+        remote_options.jitter ^= random.iter().fold(0u64, |all, byte| all.rotate_left(8) ^ u64::from(*byte));
+        let inner =
+            Arc::new(Inner::new(store, path.clone(), self.home.clone(), remote_options, Arc::clone(&self.runtime)));
         replicas.retain(|_, inner| inner.strong_count() > 0);
         replicas.insert(path, Arc::downgrade(&inner));
         Ok(Replica { inner, auto: None })

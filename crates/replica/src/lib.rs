@@ -124,7 +124,7 @@ pub use backups::{BackedUp, Backup, BackupError, Restored, backup_folder};
 pub use builder::Builder;
 pub use definition::Definition;
 pub use diff::{CellDiff, Diff, RowDiff, TableDiff, diff};
-pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer};
+pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer, PeerSession};
 pub use error::{Error, ErrorKind};
 pub use group_keys::{KeyInfo, import_keys};
 pub use history::{ConflictBase, HistoryCell, HistoryEntry};

@@ -15,20 +15,29 @@ pub(crate) async fn note_operation(
     started_ms: u64,
     result: Result<&SyncReport, String>,
 ) {
-    let (error, facts) = match result {
-        Ok(report) if report.is_idle() => return,
-        Ok(report) => (None, serde_json::to_string(report).unwrap_or_default()),
-        Err(error) => (Some(error), "{}".to_owned()),
-    };
-    let (kind, target) = ("sync".to_owned(), target.to_owned());
-    let noted = blocking(inner, move |inner| {
-        let ended_ms = inner.runtime.now_ms();
-        let operation = Operation { id: 0, kind, target, started_ms, ended_ms, error, facts, times: 1 };
-        Ok(inner.store.note_operation(&operation)?)
-    });
+    let (target, result) = (target.to_owned(), result.cloned());
+    let noted =
+        blocking(inner, move |inner| note_sync(inner, &target, started_ms, result.as_ref().map_err(Clone::clone)));
     if let Err(error) = noted.await {
         tracing::warn!(%error, "what came of a sync cannot be noted");
     }
+}
+
+/// The same. Blocks.
+pub(crate) fn note_sync(
+    inner: &Inner,
+    target: &str,
+    started_ms: u64,
+    result: Result<&SyncReport, String>,
+) -> Result<(), Error> {
+    let (error, facts) = match result {
+        Ok(report) if report.is_idle() => return Ok(()),
+        Ok(report) => (None, serde_json::to_string(report).unwrap_or_default()),
+        Err(error) => (Some(error), "{}".to_owned()),
+    };
+    let (kind, target, ended_ms) = ("sync".to_owned(), target.to_owned(), inner.runtime.now_ms());
+    let operation = Operation { id: 0, kind, target, started_ms, ended_ms, error, facts, times: 1 };
+    Ok(inner.store.note_operation(&operation)?)
 }
 
 /// Keeps what came of something other than a sync. That it cannot be kept is no reason to fail.

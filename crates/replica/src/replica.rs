@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     changes: broadcast::Sender<Changed>,
     /// One sync of this process at a time: a head has one writer.
     pub(crate) syncing: tokio::sync::Mutex<()>,
+    /// One snapshot at a time is taken in.
+    pub(crate) staging: Arc<tokio::sync::Mutex<()>>,
     /// When this file last took a new site id because of what a peer said.
     pub(crate) renewed_ms: std::sync::atomic::AtomicU64,
     /// Remotes that tests and apps bring along opened.
@@ -59,12 +61,26 @@ impl Inner {
             let _ = sender.send(changed);
         });
         let syncing = tokio::sync::Mutex::new(());
+        let staging = Arc::default();
         let opened = std::sync::Mutex::default();
         let renewed_ms = std::sync::atomic::AtomicU64::default();
         let secret = std::sync::OnceLock::new();
         let auto = std::sync::Mutex::default();
         let store = Arc::new(store);
-        Inner { store, path, home, remote_options, runtime, changes, syncing, renewed_ms, opened, auto, secret }
+        Inner {
+            store,
+            path,
+            home,
+            remote_options,
+            runtime,
+            changes,
+            syncing,
+            staging,
+            renewed_ms,
+            opened,
+            auto,
+            secret,
+        }
     }
 
     /// Is told of every committed change of tracked tables in this process.
@@ -427,6 +443,20 @@ impl Replica {
         })?)
     }
 
+    /// This device: its key, and what it is called.
+    ///
+    /// # Errors
+    /// The key store's.
+    pub fn device(&self) -> Result<Device, Error> {
+        self.inner.device()
+    }
+
+    /// What lies below, for tests and simulations: none of its promises is this crate's.
+    #[doc(hidden)]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
     /// Adds a remote that is open already, and not encrypted.
     #[doc(hidden)]
     pub fn add_open_remote(&self, name: &str, remote: Remote) -> Result<(), Error> {
@@ -437,7 +467,10 @@ impl Replica {
     #[doc(hidden)]
     pub fn add_open_remote_of(&self, name: &str, remote: Remote, plain: bool) -> Result<(), Error> {
         let row = RemoteRow { name: name.to_owned(), url: remote.place().to_owned(), plain, state: None };
-        self.inner.store.put_remote(&row)?;
+        let same = |known: &RemoteRow| known.name == row.name && known.url == row.url && known.plain == plain;
+        if !self.inner.store.remotes()?.iter().any(same) {
+            self.inner.store.put_remote(&row)?;
+        }
         let mut opened = self.inner.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         opened.retain(|(known, _)| known != name);
         opened.push((name.to_owned(), remote));

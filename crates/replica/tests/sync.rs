@@ -190,6 +190,7 @@ async fn faults_of_the_remote_delay_but_never_break() {
             late_listing: 100,
             late_entries: 1,
             clock_tick_ms: 0,
+            ..FaultPlan::NONE
         };
         let replicas = [first(&folder, "a"), first(&folder, "b"), device(&folder, "c")];
         let mut injected = Vec::new();

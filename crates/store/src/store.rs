@@ -27,6 +27,11 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn now_ms(&self) -> u64;
     /// 16 random bytes, fit for ids.
     fn random(&self) -> [u8; 16];
+    /// Whether what blocks is done where it is asked for, and not on a thread of its own. For simulations: then nothing depends on the order in
+    /// which threads end.
+    fn blocks_in_place(&self) -> bool {
+        false
+    }
 }
 
 /// How a file is opened.

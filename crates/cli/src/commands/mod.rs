@@ -15,6 +15,8 @@ mod peers;
 mod remotes;
 mod schema;
 mod search;
+#[cfg(feature = "sim")]
+mod sim;
 mod sql;
 mod sync;
 mod watch;
@@ -58,6 +60,8 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Ops(action) => operations::run(args, action, out),
         Command::Hash => look::hash(args, out),
         Command::Doctor => look::doctor(args, out),
+        #[cfg(feature = "sim")]
+        Command::Sim(action) => sim::run(action, out),
         Command::Demo(demo) => demo::run(demo, out),
     }
 }

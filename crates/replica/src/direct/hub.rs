@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use isle_clock::SiteId;
 use isle_identity::{DeviceKey, DeviceSecret, Membership};
 use isle_protocol::{OpKind, Operation};
-use isle_transport::{CloseCode, Connection, Endpoint};
+use isle_transport::{CloseCode, Connection};
 use tokio::sync::{broadcast, watch};
 
 use super::live::LiveEvent;
@@ -30,7 +30,6 @@ pub(super) type Operations = Arc<Vec<([u8; 16], Operation)>>;
 /// What the sessions of a process share.
 pub(crate) struct Hub {
     pub(super) inner: Arc<Inner>,
-    pub(super) endpoint: Endpoint,
     pub(super) own: DeviceKey,
     /// Where this device listens, for the hello.
     pub(super) addresses: Vec<String>,
@@ -45,8 +44,6 @@ pub(crate) struct Hub {
     /// The keys of the group by what they are known by, whenever there are others than before.
     pub(super) keys: watch::Sender<Vec<[u8; 16]>>,
     membership: RwLock<Arc<Membership>>,
-    /// One snapshot at a time is taken in.
-    pub(super) staging: Arc<tokio::sync::Mutex<()>>,
     /// Where devices were found on the local network; not remembered beyond this process.
     pub(super) found: Mutex<HashMap<DeviceKey, Vec<String>>>,
     published: Mutex<Published>,
@@ -91,20 +88,19 @@ struct Held {
 }
 
 impl Hub {
-    pub(super) async fn start(
-        inner: &Arc<Inner>,
-        endpoint: Endpoint,
-        addresses: Vec<String>,
-    ) -> Result<Arc<Hub>, Error> {
-        let (own, operations, membership, retired, keys) = blocking(inner, |inner| {
-            confirm_identity(inner)?;
-            let membership = inner.store.membership()?;
-            Ok((inner.device()?.key, operations(inner)?, membership, retired(inner)?, keys::ids(inner)?))
-        })
-        .await?;
+    pub(super) async fn start(inner: &Arc<Inner>, addresses: Vec<String>) -> Result<Arc<Hub>, Error> {
+        let shared = Arc::clone(inner);
+        blocking(inner, move |_| Hub::new(&shared, addresses)).await
+    }
+
+    /// The same. Blocks.
+    pub(super) fn new(inner: &Arc<Inner>, addresses: Vec<String>) -> Result<Arc<Hub>, Error> {
+        confirm_identity(inner)?;
+        let membership = inner.store.membership()?;
+        let (own, operations, retired, keys) =
+            (inner.device()?.key, operations(inner)?, retired(inner)?, keys::ids(inner)?);
         Ok(Arc::new(Hub {
             inner: Arc::clone(inner),
-            endpoint,
             own,
             addresses,
             news: watch::Sender::new(0),
@@ -114,7 +110,6 @@ impl Hub {
             retired: watch::Sender::new(retired),
             keys: watch::Sender::new(keys),
             membership: RwLock::new(Arc::new(membership)),
-            staging: Arc::default(),
             found: Mutex::default(),
             published: Mutex::default(),
             sessions: Mutex::default(),

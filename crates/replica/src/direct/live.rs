@@ -159,6 +159,7 @@ pub struct Connected {
 #[derive(Debug)]
 pub struct Live {
     hub: Arc<Hub>,
+    endpoint: Endpoint,
     tasks: JoinSet<()>,
     /// Two processes on one file would push each other's connections out.
     _lock: std::fs::File,
@@ -205,25 +206,25 @@ impl Replica {
             addresses.extend(own.iter().map(SocketAddr::to_string));
             addresses.truncate(isle_identity::ADDRESSES_MAX);
         }
-        let hub = Hub::start(inner, endpoint, addresses).await?;
+        let hub = Hub::start(inner, addresses).await?;
         let held = Arc::clone(&hub);
         let lock = blocking(inner, move |inner| inner.key_store()?.lock_live(&inner.path, &held.addresses));
         let lock = lock.await?.ok_or(Error::AlreadyLive)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(watch::run(Arc::clone(&hub)));
-        tasks.spawn(dial_all(Arc::clone(&hub)));
+        tasks.spawn(dial_all(Arc::clone(&hub), endpoint.clone()));
         let listens = options.listen.is_some() || options.port.is_some();
         if listens {
-            tasks.spawn(listen(Arc::clone(&hub)));
+            tasks.spawn(listen(Arc::clone(&hub), endpoint.clone()));
         }
         if let Some(interval) = options.remotes {
             tasks.spawn(remotes::run(Arc::clone(&hub), interval, since));
         }
         if options.discover {
-            let port = hub.endpoint.local_address().map_err(|source| Error::Transport { source })?.port();
-            tasks.spawn(discover(Arc::clone(&hub), listens.then_some(port)));
+            let port = endpoint.local_address().map_err(|source| Error::Transport { source })?.port();
+            tasks.spawn(discover(Arc::clone(&hub), endpoint.clone(), listens.then_some(port)));
         }
-        Ok(Live { hub, tasks, _lock: lock })
+        Ok(Live { hub, endpoint, tasks, _lock: lock })
     }
 
     /// Where another process listens on this file, `host:port` each: it answers invitations that are made here.
@@ -271,7 +272,7 @@ impl Live {
     pub async fn stop(mut self) -> Result<(), Error> {
         self.hub.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
-        self.hub.endpoint.close().await;
+        self.endpoint.close().await;
         let hub = Arc::clone(&self.hub);
         blocking(&self.hub.inner, move |_| hub.flush()).await
     }
@@ -284,13 +285,13 @@ impl Drop for Live {
 }
 
 /// Takes callers.
-async fn listen(hub: Arc<Hub>) {
+async fn listen(hub: Arc<Hub>, endpoint: Endpoint) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let mut callers = JoinSet::new();
     loop {
         tokio::select! {
             () = hub.stopped() => break,
-            arrival = hub.endpoint.accept() => match arrival {
+            arrival = endpoint.accept() => match arrival {
                 Some(arrival) => drop(callers.spawn(take_call(Arc::clone(&hub), arrival, Arc::clone(&strangers)))),
                 None => break,
             },
@@ -399,7 +400,7 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
 }
 
 /// Looks for devices on the local network. A machine without multicast goes on without.
-async fn discover(hub: Arc<Hub>, port: Option<u16>) {
+async fn discover(hub: Arc<Hub>, endpoint: Endpoint, port: Option<u16>) {
     let group = match blocking(&hub.inner, |inner| Ok(inner.store.status()?.group)).await {
         Ok(group) => group,
         Err(error) => return tracing::warn!(%error, "devices on the local network are not looked for"),
@@ -431,7 +432,7 @@ async fn discover(hub: Arc<Hub>, port: Option<u16>) {
             if moved && !addresses.is_empty() {
                 // A connection to where it was would not be missed before it has been silent for long.
                 let target = Target { key: *key, name: key.short(), addresses };
-                moves.spawn(follow(Arc::clone(&hub), target));
+                moves.spawn(follow(Arc::clone(&hub), endpoint.clone(), target));
             }
         }
     }
@@ -439,15 +440,15 @@ async fn discover(hub: Arc<Hub>, port: Option<u16>) {
 }
 
 /// Connects with a device where it is now; the new session takes the place of the old one.
-async fn follow(hub: Arc<Hub>, target: Target) {
-    match once::dial(&hub.endpoint, &target).await {
+async fn follow(hub: Arc<Hub>, endpoint: Endpoint, target: Target) {
+    match once::dial(&endpoint, &target).await {
         Ok(connection) => drop(once::converse(&hub, connection, Purpose::Stay).await),
         Err(error) => tracing::debug!(device = target.name, %error, "it is not where it says"),
     }
 }
 
 /// Keeps a task for each peer that can be dialed.
-async fn dial_all(hub: Arc<Hub>) {
+async fn dial_all(hub: Arc<Hub>, endpoint: Endpoint) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut tasks = JoinSet::new();
     let mut dialed: Vec<DeviceKey> = Vec::new();
@@ -468,7 +469,7 @@ async fn dial_all(hub: Arc<Hub>) {
                 for target in targets.into_iter().filter(|target| !hub.is_connected(&target.key)) {
                     if !dialed.contains(&target.key) {
                         dialed.push(target.key);
-                        tasks.spawn(keep_up(Arc::clone(&hub), target));
+                        tasks.spawn(keep_up(Arc::clone(&hub), endpoint.clone(), target));
                     }
                 }
             }
@@ -478,7 +479,7 @@ async fn dial_all(hub: Arc<Hub>) {
 }
 
 /// Dials a peer until it is connected and has gone again; pauses grow.
-async fn keep_up(hub: Arc<Hub>, mut target: Target) -> DeviceKey {
+async fn keep_up(hub: Arc<Hub>, endpoint: Endpoint, mut target: Target) -> DeviceKey {
     let mut pause = PAUSE_MIN;
     while !hub.is_stopped() && !hub.is_connected(&target.key) {
         match look_up(&hub, &target).await {
@@ -488,7 +489,7 @@ async fn keep_up(hub: Arc<Hub>, mut target: Target) -> DeviceKey {
             None => break,
         }
         let attempt = async {
-            let connection = once::dial(&hub.endpoint, &target).await?;
+            let connection = once::dial(&endpoint, &target).await?;
             let Ended { result, .. } = once::converse(&hub, connection, Purpose::Stay).await;
             match result {
                 Err(error) if once::heal(&hub.inner, &error).await?.is_some() => Ok(()),

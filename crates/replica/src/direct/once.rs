@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use isle_clock::SiteId;
 use isle_identity::DeviceKey;
 use isle_protocol::{ByeCode, SessionError};
 use isle_transport::{Connection, Endpoint, TransportError, resolve};
@@ -122,6 +123,13 @@ pub(super) async fn heal(inner: &Arc<Inner>, error: &Error) -> Result<Option<Str
         _ => return Ok(None),
     }
     let _one_at_a_time = inner.syncing.lock().await;
+    let site = blocking(inner, renew).await?;
+    Ok(site.map(|site| site.to_string()))
+}
+
+/// Takes a new site id because a peer knows versions of the present one that this file never wrote; nothing if that has happened just now.
+/// Blocks; a sync with a remote must not be under way.
+pub(super) fn renew(inner: &Inner) -> Result<Option<SiteId>, Error> {
     let now = inner.runtime.now_ms();
     let last = inner.renewed_ms.swap(now, Ordering::Relaxed);
     if now.saturating_sub(last) < RENEW_EVERY_MS {
@@ -129,18 +137,15 @@ pub(super) async fn heal(inner: &Arc<Inner>, error: &Error) -> Result<Option<Str
         inner.renewed_ms.store(last, Ordering::Relaxed);
         return Ok(None);
     }
-    let site = blocking(inner, |inner| {
-        tracing::warn!(path = %inner.path.display(), "this file is a copy or an older state: taking a new site id");
-        inner.new_site(0)
-    });
-    Ok(Some(site.await?.to_string()))
+    tracing::warn!(path = %inner.path.display(), "this file is a copy or an older state: taking a new site id");
+    inner.new_site(0).map(Some)
 }
 
 /// Exchanges changes with one peer.
-async fn sync_one(hub: &Arc<Hub>, target: &Target) -> Result<SyncReport, Error> {
+async fn sync_one(hub: &Arc<Hub>, endpoint: &Endpoint, target: &Target) -> Result<SyncReport, Error> {
     let mut new_site = None;
     for _ in 0..TRIES_MAX {
-        let connection = dial(&hub.endpoint, target).await?;
+        let connection = dial(endpoint, target).await?;
         let Ended { mut report, result } = converse(hub, connection, Purpose::Once).await;
         report.remote.clone_from(&target.name);
         let Err(error) = result else {
@@ -165,13 +170,13 @@ pub(crate) async fn sync_known(inner: &Arc<Inner>, only: Option<&str>) -> Result
     }
     let secret = blocking(inner, Hub::secret).await?;
     let endpoint = Endpoint::dial_only(&secret).map_err(|source| Error::Transport { source })?;
-    let hub = Hub::start(inner, endpoint, Vec::new()).await?;
+    let hub = Hub::start(inner, Vec::new()).await?;
     let mut running = JoinSet::new();
     for target in targets {
-        let hub = Arc::clone(&hub);
+        let (hub, endpoint) = (Arc::clone(&hub), endpoint.clone());
         running.spawn(async move {
             let started = hub.inner.runtime.now_ms();
-            let result = sync_one(&hub, &target).await;
+            let result = sync_one(&hub, &endpoint, &target).await;
             note_operation(&hub.inner, &target.name, started, result.as_ref().map_err(ToString::to_string)).await;
             if let Err(error) = &result {
                 let (key, reason) = (target.key, error.to_string());
@@ -190,6 +195,6 @@ pub(crate) async fn sync_known(inner: &Arc<Inner>, only: Option<&str>) -> Result
         outcomes.push(outcome.map_err(|_| Error::Cancelled)?);
     }
     outcomes.sort_by(|a, b| a.remote.cmp(&b.remote));
-    hub.endpoint.close().await;
+    endpoint.close().await;
     Ok(outcomes)
 }

@@ -111,7 +111,7 @@ impl Replica {
                 take_keys(inner, group, keys.as_deref())
             })
             .await?;
-            let hub = Hub::start(inner, endpoint.clone(), Vec::new()).await?;
+            let hub = Hub::start(inner, Vec::new()).await?;
             let Ended { mut report, result } = converse(&hub, connection, Purpose::Once).await;
             let result = match result {
                 // A new site id, on one side or the other: the sync begins anew.
@@ -127,6 +127,18 @@ impl Replica {
         let joined = joined.await;
         endpoint.close().await;
         joined
+    }
+}
+
+impl Replica {
+    /// Lets another replica's device into the group as if it had shown a ticket, in one process and without a network: for simulations.
+    #[doc(hidden)]
+    pub fn let_in(&self, newcomer: &Replica) -> Result<(), Error> {
+        let (inner, own, device) = (&self.inner, self.inner.device()?.key, newcomer.inner.device()?);
+        let Reply::Welcome { app, members, keys } = welcome(inner, device.key, &device.name)? else { return Ok(()) };
+        let group = inner.store.status()?.group;
+        take_up(&newcomer.inner, group, &app, &members, own, Vec::new())?;
+        take_keys(&newcomer.inner, group, keys.as_deref())
     }
 }
 
@@ -237,7 +249,12 @@ fn decide(inner: &Inner, request: &Request, key: DeviceKey, name: &str) -> Resul
     if !keys.use_invite(&invite)? {
         return refused("the ticket was used already: a ticket lets one device in; ask for a new one");
     }
-    let membership = peers::membership_of_member(inner)?;
+    welcome(inner, key, name)
+}
+
+/// Lets a device in. Blocks.
+fn welcome(inner: &Inner, key: DeviceKey, name: &str) -> Result<Reply, Error> {
+    let (membership, status) = (peers::membership_of_member(inner)?, inner.store.status()?);
     if !membership.is_member(&key) {
         peers::put_op(inner, membership.heads, Action::Enrol { device: key, name: name.to_owned() })?;
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isle_clock::VersionVector;
+use isle_identity::DeviceKey;
 use isle_protocol::{Action, Answer, ByeCode, Config, Event, Hello, Session, SessionError};
 use isle_transport::{CloseCode, Connection, Stream, TransportError};
 use tokio::sync::mpsc;
@@ -103,42 +104,14 @@ pub(super) async fn run(
         connection.close(CloseCode::Unknown, &error.to_string());
         Ended { report: SyncReport::default(), result: Err(error) }
     };
-    if !hub.may_talk(&key) {
-        let revoked = hub.membership().is_revoked(&hub.own);
-        let own = revoked || !hub.membership().is_member(&hub.own);
-        return refuse(if own { Error::NotMember { revoked } } else { Error::NotEnrolled { key: key.short() } });
+    if let Err(error) = may_talk(hub, &key) {
+        return refuse(error);
     }
     let Some(_seat) = hub.take_seat(key) else { return refuse(Error::Busy) };
-    let begun = blocking(&hub.inner, move |inner| {
-        let status = inner.store.status()?;
-        let nonce = inner.store.site_nonce()?.unwrap_or_default();
-        if isle_identity::site_id(&inner.device()?.key, &nonce) != status.site {
-            // It takes a new site id at this very moment.
-            return Err(Error::SiteChanged);
-        }
-        let schema = inner.store.schema_ids()?;
-        let members: Vec<[u8; 16]> = inner.store.member_ops()?.into_iter().map(|(id, _)| id).collect();
-        let (keys, others) = (super::keys::ids(inner)?, super::peers::others(inner, &key)?);
-        let name = inner.store.membership()?.members.get(&key).map_or_else(|| key.short(), |it| it.name.clone());
-        Ok((status, nonce, (schema, members, keys, others), inner.device()?.name, name))
-    });
-    let (status, nonce, (schema, members, keys, others), device, name) = match begun.await {
+    let work = Arc::clone(hub);
+    let (hello, name) = match blocking(&hub.inner, move |_| hello(&work, &key)).await {
         Ok(begun) => begun,
         Err(error) => return Ended { report: SyncReport::default(), result: Err(error) },
-    };
-    let hello = Hello {
-        version: 0,
-        oldest: 0,
-        group: status.group,
-        site: status.site,
-        nonce,
-        app: status.app,
-        device,
-        addresses: hub.addresses.clone(),
-        schema,
-        members,
-        keys,
-        others,
     };
     if purpose == Purpose::Stay && !hub.hold(&connection, dialed, id) {
         connection.close(CloseCode::Done, "these devices are connected already");
@@ -146,7 +119,7 @@ pub(super) async fn run(
         return Ended { report, result: Ok(()) };
     }
     hub.tell(LiveEvent::Connected { key, name: name.clone(), address: connection.address().to_string() });
-    let desk = Arc::new(Desk::new(hub, key, name.clone(), status.site));
+    let desk = Arc::new(Desk::new(hub, key, name.clone(), hello.site));
     let driver = Driver {
         hub: Arc::clone(hub),
         desk: Arc::clone(&desk),
@@ -201,6 +174,72 @@ pub(super) async fn run(
     Ended { report, result }
 }
 
+/// Whether this device may talk to another, and why not.
+pub(super) fn may_talk(hub: &Hub, key: &DeviceKey) -> Result<(), Error> {
+    if hub.may_talk(key) {
+        return Ok(());
+    }
+    let revoked = hub.membership().is_revoked(&hub.own);
+    let own = revoked || !hub.membership().is_member(&hub.own);
+    Err(if own { Error::NotMember { revoked } } else { Error::NotEnrolled { key: key.short() } })
+}
+
+/// What a session with a device says first, and what that device is called. Blocks.
+pub(super) fn hello(hub: &Hub, key: &DeviceKey) -> Result<(Hello, String), Error> {
+    let inner = &hub.inner;
+    let status = inner.store.status()?;
+    let nonce = inner.store.site_nonce()?.unwrap_or_default();
+    let device = inner.device()?;
+    if isle_identity::site_id(&device.key, &nonce) != status.site {
+        // It takes a new site id at this very moment.
+        return Err(Error::SiteChanged);
+    }
+    let name = inner.store.membership()?.members.get(key).map_or_else(|| key.short(), |it| it.name.clone());
+    let hello = Hello {
+        version: 0,
+        oldest: 0,
+        group: status.group,
+        site: status.site,
+        nonce,
+        app: status.app,
+        device: device.name,
+        addresses: hub.addresses.clone(),
+        schema: inner.store.schema_ids()?,
+        members: inner.store.member_ops()?.into_iter().map(|(id, _)| id).collect(),
+        keys: super::keys::ids(inner)?,
+        others: super::peers::others(inner, key)?,
+    };
+    Ok((hello, name))
+}
+
+/// What the peer is told of how a session ended here.
+pub(super) fn goodbye(result: &Result<(), Error>) -> (ByeCode, String) {
+    match result {
+        Ok(()) => (ByeCode::Done, "all is exchanged".to_owned()),
+        Err(Error::Session { source: SessionError::Closed { .. }, .. }) => (ByeCode::Done, String::new()),
+        Err(Error::Session { source, .. }) => (source.code(), source.to_string()),
+        Err(Error::SiteChanged) => (ByeCode::Restart, "this replica goes on under a new site id".to_owned()),
+        // What went wrong here is nothing to a stranger.
+        Err(Error::Refused { reason, .. }) => (ByeCode::Broken, reason.clone()),
+        Err(error @ Error::NotEnrolled { .. }) => (ByeCode::Unknown, error.to_string()),
+        Err(_) => (ByeCode::Failed, "something went wrong at the other end; its log says what".to_owned()),
+    }
+}
+
+/// Whether the store is written to by what a session asks for.
+pub(super) fn writes(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::PutOperations(_)
+            | Action::Put(_)
+            | Action::Retire(_)
+            | Action::Consider(_)
+            | Action::Stage(_)
+            | Action::StageParts(_)
+            | Action::Join
+    )
+}
+
 impl Driver {
     async fn drive(mut self, stream: Stream) -> Driven {
         let (mut send, mut receive) = stream.split();
@@ -222,16 +261,7 @@ impl Driver {
             }
             other => other,
         };
-        let (code, reason) = match &result {
-            Ok(()) => (ByeCode::Done, "all is exchanged".to_owned()),
-            Err(Error::Session { source: SessionError::Closed { .. }, .. }) => (ByeCode::Done, String::new()),
-            Err(Error::Session { source, .. }) => (source.code(), source.to_string()),
-            Err(Error::SiteChanged) => (ByeCode::Restart, "this replica goes on under a new site id".to_owned()),
-            // What went wrong here is nothing to a stranger.
-            Err(Error::Refused { reason, .. }) => (ByeCode::Broken, reason.clone()),
-            Err(error @ Error::NotEnrolled { .. }) => (ByeCode::Unknown, error.to_string()),
-            Err(_) => (ByeCode::Failed, "something went wrong at the other end; its log says what".to_owned()),
-        };
+        let (code, reason) = goodbye(&result);
         self.session.close(code, reason);
         while let Some(bytes) = self.session.poll_output(self.hub.inner.runtime.now_ms()) {
             if tokio::time::timeout(GOODBYE, outgoing.send(bytes)).await.is_err() {
@@ -370,20 +400,11 @@ impl Driver {
         while let Some(action) = self.session.poll_action() {
             let desk = Arc::clone(&self.desk);
             let hub = Arc::clone(&self.hub);
-            let writes = matches!(
-                action,
-                Action::PutOperations(_)
-                    | Action::Put(_)
-                    | Action::Retire(_)
-                    | Action::Consider(_)
-                    | Action::Stage(_)
-                    | Action::StageParts(_)
-                    | Action::Join
-            );
+            let writes = writes(&action);
             let work: Work = Box::pin(async move {
                 if matches!(action, Action::Consider(_)) {
                     // Another peer's snapshot may be on its way: then this one waits, and may not be needed after all.
-                    desk.stage_under(Arc::clone(&hub.staging).lock_owned().await);
+                    desk.stage_under(Arc::clone(&hub.inner.staging).lock_owned().await);
                 }
                 blocking(&hub.inner, move |_| desk.act(action)).await
             });

@@ -345,6 +345,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
     inner: &Arc<Inner>,
     f: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
+    if inner.runtime.blocks_in_place() {
+        return f(inner);
+    }
     let inner = Arc::clone(inner);
     match tokio::task::spawn_blocking(move || f(&inner)).await {
         Ok(result) => result,

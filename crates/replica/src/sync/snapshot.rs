@@ -48,12 +48,19 @@ impl Session<'_> {
         // Where the remote is encrypted, names do not tell versions.
         let shown = if self.remote.is_sealed() { 0 } else { version };
         let name = SnapshotName::new(shown, self.inner.runtime.random());
-        let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Bytes, usize)>(PARTS_AHEAD);
+        // In place nobody takes parts while they are made.
+        let in_place = self.inner.runtime.blocks_in_place();
+        let ahead = if in_place { tokio::sync::Semaphore::MAX_PERMITS } else { PARTS_AHEAD };
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Bytes, usize)>(ahead);
         let exporting = blocking(self.inner, move |inner| {
             let (mut part, mut blocks) = (BytesMut::new(), 0);
             let send = |part: BytesMut, blocks| {
+                let part = (part.freeze(), blocks);
                 // The other end is gone when an upload failed: its error says more.
-                sender.blocking_send((part.freeze(), blocks)).map_err(|_| Error::Cancelled)
+                if in_place {
+                    return sender.try_send(part).map_err(|_| Error::Cancelled);
+                }
+                sender.blocking_send(part).map_err(|_| Error::Cancelled)
             };
             let snapshot: Snapshot = inner.store.export_snapshot(|block| {
                 if !part.is_empty() && part.len() + block.bytes.len() > PART_BYTES {

@@ -1,0 +1,507 @@
+//! What must hold: whenever a device starts after a crash, and at quiet points, when everything was mended and everybody has heard of
+//! everything.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use isle::Replica;
+use isle_changeset::{Header, RowKind, Value, pack_key};
+use isle_clock::{SiteId, VersionVector};
+use isle_schema::{Affinity, Collation, ColumnId, KeyColumn, Table};
+use isle_test_reference::{Model, Sealed, Write, writes};
+use rusqlite::Connection;
+
+use crate::device::{Ack, BUCKET, Device};
+use crate::workload::{Shape, quoted};
+use crate::world::{Checked, World, chain};
+
+/// Rounds of syncs after which everybody has heard of everything.
+const ROUNDS_MAX: usize = 12;
+
+/// Changesets that somebody has seen of somebody else, or that were published: these are for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(BTreeMap<(SiteId, u64), Sealed>);
+
+impl World {
+    /// Looks what a device has acknowledged.
+    pub(crate) fn collect(&mut self, n: usize) -> Checked<()> {
+        let Some(replica) = self.devices[n].up().cloned() else { return Ok(()) };
+        let status = match replica.store().status() {
+            Ok(status) => status,
+            Err(_) if self.devices[n].disk.is_troubled() => return Ok(()),
+            Err(error) => return Err(self.broken("status", format!("d{n}: {}", chain(&error)))),
+        };
+        let device = &mut self.devices[n];
+        let before = device.seen.replace((status.site, status.version));
+        let published = device.published.entry(status.site).or_default();
+        *published = (*published).max(status.published);
+        if status.queued == 0 {
+            let (site, version) = (status.site, status.version);
+            let sealed = std::mem::take(&mut device.unsealed);
+            device.acks.extend(sealed.into_iter().map(|token| Ack { token, site, version }));
+        }
+        match before {
+            Some((site, version)) if site == status.site && status.version < version => {
+                let text = format!("d{n} had version {version}, and has {}", status.version);
+                Err(self.broken("durability", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After a crash a file is sound, and what was acknowledged is there: after a kill all of it, after a power cut what was handed over.
+    pub(crate) fn check_after_crash(&mut self, n: usize, power: bool) -> Checked<()> {
+        let conn = self.devices[n].plain().map_err(|error| self.broken("crash", format!("d{n}: {error}")))?;
+        let sound: String = conn
+            .query_row("PRAGMA quick_check", [], |row| row.get(0))
+            .map_err(|error| self.broken("crash", format!("d{n}: {error}")))?;
+        if sound != "ok" {
+            return Err(self.broken("crash", format!("d{n} after a crash: {sound}")));
+        }
+        let replica = self.replica(n)?;
+        let status = replica.store().status().map_err(|error| self.broken("crash", format!("d{n}: {}", chain(&error))))?;
+        let device = &mut self.devices[n];
+        let before = device.seen.take();
+        let published = device.published.get(&status.site).copied().unwrap_or(0);
+        let (site, version) = (status.site, status.version);
+        if power {
+            let all = std::mem::take(&mut device.published);
+            device.acks.retain(|ack| {
+                (ack.site == site && ack.version <= version) || all.get(&ack.site).is_some_and(|last| ack.version <= *last)
+            });
+            device.published = all;
+            device.unsealed.retain(|token| Device::shows(&conn, token));
+        }
+        let floor = match before {
+            Some((of, version)) if of == site && !power => version,
+            _ => published,
+        };
+        if version < floor {
+            let text = format!("d{n} had acknowledged version {floor}, and has {version} after a crash");
+            return Err(self.broken("durability", text));
+        }
+        drop(conn);
+        self.collect(n)
+    }
+
+    /// Remembers what a device has of others, and of its own what is published.
+    pub(crate) fn remember(&mut self, n: usize) -> Checked<()> {
+        let Some(replica) = self.devices[n].up().cloned() else { return Ok(()) };
+        let read = || -> Result<Vec<((SiteId, u64), Sealed)>, isle::StoreError> {
+            let store = replica.store();
+            let (status, vector) = (store.status()?, store.vector()?);
+            let mut found = Vec::new();
+            for (site, last) in vector.iter() {
+                let last = if site == status.site { status.published.min(last) } else { last };
+                for version in 1..=last {
+                    if let Some(sealed) = sealed(store, site, version)? {
+                        found.push(((site, version), sealed));
+                    }
+                }
+            }
+            Ok(found)
+        };
+        let found = match read() {
+            Ok(found) => found,
+            Err(_) if self.devices[n].disk.is_troubled() => return Ok(()),
+            Err(error) => return Err(self.broken("log", format!("d{n}: {}", chain(&error)))),
+        };
+        for ((site, version), sealed) in found {
+            match self.memory.0.get(&(site, version)) {
+                Some(known) if *known != sealed => {
+                    let text = format!("version {version} of {} is another on d{n} than elsewhere", site.short());
+                    return Err(self.broken("identity", text));
+                }
+                Some(_) => {}
+                None => drop(self.memory.0.insert((site, version), sealed)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Mends everything, lets everybody hear of everything, and looks whether all promises are kept.
+    pub(crate) async fn quiet(&mut self) -> Checked<()> {
+        self.log(None, "quiet");
+        self.mend().await?;
+        // What is from the future is of the past by then, and who was away has come back.
+        let furthest = 40 * 3_600_000;
+        tokio::time::sleep(tokio::time::Duration::from_millis(furthest)).await;
+        for n in 0..self.devices.len() {
+            if self.devices[n].app_version < 2 && self.scenario.schema == "kinds" {
+                self.devices[n].replica = None;
+                self.devices[n].app_version = 2;
+                let opened = self.devices[n].open();
+                opened.map_err(|error| self.broken("version", format!("d{n}: {}", chain(&error))))?;
+            }
+        }
+        self.converge().await?;
+        for n in 0..self.devices.len() {
+            self.check_file(n)?;
+            self.remember(n)?;
+        }
+        self.check_rows()?;
+        self.check_acks()?;
+        self.check_still().await?;
+        self.check_newcomer().await?;
+        for device in &mut self.devices {
+            device.disk.crash_after(None);
+        }
+        // The checks are over: nothing was to crash meanwhile.
+        for n in 0..self.devices.len() {
+            self.devices[n].replica = None;
+            let restarted = self.devices[n].disk.restart(false);
+            restarted.map_err(|error| self.broken("setup", error.to_string()))?;
+            let opened = self.devices[n].open();
+            opened.map_err(|error| self.broken("crash", format!("d{n} cannot be opened: {}", chain(&error))))?;
+            self.collect(n)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs until nothing moves any more.
+    async fn converge(&mut self) -> Checked<()> {
+        let mut last = String::new();
+        for round in 0..ROUNDS_MAX {
+            let mut moved = false;
+            for n in 0..self.devices.len() {
+                let replica = self.replica(n)?;
+                let report = match replica.sync().await {
+                    Ok(mut reports) => reports.pop().unwrap_or_default(),
+                    // Somebody has put an older copy of the bucket back, maybe an empty one.
+                    Err(error) => {
+                        last = format!("d{n} cannot sync: {}", chain(&error));
+                        self.log(Some(n), last.clone());
+                        moved = true;
+                        continue;
+                    }
+                };
+                moved |= report.pulled_versions + report.pushed_versions + report.pulled_operations > 0;
+                moved |= report.new_site.is_some() || report.snapshot_joined || report.held_back;
+                if let Some((site, version, reason)) = report.waiting.first() {
+                    last = format!("d{n} waits for version {version} of {site}: {reason}");
+                    moved = true;
+                }
+                if let Some(reason) = report.refused.first() {
+                    last = format!("d{n} refuses: {reason}");
+                }
+                self.collect(n)?;
+            }
+            let hashes = self.hashes()?;
+            let same = hashes.windows(2).all(|two| two[0] == two[1]);
+            if same && !moved {
+                self.log(None, format!("everybody has everything after {} rounds: {}", round + 1, hashes[0]));
+                self.coverage.note("quiet");
+                return Ok(());
+            }
+            tokio::time::sleep(tokio::time::Duration::from_secs(90)).await;
+        }
+        let hashes = self.hashes()?.join(" ");
+        Err(self.broken("convergence", format!("after {ROUNDS_MAX} rounds of syncs: {hashes}; {last}")))
+    }
+
+    fn hashes(&mut self) -> Checked<Vec<String>> {
+        let mut hashes = Vec::new();
+        for n in 0..self.devices.len() {
+            let hash = self.replica(n)?.state_hash();
+            let hash = hash.map_err(|error| self.broken("hash", format!("d{n}: {}", chain(&error))))?;
+            hashes.push(format!("{}/{}", short(&hash.merged), short(&hash.visible)));
+        }
+        Ok(hashes)
+    }
+
+    /// A file is sound by SQLite's word and by isle's, and search finds what is there.
+    fn check_file(&mut self, n: usize) -> Checked<()> {
+        let replica = self.replica(n)?;
+        let report = replica.check().map_err(|error| self.broken("doctor", format!("d{n}: {}", chain(&error))))?;
+        if let Some(finding) = report.findings.first() {
+            return Err(self.broken("doctor", format!("d{n}: {}: {}", finding.check, finding.message)));
+        }
+        let conn = self.devices[n].plain().map_err(|error| self.broken("doctor", error.to_string()))?;
+        let broken = conn.query_row("SELECT \"table\" FROM pragma_foreign_key_check", [], |row| row.get::<_, String>(0));
+        if let Ok(table) = broken {
+            return Err(self.broken("foreign keys", format!("d{n}: table {table}")));
+        }
+        let tables = replica.store().full_text_tables();
+        for table in tables.map_err(|error| self.broken("doctor", format!("d{n}: {}", chain(&error))))? {
+            let name = quoted(&table.name);
+            let sound = conn.execute(&format!("INSERT INTO {name}({name}, rank) VALUES('integrity-check', 1)"), []);
+            sound.map_err(|error| self.broken("search", format!("d{n}: {}: {error}", table.name)))?;
+        }
+        Ok(())
+    }
+
+    /// What shows is what the reference model makes of the changesets, and every concurrent value that lost is in the journal.
+    fn check_rows(&mut self) -> Checked<()> {
+        let retired = self.replica(0)?.store().retired().map_err(|error| self.broken("log", chain(&error)))?;
+        for n in 0..self.devices.len() {
+            let replica = self.replica(n)?;
+            let vector = replica.store().vector().map_err(|error| self.broken("log", chain(&error)))?;
+            let counts = |site: SiteId, version: u64| {
+                let cut = retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
+                version <= vector.get(site).min(cut)
+            };
+            let known: Vec<&Sealed> =
+                self.memory.0.iter().filter(|((site, version), _)| counts(*site, *version)).map(|(_, s)| s).collect();
+            let all: u64 = vector.iter().map(|(_, last)| last).sum();
+            if retired.is_empty() && (known.len() as u64) < all {
+                // Some left every log before anybody looked.
+                self.coverage.note("model skipped");
+                continue;
+            }
+            let problem = compare(&mut self.devices[n], &replica, &known);
+            if let Some((promise, text)) = problem.map_err(|error| self.broken("model", format!("d{n}: {error}")))? {
+                return Err(self.broken(promise, format!("d{n}: {text}")));
+            }
+            self.coverage.note("model compared");
+        }
+        Ok(())
+    }
+
+    /// Every acknowledged value is in some changeset.
+    fn check_acks(&mut self) -> Checked<()> {
+        let mut texts: HashSet<String> = HashSet::new();
+        for sealed in self.memory.0.values() {
+            for write in writes(sealed) {
+                texts.extend(write.cells.into_iter().filter_map(|(_, value)| match value {
+                    Value::Text(bytes) => String::from_utf8(bytes).ok(),
+                    _ => None,
+                }));
+            }
+        }
+        for n in 0..self.devices.len() {
+            let lost = self.devices[n].acks.iter().find(|ack| !texts.contains(&ack.token.text)).cloned();
+            if let Some(Ack { token, site, version }) = lost {
+                let text = format!(
+                    "{:?} in {}.{}, which d{n} acknowledged as version {version} of {}, is in no changeset that anybody has",
+                    token.text,
+                    token.table,
+                    token.column,
+                    site.short()
+                );
+                return Err(self.broken("nothing is lost", text));
+            }
+            self.coverage.note("acknowledged values checked");
+        }
+        Ok(())
+    }
+
+    /// One more sync of everybody changes nothing anywhere.
+    async fn check_still(&mut self) -> Checked<()> {
+        let before = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+        let hashes = self.hashes()?;
+        for n in 0..self.devices.len() {
+            let synced = self.replica(n)?.sync().await;
+            synced.map_err(|error| self.broken("quiescence", format!("d{n}: {}", chain(&error))))?;
+        }
+        let after = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+        if hashes != self.hashes()? {
+            return Err(self.broken("quiescence", "a sync without news changed a state".to_owned()));
+        }
+        if before != after {
+            let news = after.keys().find(|key| before.get(*key) != after.get(*key)).cloned().unwrap_or_default();
+            return Err(self.broken("quiescence", format!("a sync without news wrote to the bucket: {news}")));
+        }
+        Ok(())
+    }
+
+    /// Whoever comes now and has nothing but the bucket gets the same.
+    async fn check_newcomer(&mut self) -> Checked<()> {
+        let n = self.devices.len() + 100 + self.coverage.events.get("newcomer").copied().unwrap_or(0) as usize;
+        let device = Device::new(&self.root, n, self.scenario.seed, self.time, &self.bucket);
+        let mut device = device.map_err(|error| self.broken("setup", error.to_string()))?;
+        device.app_version = 2;
+        device.open().map_err(|error| self.broken("newcomer", chain(&error)))?;
+        let Some(replica) = device.replica.clone() else { return Ok(()) };
+        for _ in 0..3 {
+            let options = isle::SyncOptions { direction: isle::Direction::Pull, ..Default::default() };
+            replica.sync_with(&options).await.map_err(|error| self.broken("newcomer", chain(&error)))?;
+        }
+        let hash = replica.state_hash().map_err(|error| self.broken("newcomer", chain(&error)))?;
+        let hash = format!("{}/{}", short(&hash.merged), short(&hash.visible));
+        let others = self.hashes()?;
+        self.coverage.note("newcomer");
+        if hash != others[0] {
+            let text = format!("a newcomer has {hash} from the {BUCKET}, the others have {}", others[0]);
+            return Err(self.broken("newcomer", text));
+        }
+        let report = replica.check().map_err(|error| self.broken("newcomer", chain(&error)))?;
+        match report.findings.first() {
+            Some(finding) => Err(self.broken("newcomer", format!("{}: {}", finding.check, finding.message))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn short(hash: &[u8; 32]) -> String {
+    hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A changeset as it travels, if the log has it.
+fn sealed(store: &isle_store::Store, site: SiteId, version: u64) -> Result<Option<Sealed>, isle::StoreError> {
+    let Some(header) = store.header(site, version)? else { return Ok(None) };
+    let count = Header::decode(&header).map_err(|source| isle::StoreError::BadHeader { source })?.blocks.len();
+    let mut blocks = Vec::new();
+    for n in 0..count {
+        match store.block(site, version, count, n)? {
+            Some(block) => blocks.push(block),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some((header, blocks)))
+}
+
+type Problem = Option<(&'static str, String)>;
+
+/// Compares what a file shows with what the model says.
+fn compare(device: &mut Device, replica: &Replica, known: &[&Sealed]) -> Result<Problem, String> {
+    let mut model = Model::default();
+    let all: Vec<Write> = known.iter().flat_map(|sealed| writes(sealed)).collect();
+    for write in &all {
+        model.take(write.clone());
+    }
+    let seen = seen(known);
+    let (schema, _) = replica.store().schema().map_err(|error| error.to_string())?;
+    let conn = device.plain().map_err(|error| error.to_string())?;
+    let shapes = device.shapes(&conn)?;
+    let journal = journal(replica)?;
+    for shape in shapes.iter().filter(|shape| shape.plain) {
+        let Some((id, state)) = schema.tables.iter().find(|(_, state)| state.name == shape.name) else { continue };
+        let key = state.key.iter().map(|name| KeyColumn {
+            name: name.clone(),
+            affinity: Affinity::Blob,
+            collation: Collation::Binary,
+        });
+        let table = Table {
+            id: *id,
+            name: shape.name.clone(),
+            key: key.collect(),
+            columns: state.columns.clone(),
+            rowid_key: false,
+        };
+        let defaults = defaults(&conn, &table)?;
+        let default = |column: ColumnId| defaults.get(&column).cloned().unwrap_or(Value::Null);
+        let expected = model.visible_with(&table, default);
+        let shown = visible(&conn, &table)?;
+        if expected != shown {
+            let missing = expected.iter().find(|row| !shown.contains(row));
+            let extra = shown.iter().find(|row| !expected.contains(row));
+            let text = format!("table {}: should show {missing:?}, shows {extra:?}", shape.name);
+            return Ok(Some(("merge", text)));
+        }
+        if let Some(text) = lost(shape, &table, &all, &seen, &shown, &journal) {
+            return Ok(Some(("journal", text)));
+        }
+    }
+    Ok(None)
+}
+
+/// The rows of a file as the model shows them.
+fn visible(conn: &Connection, table: &Table) -> Result<Vec<String>, String> {
+    let names = table.key.iter().map(|column| &column.name).chain(table.columns.iter().map(|column| &column.name));
+    let list = names.map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+    let mut statement =
+        conn.prepare(&format!("SELECT {list} FROM {}", quoted(&table.name))).map_err(|error| error.to_string())?;
+    let count = statement.column_count();
+    let rows = statement.query_map([], |row| {
+        let values: Vec<Value> = (0..count).map(|n| row.get_ref(n).map(value)).collect::<Result<_, _>>()?;
+        Ok(format!("{values:?}"))
+    });
+    let rows: Result<Vec<String>, _> = rows.map_err(|error| error.to_string())?.collect();
+    let mut rows = rows.map_err(|error| error.to_string())?;
+    rows.sort();
+    Ok(rows)
+}
+
+fn value(value: rusqlite::types::ValueRef<'_>) -> Value {
+    use rusqlite::types::ValueRef;
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(v) => Value::Integer(v),
+        ValueRef::Real(v) => Value::Real(v),
+        ValueRef::Text(v) => Value::Text(v.to_vec()),
+        ValueRef::Blob(v) => Value::Blob(v.to_vec()),
+    }
+}
+
+fn defaults(conn: &Connection, table: &Table) -> Result<HashMap<ColumnId, Value>, String> {
+    let mut defaults = HashMap::new();
+    for column in &table.columns {
+        let sql = "SELECT dflt_value FROM pragma_table_xinfo(?1) WHERE name = ?2";
+        let text: Option<String> = conn
+            .query_row(sql, [&table.name, &column.name], |row| row.get(0))
+            .map_err(|error| format!("{}.{}: {error}", table.name, column.name))?;
+        if let Some(text) = text {
+            let found = conn.query_row(&format!("SELECT {text}"), [], |row| row.get_ref(0).map(value));
+            defaults.insert(column.id, found.map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(defaults)
+}
+
+/// Per version what its author had seen, its own versions included.
+fn seen(all: &[&Sealed]) -> HashMap<(SiteId, u64), VersionVector> {
+    let mut headers: Vec<Header> = all.iter().filter_map(|(header, _)| Header::decode(header).ok()).collect();
+    headers.sort_by_key(|header| (header.site, header.version));
+    let mut seen: HashMap<(SiteId, u64), VersionVector> = HashMap::new();
+    for header in headers {
+        let mut vector = seen.get(&(header.site, header.version - 1)).cloned().unwrap_or_default();
+        for cause in &header.causes {
+            vector.advance(cause.site, cause.version);
+        }
+        vector.advance(header.site, header.version);
+        seen.insert((header.site, header.version), vector);
+    }
+    seen
+}
+
+type Journal = HashSet<(String, Vec<u8>, String, String)>;
+
+/// What the journal has: table, key, column and value.
+fn journal(replica: &Replica) -> Result<Journal, String> {
+    let entries = replica.store().conflicts(true, usize::MAX).map_err(|error| error.to_string())?;
+    let entries = entries.into_iter().filter_map(|entry| {
+        let key: Vec<_> = entry.key.iter().map(Value::as_ref).collect();
+        Some((entry.table, pack_key(&key), entry.column?, format!("{:?}", entry.value)))
+    });
+    Ok(entries.collect())
+}
+
+/// A value of text that nobody who had seen it overwrote, and that neither shows nor stands in the journal.
+fn lost(
+    shape: &Shape,
+    table: &Table,
+    all: &[Write],
+    seen: &HashMap<(SiteId, u64), VersionVector>,
+    shown: &[String],
+    journal: &Journal,
+) -> Option<String> {
+    let mut rows: HashMap<&[u8], Vec<&Write>> = HashMap::new();
+    for write in all.iter().filter(|write| write.table == table.id) {
+        rows.entry(&write.key).or_default().push(write);
+    }
+    let shown = shown.join("\n");
+    for others in rows.values() {
+        for write in others {
+            for (id, value) in write.cells.iter().filter(|(_, value)| matches!(value, Value::Text(_))) {
+                let Some(column) = table.columns.iter().find(|column| column.id == *id) else { continue };
+                let overwritten = others.iter().any(|other| {
+                    let names = other.kind == RowKind::Delete || other.cells.iter().any(|(of, _)| of == id);
+                    let later = (other.site, other.version) != (write.site, write.version);
+                    let knew = seen.get(&(other.site, other.version));
+                    names && later && knew.is_some_and(|knew| knew.contains(write.site, write.version))
+                });
+                let text = format!("{value:?}");
+                let kept = || journal.contains(&(shape.name.clone(), write.key.clone(), column.name.clone(), text.clone()));
+                if !overwritten && !shown.contains(&text) && !kept() {
+                    return Some(format!(
+                        "{text} in {}.{}, version {} of {}, neither shows nor stands in the journal",
+                        shape.name,
+                        column.name,
+                        write.version,
+                        write.site.short()
+                    ));
+                }
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,188 @@
+//! A device: a file, a disk, a clock, and what it has promised.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use isle::{Error, Replica, SiteId, Version};
+use isle_blobs::testing::{FaultPlan, Faults};
+use isle_blobs::{Remote, RemoteOptions};
+use rusqlite::Connection;
+
+use crate::clock::{DeviceRuntime, WorldTime};
+use crate::disk::Disk;
+use crate::random::Rng;
+use crate::scenario::BucketFault;
+use crate::workload::{Shape, Token, quoted, shapes};
+
+/// What is remembered of a value that was written and acknowledged.
+#[derive(Debug, Clone)]
+pub(crate) struct Ack {
+    pub(crate) token: Token,
+    /// The version that it was written in, or sealed in.
+    pub(crate) site: SiteId,
+    pub(crate) version: u64,
+}
+
+/// A copy of a database.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) site: SiteId,
+    pub(crate) version: u64,
+    pub(crate) backup: isle::Backup,
+}
+
+pub(crate) struct Device {
+    pub(crate) n: usize,
+    folder: PathBuf,
+    pub(crate) disk: Disk,
+    pub(crate) runtime: Arc<DeviceRuntime>,
+    pub(crate) replica: Option<Replica>,
+    bucket: Remote,
+    faults: Faults,
+    /// Faults of the bucket, and until when.
+    pub(crate) bucket_faults: BTreeMap<BucketFault, u32>,
+    pub(crate) app_version: u32,
+    /// It is off since a crash.
+    pub(crate) off: bool,
+    /// Whether the power goes with the next crash, and how long it stays off then.
+    pub(crate) crash: (bool, u64),
+    /// Syncs that are under way.
+    pub(crate) running: usize,
+    pub(crate) acks: Vec<Ack>,
+    /// Values that a foreign client wrote and that are not sealed yet.
+    pub(crate) unsealed: Vec<Token>,
+    /// The site and version that were last seen.
+    pub(crate) seen: Option<(SiteId, u64)>,
+    /// By site: up to which version something was handed over.
+    pub(crate) published: BTreeMap<SiteId, u64>,
+    pub(crate) kept: Option<Kept>,
+    shapes: Option<(i64, Vec<Shape>)>,
+}
+
+/// The bucket's name on every device.
+pub(crate) const BUCKET: &str = "bucket";
+
+impl Device {
+    /// A device without a file yet.
+    pub(crate) fn new(root: &Path, n: usize, seed: u64, time: WorldTime, bucket: &Remote) -> std::io::Result<Device> {
+        let folder = root.join(format!("d{n}"));
+        std::fs::create_dir_all(folder.join("home"))?;
+        let folder = folder.canonicalize()?;
+        let mut rng = Rng(seed ^ (n as u64 + 1).wrapping_mul(0x9e37_79b9));
+        let disk = Disk::new(&folder, rng.next())?;
+        let (skew, drift) = (rng.below(120_000) as i64 - 60_000, rng.below(200) as i64 - 100);
+        let runtime = DeviceRuntime::new(time, rng.next(), skew, drift);
+        let mut options = RemoteOptions::default();
+        options.jitter = rng.next();
+        let (bucket, faults) = bucket.with_faults(rng.next(), FaultPlan::NONE, Some(&options));
+        Ok(Device {
+            n,
+            folder,
+            disk,
+            runtime,
+            replica: None,
+            bucket,
+            faults,
+            bucket_faults: BTreeMap::new(),
+            app_version: 1,
+            off: false,
+            crash: (false, 1_000),
+            running: 0,
+            acks: Vec::new(),
+            unsealed: Vec::new(),
+            seen: None,
+            published: BTreeMap::new(),
+            kept: None,
+            shapes: None,
+        })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.join("app.db")
+    }
+
+    fn version(&self) -> Result<Version, Error> {
+        Version::parse(&format!("{}.0.0", self.app_version)).ok_or(Error::Cancelled)
+    }
+
+    /// Starts the app. A file that is not there is made.
+    pub(crate) fn open(&mut self) -> Result<(), Error> {
+        let mut options = RemoteOptions::default();
+        options.jitter = self.n as u64;
+        let builder = Replica::builder(self.path())
+            .home(self.folder.join("home"))
+            .app("sim")
+            .app_version(self.version()?)
+            .runtime(Arc::clone(&self.runtime) as Arc<dyn isle_store::Runtime>)
+            .page_cache_bytes(1 << 20)
+            .checkpoint_pages(60)
+            .remote_options(options);
+        let fresh = !self.path().exists();
+        let replica = if fresh { builder.init()? } else { builder.open()? };
+        if fresh {
+            replica.rename_device(&format!("device {}", self.n))?;
+        }
+        replica.add_open_remote(BUCKET, self.bucket.clone())?;
+        self.replica = Some(replica);
+        self.shapes = None;
+        Ok(())
+    }
+
+    /// The replica, if the device is on.
+    pub(crate) fn up(&self) -> Option<&Replica> {
+        self.replica.as_ref().filter(|_| !self.off)
+    }
+
+    /// A connection that knows nothing of isle.
+    pub(crate) fn plain(&self) -> rusqlite::Result<Connection> {
+        let conn = Connection::open(self.path())?;
+        conn.busy_timeout(std::time::Duration::from_millis(1))?;
+        conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA cache_size = -200")?;
+        Ok(conn)
+    }
+
+    /// The tables that a writer finds.
+    pub(crate) fn shapes(&mut self, conn: &Connection) -> Result<Vec<Shape>, String> {
+        let version: i64 =
+            conn.query_row("PRAGMA schema_version", [], |row| row.get(0)).map_err(|error| error.to_string())?;
+        if let Some((known, shapes)) = &self.shapes
+            && *known == version
+        {
+            return Ok(shapes.clone());
+        }
+        let Some(replica) = &self.replica else { return Ok(Vec::new()) };
+        let found = shapes(conn, replica.store())?;
+        self.shapes = Some((version, found.clone()));
+        Ok(found)
+    }
+
+    /// Tells the bucket's view of this device what to do.
+    pub(crate) fn plan_faults(&self) {
+        let of = |fault| self.bucket_faults.get(&fault).copied().unwrap_or(0);
+        self.faults.plan(FaultPlan {
+            offline: of(BucketFault::Offline) > 0,
+            error_before: of(BucketFault::Lost),
+            error_after: of(BucketFault::Unheard),
+            throttle: of(BucketFault::Throttled),
+            truncate: of(BucketFault::Cut),
+            bit_flip: of(BucketFault::Flipped),
+            rollback: of(BucketFault::Old),
+            late_listing: of(BucketFault::Late),
+            late_entries: 2,
+            latency_ms: if of(BucketFault::Slow) > 0 { 60_000 } else { 200 },
+            ..FaultPlan::NONE
+        });
+    }
+
+    /// How often which fault of the bucket happened.
+    pub(crate) fn bucket_count(&self) -> isle_blobs::testing::FaultCount {
+        self.faults.count()
+    }
+
+    /// Whether a value shows.
+    pub(crate) fn shows(conn: &Connection, token: &Token) -> bool {
+        let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(&token.column));
+        conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text])).unwrap_or(false)
+    }
+}

@@ -1,0 +1,75 @@
+//! Running a scenario.
+
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+use std::sync::Once;
+
+use crate::scenario::Scenario;
+use crate::trace::{Outcome, Violation};
+use crate::world::World;
+
+thread_local! {
+    /// What the last panic on this thread said, while a simulation runs on it.
+    static PANIC: RefCell<Option<Option<String>>> = const { RefCell::new(None) };
+}
+
+/// Panics of simulations are told in their outcome and not on the terminal.
+fn catch_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let simulated = PANIC.with_borrow_mut(|panic| match panic {
+                Some(text) => {
+                    *text = Some(info.to_string());
+                    true
+                }
+                None => false,
+            });
+            if !simulated {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Runs a scenario to its end, or to the first thing that should not have happened.
+pub fn run(scenario: &Scenario) -> Outcome {
+    catch_panics();
+    PANIC.with_borrow_mut(|panic| *panic = Some(None));
+    let mut world = None;
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| in_world(scenario, &mut world)));
+    let panic = PANIC.take().flatten();
+    let at_ms = world.as_ref().and_then(|world| world.trace.events.last()).map_or(0, |event| event.at_ms);
+    let violation = match result {
+        Ok(result) => result.err(),
+        Err(_) => Some(Violation { promise: "panic", text: panic.unwrap_or_default(), at_ms }),
+    };
+    let Some(world) = world else {
+        let (events, hash, coverage) = Default::default();
+        return Outcome { violation, events, hash, coverage, device_ms: 0 };
+    };
+    let World { trace, coverage, device_ms, .. } = world;
+    Outcome { violation, hash: trace.hash(), events: trace.events, coverage, device_ms }
+}
+
+fn in_world(scenario: &Scenario, world: &mut Option<World>) -> Result<(), Violation> {
+    let setup = |error: std::io::Error| Violation { promise: "setup", text: error.to_string(), at_ms: 0 };
+    let memory = std::path::Path::new("/dev/shm");
+    let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let root = root.map_err(setup)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let result = runtime.map_err(setup)?.block_on(async {
+        let path = root.path().canonicalize().map_err(setup)?;
+        *world = Some(World::new(scenario, path).await?);
+        match world {
+            Some(world) => world.run().await,
+            None => Ok(()),
+        }
+    });
+    crate::disk::set_sql_time(None);
+    if let Some(world) = world {
+        world.devices.clear();
+    }
+    result
+}
