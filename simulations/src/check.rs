@@ -17,6 +17,9 @@ use crate::world::{Checked, World, chain};
 /// Rounds of syncs after which everybody has heard of everything.
 const ROUNDS_MAX: usize = 12;
 
+/// Rounds of syncs without news after which nobody writes to the bucket any more.
+const STILL_ROUNDS_MAX: usize = 6;
+
 /// Changesets that somebody has seen of somebody else, or that were published: these are for ever.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(BTreeMap<(SiteId, u64), Sealed>);
@@ -31,7 +34,7 @@ impl World {
             Err(error) => return Err(self.broken("status", format!("d{n}: {}", chain(&error)))),
         };
         let device = &mut self.devices[n];
-        let before = device.seen.replace((status.site, status.version));
+        device.seen = Some((status.site, status.version));
         let published = device.published.entry(status.site).or_default();
         *published = (*published).max(status.published);
         if status.queued == 0 {
@@ -39,13 +42,12 @@ impl World {
             let sealed = std::mem::take(&mut device.unsealed);
             device.acks.extend(sealed.into_iter().map(|token| Ack { token, site, version }));
         }
-        match before {
-            Some((site, version)) if site == status.site && status.version < version => {
-                let text = format!("d{n} had version {version}, and has {}", status.version);
-                Err(self.broken("durability", text))
-            }
-            _ => Ok(()),
+        // What is not published may be sealed anew, under fewer versions.
+        if status.version < *published {
+            let text = format!("d{n} had handed version {published} over, and has {}", status.version);
+            return Err(self.broken("durability", text));
         }
+        Ok(())
     }
 
     /// After a crash a file is sound, and what was acknowledged is there: after a kill all of it, after a power cut what was handed over.
@@ -60,7 +62,6 @@ impl World {
         let replica = self.replica(n)?;
         let status = replica.store().status().map_err(|error| self.broken("crash", format!("d{n}: {}", chain(&error))))?;
         let device = &mut self.devices[n];
-        let before = device.seen.take();
         let published = device.published.get(&status.site).copied().unwrap_or(0);
         let (site, version) = (status.site, status.version);
         if power {
@@ -71,28 +72,29 @@ impl World {
             device.published = all;
             device.unsealed.retain(|token| Device::shows(&conn, token));
         }
-        let floor = match before {
-            Some((of, version)) if of == site && !power => version,
-            _ => published,
-        };
-        if version < floor {
-            let text = format!("d{n} had acknowledged version {floor}, and has {version} after a crash");
+        if version < published {
+            let text = format!("d{n} had handed version {published} over, and has {version} after a crash");
             return Err(self.broken("durability", text));
         }
         drop(conn);
         self.collect(n)
     }
 
-    /// Remembers what a device has of others, and of its own what is published.
-    pub(crate) fn remember(&mut self, n: usize) -> Checked<()> {
-        let Some(replica) = self.devices[n].up().cloned() else { return Ok(()) };
+    /// What a device has: of others, and of its own what is published; or else the rest.
+    fn read_log(&mut self, n: usize, published: bool) -> Checked<Vec<((SiteId, u64), Sealed)>> {
+        let Some(replica) = self.devices[n].up().cloned() else { return Ok(Vec::new()) };
         let read = || -> Result<Vec<((SiteId, u64), Sealed)>, isle::StoreError> {
             let store = replica.store();
             let (status, vector) = (store.status()?, store.vector()?);
             let mut found = Vec::new();
             for (site, last) in vector.iter() {
-                let last = if site == status.site { status.published.min(last) } else { last };
-                for version in 1..=last {
+                let versions = match (site == status.site, published) {
+                    (true, true) => 1..=status.published.min(last),
+                    (true, false) => status.published + 1..=last,
+                    (false, true) => 1..=last,
+                    (false, false) => continue,
+                };
+                for version in versions {
                     if let Some(sealed) = sealed(store, site, version)? {
                         found.push(((site, version), sealed));
                     }
@@ -100,11 +102,32 @@ impl World {
             }
             Ok(found)
         };
-        let found = match read() {
-            Ok(found) => found,
-            Err(_) if self.devices[n].disk.is_troubled() => return Ok(()),
-            Err(error) => return Err(self.broken("log", format!("d{n}: {}", chain(&error)))),
-        };
+        match read() {
+            Ok(found) => Ok(found),
+            Err(_) if self.devices[n].disk.is_troubled() => Ok(Vec::new()),
+            Err(error) => Err(self.broken("log", format!("d{n}: {}", chain(&error)))),
+        }
+    }
+
+    /// Puts by what is not published.
+    pub(crate) fn put_by(&mut self, n: usize) -> Checked<()> {
+        self.devices[n].put_by = self.read_log(n, false)?;
+        Ok(())
+    }
+
+    /// Remembers of what was put by what is published now.
+    pub(crate) fn remember_put_by(&mut self, n: usize) {
+        let device = &mut self.devices[n];
+        for ((site, version), sealed) in std::mem::take(&mut device.put_by) {
+            if device.published.get(&site).is_some_and(|last| version <= *last) {
+                self.memory.0.entry((site, version)).or_insert(sealed);
+            }
+        }
+    }
+
+    /// Remembers what a device has of others, and of its own what is published.
+    pub(crate) fn remember(&mut self, n: usize) -> Checked<()> {
+        let found = self.read_log(n, true)?;
         for ((site, version), sealed) in found {
             match self.memory.0.get(&(site, version)) {
                 Some(known) if *known != sealed => {
@@ -256,7 +279,8 @@ impl World {
         Ok(())
     }
 
-    /// Every acknowledged value is in some changeset.
+    /// Every acknowledged value is in some changeset, or in the journal of whoever sealed its rows anew (after having been declared gone, say) and
+    /// found that they had lost.
     fn check_acks(&mut self) -> Checked<()> {
         let mut texts: HashSet<String> = HashSet::new();
         for sealed in self.memory.0.values() {
@@ -265,6 +289,14 @@ impl World {
                     Value::Text(bytes) => String::from_utf8(bytes).ok(),
                     _ => None,
                 }));
+            }
+        }
+        for n in 0..self.devices.len() {
+            let entries = self.replica(n)?.store().conflicts(true, usize::MAX);
+            for entry in entries.map_err(|error| self.broken("journal", chain(&error)))? {
+                if let Value::Text(bytes) = entry.value {
+                    texts.extend(String::from_utf8(bytes));
+                }
             }
         }
         for n in 0..self.devices.len() {
@@ -284,23 +316,27 @@ impl World {
         Ok(())
     }
 
-    /// One more sync of everybody changes nothing anywhere.
+    /// Syncs without news change no state, and soon nothing in the bucket either: what everybody has is told there once in an hour at most.
     async fn check_still(&mut self) -> Checked<()> {
-        let before = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
         let hashes = self.hashes()?;
-        for n in 0..self.devices.len() {
-            let synced = self.replica(n)?.sync().await;
-            synced.map_err(|error| self.broken("quiescence", format!("d{n}: {}", chain(&error))))?;
+        let mut news = String::new();
+        for _ in 0..STILL_ROUNDS_MAX {
+            let before = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+            for n in 0..self.devices.len() {
+                let synced = self.replica(n)?.sync().await;
+                synced.map_err(|error| self.broken("quiescence", format!("d{n}: {}", chain(&error))))?;
+            }
+            if hashes != self.hashes()? {
+                return Err(self.broken("quiescence", "a sync without news changed a state".to_owned()));
+            }
+            let after = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+            if before == after {
+                return Ok(());
+            }
+            news = after.keys().find(|key| before.get(*key) != after.get(*key)).cloned().unwrap_or_default();
+            tokio::time::sleep(tokio::time::Duration::from_secs(2 * 3600)).await;
         }
-        let after = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
-        if hashes != self.hashes()? {
-            return Err(self.broken("quiescence", "a sync without news changed a state".to_owned()));
-        }
-        if before != after {
-            let news = after.keys().find(|key| before.get(*key) != after.get(*key)).cloned().unwrap_or_default();
-            return Err(self.broken("quiescence", format!("a sync without news wrote to the bucket: {news}")));
-        }
-        Ok(())
+        Err(self.broken("quiescence", format!("syncs without news go on writing to the bucket: {news}")))
     }
 
     /// Whoever comes now and has nothing but the bucket gets the same.

@@ -57,6 +57,10 @@ pub(crate) struct Device {
     /// By site: up to which version something was handed over.
     pub(crate) published: BTreeMap<SiteId, u64>,
     pub(crate) kept: Option<Kept>,
+    /// What was not published when a compaction began, which may publish it and drop it from the log at once.
+    pub(crate) put_by: Vec<((SiteId, u64), isle_test_reference::Sealed)>,
+    /// A compaction is under way that keeps nothing.
+    pub(crate) drops_at_once: bool,
     shapes: Option<(i64, Vec<Shape>)>,
 }
 
@@ -94,6 +98,8 @@ impl Device {
             seen: None,
             published: BTreeMap::new(),
             kept: None,
+            put_by: Vec::new(),
+            drops_at_once: false,
             shapes: None,
         })
     }

@@ -19,7 +19,7 @@ mod world;
 
 pub use disk::DiskCount;
 pub use network::NetworkCount;
-pub use run::run;
+pub use run::{run, run_in};
 pub use scenario::{BucketFault, Profile, Scenario, Step, Way, What};
 pub use shrink::shrink;
 pub use trace::{Coverage, Event, Outcome, Violation};

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Once;
 
 use crate::scenario::Scenario;
@@ -35,10 +36,15 @@ fn catch_panics() {
 
 /// Runs a scenario to its end, or to the first thing that should not have happened.
 pub fn run(scenario: &Scenario) -> Outcome {
+    run_in(scenario, None)
+}
+
+/// The same with the devices' files in a folder, which is there, and where they stay.
+pub fn run_in(scenario: &Scenario, folder: Option<&Path>) -> Outcome {
     catch_panics();
     PANIC.with_borrow_mut(|panic| *panic = Some(None));
     let mut world = None;
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| in_world(scenario, &mut world)));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| in_world(scenario, folder, &mut world)));
     let panic = PANIC.take().flatten();
     let at_ms = world.as_ref().and_then(|world| world.trace.events.last()).map_or(0, |event| event.at_ms);
     let violation = match result {
@@ -53,10 +59,15 @@ pub fn run(scenario: &Scenario) -> Outcome {
     Outcome { violation, hash: trace.hash(), events: trace.events, coverage, device_ms }
 }
 
-fn in_world(scenario: &Scenario, world: &mut Option<World>) -> Result<(), Violation> {
+fn in_world(scenario: &Scenario, folder: Option<&Path>, world: &mut Option<World>) -> Result<(), Violation> {
     let setup = |error: std::io::Error| Violation { promise: "setup", text: error.to_string(), at_ms: 0 };
-    let memory = std::path::Path::new("/dev/shm");
-    let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let memory = Path::new("/dev/shm");
+    let root = match folder {
+        // An empty one below it, removed with what is in it only if nobody asked for the files.
+        Some(folder) => tempfile::Builder::new().prefix("fleet-").disable_cleanup(true).tempdir_in(folder),
+        None if memory.is_dir() => tempfile::tempdir_in(memory),
+        None => tempfile::tempdir(),
+    };
     let root = root.map_err(setup)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let result = runtime.map_err(setup)?.block_on(async {

@@ -21,6 +21,9 @@ pub(crate) struct Shape {
     pub(crate) tracked: bool,
     /// Whether every merged row shows as it was merged: no kinds, no constraints over rows.
     pub(crate) plain: bool,
+    /// A full-text table finds its rows. REPLACE fires no triggers for the rows that it removes, which such a table does not survive: no app
+    /// that has one replaces rows.
+    searched: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +52,7 @@ pub(crate) struct Token {
 pub(crate) fn shapes(conn: &Connection, store: &Store) -> Result<Vec<Shape>, String> {
     let text = |error: rusqlite::Error| error.to_string();
     let (schema, _) = store.schema().map_err(|error| error.to_string())?;
+    let searched = store.full_text_tables().map_err(|error| error.to_string())?;
     let mut statement = conn
         .prepare(
             "SELECT t.name, s.sql FROM pragma_table_list AS t JOIN sqlite_schema AS s ON s.name = t.name
@@ -69,7 +73,9 @@ pub(crate) fn shapes(conn: &Connection, store: &Store) -> Result<Vec<Shape>, Str
         let (key, columns) = columns(conn, &name, &sql, kind_of).map_err(text)?;
         let constrained = columns.iter().any(|column| column.unique || column.refers.is_some() || column.kind.is_some())
             || key.iter().any(|column| column.refers.is_some());
-        shapes.push(Shape { name, key, columns, tracked: state.is_some(), plain: state.is_some() && !constrained });
+        let searched = searched.iter().any(|search| search.table.as_deref() == Some(name.as_str()));
+        let (tracked, plain) = (state.is_some(), state.is_some() && !constrained);
+        shapes.push(Shape { name, key, columns, tracked, plain, searched });
     }
     Ok(shapes)
 }
@@ -178,7 +184,8 @@ impl Writer<'_> {
                     values.push(self.value(&table, &column));
                     columns.push(quoted(&column.name));
                 }
-                format!("INSERT OR REPLACE INTO {}({}) VALUES({})", quoted(&table), columns.join(", "), values.join(", "))
+                let verb = if self.shape(&table).searched { "INSERT OR IGNORE" } else { "INSERT OR REPLACE" };
+                format!("{verb} INTO {}({}) VALUES({})", quoted(&table), columns.join(", "), values.join(", "))
             })
             .collect()
     }
@@ -190,7 +197,9 @@ impl Writer<'_> {
 
     fn statement(&mut self, table: usize) -> String {
         let shape = self.shapes[table].clone();
-        match self.rng.below(20) {
+        let kind = self.rng.below(20);
+        match kind {
+            7 if shape.searched => self.insert(&shape, "INSERT OR IGNORE"),
             0..=6 => self.insert(&shape, "INSERT"),
             7 => self.insert(&shape, "INSERT OR REPLACE"),
             8..=9 => {

@@ -338,7 +338,8 @@ impl World {
 
     /// Writes, and remembers what was acknowledged.
     fn write(&mut self, n: usize, way: Way, seed: u64, bulk: Option<u32>) -> Checked<()> {
-        if self.devices[n].up().is_none() {
+        // What is written, published and dropped while somebody compacts, nobody could compare with anything.
+        if self.devices[n].up().is_none() || self.devices[n].drops_at_once {
             return Ok(());
         }
         let mut next_token = self.next_token;
@@ -384,7 +385,12 @@ impl World {
 
     fn compact(&mut self, n: usize, keep_ms: u64) -> Checked<()> {
         let Some(replica) = self.devices[n].up().cloned() else { return Ok(()) };
+        if replica.seal().is_err() {
+            return Ok(());
+        }
         self.remember(n)?;
+        self.put_by(n)?;
+        self.devices[n].drops_at_once = keep_ms < 3_600_000;
         let options = CompactOptions { keep: Duration::from_millis(keep_ms), ..CompactOptions::default() };
         self.log(Some(n), format!("begins to compact, but for the last {} s", keep_ms / 1000));
         self.work(n, "compact", async move {
@@ -424,8 +430,10 @@ impl World {
                 self.log(Some(n), format!("{what}: {}", told(&report)));
             }
         }
-        if !self.devices[n].disk.is_down() && self.devices[n].up().is_some() {
-            self.collect(n)?;
+        self.collect_if_up(n)?;
+        if what == "compact" {
+            self.devices[n].drops_at_once = false;
+            self.remember_put_by(n);
         }
         self.wake_links(n);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use isle_schema::TableId;
 use rusqlite::config::DbConfig;
@@ -107,7 +107,6 @@ impl Engine {
             Role::Write => {
                 let inserts = Arc::clone(&capture);
                 let inserted_hook = move |action: Action, database: &str, table: &str, rowid: i64| {
-                    // isle's own tables change while it holds the capture.
                     let own = table.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("isle_"));
                     if action == Action::SQLITE_INSERT && !own && database == "main" {
                         inserts.lock().unwrap_or_else(PoisonError::into_inner).inserted(table, rowid);
@@ -181,6 +180,11 @@ impl Engine {
         result.map(|_| ())
     }
 
+    /// What was captured in passing. Not to be held while a statement runs.
+    pub(crate) fn captured(&self) -> MutexGuard<'_, Capture> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Rolls back and forgets what the transaction had made of it.
     pub(crate) fn rollback(&mut self) {
         self.own = None;
@@ -189,7 +193,7 @@ impl Engine {
         self.schema_version = -1;
         self.guarded.clear();
         self.queue_empty = false;
-        self.capture.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.captured().clear();
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
@@ -249,7 +253,7 @@ impl Engine {
             let hookable = self.tables.iter().filter(|tracked| tracked.hookable());
             let sql: String = hookable.map(|tracked| trigger_sql(tracked)).collect();
             self.conn.execute_batch(&sql).doing("watch the tracked tables")?;
-            self.capture.lock().unwrap_or_else(PoisonError::into_inner).watch(&self.tables);
+            self.captured().watch(&self.tables);
         } else {
             self.ready_constraints()?;
             self.guard_deletes()?;

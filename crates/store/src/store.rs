@@ -672,19 +672,22 @@ impl Store {
 /// Seals what the transaction changed; gives the tables.
 fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, StoreError> {
     let mut own = engine.own()?;
-    let capture = Arc::clone(&engine.capture);
-    let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+    // Out of its place: statements of the seal may make an app's full-text table write what it had in memory, of which the hook is told.
+    let mut capture = std::mem::take(&mut *engine.captured());
     if !queued && capture.is_empty() {
+        *engine.captured() = capture;
         return Ok(Vec::new());
     }
-    let (sealed, complete) = engine.guard.with(Mode::Engine, || {
+    let sealed = engine.guard.with(Mode::Engine, || {
         if queued {
             seal::seal_queue(&engine.conn, &mut own, &engine.tables, now_ms).map(|sealed| (sealed, true))
         } else {
             seal::seal_events(&engine.conn, &mut own, &mut capture, now_ms)
         }
-    })?;
+    });
     capture.clear();
+    *engine.captured() = capture;
+    let (sealed, complete) = sealed?;
     engine.own = Some(own);
     engine.queue_empty &= complete;
     if let Some(sealed) = &sealed {

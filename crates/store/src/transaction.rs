@@ -1,7 +1,7 @@
 //! The app's write transaction.
 
 use std::cell::Cell;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::{Connection, Params, Row};
@@ -154,7 +154,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn capture(&self) -> MutexGuard<'_, Capture> {
-        self.engine.capture.lock().unwrap_or_else(PoisonError::into_inner)
+        self.engine.captured()
     }
 
     /// Runs a statement and settles what it left in the capture.
@@ -253,7 +253,18 @@ impl<'a> Transaction<'a> {
     /// Moves the changes in memory to the queue table.
     pub(crate) fn spill(&self) -> Result<(), StoreError> {
         self.spilled.set(true);
-        let mut capture = self.capture();
+        // Out of its place while statements run, as in the seal.
+        let mut capture = std::mem::take(&mut *self.capture());
+        let spilled = self.enqueue_all(&capture);
+        if spilled.is_ok() {
+            capture.clear();
+        }
+        self.settled.set(capture.mark());
+        *self.capture() = capture;
+        spilled
+    }
+
+    fn enqueue_all(&self, capture: &Capture) -> Result<(), StoreError> {
         for n in 0..capture.tables.len() {
             let tracked = std::sync::Arc::clone(&capture.tables[n].tracked);
             let mut key = Vec::new();
@@ -268,8 +279,6 @@ impl<'a> Transaction<'a> {
                 enqueue(&self.engine.conn, &tracked, masks.as_ref().map(|masks| &masks[..]), &key, self.now_ms)?;
             }
         }
-        capture.clear();
-        self.settled.set(capture.mark());
         Ok(())
     }
 

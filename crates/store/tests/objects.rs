@@ -203,3 +203,18 @@ fn search_finds_the_same_rows_after_the_file_was_made_anew() {
     assert_eq!(found(&late, "common"), found(&a, "common"));
     fts_is_sound(&late);
 }
+
+/// A seal of many rows writes statement by statement; a full-text table writes then what it has in memory.
+#[test]
+fn many_rows_in_one_transaction_are_sealed_beside_a_full_text_table() {
+    let a = Device::new(1, NOTES);
+    a.store.apply_schema(&format!("{NOTES}{SEARCH}")).unwrap();
+    let rows = |from: i64| (from..from + 100).map(|n| format!("INSERT INTO notes VALUES({n}, 'n{n}', 'spice');")).collect();
+    let (first, second): (String, String) = (rows(1), rows(1_000));
+    a.run(&first);
+    a.run(&second);
+    a.run("UPDATE notes SET body = 'sand' WHERE id < 50");
+    assert_eq!((found(&a, "spice").len(), found(&a, "sand").len()), (151, 49));
+    fts_is_sound(&a);
+    a.check();
+}

@@ -17,6 +17,9 @@ pub(crate) enum SimAction {
         /// Show all that happens
         #[arg(long)]
         timeline: bool,
+        /// Leave the devices' files in this folder
+        #[arg(long, value_name = "FOLDER")]
+        files: Option<PathBuf>,
     },
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use isle_simulations::{Coverage, Outcome, Profile, Scenario, Violation, run as simulate, shrink};
+use isle_simulations::{Coverage, Outcome, Profile, Scenario, Violation, run as simulate, run_in as simulate_in, shrink};
 use serde_json::json;
 
 use crate::args::{SimAction, SimRun};
@@ -20,16 +20,16 @@ const SHRINK_RUNS: usize = 400;
 pub(crate) fn run(action: &SimAction, out: &mut Out) -> anyhow::Result<u8> {
     match action {
         SimAction::Run(wanted) => seeds(wanted, out),
-        SimAction::Replay { file, timeline } => replay(file, *timeline, out),
+        SimAction::Replay { file, timeline, files } => replay(file, *timeline, files.as_deref(), out),
     }
 }
 
-fn replay(file: &Path, timeline: bool, out: &mut Out) -> anyhow::Result<u8> {
+fn replay(file: &Path, timeline: bool, files: Option<&Path>, out: &mut Out) -> anyhow::Result<u8> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the scenario {}", file.display()))?;
     let scenario: Scenario = serde_json::from_str(&text).map_err(|error| {
         Failure::new(Kind::Invalid, format!("{} is no scenario of a simulation: {error}", file.display()))
     })?;
-    let outcome = simulate(&scenario);
+    let outcome = simulate_in(&scenario, files);
     shown(&scenario, &outcome, timeline, out)
 }
 
