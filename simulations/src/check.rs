@@ -1,7 +1,7 @@
 //! What must hold: whenever a device starts after a crash, and at quiet points, when everything was mended and everybody has heard of
 //! everything.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use isle::Replica;
 use isle_changeset::{Header, RowKind, Value, pack_key};
@@ -22,7 +22,11 @@ const STILL_ROUNDS_MAX: usize = 6;
 
 /// Changesets that somebody has seen of somebody else, or that were published: these are for ever.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(BTreeMap<(SiteId, u64), Sealed>);
+pub(crate) struct Memory {
+    sealed: BTreeMap<(SiteId, u64), Sealed>,
+    /// Those that were looked at before they were published: they may have been sealed anew until then.
+    supposed: BTreeSet<(SiteId, u64)>,
+}
 
 impl World {
     /// Looks what a device has acknowledged.
@@ -43,7 +47,8 @@ impl World {
             device.acks.extend(sealed.into_iter().map(|token| Ack { token, site, version }));
         }
         // What is not published may be sealed anew, under fewer versions.
-        if status.version < *published {
+        let known = device.went_back != Some(status.site);
+        if known && status.version < *published {
             let text = format!("d{n} had handed version {published} over, and has {}", status.version);
             return Err(self.broken("durability", text));
         }
@@ -72,7 +77,7 @@ impl World {
             device.published = all;
             device.unsealed.retain(|token| Device::shows(&conn, token));
         }
-        if version < published {
+        if version < published && self.devices[n].went_back != Some(site) {
             let text = format!("d{n} had handed version {published} over, and has {version} after a crash");
             return Err(self.broken("durability", text));
         }
@@ -120,7 +125,10 @@ impl World {
         let device = &mut self.devices[n];
         for ((site, version), sealed) in std::mem::take(&mut device.put_by) {
             if device.published.get(&site).is_some_and(|last| version <= *last) {
-                self.memory.0.entry((site, version)).or_insert(sealed);
+                if let std::collections::btree_map::Entry::Vacant(free) = self.memory.sealed.entry((site, version)) {
+                    free.insert(sealed);
+                    self.memory.supposed.insert((site, version));
+                }
             }
         }
     }
@@ -129,13 +137,16 @@ impl World {
     pub(crate) fn remember(&mut self, n: usize) -> Checked<()> {
         let found = self.read_log(n, true)?;
         for ((site, version), sealed) in found {
-            match self.memory.0.get(&(site, version)) {
+            if self.memory.supposed.remove(&(site, version)) {
+                self.memory.sealed.remove(&(site, version));
+            }
+            match self.memory.sealed.get(&(site, version)) {
                 Some(known) if *known != sealed => {
                     let text = format!("version {version} of {} is another on d{n} than elsewhere", site.short());
                     return Err(self.broken("identity", text));
                 }
                 Some(_) => {}
-                None => drop(self.memory.0.insert((site, version), sealed)),
+                None => drop(self.memory.sealed.insert((site, version), sealed)),
             }
         }
         Ok(())
@@ -258,14 +269,12 @@ impl World {
         for n in 0..self.devices.len() {
             let replica = self.replica(n)?;
             let vector = replica.store().vector().map_err(|error| self.broken("log", chain(&error)))?;
-            let counts = |site: SiteId, version: u64| {
-                let cut = retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
-                version <= vector.get(site).min(cut)
-            };
+            let cut = |site: SiteId| retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
+            let counts = |site: SiteId, version: u64| version <= vector.get(site).min(cut(site));
             let known: Vec<&Sealed> =
-                self.memory.0.iter().filter(|((site, version), _)| counts(*site, *version)).map(|(_, s)| s).collect();
-            let all: u64 = vector.iter().map(|(_, last)| last).sum();
-            if retired.is_empty() && (known.len() as u64) < all {
+                self.memory.sealed.iter().filter(|((site, version), _)| counts(*site, *version)).map(|(_, s)| s).collect();
+            let all: u64 = vector.iter().map(|(site, last)| last.min(cut(site))).sum();
+            if (known.len() as u64) < all {
                 // Some left every log before anybody looked.
                 self.coverage.note("model skipped");
                 continue;
@@ -283,7 +292,7 @@ impl World {
     /// found that they had lost.
     fn check_acks(&mut self) -> Checked<()> {
         let mut texts: HashSet<String> = HashSet::new();
-        for sealed in self.memory.0.values() {
+        for sealed in self.memory.sealed.values() {
             for write in writes(sealed) {
                 texts.extend(write.cells.into_iter().filter_map(|(_, value)| match value {
                     Value::Text(bytes) => String::from_utf8(bytes).ok(),
@@ -519,11 +528,15 @@ fn lost(
         for write in others {
             for (id, value) in write.cells.iter().filter(|(_, value)| matches!(value, Value::Text(_))) {
                 let Some(column) = table.columns.iter().find(|column| column.id == *id) else { continue };
-                let overwritten = others.iter().any(|other| {
-                    let names = other.kind == RowKind::Delete || other.cells.iter().any(|(of, _)| of == id);
-                    let later = (other.site, other.version) != (write.site, write.version);
-                    let knew = seen.get(&(other.site, other.version));
-                    names && later && knew.is_some_and(|knew| knew.contains(write.site, write.version))
+                // A device that goes on under a new site id has written it once more.
+                let same = others.iter().filter(|other| other.cells.iter().any(|cell| cell.0 == *id && cell.1 == *value));
+                let overwritten = { same }.any(|write| {
+                    others.iter().any(|other| {
+                        let names = other.kind == RowKind::Delete || other.cells.iter().any(|(of, _)| of == id);
+                        let later = (other.site, other.version) != (write.site, write.version);
+                        let knew = seen.get(&(other.site, other.version));
+                        names && later && knew.is_some_and(|knew| knew.contains(write.site, write.version))
+                    })
                 });
                 let text = format!("{value:?}");
                 let kept = || journal.contains(&(shape.name.clone(), write.key.clone(), column.name.clone(), text.clone()));

@@ -59,6 +59,8 @@ pub(crate) struct Device {
     pub(crate) kept: Option<Kept>,
     /// What was not published when a compaction began, which may publish it and drop it from the log at once.
     pub(crate) put_by: Vec<((SiteId, u64), isle_test_reference::Sealed)>,
+    /// The site under which it went back to an older state.
+    pub(crate) went_back: Option<SiteId>,
     /// A compaction is under way that keeps nothing.
     pub(crate) drops_at_once: bool,
     shapes: Option<(i64, Vec<Shape>)>,
@@ -100,6 +102,7 @@ impl Device {
             kept: None,
             put_by: Vec::new(),
             drops_at_once: false,
+            went_back: None,
             shapes: None,
         })
     }
@@ -184,6 +187,12 @@ impl Device {
     /// How often which fault of the bucket happened.
     pub(crate) fn bucket_count(&self) -> isle_blobs::testing::FaultCount {
         self.faults.count()
+    }
+
+    /// Values that were acknowledged and not handed over.
+    pub(crate) fn unpublished(&self) -> impl Iterator<Item = &Token> {
+        let published = |ack: &Ack| self.published.get(&ack.site).is_some_and(|last| ack.version <= *last);
+        self.acks.iter().filter(move |ack| !published(ack)).map(|ack| &ack.token)
     }
 
     /// Whether a value shows.

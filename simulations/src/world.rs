@@ -390,7 +390,7 @@ impl World {
         }
         self.remember(n)?;
         self.put_by(n)?;
-        self.devices[n].drops_at_once = keep_ms < 3_600_000;
+        self.devices[n].drops_at_once |= keep_ms < 3_600_000;
         let options = CompactOptions { keep: Duration::from_millis(keep_ms), ..CompactOptions::default() };
         self.log(Some(n), format!("begins to compact, but for the last {} s", keep_ms / 1000));
         self.work(n, "compact", async move {
@@ -432,7 +432,7 @@ impl World {
         }
         self.collect_if_up(n)?;
         if what == "compact" {
-            self.devices[n].drops_at_once = false;
+            self.devices[n].drops_at_once &= self.devices[n].running > 0;
             self.remember_put_by(n);
         }
         self.wake_links(n);
@@ -727,7 +727,7 @@ impl World {
             (ack.site == kept.site && ack.version <= kept.version)
                 || published.get(&ack.site).is_some_and(|last| ack.version <= *last)
         });
-        device.seen = None;
+        (device.seen, device.went_back) = (None, Some(kept.site));
         let how = if by_hand { "by hand" } else { "by isle" };
         self.note(n, "restore", format!("backup of version {} is restored {how}", kept.version));
         self.collect(n)
@@ -774,7 +774,12 @@ impl World {
             device.app_version = version;
             device.open()
         });
-        opened.map_err(|error| self.broken("version", format!("d{n}: app {version}.0.0 cannot open its file: {}", chain(&error))))?;
+        if self.devices[n].disk.is_down() {
+            // It has crashed while it started, and starts again.
+            return Ok(());
+        }
+        let failed = |error| self.broken("version", format!("d{n}: app {version}.0.0 cannot open its file: {}", chain(&error)));
+        opened.map_err(failed)?;
         self.note(n, "app", format!("runs app {version}.0.0"));
         Ok(())
     }
@@ -846,6 +851,8 @@ fn write(device: &mut Device, way: Way, seed: u64, bulk: Option<u32>, next_token
         .into_iter()
         .filter(|token| shapes.iter().any(|shape| shape.name == token.table && shape.tracked))
         .collect();
+    // What this device overwrites before anybody else has seen it may be sealed anew without it.
+    let standing: Vec<Token> = device.unpublished().filter(|token| Device::shows(&conn, token)).cloned().collect();
     let mut refused = Vec::new();
     if way == Way::Isle {
         let Some(replica) = device.up() else { return Err("is off".to_owned()) };
@@ -879,6 +886,8 @@ fn write(device: &mut Device, way: Way, seed: u64, bulk: Option<u32>, next_token
         let unsealed = std::mem::take(&mut device.unsealed);
         device.unsealed = unsealed.into_iter().filter(|token| Device::shows(&conn, token)).collect();
     }
+    let gone: Vec<Token> = standing.into_iter().filter(|token| !Device::shows(&conn, token)).collect();
+    device.acks.retain(|ack| !gone.contains(&ack.token));
     let shown = tokens.into_iter().filter(|token| Device::shows(&conn, token)).collect();
     Ok(Wrote { statements, refused, shown, foreign: way != Way::Isle })
 }

@@ -298,6 +298,9 @@ pub(crate) struct RemoteState {
     /// The last number of an own head.
     #[serde(default)]
     sequence: u64,
+    /// By site: the number of its head that went back.
+    #[serde(default)]
+    stale: BTreeMap<String, u64>,
 }
 
 impl RemoteState {
@@ -477,10 +480,8 @@ impl<'a> Session<'a> {
         let known = self.seen(self.site).await?.is_some();
         let gone = known && refs.iter().all(|head| head.site != self.site);
         if gone {
-            // What this replica had put there is not there: nothing of it may be taken for granted.
-            self.state.schema.clear();
-            self.state.members.clear();
-            self.state.announced.clear();
+            // What this replica had put there is not there.
+            self.take_nothing_for_granted();
         }
         let locked = !self.row.plain && self.state.base.is_none();
         if self.state.group.is_none() || gone || locked {
@@ -557,6 +558,13 @@ impl<'a> Session<'a> {
         })
         .await?;
         Ok(())
+    }
+
+    /// The remote is not what it was: objects beside the heads may be gone that were known to stand there.
+    fn take_nothing_for_granted(&mut self) {
+        self.state.schema.clear();
+        self.state.members.clear();
+        self.state.announced.clear();
     }
 
     fn failed(&self, source: RemoteError) -> Error {
@@ -665,6 +673,10 @@ impl<'a> Session<'a> {
         }
         let (last, chain) = (head.last_version, head.chain);
         if blocking(self.inner, move |inner| Ok(inner.store.wrote(last, chain)?)).await? {
+            if head.author.as_ref().is_some_and(|author| author.sequence < self.state.sequence) {
+                tracing::warn!(site = %self.site, "the own head is an older one: the remote was rolled back");
+                self.take_nothing_for_granted();
+            }
             let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
             if push::is_sound(&head, &vector) {
                 self.put_seen(&head, etag).await?;

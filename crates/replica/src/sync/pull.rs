@@ -129,6 +129,10 @@ impl Session<'_> {
         if let Some(last) = last.filter(|last| went_back(&head, last)) {
             tracing::warn!(site = %site, was = last.last_version, now = head.last_version, "a head went back; it is not followed");
             self.report.stale.push(site.to_string());
+            let sequence = head.author.as_ref().map_or(0, |author| author.sequence);
+            if self.state.stale.insert(site.to_string(), sequence) != Some(sequence) {
+                self.take_nothing_for_granted();
+            }
             return Ok(None);
         }
         Ok(Some((head, etag)))
