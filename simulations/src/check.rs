@@ -52,6 +52,9 @@ impl World {
             let text = format!("d{n} had handed version {published} over, and has {}", status.version);
             return Err(self.broken("durability", text));
         }
+        if !self.devices[n].drops_at_once {
+            self.remember_put_by(n);
+        }
         Ok(())
     }
 
@@ -121,7 +124,7 @@ impl World {
     }
 
     /// Remembers of what was put by what is published now.
-    pub(crate) fn remember_put_by(&mut self, n: usize) {
+    fn remember_put_by(&mut self, n: usize) {
         let device = &mut self.devices[n];
         for ((site, version), sealed) in std::mem::take(&mut device.put_by) {
             if device.published.get(&site).is_some_and(|last| version <= *last) {

@@ -430,11 +430,10 @@ impl World {
                 self.log(Some(n), format!("{what}: {}", told(&report)));
             }
         }
-        self.collect_if_up(n)?;
         if what == "compact" {
             self.devices[n].drops_at_once &= self.devices[n].running > 0;
-            self.remember_put_by(n);
         }
+        self.collect_if_up(n)?;
         self.wake_links(n);
         Ok(())
     }
@@ -883,9 +882,8 @@ fn write(device: &mut Device, way: Way, seed: u64, bulk: Option<u32>, next_token
         if way == Way::Transaction {
             conn.execute_batch("COMMIT").map_err(text)?;
         }
-        let unsealed = std::mem::take(&mut device.unsealed);
-        device.unsealed = unsealed.into_iter().filter(|token| Device::shows(&conn, token)).collect();
     }
+    device.unsealed.retain(|token| Device::shows(&conn, token));
     let gone: Vec<Token> = standing.into_iter().filter(|token| !Device::shows(&conn, token)).collect();
     device.acks.retain(|ack| !gone.contains(&ack.token));
     let shown = tokens.into_iter().filter(|token| Device::shows(&conn, token)).collect();

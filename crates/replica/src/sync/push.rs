@@ -47,7 +47,7 @@ impl Session<'_> {
         let own = self.own.take();
         let fresh = own.is_none() || self.repair;
         let mut head = own.unwrap_or_else(|| Head::new(self.site, facts.device.clone()));
-        let mut missing = self.missing(&head, &facts.vector);
+        let mut missing = self.missing(&head, &facts);
         let schema: Vec<[u8; 16]> = facts.schema_heads.iter().map(|id| *id.as_bytes()).collect();
         let schema_stands = facts.schema_heads.iter().all(|id| self.state.schema.contains(&id.to_string()));
         let told = head.author.as_ref().is_some_and(|author| author.members == facts.members);
@@ -69,7 +69,7 @@ impl Session<'_> {
             obsolete.append(&mut head.segments);
             head.tail.clear();
             facts = self.facts().await?;
-            missing = self.missing(&head, &facts.vector);
+            missing = self.missing(&head, &facts);
             // What was written meanwhile goes out as well.
             let version = facts.vector.get(site);
             blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
@@ -230,11 +230,17 @@ impl Session<'_> {
     }
 
     /// Versions that are applied here and that no head offers.
-    fn missing(&self, own: &Head, vector: &VersionVector) -> Vec<Range> {
+    fn missing(&self, own: &Head, facts: &Facts) -> Vec<Range> {
         let mut offered: HashMap<SiteId, Vec<(u64, u64)>> = HashMap::new();
         let mut offer = |site, first, last| offered.entry(site).or_default().push((first, last));
         for head in self.heads.iter().chain(std::iter::once(own)) {
-            offer(head.site, 1, head.last_version);
+            // Nobody takes a snapshot from a site that is retired: what only stands in it stands nowhere.
+            if facts.retired.iter().all(|(site, _)| *site != head.site) {
+                offer(head.site, 1, head.last_version);
+                for (site, last) in head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter()) {
+                    offer(site, 1, last);
+                }
+            }
             for (site, first, last) in ranges(head) {
                 // What others say of this site counts for nothing.
                 if head.site == own.site || (site != head.site && site != own.site) {
@@ -243,7 +249,7 @@ impl Session<'_> {
             }
         }
         let covered = |site: SiteId| covered(offered.get(&site).cloned().unwrap_or_default());
-        let missing = vector.iter().map(|(site, last)| Range { site, first: covered(site).saturating_add(1), last });
+        let missing = facts.vector.iter().map(|(site, last)| Range { site, first: covered(site).saturating_add(1), last });
         missing.filter(|range| range.first <= range.last).collect()
     }
 
