@@ -333,7 +333,7 @@ impl World {
         let hashes = self.hashes()?;
         let mut news = String::new();
         for _ in 0..STILL_ROUNDS_MAX {
-            let before = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+            let before = self.bucket.objects.contents().await.map_err(|error| self.broken("setup", error))?;
             for n in 0..self.devices.len() {
                 let synced = self.replica(n)?.sync().await;
                 synced.map_err(|error| self.broken("quiescence", format!("d{n}: {}", chain(&error))))?;
@@ -341,7 +341,7 @@ impl World {
             if hashes != self.hashes()? {
                 return Err(self.broken("quiescence", "a sync without news changed a state".to_owned()));
             }
-            let after = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+            let after = self.bucket.objects.contents().await.map_err(|error| self.broken("setup", error))?;
             if before == after {
                 return Ok(());
             }

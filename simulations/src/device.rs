@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use isle::{Error, Replica, SiteId, Version};
-use isle_blobs::testing::{FaultPlan, Faults};
+use isle_blobs::testing::{FaultPlan, Faults, History};
 use isle_blobs::{Remote, RemoteOptions};
 use rusqlite::Connection;
 
@@ -30,6 +30,19 @@ pub(crate) struct Kept {
     pub(crate) site: SiteId,
     pub(crate) version: u64,
     pub(crate) backup: isle::Backup,
+}
+
+/// The bucket that all share.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    pub(crate) objects: Remote,
+    history: History,
+}
+
+impl Bucket {
+    pub(crate) fn new() -> Bucket {
+        Bucket { objects: Remote::in_memory(), history: History::default() }
+    }
 }
 
 pub(crate) struct Device {
@@ -71,7 +84,7 @@ pub(crate) const BUCKET: &str = "bucket";
 
 impl Device {
     /// A device without a file yet.
-    pub(crate) fn new(root: &Path, n: usize, seed: u64, time: WorldTime, bucket: &Remote) -> std::io::Result<Device> {
+    pub(crate) fn new(root: &Path, n: usize, seed: u64, time: WorldTime, bucket: &Bucket) -> std::io::Result<Device> {
         let folder = root.join(format!("d{n}"));
         std::fs::create_dir_all(folder.join("home"))?;
         let folder = folder.canonicalize()?;
@@ -81,14 +94,15 @@ impl Device {
         let runtime = DeviceRuntime::new(time, rng.next(), skew, drift);
         let mut options = RemoteOptions::default();
         options.jitter = rng.next();
-        let (bucket, faults) = bucket.with_faults(rng.next(), FaultPlan::NONE, Some(&options));
+        let (view, faults) = bucket.objects.with_faults(rng.next(), FaultPlan::NONE, Some(&options));
+        faults.share(&bucket.history);
         Ok(Device {
             n,
             folder,
             disk,
             runtime,
             replica: None,
-            bucket,
+            bucket: view,
             faults,
             bucket_faults: BTreeMap::new(),
             app_version: 1,

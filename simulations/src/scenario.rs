@@ -161,6 +161,14 @@ pub enum What {
     Quiet,
 }
 
+impl What {
+    /// Whether it makes something go wrong for a while.
+    fn is_fault(&self) -> bool {
+        use What::{Bucket, Crash, Failing, Full, Jump, Part};
+        matches!(self, Bucket { .. } | Crash { .. } | Failing { .. } | Full { .. } | Jump { .. } | Part { .. })
+    }
+}
+
 /// What a bucket may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -228,7 +236,15 @@ impl Scenario {
                 at_ms += pause(&mut rng);
                 let device = rng.below(u64::from(devices)) as u32;
                 let what = kinds.step(&mut rng, devices, device);
+                let follows = what.is_fault() && rng.chance(80);
                 steps.push(Step { at_ms, device, what });
+                // Who has a fault meets it soon.
+                for _ in 0..if follows { rng.between(1, 4) } else { 0 } {
+                    at_ms += rng.below(400);
+                    let kind = [WRITES, SYNC, SYNC, TALK][rng.below(4) as usize];
+                    let other = (device + 1 + rng.below(u64::from(devices) - 1) as u32) % devices;
+                    steps.push(Step { at_ms, device, what: what_of(kind, &mut rng, other) });
+                }
             }
             at_ms += HOUR;
             steps.push(Step { at_ms, device: 0, what: What::Quiet });
@@ -311,11 +327,11 @@ impl Kinds {
             drawn -= weight;
         }
         let other = (device + 1 + rng.below(u64::from(devices) - 1) as u32) % devices;
-        what(kind, rng, other)
+        what_of(kind, rng, other)
     }
 }
 
-fn what(kind: u32, rng: &mut Rng, other: u32) -> What {
+fn what_of(kind: u32, rng: &mut Rng, other: u32) -> What {
     match kind {
         BULK => What::Bulk { rows: rng.between(50, 400) as u32, seed: rng.next() },
         SYNC => What::Sync,
@@ -329,7 +345,7 @@ fn what(kind: u32, rng: &mut Rng, other: u32) -> What {
         BUCKET => {
             use BucketFault::{Cut, Flipped, Late, Lost, Offline, Old, Slow, Throttled, Unheard};
             let fault = *rng.pick(&[Offline, Lost, Unheard, Throttled, Cut, Flipped, Old, Late, Slow]);
-            What::Bucket { fault, permille: rng.between(30, 400) as u32, for_ms: rng.between(1_000, 2 * HOUR) }
+            What::Bucket { fault, permille: rng.between(50, 700) as u32, for_ms: rng.between(1_000, 2 * HOUR) }
         }
         ROLL_BACK if rng.chance(60) => What::CopyBucket,
         ROLL_BACK => What::RollBucketBack,

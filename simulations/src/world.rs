@@ -9,12 +9,11 @@ use bytes::Bytes;
 use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use isle::{BackedUp, CompactOptions, Error, Replica, SyncReport};
-use isle_blobs::Remote;
 use tokio::time::{Duration, sleep_until};
 
 use crate::check::Memory;
 use crate::clock::WorldTime;
-use crate::device::{Ack, Device, Kept};
+use crate::device::{Ack, Bucket, Device, Kept};
 use crate::disk;
 use crate::network::Link;
 use crate::random::Rng;
@@ -55,7 +54,7 @@ pub(crate) struct World {
     pub(crate) scenario: Scenario,
     pub(crate) time: WorldTime,
     pub(crate) root: PathBuf,
-    pub(crate) bucket: Remote,
+    pub(crate) bucket: Bucket,
     pub(crate) devices: Vec<Device>,
     links: BTreeMap<usize, Link>,
     next_link: usize,
@@ -86,7 +85,7 @@ impl World {
             scenario: scenario.clone(),
             time,
             root,
-            bucket: Remote::in_memory(),
+            bucket: Bucket::new(),
             devices: Vec::new(),
             links: BTreeMap::new(),
             next_link: 0,
@@ -277,14 +276,14 @@ impl World {
                 Ok(())
             }
             What::CopyBucket => {
-                let contents = self.bucket.contents().await.map_err(|error| self.broken("setup", error))?;
+                let contents = self.bucket.objects.contents().await.map_err(|error| self.broken("setup", error))?;
                 self.note(n, "bucket copied", format!("somebody copies the bucket: {} objects", contents.len()));
                 self.copy_of_bucket = Some(contents);
                 Ok(())
             }
             What::RollBucketBack => {
                 let Some(contents) = self.copy_of_bucket.clone() else { return Ok(()) };
-                self.bucket.put_back(&contents).await.map_err(|error| self.broken("setup", error))?;
+                self.bucket.objects.put_back(&contents).await.map_err(|error| self.broken("setup", error))?;
                 self.rolled_back = true;
                 self.note(n, "bucket rolled back", "somebody puts the copy of the bucket back".to_owned());
                 Ok(())

@@ -124,6 +124,11 @@ impl Faults {
         self.state().plan = plan;
     }
 
+    /// Shares with other views of the same store what was put into it.
+    pub fn share(&self, history: &History) {
+        self.state().history = history.clone();
+    }
+
     /// How often which fault happened so far.
     pub fn count(&self) -> FaultCount {
         self.state().count
@@ -133,7 +138,7 @@ impl Faults {
     /// it is put again or [`Faults::roll_forward`]. Returns whether such a version was seen.
     pub fn roll_back(&self, key_end: &str) -> bool {
         let mut state = self.state();
-        let found = state.older.keys().find(|key| key.as_ref().ends_with(key_end)).cloned();
+        let found = state.history.get().older.keys().find(|key| key.as_ref().ends_with(key_end)).cloned();
         match found {
             Some(key) => state.pinned.insert(key, ()).is_none(),
             None => false,
@@ -236,11 +241,32 @@ struct State {
     plan: FaultPlan,
     count: FaultCount,
     random: u64,
-    /// The version before the latest of each object that was overwritten here.
-    older: BTreeMap<Path, (ObjectMeta, Bytes)>,
+    history: History,
     pinned: BTreeMap<Path, ()>,
+}
+
+/// What was put into a store, for views of it that show what was there before. Views that share one see what others put, too.
+#[derive(Clone, Default)]
+pub struct History(Arc<Mutex<Past>>);
+
+#[derive(Default)]
+struct Past {
+    /// The version before the latest of each object that was overwritten.
+    older: BTreeMap<Path, (ObjectMeta, Bytes)>,
     /// Keys in the order of their latest put.
     recent: Vec<Path>,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("History").finish_non_exhaustive()
+    }
+}
+
+impl History {
+    fn get(&self) -> MutexGuard<'_, Past> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for State {
@@ -255,9 +281,8 @@ impl State {
             plan,
             count: FaultCount::default(),
             random: seed,
-            older: BTreeMap::new(),
+            history: History::default(),
             pinned: BTreeMap::new(),
-            recent: Vec::new(),
         }
     }
 
@@ -342,8 +367,10 @@ impl State {
     }
 
     fn noted(&mut self, key: &Path) {
-        self.recent.retain(|other| other != key);
-        self.recent.push(key.clone());
+        let mut past = self.history.get();
+        past.recent.retain(|other| other != key);
+        past.recent.push(key.clone());
+        drop(past);
         self.pinned.remove(key);
     }
 }
@@ -373,7 +400,7 @@ impl FaultyStore {
     /// The version of an object that a read shall give instead of the current one.
     fn older(&self, key: &Path) -> Option<(ObjectMeta, Bytes)> {
         let mut state = self.faults.state();
-        let older = state.older.get(key).cloned()?;
+        let older = state.history.get().older.get(key).cloned()?;
         let plan = state.plan;
         if !state.pinned.contains_key(key) && !state.happens(plan.rollback) {
             return None;
@@ -393,7 +420,7 @@ impl FaultyStore {
         if let Ok(found) = self.store.get(key).await {
             let meta = found.meta.clone();
             if let Ok(bytes) = found.bytes().await {
-                self.faults.state().older.insert(key.clone(), (meta, bytes));
+                self.faults.state().history.get().older.insert(key.clone(), (meta, bytes));
             }
         }
     }
@@ -470,7 +497,7 @@ impl ObjectStore for FaultyStore {
         if state.happens(plan.late_listing) {
             state.count.late_listings += 1;
             let below = |key: &&Path| prefix.is_none_or(|prefix| key.prefix_matches(prefix));
-            hidden = state.recent.iter().rev().filter(below).take(plan.late_entries).cloned().collect();
+            hidden = state.history.get().recent.iter().rev().filter(below).take(plan.late_entries).cloned().collect();
         }
         let listed = self.store.list(prefix);
         let listed =

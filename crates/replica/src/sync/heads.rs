@@ -203,7 +203,11 @@ impl Session<'_> {
             let revoked = head.author.as_ref().is_some_and(|author| membership.is_revoked(&author.device));
             if revoked || retired.contains(&head.site) {
                 let site = head.site;
-                (head.retired, head.schema_heads, head.snapshot) = Default::default();
+                (head.schema_heads, head.snapshot) = Default::default();
+                if revoked {
+                    // A site that was only declared gone may still say so of others: two that did it to each other have to hear of it.
+                    head.retired.clear();
+                }
                 head.tail.retain(|frame| frame.site == site);
                 if let Some(author) = &mut head.author {
                     author.members.clear();
