@@ -429,9 +429,7 @@ impl World {
                 self.log(Some(n), format!("{what}: {}", told(&report)));
             }
         }
-        if what == "compact" {
-            self.devices[n].drops_at_once &= self.devices[n].running > 0;
-        }
+        self.devices[n].drops_at_once &= self.devices[n].running > 0;
         self.collect_if_up(n)?;
         self.wake_links(n);
         Ok(())
