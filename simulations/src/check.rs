@@ -32,6 +32,9 @@ impl World {
     /// Looks what a device has acknowledged.
     pub(crate) fn collect(&mut self, n: usize) -> Checked<()> {
         let Some(replica) = self.devices[n].up().cloned() else { return Ok(()) };
+        if self.devices[n].damaged {
+            return Ok(());
+        }
         let status = match replica.store().status() {
             Ok(status) => status,
             Err(_) if self.devices[n].disk.is_troubled() => return Ok(()),
@@ -90,7 +93,9 @@ impl World {
 
     /// What a device has: of others, and of its own what is published; or else the rest.
     fn read_log(&mut self, n: usize, published: bool) -> Checked<Vec<((SiteId, u64), Sealed)>> {
-        let Some(replica) = self.devices[n].up().cloned() else { return Ok(Vec::new()) };
+        let Some(replica) = self.devices[n].up().cloned().filter(|_| !self.devices[n].damaged) else {
+            return Ok(Vec::new());
+        };
         let read = || -> Result<Vec<((SiteId, u64), Sealed)>, isle::StoreError> {
             let store = replica.store();
             let (status, vector) = (store.status()?, store.vector()?);
@@ -162,7 +167,7 @@ impl World {
         // What is from the future is of the past by then, and who was away has come back.
         let furthest = 40 * 3_600_000;
         tokio::time::sleep(tokio::time::Duration::from_millis(furthest)).await;
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             if self.devices[n].app_version < 2 && self.scenario.schema == "kinds" {
                 self.devices[n].replica = None;
                 self.devices[n].app_version = 2;
@@ -171,7 +176,7 @@ impl World {
             }
         }
         self.converge().await?;
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             self.check_file(n)?;
             self.remember(n)?;
         }
@@ -183,7 +188,7 @@ impl World {
             device.disk.crash_after(None);
         }
         // The checks are over: nothing was to crash meanwhile.
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             self.devices[n].replica = None;
             let restarted = self.devices[n].disk.restart(false);
             restarted.map_err(|error| self.broken("setup", error.to_string()))?;
@@ -199,7 +204,7 @@ impl World {
         let mut last = String::new();
         for round in 0..ROUNDS_MAX {
             let mut moved = false;
-            for n in 0..self.devices.len() {
+            for n in self.alive() {
                 let replica = self.replica(n)?;
                 let report = match replica.sync().await {
                     Ok(mut reports) => reports.pop().unwrap_or_default(),
@@ -237,7 +242,7 @@ impl World {
 
     fn hashes(&mut self) -> Checked<Vec<String>> {
         let mut hashes = Vec::new();
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             let hash = self.replica(n)?.state_hash();
             let hash = hash.map_err(|error| self.broken("hash", format!("d{n}: {}", chain(&error))))?;
             hashes.push(format!("{}/{}", short(&hash.merged), short(&hash.visible)));
@@ -268,8 +273,9 @@ impl World {
 
     /// What shows is what the reference model makes of the changesets, and every concurrent value that lost is in the journal.
     fn check_rows(&mut self) -> Checked<()> {
-        let retired = self.replica(0)?.store().retired().map_err(|error| self.broken("log", chain(&error)))?;
-        for n in 0..self.devices.len() {
+        let first = self.alive().first().copied().unwrap_or(0);
+        let retired = self.replica(first)?.store().retired().map_err(|error| self.broken("log", chain(&error)))?;
+        for n in self.alive() {
             let replica = self.replica(n)?;
             let vector = replica.store().vector().map_err(|error| self.broken("log", chain(&error)))?;
             let cut = |site: SiteId| retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
@@ -303,7 +309,7 @@ impl World {
                 }));
             }
         }
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             let entries = self.replica(n)?.store().conflicts(true, usize::MAX);
             for entry in entries.map_err(|error| self.broken("journal", chain(&error)))? {
                 if let Value::Text(bytes) = entry.value {
@@ -311,7 +317,7 @@ impl World {
                 }
             }
         }
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             let lost = self.devices[n].acks.iter().find(|ack| !texts.contains(&ack.token.text)).cloned();
             if let Some(Ack { token, site, version }) = lost {
                 let text = format!(
@@ -334,7 +340,7 @@ impl World {
         let mut news = String::new();
         for _ in 0..STILL_ROUNDS_MAX {
             let before = self.bucket.objects.contents().await.map_err(|error| self.broken("setup", error))?;
-            for n in 0..self.devices.len() {
+            for n in self.alive() {
                 let synced = self.replica(n)?.sync().await;
                 synced.map_err(|error| self.broken("quiescence", format!("d{n}: {}", chain(&error))))?;
             }

@@ -58,6 +58,10 @@ pub(crate) struct Device {
     pub(crate) app_version: u32,
     /// It is off since a crash.
     pub(crate) off: bool,
+    /// It will never come back.
+    pub(crate) gone: bool,
+    /// Nothing that it says can be relied upon.
+    pub(crate) damaged: bool,
     /// Whether the power goes with the next crash, and how long it stays off then.
     pub(crate) crash: (bool, u64),
     /// Syncs that are under way.
@@ -90,7 +94,11 @@ impl Device {
         let folder = folder.canonicalize()?;
         let mut rng = Rng(seed ^ (n as u64 + 1).wrapping_mul(0x9e37_79b9));
         let disk = Disk::new(&folder, rng.next())?;
-        let (skew, drift) = (rng.below(120_000) as i64 - 60_000, rng.below(200) as i64 - 100);
+        let (mut skew, mut drift) = (rng.below(120_000) as i64 - 60_000, rng.below(200) as i64 - 100);
+        if seed.is_multiple_of(2) {
+            // Clocks that are right, and so alike.
+            (skew, drift) = (0, 0);
+        }
         let runtime = DeviceRuntime::new(time, rng.next(), skew, drift);
         let mut options = RemoteOptions::default();
         options.jitter = rng.next();
@@ -107,6 +115,8 @@ impl Device {
             bucket_faults: BTreeMap::new(),
             app_version: 1,
             off: false,
+            gone: false,
+            damaged: false,
             crash: (false, 1_000),
             running: 0,
             acks: Vec::new(),
@@ -154,7 +164,7 @@ impl Device {
 
     /// The replica, if the device is on.
     pub(crate) fn up(&self) -> Option<&Replica> {
-        self.replica.as_ref().filter(|_| !self.off)
+        self.replica.as_ref().filter(|_| !self.off && !self.gone)
     }
 
     /// A connection that knows nothing of isle.

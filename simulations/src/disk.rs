@@ -33,6 +33,8 @@ pub struct DiskCount {
     pub full: u64,
     /// Reads and writes that failed.
     pub failed: u64,
+    /// Reads with a wrong bit.
+    pub flipped: u64,
 }
 
 /// The disk of one device.
@@ -50,6 +52,8 @@ struct State {
     full: bool,
     /// Of a thousand reads and writes so many fail.
     failing: u32,
+    /// Of a thousand reads so many have a bit that is another one.
+    flipping: u32,
     rng: Rng,
     unsynced: BTreeMap<PathBuf, Vec<Unsynced>>,
     count: DiskCount,
@@ -78,6 +82,7 @@ impl Disk {
             crash_after: None,
             full: false,
             failing: 0,
+            flipping: 0,
             rng: Rng(seed),
             unsynced: BTreeMap::new(),
             count: DiskCount::default(),
@@ -110,7 +115,7 @@ impl Disk {
     /// Whether anything is wrong with it.
     pub fn is_troubled(&self) -> bool {
         let state = self.state();
-        state.down || state.full || state.failing > 0
+        state.down || state.full || state.failing > 0 || state.flipping > 0
     }
 
     /// Whether there is no room for anything.
@@ -121,6 +126,11 @@ impl Disk {
     /// Of a thousand reads and writes so many fail from now on.
     pub fn set_failing(&self, permille: u32) {
         self.state().failing = permille;
+    }
+
+    /// Of a thousand reads so many have a wrong bit from now on.
+    pub fn set_flipping(&self, permille: u32) {
+        self.state().flipping = permille;
     }
 
     /// The next life begins. All handles of the last one have to be closed. After a power cut any of the writes that were not synced may be
@@ -464,7 +474,19 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, bytes: 
     if unsafe { handle(file) }.alive().is_none_or(|mut state| state.fails()) {
         return ffi::SQLITE_IOERR_READ;
     }
-    pass!(file, xRead, to, bytes, at)
+    let code = pass!(file, xRead, to, bytes, at);
+    // SAFETY: SQLite's own file.
+    if let Some(mut state) = unsafe { handle(file) }.alive()
+        && code == ffi::SQLITE_OK
+        && state.flipping > 0
+        && state.rng.below(1000) < u64::from(state.flipping)
+    {
+        let (place, bit) = (state.rng.below(bytes.max(1) as u64) as usize, state.rng.below(8));
+        // SAFETY: so many bytes were read.
+        unsafe { *to.cast::<u8>().add(place) ^= 1 << bit };
+        state.count.flipped += 1;
+    }
+    code
 }
 
 /// Reads what stands in a file between two places.

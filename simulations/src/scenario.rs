@@ -123,6 +123,14 @@ pub enum What {
         /// For how long.
         for_ms: u64,
     },
+    /// What is read from the disk is wrong in places. Nothing that this device says afterwards can be relied upon, and the next quiet point finds it gone;
+    /// but it may not harm others.
+    Flipping {
+        /// In how many of a thousand reads.
+        permille: u32,
+    },
+    /// The device is gone for good.
+    Lose,
     /// Somebody sets the clock.
     Jump {
         /// By how much.
@@ -164,8 +172,11 @@ pub enum What {
 impl What {
     /// Whether it makes something go wrong for a while.
     fn is_fault(&self) -> bool {
-        use What::{Bucket, Crash, Failing, Full, Jump, Part};
-        matches!(self, Bucket { .. } | Crash { .. } | Failing { .. } | Full { .. } | Jump { .. } | Part { .. })
+        use What::{Bucket, Crash, Failing, Flipping, Full, Jump, Part};
+        matches!(
+            self,
+            Bucket { .. } | Crash { .. } | Failing { .. } | Flipping { .. } | Full { .. } | Jump { .. } | Part { .. }
+        )
     }
 }
 
@@ -258,7 +269,9 @@ impl Scenario {
 /// Most steps come close to each other, so that they meet; some after days.
 fn pause(rng: &mut Rng) -> u64 {
     match rng.below(100) {
-        0..=29 => rng.below(50),
+        // At the same time, by clocks that agree: stamps tie.
+        0..=9 => 0,
+        10..=29 => rng.below(50),
         30..=59 => rng.below(3_000),
         60..=84 => rng.below(5 * MINUTE),
         85..=96 => rng.below(8 * HOUR),
@@ -284,6 +297,7 @@ const RESTORE: u32 = 11;
 const RETIRE: u32 = 12;
 const MIGRATE: u32 = 13;
 const COMPACT: u32 = 14;
+const LOSE: u32 = 15;
 
 impl Kinds {
     fn draw(rng: &mut Rng, profile: Profile, schema: &str) -> Kinds {
@@ -305,6 +319,7 @@ impl Kinds {
             (2, RETIRE),
             (6, MIGRATE),
             (6, COMPACT),
+            (1, LOSE),
         ];
         for (weight, kind) in faults {
             let fits = kind != MIGRATE || schema == "kinds";
@@ -367,6 +382,8 @@ fn what_of(kind: u32, rng: &mut Rng, other: u32) -> What {
         RETIRE => What::Retire { whom: other },
         MIGRATE if rng.chance(25) => What::App { version: rng.between(1, 2) as u32 },
         MIGRATE => What::Migrate { change: rng.below(CHANGES) as u32 },
+        LOSE if rng.chance(50) => What::Lose,
+        LOSE => What::Flipping { permille: rng.between(1, 30) as u32 },
         COMPACT => What::Compact { keep_ms: if rng.chance(50) { 0 } else { rng.below(48 * HOUR) } },
         _ => {
             let way = *rng.pick(&[Way::Isle, Way::Isle, Way::Autocommit, Way::Transaction]);

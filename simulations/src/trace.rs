@@ -77,6 +77,7 @@ impl Coverage {
         disk.lost += of.lost;
         disk.full += of.full;
         disk.failed += of.failed;
+        disk.flipped += of.flipped;
         let (network, of) = (&mut self.network, &other.network);
         network.packets += of.packets;
         network.lost += of.lost;
@@ -109,6 +110,7 @@ impl Coverage {
             ("disk: writes lost in a power cut", self.disk.lost),
             ("disk: full", self.disk.full),
             ("disk: failed reads and writes", self.disk.failed),
+            ("disk: flipped bits", self.disk.flipped),
             ("network: packets", self.network.packets),
             ("network: lost", self.network.lost),
             ("network: doubled", self.network.doubled),

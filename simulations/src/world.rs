@@ -217,6 +217,7 @@ impl World {
             disk.lost += count.lost;
             disk.full += count.full;
             disk.failed += count.failed;
+            disk.flipped += count.flipped;
             self.coverage.add_bucket(&device.bucket_count());
         }
         Ok(())
@@ -311,6 +312,25 @@ impl World {
                 self.note(n, "disk failing", format!("disk fails for {} s", for_ms / 1000));
                 Ok(())
             }
+            What::Flipping { permille } => {
+                let sound = self.alive().into_iter().filter(|of| *of != n && !self.devices[*of].damaged).count();
+                if self.devices[n].up().is_none() || sound == 0 {
+                    return Ok(());
+                }
+                self.devices[n].damaged = true;
+                self.devices[n].disk.set_flipping(*permille);
+                self.note(n, "disk flips bits", "disk reads wrong bits".to_owned());
+                Ok(())
+            }
+            What::Lose => {
+                // Somebody has to be left.
+                let sound = self.alive().into_iter().filter(|of| *of != n && !self.devices[*of].damaged).count();
+                if sound > 0 && self.devices[n].up().is_some() {
+                    self.note(n, "lost", "is gone for good".to_owned());
+                    self.lose(n).await?;
+                }
+                Ok(())
+            }
             What::Jump { ms } => {
                 self.devices[n].runtime.jump(*ms);
                 self.note(n, "clock set", format!("clock is set by {ms} ms"));
@@ -327,6 +347,43 @@ impl World {
             }
             What::Quiet => self.quiet().await,
         }
+    }
+
+    /// Devices that are not gone.
+    pub(crate) fn alive(&self) -> Vec<usize> {
+        (0..self.devices.len()).filter(|n| !self.devices[*n].gone).collect()
+    }
+
+    /// A device goes, with what nobody else has of it.
+    async fn lose(&mut self, n: usize) -> Checked<()> {
+        for (_, abort) in self.aborts.iter().filter(|(of, _)| *of == n) {
+            abort.abort();
+        }
+        let linked: Vec<usize> =
+            self.links.iter().filter(|(_, link)| link.devices.contains(&n)).map(|(id, _)| *id).collect();
+        let now = self.time.now();
+        for id in linked {
+            if let Some(link) = self.links.get_mut(&id) {
+                let side = usize::from(link.devices[1] == n);
+                (link.ends[side], link.gone_at) = (None, Some(now + 1));
+            }
+            self.link_due(now + 1, id);
+        }
+        let device = &mut self.devices[n];
+        (device.gone, device.off, device.replica) = (true, false, None);
+        device.acks.clear();
+        device.unsealed.clear();
+        let site = device.seen.map(|(site, _)| site);
+        // Nobody waits for it any more.
+        for other in self.alive() {
+            if let (Some(site), Some(replica)) = (site, self.devices[other].up().cloned())
+                && replica.retire(&site.to_string()).is_ok()
+            {
+                self.log(Some(other), format!("retires d{n}, which is gone"));
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Notes something in the timeline and in the counts.
@@ -623,7 +680,7 @@ impl World {
     /// A disk has gone down: so has its device.
     fn notice_crashes(&mut self) {
         for n in 0..self.devices.len() {
-            if self.devices[n].off || !self.devices[n].disk.is_down() {
+            if self.devices[n].off || self.devices[n].gone || !self.devices[n].disk.is_down() {
                 continue;
             }
             self.devices[n].off = true;
@@ -649,7 +706,7 @@ impl World {
     }
 
     pub(crate) fn restart(&mut self, n: usize) -> Checked<()> {
-        if !self.devices[n].off {
+        if !self.devices[n].off || self.devices[n].gone {
             return Ok(());
         }
         if self.devices[n].running > 0 {
@@ -664,6 +721,11 @@ impl World {
             device.disk.restart(power).map_err(|error| error.to_string())?;
             device.open().map_err(|error| chain(&error))
         });
+        if self.devices[n].damaged {
+            // It may be beyond use.
+            self.log(Some(n), if opened.is_ok() { "is on again" } else { "cannot be opened" });
+            return Ok(());
+        }
         opened.map_err(|error| self.broken("crash", format!("d{n} cannot be opened after a crash: {error}")))?;
         self.log(Some(n), "is on again");
         self.check_after_crash(n, power)
@@ -681,11 +743,16 @@ impl World {
         let written = std::fs::copy(&kept.backup.path, device.path());
         written.map_err(|error| self.broken("setup", error.to_string()))?;
         self.inexact = true;
+        device.damaged = self.devices[n].damaged;
         let opened = device.open();
         device.plan_faults();
+        if device.damaged && opened.is_err() {
+            return Ok(());
+        }
         self.devices.push(device);
         opened.map_err(|error| self.broken("copy", format!("a copied file cannot be opened: {}", chain(&error))))?;
-        let (founder, newcomer) = (self.devices[0].up().cloned(), self.replica(new)?);
+        let founder = self.alive().into_iter().find_map(|n| self.devices[n].up().cloned());
+        let newcomer = self.replica(new)?;
         if let Some(founder) = founder {
             // Whoever copies a file to a new device lets that in.
             if let Err(error) = founder.let_in(&newcomer) {
@@ -714,6 +781,9 @@ impl World {
             return Ok(());
         }
         let restored = self.at(n, |device| restore(device, &kept, by_hand));
+        if self.devices[n].damaged {
+            return Ok(());
+        }
         restored.map_err(|error| self.broken("restore", format!("d{n}: {error}")))?;
         self.inexact = true;
         let device = &mut self.devices[n];
@@ -770,7 +840,7 @@ impl World {
             device.app_version = version;
             device.open()
         });
-        if self.devices[n].disk.is_down() {
+        if self.devices[n].disk.is_down() || self.devices[n].damaged {
             // It has crashed while it started, and starts again.
             return Ok(());
         }
@@ -797,6 +867,13 @@ impl World {
             self.ended(done)?;
             self.notice_crashes();
         }
+        for n in self.alive().into_iter().filter(|n| self.devices[*n].damaged).collect::<Vec<_>>() {
+            self.log(Some(n), "is damaged, and thrown away");
+            self.lose(n).await?;
+            if self.alive().is_empty() {
+                return Err(self.broken("setup", "nobody is left".to_owned()));
+            }
+        }
         for (_, mut link) in std::mem::take(&mut self.links) {
             self.hang_up(&mut link, "the connection ends")?;
         }
@@ -808,7 +885,7 @@ impl World {
             .map(|(key, _)| *key)
             .collect();
         restarts.iter().for_each(|key| drop(self.queue.remove(key)));
-        for n in 0..self.devices.len() {
+        for n in self.alive() {
             // What was to crash later does not.
             self.restart(n)?;
             if self.devices[n].disk.is_down() {

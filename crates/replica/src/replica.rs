@@ -106,10 +106,22 @@ impl Inner {
         Ok(site)
     }
 
-    /// The same, because the old id was retired at version `last`; see [`Store::leave_retired_site`].
-    pub(crate) fn leave_retired_site(&self, last: u64) -> Result<SiteId, Error> {
-        let site = self.store.leave_retired_site(last, Some(self.device()?.key))?;
-        self.record_outside(site, 0)?;
+    /// The same if the present one is retired, but by a revocation: a device that was put out does not come in again so. Nobody may be speaking under
+    /// the present one meanwhile: the caller holds `syncing`.
+    pub(crate) fn leave_retired_site(&self) -> Result<Option<SiteId>, Error> {
+        let own = self.store.own_site()?;
+        if self.store.retired()?.iter().all(|(site, _)| *site != own) {
+            return Ok(None);
+        }
+        let key = self.device()?.key;
+        if self.store.membership()?.is_revoked(&key) {
+            return Ok(None);
+        }
+        let site = self.store.leave_retired_site(Some(key))?;
+        if let Some(site) = site {
+            tracing::warn!(old = %own, new = %site, "this replica was retired; it goes on under a new site id");
+            self.record_outside(site, 0)?;
+        }
         Ok(site)
     }
 

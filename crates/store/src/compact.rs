@@ -80,18 +80,24 @@ impl Store {
         self.snapshot(retired)
     }
 
-    /// Takes a new site id, because the old one was retired at version `last`: what nobody else had of it moves to the new one.
+    /// Takes a new site id if the own one is retired: what nobody else had of it moves to the new one. `None` if it is not.
     ///
     /// # Errors
     /// SQLite's reason.
-    pub fn leave_retired_site(&self, last: u64, owner: Option<DeviceKey>) -> Result<SiteId, StoreError> {
+    pub fn leave_retired_site(&self, owner: Option<DeviceKey>) -> Result<Option<SiteId>, StoreError> {
         let random = self.random();
         let site = peers::site_of(owner.as_ref(), random);
+        let mut left = None;
         self.merge(|engine, _| {
-            identity::new_site_after(engine, site, last)?;
+            let own = layout::require_meta::<i64>(&engine.conn, "site")?;
+            let cut = "SELECT version FROM isle_retired WHERE site = ?1";
+            let cut = engine.conn.query_row(cut, [own], |row| row.get::<_, i64>(0)).optional().doing("look at retired sites")?;
+            let Some(cut) = cut else { return Ok(()) };
+            identity::new_site_after(engine, site, cut as u64)?;
+            left = Some(site);
             peers::note_nonce(&engine.conn, owner.as_ref(), random)
         })?;
-        Ok(site)
+        Ok(left)
     }
 
     /// The hash of an own version; `None` for those before the log's first, except the last of them.

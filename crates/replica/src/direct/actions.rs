@@ -109,12 +109,10 @@ impl Desk {
                 self.note(store.apply()?);
                 self.hub.refresh_operations()?;
                 self.hub.bump();
-                let own = sites.iter().find(|(site, _)| *site == self.site);
-                if let Some((_, last)) = own {
-                    self.hub.inner.leave_retired_site(*last)?;
-                    self.state().report.was_retired = true;
-                }
-                Ok(Answer::Retired(own.is_some()))
+                // Whoever runs the session goes on under a new id then, once nobody speaks as the old one any more.
+                let own = sites.iter().any(|(site, _)| *site == self.site);
+                self.state().report.was_retired |= own;
+                Ok(Answer::Retired(own))
             }
             Action::Consider(vector) => {
                 let wanted = !store.vector()?.includes(&vector);

@@ -271,11 +271,15 @@ fn update<T: PartialEq>(told: &watch::Sender<T>, now: T) {
 /// Records foreign writes, and sees that this file is the one that last spoke under its site id. Blocks.
 pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
     inner.store.seal()?;
-    if let Some(reason) = inner.doubt_identity()? {
-        tracing::warn!(path = %inner.path.display(), reason, "taking a new site id");
-        inner.new_site(0)?;
+    // A sync with a remote that is under way has looked, and goes on speaking as the present site.
+    if let Ok(_nobody_else) = inner.syncing.try_lock() {
+        if let Some(reason) = inner.doubt_identity()? {
+            tracing::warn!(path = %inner.path.display(), reason, "taking a new site id");
+            inner.new_site(0)?;
+        }
+        inner.leave_retired_site()?;
+        inner.store.bring_back_clock()?;
     }
-    inner.store.bring_back_clock()?;
     peers::membership(inner)?;
     peers::rename(inner, &inner.device()?)
 }

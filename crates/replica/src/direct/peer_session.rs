@@ -250,10 +250,12 @@ impl PeerSession {
 
 /// Takes a new site id where that is what a session failed for; gives the error to report.
 fn renewed(inner: &Inner, error: Error) -> Result<Error, Error> {
-    if !matches!(error, Error::Session { source: SessionError::Fork { .. }, .. }) {
-        return Ok(error);
-    }
-    // A sync with a remote speaks as the old site: after it.
+    // A sync with a remote speaks as the old site: the next session looks again.
     let Ok(_one_at_a_time) = inner.syncing.try_lock() else { return Ok(error) };
-    Ok(if once::renew(inner)?.is_some() { Error::SiteChanged } else { error })
+    let site = match &error {
+        Error::Session { source: SessionError::Fork { .. }, .. } => once::renew(inner)?,
+        Error::Session { source: SessionError::Retired, .. } => inner.leave_retired_site()?,
+        _ => None,
+    };
+    Ok(if site.is_some() { Error::SiteChanged } else { error })
 }

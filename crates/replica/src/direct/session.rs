@@ -17,6 +17,7 @@ use super::hub::Hub;
 use super::live::LiveEvent;
 use super::peers::PeerState;
 use crate::Error;
+use crate::replica::Inner;
 use crate::operations::note_operation;
 use crate::sync::{SyncReport, blocking};
 
@@ -137,6 +138,12 @@ pub(super) async fn run(
         given: Vec::new(),
     };
     let Driven { result, has, counted, greeted } = driver.drive(stream).await;
+    if desk.report().was_retired {
+        let _nobody_else = hub.inner.syncing.lock().await;
+        if let Err(error) = blocking(&hub.inner, Inner::leave_retired_site).await {
+            tracing::warn!(%error, "this replica was retired, and cannot take a new site id yet");
+        }
+    }
     hub.release(&key, id);
     let mut report = desk.report();
     let traffic = connection.traffic();

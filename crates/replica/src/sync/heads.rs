@@ -204,8 +204,9 @@ impl Session<'_> {
             if revoked || retired.contains(&head.site) {
                 let site = head.site;
                 (head.schema_heads, head.snapshot) = Default::default();
-                if revoked {
-                    // A site that was only declared gone may still say so of others: two that did it to each other have to hear of it.
+                // A site that was only declared gone may still say so of others: two that did it to each other have to hear of it. One that was given
+                // no key since was put out.
+                if revoked || (present.is_some() && head.sealed_with != present) {
                     head.retired.clear();
                 }
                 head.tail.retain(|frame| frame.site == site);

@@ -433,8 +433,11 @@ impl<'a> Session<'a> {
             let common = identity::common(inner, &remote, &row.name, before).await?;
             blocking(inner, move |inner| inner.new_site(common)).await?;
         }
-        let site = blocking(inner, |inner| Ok((inner.store.status()?.site, inner.store.bring_back_clock()?)));
-        let (site, restamped_versions) = site.await?;
+        let site = blocking(inner, |inner| {
+            let left = inner.leave_retired_site()?;
+            Ok((left.is_some(), inner.store.own_site()?, inner.store.bring_back_clock()?))
+        });
+        let (was_retired, site, restamped_versions) = site.await?;
         let new_site = (before != site).then(|| site.to_string());
         let direction = options.direction;
         let remote_name = row.name.clone();
@@ -442,6 +445,7 @@ impl<'a> Session<'a> {
             remote: remote_name,
             direction,
             new_site,
+            was_retired,
             restamped_versions,
             prefer: options.prefer,
             ..SyncReport::default()

@@ -144,19 +144,13 @@ impl Session<'_> {
         if retired.is_empty() {
             return Ok(());
         }
-        let own = self.site;
-        let mine = retired.iter().filter(|(site, _)| *site == own).map(|(_, last)| *last).max();
         retired.sort_unstable();
-        self.site = blocking(self.inner, move |inner| {
+        let left = blocking(self.inner, move |inner| {
             inner.store.retire(&retired)?;
-            Ok(match mine {
-                Some(last) => inner.leave_retired_site(last)?,
-                None => own,
-            })
-        })
-        .await?;
-        if self.site != own {
-            tracing::warn!(old = %own, new = %self.site, "this replica was retired; it goes on under a new site id");
+            inner.leave_retired_site()
+        });
+        if let Some(site) = left.await? {
+            self.site = site;
             self.own = None;
             self.state.head_put_ms = 0;
             self.report.new_site = Some(self.site.to_string());
