@@ -160,6 +160,9 @@ pub enum What {
         /// Its number.
         version: u32,
     },
+    /// Rows are changed and what isle's triggers noted of that is thrown away: isle cannot make that good, and the checkers have to notice. No seed
+    /// makes it.
+    Tamper,
     /// Old history goes.
     Compact {
         /// What is younger stays.

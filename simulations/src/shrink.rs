@@ -1,25 +1,17 @@
 //! Making a failing scenario small.
 
 use crate::run::run;
-use crate::scenario::{Scenario, What};
+use crate::scenario::Scenario;
 use crate::trace::Violation;
 
-/// Leaves out whatever the same promise is broken without: halves first, then smaller parts, then single steps (delta debugging, after Zeller
-/// and Hildebrandt, 2002). Runs the scenario at most so often; tells how many steps are left.
-pub fn shrink(scenario: &Scenario, violation: &Violation, runs: usize, mut tell: impl FnMut(usize)) -> Scenario {
-    let breaks = |candidate: &Scenario| run(candidate).violation.is_some_and(|found| found.promise == violation.promise);
-    let mut best = scenario.clone();
-    // What comes after it plays no part. The quiet point at which it was noticed does.
-    let beyond = best.steps.iter().position(|step| step.at_ms > violation.at_ms && step.what != What::Quiet);
-    let mut left = runs;
-    if let Some(beyond) = beyond {
-        let mut candidate = best.clone();
-        candidate.steps.truncate(beyond);
-        left = left.saturating_sub(1);
-        if breaks(&candidate) {
-            best = candidate;
-        }
-    }
+/// Leaves out of a scenario whatever the same promise is broken without. Runs it at most so often.
+pub fn shrink(scenario: &Scenario, violation: &Violation, runs: usize) -> Scenario {
+    smallest(scenario, runs, |candidate| run(candidate).violation.is_some_and(|found| found.promise == violation.promise))
+}
+
+/// Halves first, then smaller parts, then single steps, then devices (delta debugging, after Zeller and Hildebrandt, 2002).
+fn smallest(scenario: &Scenario, runs: usize, mut breaks: impl FnMut(&Scenario) -> bool) -> Scenario {
+    let (mut best, mut left) = (scenario.clone(), runs);
     let mut size = best.steps.len().div_ceil(2);
     while size > 0 && left > 0 {
         let (mut at, mut smaller) = (0, false);
@@ -31,7 +23,6 @@ pub fn shrink(scenario: &Scenario, violation: &Violation, runs: usize, mut tell:
             if breaks(&candidate) {
                 best = candidate;
                 smaller = true;
-                tell(best.steps.len());
             } else {
                 at = end;
             }
@@ -51,4 +42,31 @@ pub fn shrink(scenario: &Scenario, violation: &Violation, runs: usize, mut tell:
         best = candidate;
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Profile, What};
+
+    #[test]
+    fn what_matters_is_left_and_nothing_else() {
+        let scenario = Scenario::generate(3, Profile::Chaos, Some(4));
+        let syncs = |scenario: &Scenario| scenario.steps.iter().filter(|step| step.what == What::Sync).count();
+        let quiet = |scenario: &Scenario| scenario.steps.iter().any(|step| step.what == What::Quiet);
+        assert!(syncs(&scenario) > 3 && quiet(&scenario), "{scenario:?}");
+        let mut runs = 0;
+        let small = smallest(&scenario, 1_000, |candidate| {
+            runs += 1;
+            syncs(candidate) >= 2 && quiet(candidate) && candidate.devices >= 3
+        });
+        assert_eq!((small.steps.len(), small.devices), (3, 3), "{small:?}");
+        assert!(runs < 1_000);
+        let mut runs = 0;
+        smallest(&scenario, 5, |_| {
+            runs += 1;
+            false
+        });
+        assert!(runs <= 5, "it goes on for ever");
+    }
 }

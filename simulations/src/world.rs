@@ -331,6 +331,7 @@ impl World {
                 }
                 Ok(())
             }
+            What::Tamper => self.tamper(n),
             What::Jump { ms } => {
                 self.devices[n].runtime.jump(*ms);
                 self.note(n, "clock set", format!("clock is set by {ms} ms"));
@@ -797,6 +798,19 @@ impl World {
         let how = if by_hand { "by hand" } else { "by isle" };
         self.note(n, "restore", format!("backup of version {} is restored {how}", kept.version));
         self.collect(n)
+    }
+
+    fn tamper(&mut self, n: usize) -> Checked<()> {
+        let tampered = self.at(n, |device| {
+            let conn = device.plain().map_err(|error| error.to_string())?;
+            let tables = device.shapes(&conn)?;
+            let table = tables.iter().find(|shape| shape.plain && shape.key.len() == 1).ok_or("no table")?;
+            let sql = format!("DELETE FROM {}; DELETE FROM isle_queue", crate::workload::quoted(&table.name));
+            conn.execute_batch(&sql).map_err(|error| error.to_string())
+        });
+        tampered.map_err(|error| self.broken("setup", error))?;
+        self.note(n, "tampered", "rows go behind isle's back".to_owned());
+        Ok(())
     }
 
     fn retire(&mut self, n: usize, whom: usize) -> Checked<()> {

@@ -162,7 +162,7 @@ fn seeds(wanted: &SimRun, out: &mut Out) -> anyhow::Result<u8> {
 fn keep(wanted: &SimRun, scenario: &Scenario, violation: &Violation, out: &mut Out) -> anyhow::Result<()> {
     let mut small = scenario.clone();
     if !wanted.no_shrink {
-        small = spinner::beside("making it small", || shrink(scenario, violation, SHRINK_RUNS, |_| {}));
+        small = spinner::beside("making it small", || shrink(scenario, violation, SHRINK_RUNS));
     }
     small.note = violation.to_string();
     let path = wanted.keep.join(format!("failed-{}.json", scenario.seed));
