@@ -1,6 +1,7 @@
 //! What must hold: whenever a device starts after a crash, and at quiet points, when everything was mended and everybody has heard of
 //! everything.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use isle::Replica;
@@ -10,7 +11,7 @@ use isle_schema::{Affinity, Collation, ColumnId, KeyColumn, Table};
 use isle_test_reference::{Model, Sealed, Write, writes};
 use rusqlite::Connection;
 
-use crate::device::{Ack, BUCKET, Device};
+use crate::device::{Ack, BUCKET, Device, Logged};
 use crate::workload::{Shape, quoted};
 use crate::world::{Checked, World, chain};
 
@@ -71,14 +72,16 @@ impl World {
             return Err(self.broken("crash", format!("d{n} after a crash: {sound}")));
         }
         let replica = self.replica(n)?;
-        let status = replica.store().status().map_err(|error| self.broken("crash", format!("d{n}: {}", chain(&error))))?;
+        let status =
+            replica.store().status().map_err(|error| self.broken("crash", format!("d{n}: {}", chain(&error))))?;
         let device = &mut self.devices[n];
         let published = device.published.get(&status.site).copied().unwrap_or(0);
         let (site, version) = (status.site, status.version);
         if power {
             let all = std::mem::take(&mut device.published);
             device.acks.retain(|ack| {
-                (ack.site == site && ack.version <= version) || all.get(&ack.site).is_some_and(|last| ack.version <= *last)
+                (ack.site == site && ack.version <= version)
+                    || all.get(&ack.site).is_some_and(|last| ack.version <= *last)
             });
             device.published = all;
             device.unsealed.retain(|token| Device::shows(&conn, token));
@@ -92,11 +95,11 @@ impl World {
     }
 
     /// What a device has: of others, and of its own what is published; or else the rest.
-    fn read_log(&mut self, n: usize, published: bool) -> Checked<Vec<((SiteId, u64), Sealed)>> {
+    fn read_log(&mut self, n: usize, published: bool) -> Checked<Vec<Logged>> {
         let Some(replica) = self.devices[n].up().cloned().filter(|_| !self.devices[n].damaged) else {
             return Ok(Vec::new());
         };
-        let read = || -> Result<Vec<((SiteId, u64), Sealed)>, isle::StoreError> {
+        let read = || -> Result<Vec<Logged>, isle::StoreError> {
             let store = replica.store();
             let (status, vector) = (store.status()?, store.vector()?);
             let mut found = Vec::new();
@@ -132,11 +135,11 @@ impl World {
     fn remember_put_by(&mut self, n: usize) {
         let device = &mut self.devices[n];
         for ((site, version), sealed) in std::mem::take(&mut device.put_by) {
-            if device.published.get(&site).is_some_and(|last| version <= *last) {
-                if let std::collections::btree_map::Entry::Vacant(free) = self.memory.sealed.entry((site, version)) {
-                    free.insert(sealed);
-                    self.memory.supposed.insert((site, version));
-                }
+            if device.published.get(&site).is_some_and(|last| version <= *last)
+                && let Entry::Vacant(free) = self.memory.sealed.entry((site, version))
+            {
+                free.insert(sealed);
+                self.memory.supposed.insert((site, version));
             }
         }
     }
@@ -258,7 +261,8 @@ impl World {
             return Err(self.broken("doctor", format!("d{n}: {}: {}", finding.check, finding.message)));
         }
         let conn = self.devices[n].plain().map_err(|error| self.broken("doctor", error.to_string()))?;
-        let broken = conn.query_row("SELECT \"table\" FROM pragma_foreign_key_check", [], |row| row.get::<_, String>(0));
+        let broken =
+            conn.query_row("SELECT \"table\" FROM pragma_foreign_key_check", [], |row| row.get::<_, String>(0));
         if let Ok(table) = broken {
             return Err(self.broken("foreign keys", format!("d{n}: table {table}")));
         }
@@ -280,8 +284,13 @@ impl World {
             let vector = replica.store().vector().map_err(|error| self.broken("log", chain(&error)))?;
             let cut = |site: SiteId| retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
             let counts = |site: SiteId, version: u64| version <= vector.get(site).min(cut(site));
-            let known: Vec<&Sealed> =
-                self.memory.sealed.iter().filter(|((site, version), _)| counts(*site, *version)).map(|(_, s)| s).collect();
+            let known: Vec<&Sealed> = self
+                .memory
+                .sealed
+                .iter()
+                .filter(|((site, version), _)| counts(*site, *version))
+                .map(|(_, s)| s)
+                .collect();
             let all: u64 = vector.iter().map(|(site, last)| last.min(cut(site))).sum();
             if (known.len() as u64) < all {
                 // Some left every log before anybody looked.
@@ -538,7 +547,8 @@ fn lost(
             for (id, value) in write.cells.iter().filter(|(_, value)| matches!(value, Value::Text(_))) {
                 let Some(column) = table.columns.iter().find(|column| column.id == *id) else { continue };
                 // A device that goes on under a new site id has written it once more.
-                let same = others.iter().filter(|other| other.cells.iter().any(|cell| cell.0 == *id && cell.1 == *value));
+                let same =
+                    others.iter().filter(|other| other.cells.iter().any(|cell| cell.0 == *id && cell.1 == *value));
                 let overwritten = { same }.any(|write| {
                     others.iter().any(|other| {
                         let names = other.kind == RowKind::Delete || other.cells.iter().any(|(of, _)| of == id);
@@ -548,7 +558,8 @@ fn lost(
                     })
                 });
                 let text = format!("{value:?}");
-                let kept = || journal.contains(&(shape.name.clone(), write.key.clone(), column.name.clone(), text.clone()));
+                let kept =
+                    || journal.contains(&(shape.name.clone(), write.key.clone(), column.name.clone(), text.clone()));
                 if !overwritten && !shown.contains(&text) && !kept() {
                     return Some(format!(
                         "{text} in {}.{}, version {} of {}, neither shows nor stands in the journal",

@@ -8,32 +8,32 @@ use tokio::time::{Duration, Instant};
 use crate::random::Rng;
 
 /// 2026-06-01, when every simulation begins.
-pub const START_MS: u64 = 1_780_272_000_000;
+pub(crate) const START_MS: u64 = 1_780_272_000_000;
 
 /// The time of the world: tokio's, which stands still while anything happens.
 #[derive(Debug, Clone, Copy)]
-pub struct WorldTime(Instant);
+pub(crate) struct WorldTime(Instant);
 
 impl WorldTime {
     /// Begins now.
-    pub fn begin() -> WorldTime {
+    pub(crate) fn begin() -> WorldTime {
         WorldTime(Instant::now())
     }
 
     /// Milliseconds since the beginning.
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.0.elapsed().as_millis() as u64
     }
 
     /// When it will be so many milliseconds since the beginning.
-    pub fn at(&self, ms: u64) -> Instant {
+    pub(crate) fn at(&self, ms: u64) -> Instant {
         self.0 + Duration::from_millis(ms)
     }
 }
 
 /// A device's clock and its random numbers.
 #[derive(Debug)]
-pub struct DeviceRuntime {
+pub(crate) struct DeviceRuntime {
     world: WorldTime,
     /// How far its clock is off, in milliseconds.
     skew_ms: AtomicI64,
@@ -46,23 +46,23 @@ pub struct DeviceRuntime {
 
 impl DeviceRuntime {
     /// A clock that is off by so much, and goes faster by so much.
-    pub fn new(world: WorldTime, seed: u64, skew_ms: i64, drift_ppm: i64) -> Arc<DeviceRuntime> {
+    pub(crate) fn new(world: WorldTime, seed: u64, skew_ms: i64, drift_ppm: i64) -> Arc<DeviceRuntime> {
         let random = Mutex::new(Rng(seed));
         Arc::new(DeviceRuntime { world, skew_ms: AtomicI64::new(skew_ms), drift_ppm, random, asked: AtomicU64::new(0) })
     }
 
     /// Somebody sets the clock.
-    pub fn jump(&self, ms: i64) {
+    pub(crate) fn jump(&self, ms: i64) {
         self.skew_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
     /// How far it is off.
-    pub fn skew_ms(&self) -> i64 {
+    pub(crate) fn skew_ms(&self) -> i64 {
         self.skew_ms.load(Ordering::SeqCst)
     }
 
     /// The clock is right again.
-    pub fn set_right(&self) {
+    pub(crate) fn set_right(&self) {
         self.skew_ms.store(0, Ordering::SeqCst);
     }
 }

@@ -24,6 +24,9 @@ pub(crate) struct Ack {
     pub(crate) version: u64,
 }
 
+/// A version of a site, with what is in it.
+pub(crate) type Logged = ((SiteId, u64), isle_test_reference::Sealed);
+
 /// A copy of a database.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
@@ -75,7 +78,7 @@ pub(crate) struct Device {
     pub(crate) published: BTreeMap<SiteId, u64>,
     pub(crate) kept: Option<Kept>,
     /// What was not published when a compaction began, which may publish it and drop it from the log at once.
-    pub(crate) put_by: Vec<((SiteId, u64), isle_test_reference::Sealed)>,
+    pub(crate) put_by: Vec<Logged>,
     /// The site under which it went back to an older state.
     pub(crate) went_back: Option<SiteId>,
     /// A compaction is under way that keeps nothing.

@@ -39,11 +39,10 @@ pub struct DiskCount {
 
 /// The disk of one device.
 #[derive(Debug, Clone)]
-pub struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    folder: PathBuf,
     /// Handles of earlier lives are dead.
     life: u64,
     down: bool,
@@ -72,11 +71,10 @@ impl Disk {
     ///
     /// # Errors
     /// Where the folder cannot be found, or SQLite does not take the file system.
-    pub fn new(folder: &Path, seed: u64) -> std::io::Result<Disk> {
+    pub(crate) fn new(folder: &Path, seed: u64) -> std::io::Result<Disk> {
         install()?;
         let folder = folder.canonicalize()?;
         let state = State {
-            folder: folder.clone(),
             life: 0,
             down: false,
             crash_after: None,
@@ -99,7 +97,7 @@ impl Disk {
     }
 
     /// Crashes in the middle of the operation after so many others, or right now for `None`.
-    pub fn crash_after(&self, operations: Option<u64>) {
+    pub(crate) fn crash_after(&self, operations: Option<u64>) {
         let mut state = self.state();
         match operations {
             Some(_) => state.crash_after = operations,
@@ -108,28 +106,28 @@ impl Disk {
     }
 
     /// Whether it has crashed.
-    pub fn is_down(&self) -> bool {
+    pub(crate) fn is_down(&self) -> bool {
         self.state().down
     }
 
     /// Whether anything is wrong with it.
-    pub fn is_troubled(&self) -> bool {
+    pub(crate) fn is_troubled(&self) -> bool {
         let state = self.state();
         state.down || state.full || state.failing > 0 || state.flipping > 0
     }
 
     /// Whether there is no room for anything.
-    pub fn set_full(&self, full: bool) {
+    pub(crate) fn set_full(&self, full: bool) {
         self.state().full = full;
     }
 
     /// Of a thousand reads and writes so many fail from now on.
-    pub fn set_failing(&self, permille: u32) {
+    pub(crate) fn set_failing(&self, permille: u32) {
         self.state().failing = permille;
     }
 
     /// Of a thousand reads so many have a wrong bit from now on.
-    pub fn set_flipping(&self, permille: u32) {
+    pub(crate) fn set_flipping(&self, permille: u32) {
         self.state().flipping = permille;
     }
 
@@ -138,7 +136,7 @@ impl Disk {
     ///
     /// # Errors
     /// What the system says of the files.
-    pub fn restart(&self, power_cut: bool) -> std::io::Result<()> {
+    pub(crate) fn restart(&self, power_cut: bool) -> std::io::Result<()> {
         let mut state = self.state();
         let unsynced = std::mem::take(&mut state.unsynced);
         if power_cut {
@@ -152,12 +150,12 @@ impl Disk {
     }
 
     /// Forgets what was not synced: everything is durable as it stands.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.state().unsynced.clear();
     }
 
     /// How often which fault happened.
-    pub fn count(&self) -> DiskCount {
+    pub(crate) fn count(&self) -> DiskCount {
         self.state().count
     }
 }
@@ -286,7 +284,7 @@ thread_local! {
 }
 
 /// What SQL takes for the present on this thread, in milliseconds since 1970; the system's time for `None`.
-pub fn set_sql_time(now_ms: Option<u64>) {
+pub(crate) fn set_sql_time(now_ms: Option<u64>) {
     NOW_MS.set(now_ms);
 }
 
@@ -322,7 +320,7 @@ unsafe extern "C" fn randomness(_: *mut ffi::sqlite3_vfs, count: c_int, to: *mut
 ///
 /// # Errors
 /// Where SQLite does not take it.
-pub fn install() -> std::io::Result<()> {
+pub(crate) fn install() -> std::io::Result<()> {
     static INSTALLED: OnceLock<c_int> = OnceLock::new();
     let code = *INSTALLED.get_or_init(|| {
         // SAFETY: the default file system is there once SQLite is initialised, and lives as long as the process, as does the one registered here.
@@ -653,7 +651,8 @@ mod tests {
             let before = count(&path);
             conn.execute("INSERT INTO t VALUES(1)", []).unwrap();
             if n % 4 == 3 {
-                conn.execute_batch("PRAGMA synchronous = FULL; INSERT INTO t VALUES(2); PRAGMA synchronous = NORMAL").unwrap();
+                conn.execute_batch("PRAGMA synchronous = FULL; INSERT INTO t VALUES(2); PRAGMA synchronous = NORMAL")
+                    .unwrap();
             }
             disk.crash_after(None);
             assert!(conn.execute("INSERT INTO t VALUES(3)", []).is_err(), "a dead program writes");

@@ -396,7 +396,7 @@ fn what_of(kind: u32, rng: &mut Rng, other: u32) -> What {
 }
 
 /// How many changes of the schema `kinds` there are.
-pub const CHANGES: u64 = 8;
+const CHANGES: u64 = 8;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,9 @@ use crate::trace::Violation;
 
 /// Leaves out of a scenario whatever the same promise is broken without. Runs it at most so often.
 pub fn shrink(scenario: &Scenario, violation: &Violation, runs: usize) -> Scenario {
-    smallest(scenario, runs, |candidate| run(candidate).violation.is_some_and(|found| found.promise == violation.promise))
+    smallest(scenario, runs, |candidate| {
+        run(candidate).violation.is_some_and(|found| found.promise == violation.promise)
+    })
 }
 
 /// Halves first, then smaller parts, then single steps, then devices (delta debugging, after Zeller and Hildebrandt, 2002).

@@ -60,7 +60,8 @@ pub(crate) fn shapes(conn: &Connection, store: &Store) -> Result<Vec<Shape>, Str
              ORDER BY t.name",
         )
         .map_err(text)?;
-    let tables = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).map_err(text)?;
+    let tables =
+        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).map_err(text)?;
     let mut shapes = Vec::new();
     for table in tables {
         let (name, sql) = table.map_err(text)?;
@@ -71,8 +72,9 @@ pub(crate) fn shapes(conn: &Connection, store: &Store) -> Result<Vec<Shape>, Str
             state.kinds.get(&column.id).copied()
         };
         let (key, columns) = columns(conn, &name, &sql, kind_of).map_err(text)?;
-        let constrained = columns.iter().any(|column| column.unique || column.refers.is_some() || column.kind.is_some())
-            || key.iter().any(|column| column.refers.is_some());
+        let constrained =
+            columns.iter().any(|column| column.unique || column.refers.is_some() || column.kind.is_some())
+                || key.iter().any(|column| column.refers.is_some());
         let searched = searched.iter().any(|search| search.table.as_deref() == Some(name.as_str()));
         let (tracked, plain) = (state.is_some(), state.is_some() && !constrained);
         shapes.push(Shape { name, key, columns, tracked, plain, searched });
@@ -102,7 +104,8 @@ fn columns(
     for name in statement.query_map([table], |row| row.get::<_, Option<String>>(0))? {
         unique.extend(name?);
     }
-    let mut statement = conn.prepare("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_xinfo(?1) WHERE hidden = 0")?;
+    let mut statement =
+        conn.prepare("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_xinfo(?1) WHERE hidden = 0")?;
     let rows = statement.query_map([table], |row| {
         let name: String = row.get(0)?;
         let default: Option<String> = row.get(3)?;
@@ -178,7 +181,8 @@ impl Writer<'_> {
         (first..first + u64::from(rows))
             .map(|n| {
                 let mut columns = vec![quoted(&key)];
-                let mut values = vec![if self.shape(&table).key[0].is_integer() { n.to_string() } else { format!("'k{n}'") }];
+                let mut values =
+                    vec![if self.shape(&table).key[0].is_integer() { n.to_string() } else { format!("'k{n}'") }];
                 for column in &needed {
                     let column = self.shape(&table).columns[*column].clone();
                     values.push(self.value(&table, &column));
@@ -296,14 +300,19 @@ impl Writer<'_> {
             return self.parent(&table, &to).unwrap_or_else(|| "'nobody'".to_owned());
         }
         let n = self.rng.below(6);
-        if column.is_integer() { (n + 1).to_string() } else { format!("'{}'", ["a", "A", "b", "c", "D", "e"][n as usize]) }
+        if column.is_integer() {
+            (n + 1).to_string()
+        } else {
+            format!("'{}'", ["a", "A", "b", "c", "D", "e"][n as usize])
+        }
     }
 
     /// The key of a row that is there, most of the time.
     fn parent(&mut self, table: &str, column: &str) -> Option<String> {
         let column = if column.is_empty() { self.shape(table).key.first()?.name.clone() } else { column.to_owned() };
         let skip = self.rng.below(4);
-        let sql = format!("SELECT quote({0}) FROM {1} ORDER BY {0} LIMIT 1 OFFSET {skip}", quoted(&column), quoted(table));
+        let sql =
+            format!("SELECT quote({0}) FROM {1} ORDER BY {0} LIMIT 1 OFFSET {skip}", quoted(&column), quoted(table));
         self.conn.query_row(&sql, [], |row| row.get(0)).ok()
     }
 
@@ -341,7 +350,11 @@ impl Writer<'_> {
                 *self.next_token += 1;
                 let text = format!("d{}.{}", self.device, self.next_token);
                 if column.kind.is_none() {
-                    self.tokens.push(Token { table: table.to_owned(), column: column.name.clone(), text: text.clone() });
+                    self.tokens.push(Token {
+                        table: table.to_owned(),
+                        column: column.name.clone(),
+                        text: text.clone(),
+                    });
                 }
                 format!("'{text}'")
             }

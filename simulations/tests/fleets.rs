@@ -1,6 +1,6 @@
 //! Fleets that run in every run of the tests; CI runs many more by `isle sim run`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use isle_simulations::{Profile, Scenario, Step, Way, What, run};
 
@@ -19,7 +19,8 @@ fn what_was_once_wrong_stays_right() {
     for entry in std::fs::read_dir("traces").unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        let scenario: Scenario = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let scenario: Scenario =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert!(!scenario.note.is_empty(), "{} does not say what it showed", path.display());
         sound(&scenario);
         count += 1;

@@ -277,13 +277,7 @@ impl fmt::Debug for State {
 
 impl State {
     fn new(seed: u64, plan: FaultPlan) -> State {
-        State {
-            plan,
-            count: FaultCount::default(),
-            random: seed,
-            history: History::default(),
-            pinned: BTreeMap::new(),
-        }
+        State { plan, count: FaultCount::default(), random: seed, history: History::default(), pinned: BTreeMap::new() }
     }
 
     /// SplitMix64, after Steele, Lea and Flood (2014).

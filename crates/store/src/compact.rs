@@ -91,7 +91,11 @@ impl Store {
         self.merge(|engine, _| {
             let own = layout::require_meta::<i64>(&engine.conn, "site")?;
             let cut = "SELECT version FROM isle_retired WHERE site = ?1";
-            let cut = engine.conn.query_row(cut, [own], |row| row.get::<_, i64>(0)).optional().doing("look at retired sites")?;
+            let cut = engine
+                .conn
+                .query_row(cut, [own], |row| row.get::<_, i64>(0))
+                .optional()
+                .doing("look at retired sites")?;
             let Some(cut) = cut else { return Ok(()) };
             identity::new_site_after(engine, site, cut as u64)?;
             left = Some(site);

@@ -209,7 +209,8 @@ fn search_finds_the_same_rows_after_the_file_was_made_anew() {
 fn many_rows_in_one_transaction_are_sealed_beside_a_full_text_table() {
     let a = Device::new(1, NOTES);
     a.store.apply_schema(&format!("{NOTES}{SEARCH}")).unwrap();
-    let rows = |from: i64| (from..from + 100).map(|n| format!("INSERT INTO notes VALUES({n}, 'n{n}', 'spice');")).collect();
+    let rows =
+        |from: i64| (from..from + 100).map(|n| format!("INSERT INTO notes VALUES({n}, 'n{n}', 'spice');")).collect();
     let (first, second): (String, String) = (rows(1), rows(1_000));
     a.run(&first);
     a.run(&second);

@@ -7,7 +7,9 @@ use clap::{Args as ClapArgs, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum SimAction {
     /// Run the scenarios of seeds, each with its own fleet, until something is not as it should be
-    #[command(after_help = "Examples:\n  isle sim run\n  isle sim run --seed 7 --devices 5 --profile chaos --timeline\n  isle sim run --count 1000")]
+    #[command(
+        after_help = "Examples:\n  isle sim run\n  isle sim run --seed 7 --devices 5 --profile chaos --timeline\n  isle sim run --count 1000"
+    )]
     Run(SimRun),
     /// Run a scenario of a file
     #[command(after_help = "Example:\n  isle sim replay failed-1234.json --timeline")]

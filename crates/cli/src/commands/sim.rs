@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use isle_simulations::{Coverage, Outcome, Profile, Scenario, Violation, run as simulate, run_in as simulate_in, shrink};
+use isle_simulations::{
+    Coverage, Outcome, Profile, Scenario, Violation, run as simulate, run_in as simulate_in, shrink,
+};
 use serde_json::json;
 
 use crate::args::{SimAction, SimRun};
@@ -56,7 +58,9 @@ fn shown(scenario: &Scenario, outcome: &Outcome, timeline: bool, out: &mut Out) 
         }
     }
     match broken {
-        Some(found) => out.line(format!("✗ seed {}: {}", scenario.seed, crate::output::printable(&found.to_string())))?,
+        Some(found) => {
+            out.line(format!("✗ seed {}: {}", scenario.seed, crate::output::printable(&found.to_string())))?
+        }
         None => out.note(format!(
             "✓ seed {}: {} on {} with the schema {}, {} hours of devices, trace {}",
             scenario.seed,
@@ -168,6 +172,10 @@ fn keep(wanted: &SimRun, scenario: &Scenario, violation: &Violation, out: &mut O
     let path = wanted.keep.join(format!("failed-{}.json", scenario.seed));
     let text = serde_json::to_string_pretty(&small)?;
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    out.note(format!("{} in {}: isle sim replay {0} --timeline", path.display(), count(small.steps.len() as u64, "step")))?;
+    out.note(format!(
+        "{} in {}: isle sim replay {0} --timeline",
+        path.display(),
+        count(small.steps.len() as u64, "step")
+    ))?;
     Ok(())
 }

@@ -17,8 +17,8 @@ use super::hub::Hub;
 use super::live::LiveEvent;
 use super::peers::PeerState;
 use crate::Error;
-use crate::replica::Inner;
 use crate::operations::note_operation;
+use crate::replica::Inner;
 use crate::sync::{SyncReport, blocking};
 
 /// How a stream begins that carries a session which stays.

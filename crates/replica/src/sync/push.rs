@@ -249,7 +249,8 @@ impl Session<'_> {
             }
         }
         let covered = |site: SiteId| covered(offered.get(&site).cloned().unwrap_or_default());
-        let missing = facts.vector.iter().map(|(site, last)| Range { site, first: covered(site).saturating_add(1), last });
+        let missing =
+            facts.vector.iter().map(|(site, last)| Range { site, first: covered(site).saturating_add(1), last });
         missing.filter(|range| range.first <= range.last).collect()
     }
 
