@@ -24,6 +24,7 @@ use crate::workload::{Token, Writer};
 
 mod connections;
 mod deeds;
+mod faults;
 mod power;
 
 pub(crate) use deeds::chain;
@@ -239,16 +240,7 @@ impl World {
             }
             Due::Restart(n) => self.restart(n),
             Due::Heal(n, fault) => {
-                match fault {
-                    Fault::Disk => {
-                        self.devices[n].disk.set_full(false);
-                        self.devices[n].disk.set_failing(0);
-                    }
-                    Fault::Bucket(fault) => {
-                        self.devices[n].bucket_faults.remove(&fault);
-                        self.devices[n].plan_faults();
-                    }
-                }
+                self.heal(n, fault);
                 Ok(())
             }
             Due::Link(id) => self.link(id),
@@ -256,102 +248,48 @@ impl World {
     }
 
     async fn step(&mut self, n: usize, what: &What) -> Checked<()> {
-        let now = self.time.now();
-        match what {
-            What::Write { way, seed } => self.write(n, *way, *seed, None),
-            What::Bulk { rows, seed } => self.write(n, Way::Isle, *seed, Some(*rows)),
+        let other = |with: u32| with as usize % self.devices.len();
+        match *what {
+            What::Write { way, seed } => self.write(n, way, seed, None),
+            What::Bulk { rows, seed } => self.write(n, Way::Isle, seed, Some(rows)),
             What::Sync => {
                 self.sync(n);
                 Ok(())
             }
             What::Talk { with, seed, cut_after, stay_ms } => {
-                self.talk(n, *with as usize % self.devices.len(), *seed, *cut_after, now + stay_ms)
+                self.talk(n, other(with), seed, cut_after, self.time.now() + stay_ms)
             }
-            What::Part { with, one_way, for_ms } => {
-                let with = *with as usize % self.devices.len();
-                self.parted.insert((n, with), now + for_ms);
-                if !one_way {
-                    self.parted.insert((with, n), now + for_ms);
-                }
-                self.note(n, "parted", format!("is cut off from d{with} for {} s", for_ms / 1000));
-                Ok(())
-            }
-            What::Bucket { fault, permille, for_ms } => {
-                self.devices[n].bucket_faults.insert(*fault, *permille);
-                self.devices[n].plan_faults();
-                self.due(now + for_ms, Due::Heal(n, Fault::Bucket(*fault)));
-                self.note(n, "bucket fault", format!("bucket is {fault:?} for {} s", for_ms / 1000));
-                Ok(())
-            }
-            What::CopyBucket => {
-                let contents = self.bucket.objects.contents().await.map_err(|error| self.broken("setup", error))?;
-                self.note(n, "bucket copied", format!("somebody copies the bucket: {} objects", contents.len()));
-                self.copy_of_bucket = Some(contents);
-                Ok(())
-            }
-            What::RollBucketBack => {
-                let Some(contents) = self.copy_of_bucket.clone() else { return Ok(()) };
-                self.bucket.objects.put_back(&contents).await.map_err(|error| self.broken("setup", error))?;
-                self.rolled_back = true;
-                self.note(n, "bucket rolled back", "somebody puts the copy of the bucket back".to_owned());
-                Ok(())
-            }
-            What::Crash { power, after, down_ms } => {
-                if self.devices[n].off {
-                    return Ok(());
-                }
-                self.devices[n].crash = (*power, *down_ms);
-                self.devices[n].disk.crash_after(*after);
-                let kind = if *power { "power cut" } else { "kill" };
-                let when = after.map_or("now".to_owned(), |after| format!("after {after} operations of the disk"));
-                self.note(n, if *power { "power cut" } else { "kill" }, format!("{kind} {when}"));
-                Ok(())
-            }
-            What::Full { for_ms } => {
-                self.devices[n].disk.set_full(true);
-                self.due(now + for_ms, Due::Heal(n, Fault::Disk));
-                self.note(n, "disk full", format!("disk is full for {} s", for_ms / 1000));
-                Ok(())
-            }
-            What::Failing { permille, for_ms } => {
-                self.devices[n].disk.set_failing(*permille);
-                self.due(now + for_ms, Due::Heal(n, Fault::Disk));
-                self.note(n, "disk failing", format!("disk fails for {} s", for_ms / 1000));
-                Ok(())
-            }
-            What::Flipping { permille } => {
-                let sound = self.alive().into_iter().filter(|of| *of != n && !self.devices[*of].damaged).count();
-                if self.devices[n].up().is_none() || sound == 0 {
-                    return Ok(());
-                }
-                self.devices[n].damaged = true;
-                self.devices[n].disk.set_flipping(*permille);
-                self.note(n, "disk flips bits", "disk reads wrong bits".to_owned());
-                Ok(())
-            }
+            What::CopyBucket => self.copy_bucket(n).await,
+            What::RollBucketBack => self.roll_bucket_back(n).await,
             What::Lose => {
-                // Somebody has to be left.
-                let sound = self.alive().into_iter().filter(|of| *of != n && !self.devices[*of].damaged).count();
-                if sound > 0 && self.devices[n].up().is_some() {
+                if self.may_go(n) {
                     self.note(n, "lost", "is gone for good".to_owned());
                     self.lose(n);
                 }
                 Ok(())
             }
             What::Tamper => self.tamper(n),
-            What::Jump { ms } => {
-                self.devices[n].runtime.jump(*ms);
-                self.note(n, "clock set", format!("clock is set by {ms} ms"));
-                Ok(())
-            }
             What::CopyFile => self.copy_file(n),
             What::BackUp => self.back_up(n),
-            What::Restore { by_hand } => self.restore(n, *by_hand),
-            What::Retire { whom } => self.retire(n, *whom as usize % self.devices.len()),
-            What::Migrate { change } => self.migrate(n, *change),
-            What::App { version } => self.run_app(n, *version),
-            What::Compact { keep_ms } => self.compact(n, *keep_ms),
+            What::Restore { by_hand } => self.restore(n, by_hand),
+            What::Retire { whom } => self.retire(n, other(whom)),
+            What::Migrate { change } => self.migrate(n, change),
+            What::App { version } => self.run_app(n, version),
+            What::Compact { keep_ms } => self.compact(n, keep_ms),
             What::Quiet => self.quiet().await,
+            What::Part { with, one_way, for_ms } => {
+                self.part(n, other(with), one_way, for_ms);
+                Ok(())
+            }
+            What::Bucket { .. }
+            | What::Crash { .. }
+            | What::Full { .. }
+            | What::Failing { .. }
+            | What::Flipping { .. }
+            | What::Jump { .. } => {
+                self.fault(n, what);
+                Ok(())
+            }
         }
     }
 

@@ -99,6 +99,7 @@
 mod auto;
 mod backups;
 mod builder;
+mod conflicts;
 mod definition;
 mod diff;
 mod direct;
@@ -122,6 +123,7 @@ mod value;
 pub use auto::{AutoSync, Peers};
 pub use backups::{BackedUp, Backup, BackupError, Restored, backup_folder};
 pub use builder::Builder;
+pub use conflicts::{Conflict, Repaired, Resolution};
 pub use definition::Definition;
 pub use diff::{CellDiff, Diff, RowDiff, TableDiff, diff};
 pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer, PeerSession};
@@ -138,7 +140,7 @@ pub use isle_store::{
     StoreError, TableInfo, Undone, Waiting,
 };
 pub use keystore::Device;
-pub use replica::{Conflict, RemoteInfo, Repaired, Replica, Resolution};
+pub use replica::{RemoteInfo, Replica};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};
 pub use search::SearchHit;

@@ -51,7 +51,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::operations::note_operation;
-use crate::replica::{Inner, Replica, Resolution};
+use crate::replica::{Inner, Replica};
 
 /// How to sync.
 #[derive(Clone, Default)]
@@ -552,7 +552,7 @@ impl<'a> Session<'a> {
                     Prefer::Local => lost.site == Some(site),
                     _ => lost.winner == Some(site),
                 };
-                match if wanted { replica.resolve(lost.id, &Resolution::PutBack) } else { continue } {
+                match if wanted { replica.resolve(lost.id, &crate::Resolution::PutBack) } else { continue } {
                     Ok(()) => put_back += 1,
                     Err(Error::ConflictRowGone { .. }) => {}
                     Err(error) => return Err(error),

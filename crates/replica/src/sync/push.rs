@@ -234,9 +234,9 @@ impl Session<'_> {
         let mut offered: HashMap<SiteId, Vec<(u64, u64)>> = HashMap::new();
         let mut offer = |site, first, last| offered.entry(site).or_default().push((first, last));
         for head in self.heads.iter().chain(std::iter::once(own)) {
-            // Nobody takes a snapshot from a site that is retired: what only stands in it stands nowhere.
+            // Nobody takes a snapshot from a site that is retired: what only stands in it stands nowhere, be it of its own or of another that found it
+            // there. So what a head says of its site's last version says nothing of where the versions are.
             if facts.retired.iter().all(|(site, _)| *site != head.site) {
-                offer(head.site, 1, head.last_version);
                 for (site, last) in head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter()) {
                     offer(site, 1, last);
                 }
