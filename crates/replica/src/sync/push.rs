@@ -234,16 +234,15 @@ impl Session<'_> {
         let mut offered: HashMap<SiteId, Vec<(u64, u64)>> = HashMap::new();
         let mut offer = |site, first, last| offered.entry(site).or_default().push((first, last));
         for head in self.heads.iter().chain(std::iter::once(own)) {
-            // Nobody takes a snapshot from a site that is retired: what only stands in it stands nowhere, be it of its own or of another that found it
-            // there. So what a head says of its site's last version says nothing of where the versions are.
-            if facts.retired.iter().all(|(site, _)| *site != head.site) {
-                for (site, last) in head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter()) {
-                    offer(site, 1, last);
-                }
+            // Of a site that is retired nobody takes anything but its own versions: what only stands in its snapshot stands nowhere, be it of its own or
+            // of another that found it there. So what a head says of its site's last version says nothing of where the versions are.
+            let speaks = facts.retired.iter().all(|(site, _)| *site != head.site);
+            for (site, last) in head.snapshot.iter().filter(|_| speaks).flat_map(|snapshot| snapshot.vector.iter()) {
+                offer(site, 1, last);
             }
-            for (site, first, last) in ranges(head) {
+            for (site, first, last) in changesets(head) {
                 // What others say of this site counts for nothing.
-                if head.site == own.site || (site != head.site && site != own.site) {
+                if site == head.site || (speaks && site != own.site) {
                     offer(site, first, last);
                 }
             }
@@ -431,10 +430,14 @@ pub(super) fn changes(head: &Head) -> impl Iterator<Item = &Frame> {
 /// What a head offers: by site, the first and the last version.
 pub(super) fn ranges(head: &Head) -> impl Iterator<Item = (SiteId, u64, u64)> + '_ {
     let snapshot = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
+    snapshot.map(|(site, last)| (site, 1, last)).chain(changesets(head))
+}
+
+/// Those that stand as changesets in its segments and its tail.
+fn changesets(head: &Head) -> impl Iterator<Item = (SiteId, u64, u64)> + '_ {
     let segments = head.segments.iter().flat_map(|segment| &segment.contents);
     let tail = changes(head).map(|frame| (frame.site, frame.version, frame.version));
-    let segments = segments.map(|range| (range.site, range.first, range.last));
-    snapshot.map(|(site, last)| (site, 1, last)).chain(segments).chain(tail)
+    segments.map(|range| (range.site, range.first, range.last)).chain(tail)
 }
 
 /// Up to where ranges reach from version 1 on without a gap.
