@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +83,57 @@ fn pure_rooms_read_no_clock_and_draw_no_random_numbers() {
         }
     }
     complain(&impure);
+}
+
+/// What simulations run has its time, its random numbers and its threads from its `Runtime`: each look past that is listed here, with what
+/// makes it harmless. Time of tokio is virtual there.
+#[test]
+fn what_simulations_run_has_time_chance_and_threads_from_its_runtime() {
+    let harmless = [
+        ("replica/src/runtime.rs", "SystemTime::now", "the system's own `Runtime`"),
+        ("replica/src/runtime.rs", "getrandom", "the system's own `Runtime`"),
+        ("replica/src/keystore.rs", "getrandom", "a name for a file that is renamed at once"),
+        ("replica/src/auto.rs", "thread::Builder", "asked for by `sync_every`, which simulations do themselves"),
+        ("replica/src/sync/mod.rs", "spawn_blocking", "not where `Runtime::blocks_in_place` says so"),
+        ("replica/src/direct/live.rs", "Instant::now", "tokio's"),
+        ("blobs/src/request.rs", "Instant::now", "tokio's"),
+        ("store/src/store.rs", "Instant::now", "waits for a lock that another process holds"),
+        ("store/src/backup.rs", "Instant::now", "waits for a lock that another process holds"),
+        ("store/src/backup.rs", "thread::sleep", "waits for a lock that another process holds"),
+    ];
+    let words = [
+        "SystemTime::now",
+        "Instant::now",
+        "getrandom",
+        "thread_rng",
+        "OsRng",
+        "rand::",
+        "new_v4()",
+        "thread::spawn",
+        "thread::Builder",
+        "thread::sleep",
+        "spawn_blocking",
+    ];
+    let crates = root().join("crates");
+    let (mut findings, mut used) = (Vec::new(), BTreeSet::new());
+    for room in ["changeset", "clock", "document", "identity", "protocol", "schema", "store", "blobs", "replica"] {
+        for path in files(&[".rs"]).into_iter().filter(|path| path.starts_with(crates.join(room).join("src"))) {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let name = path.strip_prefix(&crates).unwrap().to_string_lossy().into_owned();
+            for (n, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+                for word in words.iter().filter(|word| line.contains(*word)) {
+                    match harmless.iter().position(|(file, of, _)| *file == name && of == word) {
+                        Some(at) => drop(used.insert(at)),
+                        None => findings.push(format!("{name}:{}: {word}; take it from `Runtime`", n + 1)),
+                    }
+                }
+            }
+        }
+    }
+    let unused = harmless.iter().enumerate().filter(|(at, _)| !used.contains(at));
+    findings.extend(unused.map(|(_, (file, word, _))| format!("{file} has no {word} any more; take it off this list")));
+    complain(&findings);
 }
 
 #[test]
