@@ -78,10 +78,6 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) coverage: Coverage,
     pub(crate) device_ms: u64,
-    /// Something happened after which sums may not be exact: a file was copied or went back.
-    pub(crate) inexact: bool,
-    /// A copy of the bucket was put back.
-    pub(crate) rolled_back: bool,
 }
 
 pub(crate) type Checked<T> = Result<T, Violation>;
@@ -108,8 +104,6 @@ impl World {
             trace: Trace::default(),
             coverage: Coverage::default(),
             device_ms: 0,
-            inexact: false,
-            rolled_back: false,
         };
         for n in 0..scenario.devices.clamp(1, 16) as usize {
             world.add_device(n)?;

@@ -119,7 +119,6 @@ impl World {
         let mut device = device.map_err(|error| self.broken("setup", error.to_string()))?;
         let written = std::fs::copy(&kept.backup.path, device.path());
         written.map_err(|error| self.broken("setup", error.to_string()))?;
-        self.inexact = true;
         device.damaged = self.devices[n].damaged;
         let opened = device.open();
         device.plan_faults();
@@ -162,7 +161,6 @@ impl World {
             return Ok(());
         }
         restored.map_err(|error| self.broken("restore", format!("d{n}: {error}")))?;
-        self.inexact = true;
         let device = &mut self.devices[n];
         device.unsealed.clear();
         let published = device.published.clone();
@@ -180,8 +178,11 @@ impl World {
         let tampered = self.at(n, |device| {
             let conn = device.plain().map_err(|error| error.to_string())?;
             let tables = device.shapes(&conn)?;
-            let table = tables.iter().find(|shape| shape.plain && shape.key.len() == 1).ok_or("no table")?;
-            let sql = format!("DELETE FROM {}; DELETE FROM isle_queue", crate::workload::quoted(&table.name));
+            let has_rows =
+                |name: &str| conn.query_row(&format!("SELECT 1 FROM {name} LIMIT 1"), [], |_| Ok(())).is_ok();
+            let mut names = tables.iter().filter(|shape| shape.plain).map(|shape| crate::workload::quoted(&shape.name));
+            let name = names.find(|name| has_rows(name)).ok_or("no table has rows")?;
+            let sql = format!("DELETE FROM {name}; DELETE FROM isle_queue");
             conn.execute_batch(&sql).map_err(|error| error.to_string())
         });
         tampered.map_err(|error| self.broken("setup", error))?;

@@ -80,7 +80,6 @@ impl World {
     pub(super) async fn roll_bucket_back(&mut self, n: usize) -> Checked<()> {
         let Some(contents) = self.copy_of_bucket.clone() else { return Ok(()) };
         self.bucket.objects.put_back(&contents).await.map_err(|error| self.broken("setup", error))?;
-        self.rolled_back = true;
         self.note(n, "bucket rolled back", "somebody puts the copy of the bucket back".to_owned());
         Ok(())
     }

@@ -14,6 +14,7 @@ mod look;
 mod peers;
 mod processes;
 mod schema;
+mod sim;
 mod sql;
 mod support;
 mod sync;

@@ -26,6 +26,16 @@ pub(super) struct News {
     pub(super) last: Option<Head>,
 }
 
+/// What came of reading a head.
+enum Found {
+    /// It is as new as the last one, or newer; with its tag.
+    Head(Head, Option<String>),
+    /// It is not there, or is older than the last one.
+    Gone,
+    /// It is older than the last one, as it was at the sync before.
+    Older(Head),
+}
+
 impl Session<'_> {
     /// Reads the heads that changed, and takes in what they offer.
     pub(super) async fn pull(&mut self, refs: Vec<HeadRef>) -> Result<(), Error> {
@@ -53,11 +63,15 @@ impl Session<'_> {
                 continue;
             }
             match self.read_head(site, last.as_ref()).await {
-                Ok(Some((head, etag))) => news.push(News { head, etag, last }),
-                Ok(None) => {
-                    // Gone, or gone back: what it said before still holds.
+                Ok(Found::Head(head, etag)) => news.push(News { head, etag, last }),
+                Ok(Found::Gone) => {
+                    // What it said before still holds.
                     self.unread |= !over(site);
                     self.heads.extend(last);
+                }
+                Ok(Found::Older(head)) => {
+                    self.unread |= !over(site);
+                    self.heads.push(head);
                 }
                 Err(error) if is_outage(&error) => return Err(error),
                 Err(error) => failed.push((site, error, last)),
@@ -106,15 +120,15 @@ impl Session<'_> {
         }
     }
 
-    /// A head as it stands; `None` if it is gone or went back.
-    async fn read_head(&mut self, site: SiteId, last: Option<&Head>) -> Result<Option<(Head, Option<String>)>, Error> {
+    /// A head as it stands.
+    async fn read_head(&mut self, site: SiteId, last: Option<&Head>) -> Result<Found, Error> {
         let mut found = self.remote.get_head(site).await;
         if matches!(found, Err(RemoteError::KeyMissing { .. })) && self.learn_keys().await? {
             found = self.remote.get_head(site).await;
         }
         let (head, etag) = match found {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(Found::Gone),
             Err(
                 source @ (RemoteError::Corrupt { .. }
                 | RemoteError::NewerFormat { .. }
@@ -132,10 +146,13 @@ impl Session<'_> {
             let sequence = head.author.as_ref().map_or(0, |author| author.sequence);
             if self.state.stale.insert(site.to_string(), sequence) != Some(sequence) {
                 self.take_nothing_for_granted();
+                // It may have been read late.
+                return Ok(Found::Gone);
             }
-            return Ok(None);
+            // An older copy of the remote was put back, and its author has not come to mend that: what is not offered any more is put here.
+            return Ok(Found::Older(head));
         }
-        Ok(Some((head, etag)))
+        Ok(Found::Head(head, etag))
     }
 
     /// Takes over which sites others hold to be retired. If this one is among them, it goes on under a new id.
