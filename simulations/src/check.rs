@@ -2,17 +2,14 @@
 //! everything.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use isle::Replica;
-use isle_changeset::{Header, RowKind, Value, pack_key};
-use isle_clock::{SiteId, VersionVector};
-use isle_schema::{Affinity, Collation, ColumnId, KeyColumn, Table};
-use isle_test_reference::{Model, Sealed, Write, writes};
-use rusqlite::Connection;
+use isle_changeset::{Header, Value};
+use isle_clock::SiteId;
+use isle_test_reference::{Sealed, writes};
 
 use crate::device::{Ack, BUCKET, Device, Logged};
-use crate::workload::{Shape, quoted};
+use crate::workload::quoted;
 use crate::world::{Checked, World, chain};
 
 /// Rounds of syncs after which everybody has heard of everything.
@@ -24,7 +21,7 @@ const STILL_ROUNDS_MAX: usize = 6;
 /// Changesets that somebody has seen of somebody else, or that were published: these are for ever.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    sealed: BTreeMap<(SiteId, u64), Sealed>,
+    pub(crate) sealed: BTreeMap<(SiteId, u64), Sealed>,
     /// Those that were looked at before they were published: they may have been sealed anew until then.
     supposed: BTreeSet<(SiteId, u64)>,
 }
@@ -91,11 +88,12 @@ impl World {
             return Err(self.broken("durability", text));
         }
         drop(conn);
-        self.collect(n)
+        self.collect(n)?;
+        self.check_held(n)
     }
 
     /// What a device has: of others, and of its own what is published; or else the rest.
-    fn read_log(&mut self, n: usize, published: bool) -> Checked<Vec<Logged>> {
+    pub(crate) fn read_log(&mut self, n: usize, published: bool) -> Checked<Vec<Logged>> {
         let Some(replica) = self.devices[n].up().cloned().filter(|_| !self.devices[n].damaged) else {
             return Ok(Vec::new());
         };
@@ -183,7 +181,10 @@ impl World {
             self.check_file(n)?;
             self.remember(n)?;
         }
-        self.check_rows()?;
+        for n in self.alive() {
+            self.check_held(n)?;
+            self.check_upkeep(n)?;
+        }
         self.check_acks()?;
         self.check_still().await?;
         self.check_newcomer().await?;
@@ -271,37 +272,6 @@ impl World {
             let name = quoted(&table.name);
             let sound = conn.execute(&format!("INSERT INTO {name}({name}, rank) VALUES('integrity-check', 1)"), []);
             sound.map_err(|error| self.broken("search", format!("d{n}: {}: {error}", table.name)))?;
-        }
-        Ok(())
-    }
-
-    /// What shows is what the reference model makes of the changesets, and every concurrent value that lost is in the journal.
-    fn check_rows(&mut self) -> Checked<()> {
-        let first = self.alive().first().copied().unwrap_or(0);
-        let retired = self.replica(first)?.store().retired().map_err(|error| self.broken("log", chain(&error)))?;
-        for n in self.alive() {
-            let replica = self.replica(n)?;
-            let vector = replica.store().vector().map_err(|error| self.broken("log", chain(&error)))?;
-            let cut = |site: SiteId| retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
-            let counts = |site: SiteId, version: u64| version <= vector.get(site).min(cut(site));
-            let known: Vec<&Sealed> = self
-                .memory
-                .sealed
-                .iter()
-                .filter(|((site, version), _)| counts(*site, *version))
-                .map(|(_, s)| s)
-                .collect();
-            let all: u64 = vector.iter().map(|(site, last)| last.min(cut(site))).sum();
-            if (known.len() as u64) < all {
-                // Some left every log before anybody looked.
-                self.coverage.note("model skipped");
-                continue;
-            }
-            let problem = compare(&mut self.devices[n], &replica, &known);
-            if let Some((promise, text)) = problem.map_err(|error| self.broken("model", format!("d{n}: {error}")))? {
-                return Err(self.broken(promise, format!("d{n}: {text}")));
-            }
-            self.coverage.note("model compared");
         }
         Ok(())
     }
@@ -410,167 +380,4 @@ fn sealed(store: &isle_store::Store, site: SiteId, version: u64) -> Result<Optio
         }
     }
     Ok(Some((header, blocks)))
-}
-
-type Problem = Option<(&'static str, String)>;
-
-/// Compares what a file shows with what the model says.
-fn compare(device: &mut Device, replica: &Replica, known: &[&Sealed]) -> Result<Problem, String> {
-    let mut model = Model::default();
-    let all: Vec<Write> = known.iter().flat_map(|sealed| writes(sealed)).collect();
-    for write in &all {
-        model.take(write.clone());
-    }
-    let seen = seen(known);
-    let (schema, _) = replica.store().schema().map_err(|error| error.to_string())?;
-    let conn = device.plain().map_err(|error| error.to_string())?;
-    let shapes = device.shapes(&conn)?;
-    let journal = journal(replica)?;
-    for shape in shapes.iter().filter(|shape| shape.plain) {
-        let Some((id, state)) = schema.tables.iter().find(|(_, state)| state.name == shape.name) else { continue };
-        let key = state.key.iter().map(|name| KeyColumn {
-            name: name.clone(),
-            affinity: Affinity::Blob,
-            collation: Collation::Binary,
-        });
-        let table = Table {
-            id: *id,
-            name: shape.name.clone(),
-            key: key.collect(),
-            columns: state.columns.clone(),
-            rowid_key: false,
-        };
-        let defaults = defaults(&conn, &table)?;
-        let default = |column: ColumnId| defaults.get(&column).cloned().unwrap_or(Value::Null);
-        let expected = model.visible_with(&table, default);
-        let shown = visible(&conn, &table)?;
-        if expected != shown {
-            let missing = expected.iter().find(|row| !shown.contains(row));
-            let extra = shown.iter().find(|row| !expected.contains(row));
-            let text = format!("table {}: should show {missing:?}, shows {extra:?}", shape.name);
-            return Ok(Some(("merge", text)));
-        }
-        if let Some(text) = lost(shape, &table, &all, &seen, &shown, &journal) {
-            return Ok(Some(("journal", text)));
-        }
-    }
-    Ok(None)
-}
-
-/// The rows of a file as the model shows them.
-fn visible(conn: &Connection, table: &Table) -> Result<Vec<String>, String> {
-    let names = table.key.iter().map(|column| &column.name).chain(table.columns.iter().map(|column| &column.name));
-    let list = names.map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
-    let mut statement =
-        conn.prepare(&format!("SELECT {list} FROM {}", quoted(&table.name))).map_err(|error| error.to_string())?;
-    let count = statement.column_count();
-    let rows = statement.query_map([], |row| {
-        let values: Vec<Value> = (0..count).map(|n| row.get_ref(n).map(value)).collect::<Result<_, _>>()?;
-        Ok(format!("{values:?}"))
-    });
-    let rows: Result<Vec<String>, _> = rows.map_err(|error| error.to_string())?.collect();
-    let mut rows = rows.map_err(|error| error.to_string())?;
-    rows.sort();
-    Ok(rows)
-}
-
-fn value(value: rusqlite::types::ValueRef<'_>) -> Value {
-    use rusqlite::types::ValueRef;
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(v) => Value::Integer(v),
-        ValueRef::Real(v) => Value::Real(v),
-        ValueRef::Text(v) => Value::Text(v.to_vec()),
-        ValueRef::Blob(v) => Value::Blob(v.to_vec()),
-    }
-}
-
-fn defaults(conn: &Connection, table: &Table) -> Result<HashMap<ColumnId, Value>, String> {
-    let mut defaults = HashMap::new();
-    for column in &table.columns {
-        let sql = "SELECT dflt_value FROM pragma_table_xinfo(?1) WHERE name = ?2";
-        let text: Option<String> = conn
-            .query_row(sql, [&table.name, &column.name], |row| row.get(0))
-            .map_err(|error| format!("{}.{}: {error}", table.name, column.name))?;
-        if let Some(text) = text {
-            let found = conn.query_row(&format!("SELECT {text}"), [], |row| row.get_ref(0).map(value));
-            defaults.insert(column.id, found.map_err(|error| error.to_string())?);
-        }
-    }
-    Ok(defaults)
-}
-
-/// Per version what its author had seen, its own versions included.
-fn seen(all: &[&Sealed]) -> HashMap<(SiteId, u64), VersionVector> {
-    let mut headers: Vec<Header> = all.iter().filter_map(|(header, _)| Header::decode(header).ok()).collect();
-    headers.sort_by_key(|header| (header.site, header.version));
-    let mut seen: HashMap<(SiteId, u64), VersionVector> = HashMap::new();
-    for header in headers {
-        let mut vector = seen.get(&(header.site, header.version - 1)).cloned().unwrap_or_default();
-        for cause in &header.causes {
-            vector.advance(cause.site, cause.version);
-        }
-        vector.advance(header.site, header.version);
-        seen.insert((header.site, header.version), vector);
-    }
-    seen
-}
-
-type Journal = HashSet<(String, Vec<u8>, String, String)>;
-
-/// What the journal has: table, key, column and value.
-fn journal(replica: &Replica) -> Result<Journal, String> {
-    let entries = replica.store().conflicts(true, usize::MAX).map_err(|error| error.to_string())?;
-    let entries = entries.into_iter().filter_map(|entry| {
-        let key: Vec<_> = entry.key.iter().map(Value::as_ref).collect();
-        Some((entry.table, pack_key(&key), entry.column?, format!("{:?}", entry.value)))
-    });
-    Ok(entries.collect())
-}
-
-/// A value of text that nobody who had seen it overwrote, and that neither shows nor stands in the journal.
-fn lost(
-    shape: &Shape,
-    table: &Table,
-    all: &[Write],
-    seen: &HashMap<(SiteId, u64), VersionVector>,
-    shown: &[String],
-    journal: &Journal,
-) -> Option<String> {
-    let mut rows: HashMap<&[u8], Vec<&Write>> = HashMap::new();
-    for write in all.iter().filter(|write| write.table == table.id) {
-        rows.entry(&write.key).or_default().push(write);
-    }
-    let shown = shown.join("\n");
-    for others in rows.values() {
-        for write in others {
-            for (id, value) in write.cells.iter().filter(|(_, value)| matches!(value, Value::Text(_))) {
-                let Some(column) = table.columns.iter().find(|column| column.id == *id) else { continue };
-                // A device that goes on under a new site id has written it once more.
-                let same =
-                    others.iter().filter(|other| other.cells.iter().any(|cell| cell.0 == *id && cell.1 == *value));
-                let overwritten = { same }.any(|write| {
-                    others.iter().any(|other| {
-                        let names = other.kind == RowKind::Delete || other.cells.iter().any(|(of, _)| of == id);
-                        let later = (other.site, other.version) != (write.site, write.version);
-                        let knew = seen.get(&(other.site, other.version));
-                        names && later && knew.is_some_and(|knew| knew.contains(write.site, write.version))
-                    })
-                });
-                let text = format!("{value:?}");
-                let kept =
-                    || journal.contains(&(shape.name.clone(), write.key.clone(), column.name.clone(), text.clone()));
-                if !overwritten && !shown.contains(&text) && !kept() {
-                    return Some(format!(
-                        "{text} in {}.{}, version {} of {}, neither shows nor stands in the journal",
-                        shape.name,
-                        column.name,
-                        write.version,
-                        write.site.short()
-                    ));
-                }
-            }
-        }
-    }
-    None
 }

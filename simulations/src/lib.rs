@@ -44,6 +44,7 @@ mod clock;
 mod device;
 mod disk;
 mod network;
+mod oracle;
 mod random;
 mod run;
 mod scenario;

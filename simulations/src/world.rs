@@ -177,7 +177,7 @@ impl World {
     }
 
     /// Does something on a device, at its time.
-    fn at<T>(&mut self, n: usize, f: impl FnOnce(&mut Device) -> T) -> T {
+    pub(crate) fn at<T>(&mut self, n: usize, f: impl FnOnce(&mut Device) -> T) -> T {
         let device = &mut self.devices[n];
         disk::set_sql_time(Some(isle_store::Runtime::now_ms(device.runtime.as_ref())));
         f(device)

@@ -5,10 +5,19 @@
 //! then they stand in the log, where they bind nobody: what does not lead to the signed hash was forged on its way, and is thrown
 //! away, to be asked for again.
 //!
+//! The signature that is good for what is applied here may be of a later version, which is not: its time has not come, or its site was retired before it.
+//! What is handed over then is a signature with the headers between: whoever has it needs no version that may never come.
+//!
+//! ```text
+//! proof      144 bytes, see isle_identity::prove; of version v, or of v + n
+//! n times    length of a header, u32 LE; the header of version v + 1, v + 2, … v + n
+//! ```
+//!
 //! A file whose own site id was drawn without a device asks for no signatures.
 
-use isle_changeset::{Hash, Header};
-use isle_clock::SiteId;
+use isle_changeset::{DecodeError, Hash, Header};
+use isle_clock::{GroupId, SiteId};
+use isle_identity::PROOF_BYTES;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::engine::Engine;
@@ -22,6 +31,8 @@ use crate::{Store, StoreError, layout};
 /// Signatures are at most so many versions apart: so much has to be here before a part of it can be merged. A version of several blocks is signed
 /// by itself, so that a transfer which is cut goes on within it.
 pub(crate) const EVERY: u64 = 256;
+/// The headers between a version and the signature that is good for it take at most so many bytes.
+const BETWEEN_BYTES_MAX: usize = 16 << 10;
 /// No signature further ahead than this is gone by: looking whether all before it is here would take long.
 const SPAN_MAX: u64 = 4 * EVERY;
 
@@ -51,14 +62,20 @@ impl Store {
         })
     }
 
-    /// The signature that is good for a version of a site, and the version that it is of.
+    /// The signature that is good for a version of a site, and the version that it is good up to, which is applied here if `version` is.
     ///
     /// # Errors
     /// SQLite's reason.
     pub fn proof_for(&self, site: SiteId, version: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        self.read(|conn| match crate::own::known_site_no(conn, site)? {
-            Some(no) => covering(conn, no, version),
-            None => Ok(None),
+        self.read(|conn| {
+            let Some(no) = crate::own::known_site_no(conn, site)? else { return Ok(None) };
+            let Some((last, proof)) = covering(conn, no, version)? else { return Ok(None) };
+            let applied = crate::own::base(conn, no)?.map_or(0, |base| base.0);
+            if last <= applied || version > applied {
+                return Ok(Some((last, proof)));
+            }
+            let between = between(conn, no, applied + 1, last, &proof)?;
+            Ok(Some(between.map_or((last, proof), |between| (applied, between))))
         })
     }
 }
@@ -109,6 +126,53 @@ fn covering(conn: &Connection, no: i64, version: u64) -> Result<Option<(u64, Vec
     found.optional().doing("look for a signature")
 }
 
+/// A signature of version `last` with the headers from `first` on, which makes it good for the version before; `None` where they are not all here.
+fn between(conn: &Connection, no: i64, first: u64, last: u64, proof: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some((proof, others)) = proof.split_at_checked(PROOF_BYTES) else { return Ok(None) };
+    let mut bytes = proof.to_vec();
+    let mut statement =
+        conn.prepare_cached("SELECT header FROM isle_log WHERE id = ?1").doing("look for a signature")?;
+    for version in first..=last {
+        let header = statement.query_row([log_id(no, version)], |row| row.get::<_, Vec<u8>>(0)).optional();
+        let Some(header) = header.doing("look for a signature")? else { return Ok(None) };
+        bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&header);
+        if bytes.len() + others.len() > PROOF_BYTES + BETWEEN_BYTES_MAX {
+            return Ok(None);
+        }
+    }
+    bytes.extend_from_slice(others);
+    Ok(Some(bytes))
+}
+
+/// The hash of a version by its device's signature, of it or of one behind it.
+fn proven(proof: &[u8], group: GroupId, site: SiteId, version: u64) -> Result<Hash, StoreError> {
+    let (signature, mut rest) = proof.split_at(proof.len().min(PROOF_BYTES));
+    let refused = |source| StoreError::BadProof { site, version, source };
+    let wrong = || refused(isle_identity::ProofError::Size { found: proof.len() });
+    if rest.len() > BETWEEN_BYTES_MAX {
+        return Err(wrong());
+    }
+    let mut between = Vec::new();
+    while !rest.is_empty() {
+        let (length, header) = rest.split_first_chunk().ok_or_else(wrong)?;
+        let (header, others) = header.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(wrong)?;
+        between.push(header);
+        rest = others;
+    }
+    let last = version.checked_add(between.len() as u64).ok_or_else(wrong)?;
+    let mut hash = isle_identity::proven(signature, group, site, last).map_err(refused)?;
+    for (header, version) in between.iter().rev().zip((version..=last).rev()) {
+        let bad = |source| StoreError::BadChangeset { site, version, source };
+        let decoded = Header::decode(header).map_err(bad)?;
+        if Header::hash(header) != hash || (decoded.site, decoded.version) != (site, version) {
+            return Err(bad(DecodeError::Hash { what: "header behind a signed version" }));
+        }
+        hash = decoded.previous;
+    }
+    Ok(hash)
+}
+
 /// Takes the signature of another site's device; gives the local number of the site, or `None` if it is of no use.
 pub(crate) fn put(
     conn: &Connection,
@@ -120,11 +184,7 @@ pub(crate) fn put(
     if !own.signed || site == own.site {
         return Ok(None);
     }
-    let chain = isle_identity::proven(proof, own.group, site, version).map_err(|source| StoreError::BadProof {
-        site,
-        version,
-        source,
-    })?;
+    let chain = proven(proof, own.group, site, version)?;
     let no = site_no(conn, site)?;
     let applied = applied_version(conn, no)?;
     let known = match crate::clocks::one::<Vec<u8>>(
@@ -133,7 +193,7 @@ pub(crate) fn put(
         params![no, version as i64],
     )? {
         // The signature of what its device signed differently before; `proven` has checked that one when it came.
-        Some(known) => isle_identity::proven(&known, own.group, site, version).ok(),
+        Some(known) => proven(&known, own.group, site, version).ok(),
         None if version <= applied => hash_of(conn, no, version)?,
         None => None,
     };
@@ -192,11 +252,7 @@ pub(crate) fn missing(engine: &Engine, next: &Next) -> Result<Option<Waiting>, S
         return Ok(Some(Waiting::Unsigned));
     }
     let group = engine.own()?.group;
-    let signed = isle_identity::proven(&proof, group, next.site, last).map_err(|source| StoreError::BadProof {
-        site: next.site,
-        version: last,
-        source,
-    })?;
+    let signed = proven(&proof, group, next.site, last)?;
     let mut chain = next.chain;
     let mut statement = conn.prepare_cached("SELECT header FROM isle_log WHERE id = ?1").doing("read the log")?;
     let mut follows = true;

@@ -255,3 +255,52 @@ fn a_signature_far_ahead_costs_no_walk() {
     assert_eq!(b.store.apply().unwrap().waiting, [(site, 1, Waiting::Unsigned)]);
     assert_eq!(take(&b, site, 1, &proof(&a, 1, 1)).unwrap().versions, 1, "a nearer one helps");
 }
+
+#[test]
+fn a_signature_of_a_version_that_may_never_come_is_good_without_it() {
+    let (a, b) = pair(1);
+    let site = a.site();
+    a.pass(3_600_000);
+    for n in 2..=4 {
+        a.run(&format!("INSERT INTO t VALUES({n}, 'later')"));
+    }
+    for n in 1..=4 {
+        let (header, blocks) = version(&a, n);
+        b.receive(&header, &blocks);
+    }
+    let applied = take(&b, site, 4, &proof(&a, 1, 4)).unwrap();
+    assert!(matches!(applied.waiting[..], [(_, 2, Waiting::Future(_))]), "{applied:?}");
+    // The signature is of version 4, which is an hour ahead: whoever has version 1 of b alone can take it all the same.
+    let (good_for, long) = b.store.proof_for(site, 1).unwrap().expect("a signature");
+    assert_eq!(good_for, 1);
+    let (header, blocks) = version(&a, 1);
+    let reader = || {
+        let reader = owned(3);
+        reader.receive(&header, &blocks);
+        reader
+    };
+    let c = reader();
+    assert_eq!(take(&c, site, 1, &long).unwrap().versions, 1);
+    assert_eq!(ids(&c).len(), 1);
+    assert_eq!(c.store.proof_for(site, 1).unwrap(), Some((1, long.clone())), "and is passed on");
+    // It says nothing of any other version, and not a bit of it may be another.
+    for version in [0, 2, 3] {
+        take(&reader(), site, version, &long).unwrap_err();
+    }
+    for at in (0..long.len()).step_by(7).chain(140..152) {
+        let mut altered = long.clone();
+        altered[at] ^= 0x10;
+        let d = reader();
+        assert!(take(&d, site, 1, &altered).is_err(), "byte {at}");
+        assert_eq!(ids(&d), [""; 0]);
+    }
+    for length in [0, 143, 145, long.len() - 1] {
+        take(&reader(), site, 1, &long[..length]).unwrap_err();
+    }
+    // A version of a's that nobody signed does not come in by what follows it.
+    let d = owned(3);
+    let (header, blocks) = &forged(&a, 1)[0];
+    d.receive(header, blocks);
+    let taken = take(&d, site, 1, &long).unwrap();
+    assert_eq!((taken.versions, ids(&d).len()), (0, 0));
+}

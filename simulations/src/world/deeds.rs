@@ -100,6 +100,7 @@ impl World {
                     self.coverage.note("new site id");
                 }
                 self.log(Some(n), format!("{what}: {}", told(&report)));
+                self.check_held(n)?;
             }
         }
         self.devices[n].drops_at_once &= self.devices[n].running > 0;
