@@ -339,8 +339,11 @@ impl Store {
         self.read(|conn| {
             run_cached(conn, "BEGIN")?;
             let result = f(conn);
-            run_cached(conn, "COMMIT")?;
-            result
+            let ended = run_cached(conn, "COMMIT");
+            // An error that ended the transaction by itself tells more than that there is none to end.
+            let value = result?;
+            ended?;
+            Ok(value)
         })
     }
 

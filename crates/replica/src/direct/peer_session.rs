@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use isle_clock::SiteId;
 use isle_identity::DeviceKey;
 use isle_protocol::{Action, Answer, ByeCode, Config, Event, Session, SessionError};
 
@@ -13,6 +14,9 @@ use super::session::{goodbye, hello, may_talk};
 use crate::replica::{Inner, Replica};
 use crate::sync::SyncReport;
 use crate::{Error, operations};
+
+/// How often it is looked whether the snapshot of another peer is taken in by now, in milliseconds.
+const AGAIN_MS: u64 = 500;
 
 /// A session with another device of the group over any connection that keeps bytes whole and in order: WebRTC, Bluetooth, a serial line, a
 /// pipe. What it hands out by [`PeerSession::poll_output`] is sent, what comes is handed to [`PeerSession::handle_input`], both ends alike. All methods
@@ -43,8 +47,10 @@ pub struct PeerSession {
     started_ms: u64,
     /// What waits until the snapshot of another peer is taken in.
     waiting: Option<Action>,
-    /// How many operations the peer was offered.
+    /// How many operations the peer was offered, which keys it was given, and which retired sites it was told.
     offered: usize,
+    given: Vec<[u8; 16]>,
+    retired: Vec<(SiteId, u64)>,
     over: bool,
     failure: Option<String>,
 }
@@ -68,7 +74,19 @@ impl Replica {
         let desk = Arc::new(Desk::new(&hub, peer, name, hello.site));
         let session = Session::new(Config { hello }, started_ms);
         let offered = hub.operations.borrow().len();
-        Ok(PeerSession { hub, desk, session, started_ms, waiting: None, offered, over: false, failure: None })
+        let retired = hub.retired.borrow().clone();
+        Ok(PeerSession {
+            hub,
+            desk,
+            session,
+            started_ms,
+            waiting: None,
+            offered,
+            given: Vec::new(),
+            retired,
+            over: false,
+            failure: None,
+        })
     }
 }
 
@@ -98,22 +116,40 @@ impl PeerSession {
         self.ended_by(result)
     }
 
-    /// Something was written to the file since the session began: what is new is sent.
+    /// Something was written to the file since the session began, by whatever client: what is new is sent.
     ///
     /// # Errors
-    /// SQLite's reason.
+    /// SQLite's reason, and [`Error::NotEnrolled`] if the peer was put out of the group meanwhile: the session is over then.
     pub fn handle_local(&mut self) -> Result<(), Error> {
         if self.over {
             return Ok(());
         }
-        self.session.handle_local();
-        let result = self.work();
+        let result = self.look().and_then(|()| self.work());
         self.ended_by(result)
+    }
+
+    /// Looks what is new in the file.
+    fn look(&mut self) -> Result<(), Error> {
+        let inner = &self.hub.inner;
+        inner.store.seal()?;
+        self.hub.refresh_operations()?;
+        self.session.handle_local();
+        let mut known = self.given.clone();
+        known.extend(self.session.peer().iter().flat_map(|hello| &hello.keys));
+        let new = super::keys::wrapped(inner, self.desk.key, &known)?;
+        if !new.is_empty() {
+            // Who was put out goes first, so that the peer does not hand the new key to it.
+            self.tell_operations();
+            self.given.extend(new.iter().map(|(id, _)| *id));
+            self.session.handle_operations(new);
+        }
+        Ok(())
     }
 
     /// When [`PeerSession::handle_timeout`] is to be called, in milliseconds since 1970 by this device's clock.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.session.poll_timeout().filter(|_| !self.over)
+        let again = self.waiting.is_some().then(|| self.now().saturating_add(AGAIN_MS));
+        self.session.poll_timeout().into_iter().chain(again).min().filter(|_| !self.over)
     }
 
     /// Looks whether the other end takes too long.
@@ -132,7 +168,7 @@ impl PeerSession {
     /// The next bytes for the other end, if there are any now.
     ///
     /// # Errors
-    /// SQLite's reason.
+    /// SQLite's reason, and [`Error::NotEnrolled`] if the peer was put out of the group meanwhile.
     pub fn poll_output(&mut self) -> Result<Option<Vec<u8>>, Error> {
         if !self.over {
             let result = self.work();
@@ -145,6 +181,8 @@ impl PeerSession {
             let result = self.work();
             self.ended_by(result)?;
         }
+        // Before it leaves this device: a restored backup is known by it.
+        self.hub.flush()?;
         Ok(bytes.map(Vec::from))
     }
 
@@ -212,6 +250,9 @@ impl PeerSession {
     /// Does what the session asks of the store.
     fn work(&mut self) -> Result<(), Error> {
         loop {
+            if !self.hub.may_talk(&self.desk.key) {
+                return Err(Error::NotEnrolled { key: self.desk.key.short() });
+            }
             self.tell_operations();
             let Some(action) = self.waiting.take().or_else(|| self.session.poll_action()) else { break };
             if matches!(action, Action::Consider(_)) {
@@ -238,12 +279,17 @@ impl PeerSession {
         Ok(())
     }
 
-    /// Operations that came up since the session began.
+    /// Operations that came up since the session began, and sites that were retired.
     fn tell_operations(&mut self) {
         let all = Arc::clone(&self.hub.operations.borrow());
         if all.len() != self.offered {
             self.offered = all.len();
             self.session.handle_operations(all.as_ref().clone());
+        }
+        let retired = self.hub.retired.borrow().clone();
+        if retired != self.retired {
+            self.session.handle_retired(retired.clone());
+            self.retired = retired;
         }
     }
 }

@@ -694,6 +694,7 @@ impl<'a> Session<'a> {
         tracing::warn!(site = %self.site, version = last, "the remote has a version of this site that this file never wrote");
         let common = identity::common_with(self.inner, &self.remote, &self.row.name, &head).await?;
         self.site = blocking(self.inner, move |inner| inner.new_site(common)).await?;
+        self.state.head_put_ms = 0;
         self.report.new_site = Some(self.site.to_string());
         Ok(())
     }

@@ -152,6 +152,7 @@ impl Session<'_> {
             // An older copy of the remote was put back, and its author has not come to mend that: what is not offered any more is put here.
             return Ok(Found::Older(head));
         }
+        self.state.stale.remove(&site.to_string());
         Ok(Found::Head(head, etag))
     }
 
@@ -183,10 +184,20 @@ impl Session<'_> {
             // Its writer has replaced the segment since the head was read: the new head names another.
             Err(Error::Remote { source: RemoteError::Missing { .. }, .. }) => {
                 let again = self.remote.get_head(site).await.map_err(|source| self.failed(source))?;
-                let Some((head, _)) = again else { return Ok(()) };
-                self.authenticate(&head).await?;
-                self.bootstrap(vec![head.clone()]).await?;
-                self.pull_changesets(&head).await?;
+                let Some((again, etag)) = again.filter(|(again, _)| !went_back(again, &head)) else {
+                    self.unread = true;
+                    return Ok(());
+                };
+                self.authenticate(&again).await?;
+                let mut failed = Vec::new();
+                let admitted = self.admit(vec![News { head: again, etag, last: None }], &mut failed).await?;
+                if let Some((_, error, _)) = failed.pop() {
+                    return Err(error);
+                }
+                for News { head, .. } in admitted {
+                    self.bootstrap(vec![head.clone()]).await?;
+                    self.pull_changesets(&head).await?;
+                }
             }
             other => other?,
         }

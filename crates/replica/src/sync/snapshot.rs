@@ -123,7 +123,14 @@ impl Session<'_> {
     /// Takes in the best snapshot that the heads name, if the log alone does not do.
     pub(super) async fn bootstrap(&mut self, news: Vec<Head>) -> Result<(), Error> {
         let heads: Vec<Head> = news.into_iter().chain(self.heads.iter().cloned()).collect();
-        let mut offered: Vec<&Head> = heads.iter().filter(|head| head.snapshot.is_some()).collect();
+        let (membership, retired) =
+            blocking(self.inner, |inner| Ok((inner.store.membership()?, inner.store.retired()?))).await?;
+        // Nobody takes a snapshot from a site that was declared gone, or from a device that was put out.
+        let speaks = |head: &Head| {
+            let revoked = head.author.as_ref().is_some_and(|author| membership.is_revoked(&author.device));
+            !revoked && retired.iter().all(|(site, _)| *site != head.site)
+        };
+        let mut offered: Vec<&Head> = heads.iter().filter(|head| head.snapshot.is_some() && speaks(head)).collect();
         let total = |head: &Head| {
             let vector = head.snapshot.iter().flat_map(|snapshot| snapshot.vector.iter());
             vector.map(|(_, version)| u128::from(version)).sum::<u128>()
@@ -199,6 +206,7 @@ impl Session<'_> {
                 let common = super::identity::common(self.inner, &self.remote, &self.row.name, self.site).await?;
                 self.site = blocking(self.inner, move |inner| inner.new_site(common)).await?;
                 self.own = None;
+                self.state.head_put_ms = 0;
                 self.report.new_site = Some(self.site.to_string());
                 blocking(self.inner, |inner| Ok(inner.store.join_snapshot()?)).await
             }
