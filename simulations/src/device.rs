@@ -83,7 +83,14 @@ pub(crate) struct Device {
     pub(crate) went_back: Option<SiteId>,
     /// A compaction is under way that keeps nothing.
     pub(crate) drops_at_once: bool,
+    /// What goes to the bucket is encrypted.
+    encrypted: bool,
     shapes: Option<(i64, Vec<Shape>)>,
+}
+
+/// Whether the fleet of a seed has a key.
+pub(crate) fn is_encrypted(seed: u64) -> bool {
+    seed % 3 == 2
 }
 
 /// The bucket's name on every device.
@@ -130,8 +137,17 @@ impl Device {
             put_by: Vec::new(),
             drops_at_once: false,
             went_back: None,
+            encrypted: is_encrypted(seed),
             shapes: None,
         })
+    }
+
+    /// Takes the key of the group, as somebody brings it who carries it by hand.
+    pub(crate) fn take_key_of(&self, other: &Replica) -> Result<(), Error> {
+        if self.encrypted {
+            isle::import_keys(Some(self.folder.join("home")), &other.export_keys()?)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -159,7 +175,7 @@ impl Device {
         if fresh {
             replica.rename_device(&format!("device {}", self.n))?;
         }
-        replica.add_open_remote(BUCKET, self.bucket.clone())?;
+        replica.add_open_remote_of(BUCKET, self.bucket.clone(), !self.encrypted)?;
         self.replica = Some(replica);
         self.shapes = None;
         Ok(())
@@ -222,9 +238,14 @@ impl Device {
         self.acks.iter().filter(move |ack| !published(ack)).map(|ack| &ack.token)
     }
 
-    /// Whether a value shows.
+    /// Whether a value shows. Where that cannot be read it does: only what is seen to be gone is forgotten.
     pub(crate) fn shows(conn: &Connection, token: &Token) -> bool {
         let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(&token.column));
-        conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text])).unwrap_or(false)
+        let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
+        match there {
+            Ok(there) => there,
+            // A table or a column that is not there has no value.
+            Err(error) => !matches!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::Unknown)),
+        }
     }
 }

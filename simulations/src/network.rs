@@ -1,7 +1,7 @@
 //! Connections between devices: packets that come late, are lost and sent again, and do not come at all.
 //!
 //! A connection keeps bytes whole and in order, as QUIC does: a lost packet is one that comes later, and holds up those behind it; one that
-//! comes twice is seen once. A connection over which nothing has come for [`IDLE_MS`] is gone, as is one that a step cuts.
+//! comes twice is seen once, so none does. A connection over which nothing has come for [`IDLE_MS`] is gone, as is one that a step cuts.
 
 use std::collections::VecDeque;
 
@@ -21,8 +21,6 @@ pub struct NetworkCount {
     pub packets: u64,
     /// Packets that were lost, and sent again.
     pub lost: u64,
-    /// Packets that came twice.
-    pub doubled: u64,
     /// Packets that overtook others.
     pub reordered: u64,
     /// Connections that broke.
@@ -81,7 +79,6 @@ impl Link {
             takes += resend;
             resend *= 2;
         }
-        count.doubled += u64::from(self.rng.chance(3));
         let mut comes = now + takes;
         if let Some(until) = blocked {
             comes = comes.max(until + takes);
@@ -94,7 +91,14 @@ impl Link {
             comes = self.last[to];
         }
         self.last[to] = comes;
-        self.queues[to].push_back((comes, bytes));
+        // Where one piece ends and the next begins says nothing.
+        let at = self.rng.below(2 * bytes.len() as u64 + 1) as usize;
+        if let Some((first, rest)) = bytes.split_at_checked(at).filter(|(_, rest)| !rest.is_empty()) {
+            self.queues[to].push_back((comes, first.to_vec()));
+            self.queues[to].push_back((comes, rest.to_vec()));
+        } else {
+            self.queues[to].push_back((comes, bytes));
+        }
     }
 
     /// Whether both ends have gone.

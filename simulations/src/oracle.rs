@@ -1,6 +1,6 @@
 //! The oracle: what a model of the merge makes of the changesets that a device has, against what it shows; and what isle keeps beside the rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use isle::Replica;
 use isle_changeset::{Header, RowKind, Value, pack_key};
@@ -34,11 +34,15 @@ impl World {
             _ if self.devices[n].disk.is_down() => return Ok(()),
             (Err(error), _) | (_, Err(error)) => return Err(self.broken("log", format!("d{n}: {}", chain(&error)))),
         };
+        // It goes on under another site id soon, which has what it wrote beyond that end.
+        let own_site = self.devices[n].seen.map(|(site, _)| site);
+        let retired: Vec<_> = retired.into_iter().filter(|(site, _)| Some(*site) != own_site).collect();
         let cut = |site: SiteId| retired.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
         let counts = |site: SiteId, version: u64| version <= vector.get(site).min(cut(site));
         let others = self.memory.sealed.iter().filter(|((site, version), _)| counts(*site, *version));
-        let known: Vec<&Sealed> =
-            others.map(|(_, sealed)| sealed).chain(own.iter().map(|(_, sealed)| sealed)).collect();
+        let own = own.iter().map(|(id, sealed)| (id, sealed));
+        let known: BTreeMap<&(SiteId, u64), &Sealed> = others.chain(own).collect();
+        let known: Vec<&Sealed> = known.into_values().collect();
         let headers = known.iter().filter_map(|(header, _)| Header::decode(header).ok());
         for header in headers {
             if let Some(cause) = header.causes.iter().find(|cause| !vector.contains(cause.site, cause.version)) {
@@ -236,7 +240,7 @@ fn lost(
     shown: &[String],
     journal: &Journal,
 ) -> Option<String> {
-    let mut rows: HashMap<&[u8], Vec<&Write>> = HashMap::new();
+    let mut rows: BTreeMap<&[u8], Vec<&Write>> = BTreeMap::new();
     for write in all.iter().filter(|write| write.table == table.id) {
         rows.entry(&write.key).or_default().push(write);
     }

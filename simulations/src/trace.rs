@@ -81,7 +81,6 @@ impl Coverage {
         let (network, of) = (&mut self.network, &other.network);
         network.packets += of.packets;
         network.lost += of.lost;
-        network.doubled += of.doubled;
         network.reordered += of.reordered;
         network.broken += of.broken;
         self.add_bucket(&other.bucket);
@@ -113,7 +112,6 @@ impl Coverage {
             ("disk: flipped bits", self.disk.flipped),
             ("network: packets", self.network.packets),
             ("network: lost", self.network.lost),
-            ("network: doubled", self.network.doubled),
             ("network: reordered", self.network.reordered),
             ("network: broken connections", self.network.broken),
             ("bucket: lost calls", self.bucket.errors_before),

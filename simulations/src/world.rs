@@ -85,6 +85,7 @@ pub(crate) type Checked<T> = Result<T, Violation>;
 impl World {
     pub(crate) async fn new(scenario: &Scenario, root: PathBuf) -> Checked<World> {
         let time = WorldTime::begin();
+        disk::set_sql_time(Some(crate::clock::START_MS));
         let mut world = World {
             scenario: scenario.clone(),
             time,
@@ -112,6 +113,9 @@ impl World {
         let definition = definition.ok_or_else(|| world.broken("setup", "no such schema".to_owned()))?;
         world.at(0, |device| device.replica.as_ref().map(|replica| replica.apply_schema(definition.as_str())));
         let founder = world.replica(0)?;
+        if crate::device::is_encrypted(scenario.seed) {
+            founder.create_key().map_err(|error| world.broken("setup", error.to_string()))?;
+        }
         for n in 1..world.devices.len() {
             let newcomer = world.replica(n)?;
             founder.let_in(&newcomer).map_err(|error| world.broken("setup", error.to_string()))?;

@@ -17,7 +17,7 @@ const LIST_MAX: usize = 1 << 16;
 /// The longest text in a message.
 const TEXT_BYTES_MAX: usize = 1024;
 /// The largest proof.
-const PROOF_BYTES_MAX: usize = 4096;
+const PROOF_BYTES_MAX: usize = 16 << 10;
 /// Length and kind.
 pub(crate) const PRELUDE_BYTES: usize = 5;
 

@@ -102,6 +102,7 @@ pub(crate) fn new_site_after(engine: &mut Engine, site: SiteId, kept: u64) -> Re
     own.version = 0;
     own.chain = Default::default();
     own.causes_told = false;
+    crate::proofs::keep_for(conn, old.no, kept)?;
     let unsent = crate::kinds::unsent(conn, &old, kept + 1..=old.version, &engine.tables)?;
     move_versions(conn, &mut own, &source, first)?;
     for tracked in engine.tables.iter().filter(|tracked| !tracked.kinds.is_empty()) {

@@ -31,8 +31,9 @@ use crate::{Store, StoreError, layout};
 /// Signatures are at most so many versions apart: so much has to be here before a part of it can be merged. A version of several blocks is signed
 /// by itself, so that a transfer which is cut goes on within it.
 pub(crate) const EVERY: u64 = 256;
-/// The headers between a version and the signature that is good for it take at most so many bytes.
-const BETWEEN_BYTES_MAX: usize = 16 << 10;
+/// The headers between a version and the signature that is good for it take at most so many bytes: they have to fit a head. Eighty small versions
+/// do; of more, which a site wrote ahead of time before it was retired, those that were merged can be had from a snapshot alone.
+const BETWEEN_BYTES_MAX: usize = 12 << 10;
 /// No signature further ahead than this is gone by: looking whether all before it is here would take long.
 const SPAN_MAX: u64 = 4 * EVERY;
 
@@ -124,6 +125,24 @@ fn covering(conn: &Connection, no: i64, version: u64) -> Result<Option<(u64, Vec
     let mut statement = conn.prepare_cached(sql).doing("look for a signature")?;
     let found = statement.query_row(params![no, version as i64], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)));
     found.optional().doing("look for a signature")
+}
+
+/// The versions of a site behind this one are about to move to another: a signature of one of them has to be good without them.
+pub(crate) fn keep_for(conn: &Connection, no: i64, version: u64) -> Result<(), StoreError> {
+    let Some((last, proof)) = covering(conn, no, version)?.filter(|(last, _)| version > 0 && *last > version) else {
+        return Ok(());
+    };
+    match between(conn, no, version + 1, last, &proof)? {
+        Some(proof) => insert(conn, no, version, &proof)?,
+        None => tracing::warn!(
+            no,
+            version,
+            last,
+            "the signature of what was handed over is lost: others can get it from those alone that have it"
+        ),
+    }
+    let sql = "DELETE FROM isle_proof WHERE site = ?1 AND version > ?2";
+    conn.execute(sql, params![no, version as i64]).doing("store a signature").map(|_| ())
 }
 
 /// A signature of version `last` with the headers from `first` on, which makes it good for the version before; `None` where they are not all here.

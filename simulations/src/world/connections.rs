@@ -177,6 +177,7 @@ impl World {
         }
         if !self.devices[n].disk.is_down() && self.devices[n].up().is_some() {
             self.collect(n)?;
+            self.check_held(n)?;
         }
         Ok(())
     }

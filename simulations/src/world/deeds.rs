@@ -1,5 +1,8 @@
 //! What a user, an app or somebody with access to the files does on a device.
 
+use std::future::poll_fn;
+use std::sync::Arc;
+
 use super::*;
 
 impl World {
@@ -17,9 +20,9 @@ impl World {
                 self.coverage.note(if foreign { "foreign write" } else { "write" });
                 self.log(Some(n), format!("{way:?}: {}", summary(&statements, &refused)));
                 let device = &mut self.devices[n];
-                if foreign {
+                if foreign || device.disk.is_down() {
                     device.unsealed.extend(shown);
-                } else if !self.devices[n].disk.is_down() {
+                } else {
                     self.collect(n)?;
                     let device = &mut self.devices[n];
                     if let Some((site, version)) = device.seen {
@@ -43,10 +46,16 @@ impl World {
         work: impl Future<Output = Result<SyncReport, Error>> + 'static,
     ) {
         let (abort, registration) = AbortHandle::new_pair();
-        let work = Abortable::new(work, registration);
+        let mut work = Box::pin(Abortable::new(work, registration));
+        let runtime = Arc::clone(&self.devices[n].runtime);
+        // What SQL takes for the present is this device's, whenever it goes on.
+        let at_home = poll_fn(move |context| {
+            disk::set_sql_time(Some(isle_store::Runtime::now_ms(runtime.as_ref())));
+            work.as_mut().poll(context)
+        });
         self.devices[n].running += 1;
         self.aborts.push((n, abort));
-        self.running.push(Box::pin(async move { Done { device: n, what, result: work.await } }));
+        self.running.push(Box::pin(async move { Done { device: n, what, result: at_home.await } }));
     }
 
     pub(super) fn sync(&mut self, n: usize) {
@@ -100,9 +109,9 @@ impl World {
                     self.coverage.note("new site id");
                 }
                 self.log(Some(n), format!("{what}: {}", told(&report)));
-                self.check_held(n)?;
             }
         }
+        self.check_held(n)?;
         self.devices[n].drops_at_once &= self.devices[n].running > 0;
         self.collect_if_up(n)?;
         self.wake_links(n);

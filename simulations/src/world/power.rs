@@ -1,11 +1,24 @@
 //! Devices that go off, come on again, or are gone for good; and the time at which everything is mended.
 
+use isle_clock::VersionVector;
+
 use super::*;
 
 impl World {
     /// A device goes, with what nobody else has of it.
     pub(super) fn lose(&mut self, n: usize) {
         self.cut_off(n);
+        if !self.devices[n].damaged {
+            let acks = std::mem::take(&mut self.devices[n].acks);
+            let others: Vec<usize> = self.alive().into_iter().filter(|of| *of != n).collect();
+            let mut held = VersionVector::new();
+            for other in others {
+                // What one does not know for sure, because its disk fails or it is off, it does not count as held.
+                let vector = self.devices[other].up().and_then(|replica| replica.store().vector().ok());
+                held.merge(&vector.filter(|_| !self.devices[other].damaged).unwrap_or_default());
+            }
+            self.memory.acks.extend(acks.into_iter().filter(|ack| held.contains(ack.site, ack.version)));
+        }
         let device = &mut self.devices[n];
         (device.gone, device.off, device.replica) = (true, false, None);
         device.acks.clear();

@@ -181,8 +181,6 @@ impl PeerSession {
             let result = self.work();
             self.ended_by(result)?;
         }
-        // Before it leaves this device: a restored backup is known by it.
-        self.hub.flush()?;
         Ok(bytes.map(Vec::from))
     }
 
@@ -266,6 +264,8 @@ impl PeerSession {
                 }
             }
             let answer: Answer = self.desk.act(action)?;
+            // Before it leaves this device: a restored backup is known by it.
+            self.hub.flush()?;
             if let Err(source) = self.session.handle_answer(answer) {
                 let error = self.session_error(source);
                 return Err(renewed(&self.hub.inner, error)?);
