@@ -209,7 +209,7 @@ impl World {
     async fn converge(&mut self) -> Checked<()> {
         let mut last = String::new();
         for round in 0..ROUNDS_MAX {
-            let mut moved = false;
+            let (mut moved, mut refused) = (false, None);
             for n in self.alive() {
                 let replica = self.replica(n)?;
                 let report = match replica.sync().await {
@@ -228,13 +228,17 @@ impl World {
                     last = format!("d{n} waits for version {version} of {site}: {reason}");
                     moved = true;
                 }
-                if let Some(reason) = report.refused.first() {
+                if let Some(reason) = report.refused.iter().chain(&report.turned_away).next() {
                     last = format!("d{n} refuses: {reason}");
+                    refused = Some(last.clone());
                 }
                 self.collect(n)?;
             }
             let hashes = self.hashes()?;
             let same = hashes.windows(2).all(|two| two[0] == two[1]);
+            if let Some(refused) = refused.filter(|_| same && !moved) {
+                return Err(self.broken("convergence", refused));
+            }
             if same && !moved {
                 self.log(None, format!("everybody has everything after {} rounds: {}", round + 1, hashes[0]));
                 self.coverage.note("quiet");

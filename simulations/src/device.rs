@@ -67,6 +67,8 @@ pub(crate) struct Device {
     pub(crate) damaged: bool,
     /// Whether the power goes with the next crash, and how long it stays off then.
     pub(crate) crash: (bool, u64),
+    /// Something was wrong with its disk or its bucket since the work that is under way began.
+    pub(crate) was_troubled: bool,
     /// Syncs that are under way.
     pub(crate) running: usize,
     pub(crate) acks: Vec<Ack>,
@@ -128,6 +130,7 @@ impl Device {
             gone: false,
             damaged: false,
             crash: (false, 1_000),
+            was_troubled: false,
             running: 0,
             acks: Vec::new(),
             unsealed: Vec::new(),

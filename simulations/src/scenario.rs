@@ -64,6 +64,9 @@ pub enum What {
         rows: u32,
         /// Which.
         seed: u64,
+        /// Long texts: what they make does not fit one block.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        long: bool,
     },
     /// A sync with the bucket.
     Sync,
@@ -351,7 +354,9 @@ impl Kinds {
 
 fn what_of(kind: u32, rng: &mut Rng, other: u32) -> What {
     match kind {
-        BULK => What::Bulk { rows: rng.between(50, 400) as u32, seed: rng.next() },
+        // So many long ones fill more than one block.
+        BULK if rng.chance(15) => What::Bulk { rows: 120, seed: rng.next(), long: true },
+        BULK => What::Bulk { rows: rng.between(50, 400) as u32, seed: rng.next(), long: false },
         SYNC => What::Sync,
         TALK => What::Talk {
             with: other,

@@ -168,7 +168,7 @@ impl Writer<'_> {
     }
 
     /// One statement that inserts many rows.
-    pub(crate) fn bulk(&mut self, rows: u32) -> Vec<String> {
+    pub(crate) fn bulk(&mut self, rows: u32, long: bool) -> Vec<String> {
         let tables: Vec<usize> =
             (0..self.shapes.len()).filter(|n| self.shapes[*n].plain && self.shapes[*n].key.len() == 1).collect();
         if tables.is_empty() {
@@ -178,6 +178,12 @@ impl Writer<'_> {
         let (table, key) = (shape.name.clone(), shape.key[0].name.clone());
         let first = 1_000 + self.rng.below(3) * u64::from(rows);
         let needed: Vec<usize> = (0..shape.columns.len()).filter(|n| shape.columns[*n].must_be_given()).collect();
+        let texts: Vec<String> = shape
+            .columns
+            .iter()
+            .filter(|column| column.declared == "TEXT" && !column.must_be_given() && column.is_free())
+            .map(|column| column.name.clone())
+            .collect();
         (first..first + u64::from(rows))
             .map(|n| {
                 let mut columns = vec![quoted(&key)];
@@ -187,6 +193,12 @@ impl Writer<'_> {
                     let column = self.shape(&table).columns[*column].clone();
                     values.push(self.value(&table, &column));
                     columns.push(quoted(&column.name));
+                }
+                if let Some(column) = texts.first().filter(|_| long) {
+                    // Nothing makes it much shorter.
+                    let text: String = (0..600).map(|_| format!("{:016x}", self.rng.next())).collect();
+                    values.push(format!("'{text}'"));
+                    columns.push(quoted(column));
                 }
                 let verb = if self.shape(&table).searched { "INSERT OR IGNORE" } else { "INSERT OR REPLACE" };
                 format!("{verb} INTO {}({}) VALUES({})", quoted(&table), columns.join(", "), values.join(", "))
@@ -369,6 +381,11 @@ impl Col {
 
     fn must_be_given(&self) -> bool {
         self.not_null && !self.has_default
+    }
+
+    /// Whether any text may stand there.
+    fn is_free(&self) -> bool {
+        self.allowed.is_empty() && self.refers.is_none() && !self.unique && self.kind.is_none()
     }
 }
 

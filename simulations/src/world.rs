@@ -249,7 +249,7 @@ impl World {
         let other = |with: u32| with as usize % self.devices.len();
         match *what {
             What::Write { way, seed } => self.write(n, way, seed, None),
-            What::Bulk { rows, seed } => self.write(n, Way::Isle, seed, Some(rows)),
+            What::Bulk { rows, seed, long } => self.write(n, Way::Isle, seed, Some((rows, long))),
             What::Sync => {
                 self.sync(n);
                 Ok(())

@@ -7,7 +7,7 @@ use super::*;
 
 impl World {
     /// Writes, and remembers what was acknowledged.
-    pub(super) fn write(&mut self, n: usize, way: Way, seed: u64, bulk: Option<u32>) -> Checked<()> {
+    pub(super) fn write(&mut self, n: usize, way: Way, seed: u64, bulk: Option<(u32, bool)>) -> Checked<()> {
         // What is written, published and dropped while somebody compacts, nobody could compare with anything.
         if self.devices[n].up().is_none() || self.devices[n].drops_at_once {
             return Ok(());
@@ -17,6 +17,12 @@ impl World {
         self.next_token = next_token;
         match wrote {
             Ok(Wrote { statements, refused, shown, foreign }) => {
+                // What SQLite itself refuses is the workload's doing.
+                let known =
+                    ["UNIQUE", "FOREIGN KEY", "CHECK", "NOT NULL"].map(|name| format!("{name} constraint failed"));
+                if let Some(odd) = refused.iter().find(|reason| !known.iter().any(|known| reason.contains(known))) {
+                    return Err(self.broken("write", format!("d{n}: a statement is refused: {odd}")));
+                }
                 self.coverage.note(if foreign { "foreign write" } else { "write" });
                 self.log(Some(n), format!("{way:?}: {}", summary(&statements, &refused)));
                 let device = &mut self.devices[n];
@@ -33,6 +39,10 @@ impl World {
             Err(reason) => {
                 self.coverage.note("write failed");
                 self.log(Some(n), format!("{way:?}: {reason}"));
+                // A key of another type: SQLite's own word as well.
+                if !self.devices[n].disk.is_troubled() && !reason.contains("datatype mismatch") {
+                    return Err(self.broken("write", format!("d{n} refuses a write though nothing is wrong: {reason}")));
+                }
             }
         }
         self.wake_links(n);
@@ -53,7 +63,10 @@ impl World {
             disk::set_sql_time(Some(isle_store::Runtime::now_ms(runtime.as_ref())));
             work.as_mut().poll(context)
         });
-        self.devices[n].running += 1;
+        let device = &mut self.devices[n];
+        device.was_troubled &= device.running > 0;
+        device.was_troubled |= device.disk.is_troubled() || !device.bucket_faults.is_empty();
+        device.running += 1;
         self.aborts.push((n, abort));
         self.running.push(Box::pin(async move { Done { device: n, what, result: at_home.await } }));
     }
@@ -96,6 +109,12 @@ impl World {
             Ok(Err(error)) => {
                 self.coverage.note(if what == "sync" { "sync failed" } else { "compaction failed" });
                 self.log(Some(n), format!("{what} fails: {}", chain(&error)));
+                let device = &self.devices[n];
+                if !device.damaged && !device.was_troubled && !device.disk.is_troubled() {
+                    return Err(
+                        self.broken("sync", format!("d{n}: {what} fails though nothing is wrong: {}", chain(&error)))
+                    );
+                }
             }
             Ok(Ok(report)) => {
                 self.coverage.note(if what == "sync" { "sync" } else { "compaction" });
@@ -267,14 +286,20 @@ struct Wrote {
     foreign: bool,
 }
 
-fn write(device: &mut Device, way: Way, seed: u64, bulk: Option<u32>, next_token: &mut u64) -> Result<Wrote, String> {
+fn write(
+    device: &mut Device,
+    way: Way,
+    seed: u64,
+    bulk: Option<(u32, bool)>,
+    next_token: &mut u64,
+) -> Result<Wrote, String> {
     let text = |error: rusqlite::Error| error.to_string();
     let conn = device.plain().map_err(text)?;
     let shapes = device.shapes(&conn)?;
     let n = device.n;
     let mut writer = Writer { conn: &conn, shapes: &shapes, rng: Rng(seed), next_token, device: n, tokens: Vec::new() };
     let statements = match bulk {
-        Some(rows) => writer.bulk(rows),
+        Some((rows, long)) => writer.bulk(rows, long),
         None => writer.transaction(),
     };
     let tokens: Vec<Token> = writer
@@ -397,7 +422,11 @@ pub(super) fn told(report: &SyncReport) -> String {
 }
 
 fn summary(statements: &[String], refused: &[String]) -> String {
-    let mut text = statements.iter().take(6).cloned().collect::<Vec<_>>().join("; ");
+    let short = |sql: &String| match sql.char_indices().nth(400) {
+        Some((end, _)) => format!("{}…", &sql[..end]),
+        None => sql.clone(),
+    };
+    let mut text = statements.iter().take(6).map(short).collect::<Vec<_>>().join("; ");
     if statements.len() > 6 {
         text += &format!("; … {} in all", statements.len());
     }

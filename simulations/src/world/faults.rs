@@ -16,6 +16,7 @@ impl World {
     /// A device's disk, clock, power or bucket is not what it should be.
     pub(super) fn fault(&mut self, n: usize, what: &What) {
         let now = self.time.now();
+        self.devices[n].was_troubled = true;
         match *what {
             What::Bucket { fault, permille, for_ms } => {
                 self.devices[n].bucket_faults.insert(fault, permille);
@@ -79,6 +80,7 @@ impl World {
     /// Somebody puts the copy of the bucket back.
     pub(super) async fn roll_bucket_back(&mut self, n: usize) -> Checked<()> {
         let Some(contents) = self.copy_of_bucket.clone() else { return Ok(()) };
+        self.devices.iter_mut().for_each(|device| device.was_troubled = true);
         self.bucket.objects.put_back(&contents).await.map_err(|error| self.broken("setup", error))?;
         self.note(n, "bucket rolled back", "somebody puts the copy of the bucket back".to_owned());
         Ok(())
