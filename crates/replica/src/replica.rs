@@ -143,6 +143,14 @@ impl Inner {
         Ok(nonce.is_some_and(|nonce| isle_identity::site_id(&key, &nonce) == site))
     }
 
+    /// Forgets a snapshot that was begun to be taken in and is of no use by now, unless somebody is at it.
+    pub(crate) fn discard_needless_snapshot(&self) -> Result<(), Error> {
+        match self.staging.try_lock() {
+            Ok(_nobody_else) => Ok(self.store.discard_needless_snapshot()?),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// 32 random bytes, fit for keys.
     pub(crate) fn random_32(&self) -> [u8; 32] {
         random_32(self.runtime.as_ref())

@@ -40,7 +40,7 @@ fn bootstrap(from: &Device, to: &Device) -> Applied {
         to.store.put_migration(&operation).unwrap();
     }
     let (header, blocks) = export(from);
-    let staged = to.store.stage_snapshot(&header).unwrap();
+    let staged = to.store.stage_snapshot(&header, &VersionVector::new()).unwrap();
     assert_eq!(staged.blocks, blocks.len());
     let missing = staged.missing.iter().map(|n| (*n, blocks[*n].as_slice()));
     to.store.stage_blocks(missing).unwrap();
@@ -412,7 +412,10 @@ fn a_broken_snapshot_changes_nothing_and_the_sound_one_still_joins() {
     let (a, _) = pair();
     let (header, blocks) = export(&a);
     let fresh = empty(3);
-    assert!(matches!(fresh.store.stage_snapshot(&header), Err(StoreError::SnapshotSchema { .. })));
+    assert!(matches!(
+        fresh.store.stage_snapshot(&header, &VersionVector::new()),
+        Err(StoreError::SnapshotSchema { .. })
+    ));
     fresh.store.put_migration(&a.operations()[0]).unwrap();
     assert!(matches!(fresh.store.join_snapshot(), Err(StoreError::NoSnapshot)));
     // The name of its maker is for people.
@@ -420,17 +423,21 @@ fn a_broken_snapshot_changes_nothing_and_the_sound_one_still_joins() {
         let mut broken = header.clone();
         broken[at] ^= 1;
         // Some bytes may say anything: hashes of blocks, numbers of rows. Their blocks do not fit then.
-        if fresh.store.stage_snapshot(&broken).is_ok() {
+        if fresh.store.stage_snapshot(&broken, &VersionVector::new()).is_ok() {
             let staged = fresh.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate());
             assert!(staged.is_err() || fresh.store.join_snapshot().is_err(), "byte {at}");
         }
     }
     assert_eq!(fresh.rows("SELECT * FROM notes"), Vec::<String>::new());
-    let staged = fresh.store.stage_snapshot(&header).unwrap();
+    let staged = fresh.store.stage_snapshot(&header, &VersionVector::new()).unwrap();
     assert_eq!(staged.missing.len(), blocks.len());
     assert!(matches!(fresh.store.join_snapshot(), Err(StoreError::NoSnapshot)), "a block is missing");
     fresh.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
-    assert_eq!(fresh.store.stage_snapshot(&header).unwrap().missing, Vec::<usize>::new(), "a transfer goes on");
+    assert_eq!(
+        fresh.store.stage_snapshot(&header, &VersionVector::new()).unwrap().missing,
+        Vec::<usize>::new(),
+        "a transfer goes on"
+    );
     fresh.store.join_snapshot().unwrap();
     assert_eq!(fresh.hash(), a.hash());
     fresh.check();
@@ -457,7 +464,7 @@ fn a_snapshot_that_holds_versions_this_file_never_wrote_is_a_fork() {
     let restored = Device { store: isle_store::Store::open(options, shared).unwrap(), runtime, folder };
     restored.run("INSERT INTO notes VALUES(9, 'nine', 9)");
     let (header, blocks) = export(&b);
-    restored.store.stage_snapshot(&header).unwrap();
+    restored.store.stage_snapshot(&header, &VersionVector::new()).unwrap();
     restored.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
     assert!(matches!(restored.store.join_snapshot(), Err(StoreError::Fork { .. })));
     restored.store.new_site(0, None).unwrap();
@@ -538,4 +545,24 @@ fn a_device_that_returns_goes_by_what_the_others_have_acknowledged() {
         group.run(&step);
     }
     group.finish();
+}
+
+#[test]
+fn what_is_staged_goes_once_all_of_it_has_come_by_other_ways() {
+    let (a, _) = pair();
+    a.run("INSERT INTO notes VALUES(8, 'eight', 8)");
+    let fresh = empty(3);
+    for operation in a.operations() {
+        fresh.store.put_migration(&operation).unwrap();
+    }
+    let (header, blocks) = export(&a);
+    let staged = || fresh.rows("SELECT count(*) FROM isle_snapshot") != ["Integer(0)"];
+    fresh.store.stage_snapshot(&header, &a.store.vector().unwrap()).unwrap();
+    fresh.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
+    fresh.store.discard_needless_snapshot().unwrap();
+    assert!(staged(), "it is needed");
+    fresh.pull(&a);
+    fresh.store.discard_needless_snapshot().unwrap();
+    assert!(!staged() && matches!(fresh.store.join_snapshot(), Err(StoreError::NoSnapshot)));
+    assert_eq!(fresh.hash(), a.hash());
 }

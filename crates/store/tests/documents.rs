@@ -5,6 +5,7 @@
 mod support;
 
 use isle_changeset::Value;
+use isle_clock::VersionVector;
 use support::{Device, settle};
 
 const NOTES: &str = "CREATE TABLE notes(
@@ -200,7 +201,7 @@ fn a_snapshot_brings_documents_and_joins_those_that_are_here() {
             Ok::<_, isle_store::StoreError>(())
         })
         .unwrap();
-    a.store.stage_snapshot(&made.header).unwrap();
+    a.store.stage_snapshot(&made.header, &VersionVector::new()).unwrap();
     a.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
     a.store.join_snapshot().unwrap();
     assert_eq!(one(&a, BODY), "see the fox jumps far");

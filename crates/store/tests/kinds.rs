@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use isle_changeset::{DocumentChange, RemovedMember, SetChange, Value};
-use isle_clock::{Hlc, SiteId};
+use isle_clock::{Hlc, SiteId, VersionVector};
 use isle_document::{Document, Form};
 use isle_schema::{ColumnId, Kind};
 use isle_store::StoreError;
@@ -596,7 +596,7 @@ fn snapshot(from: &Device, to: &Device) {
         Ok::<_, StoreError>(())
     };
     let made = from.store.export_snapshot(sink).unwrap();
-    to.store.stage_snapshot(&made.header).unwrap();
+    to.store.stage_snapshot(&made.header, &VersionVector::new()).unwrap();
     to.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
     to.store.join_snapshot().unwrap();
 }

@@ -5,6 +5,7 @@
 mod support;
 
 use isle_changeset::Value;
+use isle_clock::VersionVector;
 use isle_store::{SchemaPlan, StoreError};
 use proptest::prelude::*;
 use support::random::Rng;
@@ -200,7 +201,7 @@ fn a_snapshot_carries_rows_of_before_and_after_a_change() {
         blocks.push(block.bytes);
         Ok::<_, StoreError>(())
     });
-    c.store.stage_snapshot(&snapshot.unwrap().header).unwrap();
+    c.store.stage_snapshot(&snapshot.unwrap().header, &VersionVector::new()).unwrap();
     c.store.stage_blocks(blocks.iter().map(Vec::as_slice).enumerate()).unwrap();
     c.store.join_snapshot().unwrap();
     assert_eq!(c.hash(), a.hash());

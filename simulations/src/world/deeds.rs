@@ -149,6 +149,10 @@ impl World {
         let written = std::fs::copy(&kept.backup.path, device.path());
         written.map_err(|error| self.broken("setup", error.to_string()))?;
         device.damaged = self.devices[n].damaged;
+        if let Some(replica) = self.devices[n].up() {
+            let key = device.take_key_of(replica);
+            key.map_err(|error| self.broken("copy", chain(&error)))?;
+        }
         let opened = device.open();
         device.plan_faults();
         if device.damaged && opened.is_err() {

@@ -38,6 +38,8 @@ struct State {
     spool: Option<Spool>,
     /// Held while a snapshot of this peer is taken in.
     staging: Option<OwnedMutexGuard<()>>,
+    /// What that snapshot holds, as the peer said.
+    considered: VersionVector,
 }
 
 /// A snapshot that was written once and is sent in parts: its blocks, one behind the other, in a file without a name.
@@ -65,6 +67,11 @@ impl Desk {
 
     pub(super) fn stage_under(&self, guard: OwnedMutexGuard<()>) {
         self.state().staging = Some(guard);
+    }
+
+    /// Others may take in a snapshot now.
+    pub(super) fn stage_no_more(&self) {
+        self.state().staging = None;
     }
 
     fn refusal(&self, what: &'static str, site: SiteId, reason: &dyn std::fmt::Display) -> Error {
@@ -119,6 +126,7 @@ impl Desk {
                 if !wanted {
                     self.state().staging = None;
                 }
+                self.state().considered = vector;
                 Ok(Answer::Considered(wanted))
             }
             Action::Stage(header) => self.stage(&header),
@@ -376,7 +384,8 @@ impl Desk {
     }
 
     fn stage(&self, header: &[u8]) -> Result<Answer, Error> {
-        let staged = self.hub.inner.store.stage_snapshot(header).map_err(|error| self.soften(error))?;
+        let holds = self.state().considered.clone();
+        let staged = self.hub.inner.store.stage_snapshot(header, &holds).map_err(|error| self.soften(error))?;
         let mut ranges: Vec<(u32, u32)> = Vec::new();
         for n in staged.missing.into_iter().map(|n| n as u32) {
             match ranges.last_mut() {

@@ -210,6 +210,8 @@ impl PeerSession {
     pub fn finish(self) -> Result<SyncReport, Error> {
         let inner = &self.hub.inner;
         self.hub.flush()?;
+        self.desk.stage_no_more();
+        inner.discard_needless_snapshot()?;
         let mut report = self.desk.report();
         (report.uploaded_bytes, report.downloaded_bytes) = self.session.traffic();
         report.duration_ms = self.now().saturating_sub(self.started_ms);

@@ -138,6 +138,8 @@ pub(super) async fn run(
         given: Vec::new(),
     };
     let Driven { result, has, counted, greeted } = driver.drive(stream).await;
+    // A sync with a remote may wait for it, and what follows for that.
+    desk.stage_no_more();
     if desk.report().was_retired {
         let _nobody_else = hub.inner.syncing.lock().await;
         if let Err(error) = blocking(&hub.inner, Inner::leave_retired_site).await {
@@ -154,6 +156,7 @@ pub(super) async fn run(
     let remembered = failure.clone();
     let noted = blocking(&hub.inner, move |inner| {
         work.flush()?;
+        inner.discard_needless_snapshot()?;
         PeerState::update(&inner.store, key, |state| {
             state.count(&traffic, counted);
             state.last_error = remembered;

@@ -513,7 +513,11 @@ impl<'a> Session<'a> {
             self.push().await?;
             self.watch_floor();
         }
-        let (status, pending) = blocking(self.inner, |inner| Ok((inner.store.status()?, pending(inner)?))).await?;
+        let (status, pending) = blocking(self.inner, |inner| {
+            inner.discard_needless_snapshot()?;
+            Ok((inner.store.status()?, pending(inner)?))
+        })
+        .await?;
         (self.report.local_version, self.report.hidden) = (status.version, status.repaired);
         self.report.pending = pending;
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());

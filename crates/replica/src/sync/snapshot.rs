@@ -3,6 +3,8 @@
 //! A snapshot's objects: parts of about 8 MiB, each some blocks one after the other; the header as one more part; and the manifest,
 //! JSON that names them all, which is put last.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use isle_blobs::{Head, PartRef, RemoteError, SnapshotName, SnapshotRef};
 use isle_changeset::snapshot::SnapshotHeader;
@@ -163,6 +165,9 @@ impl Session<'_> {
 
     /// Fetches what is not here yet of a snapshot, and joins it.
     async fn take_in(&mut self, snapshot: &SnapshotRef) -> Result<(), Error> {
+        // A session may be at another one, for which there is one place as well.
+        let inner = Arc::clone(self.inner);
+        let _nobody_else = inner.staging.lock().await;
         let get = async |part: &PartRef| match self.remote.get_part(snapshot.site, &snapshot.name, part).await {
             Err(source @ (RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. })) => {
                 Err(self.refused("snapshot", snapshot.site, &source))
@@ -178,7 +183,8 @@ impl Session<'_> {
         let header = get(&manifest.header.part).await?;
         let decoded = SnapshotHeader::decode(&header).map_err(|error| refused(&error))?;
         let staging = header.clone();
-        let staged = blocking(self.inner, move |inner| Ok(inner.store.stage_snapshot(&staging)?));
+        let holds = snapshot.vector.clone();
+        let staged = blocking(self.inner, move |inner| Ok(inner.store.stage_snapshot(&staging, &holds)?));
         let missing = staged.await.map_err(|error| soften(error, &refused))?.missing;
         let total = decoded.stored_bytes();
         let (mut first, mut done) = (0usize, 0);

@@ -2,6 +2,7 @@
 
 use isle_changeset::DecodeError;
 use isle_changeset::snapshot::SnapshotHeader;
+use isle_clock::VersionVector;
 use rusqlite::{Connection, params};
 
 use super::join;
@@ -19,12 +20,12 @@ pub struct Staged {
 }
 
 impl Store {
-    /// Begins to take a snapshot in, or goes on with the one of this header.
+    /// Begins to take a snapshot in, or goes on with the one of this header. The vector says what it holds, by the word of whoever gives it.
     ///
     /// # Errors
     /// [`StoreError::BadSnapshot`], [`StoreError::SnapshotSchema`] when a schema operation is missing here, and
     /// [`StoreError::TablesAway`].
-    pub fn stage_snapshot(&self, header: &[u8]) -> Result<Staged, StoreError> {
+    pub fn stage_snapshot(&self, header: &[u8], vector: &VersionVector) -> Result<Staged, StoreError> {
         let decoded = SnapshotHeader::decode(header).map_err(|source| StoreError::BadSnapshot { source })?;
         self.merge(|engine, _| {
             fits(engine, &decoded)?;
@@ -32,6 +33,8 @@ impl Store {
             if layout::meta::<Vec<u8>>(conn, "snapshot")?.as_deref() != Some(header) {
                 discard(conn)?;
                 layout::set_meta(conn, "snapshot", header)?;
+                let vector = serde_json::to_string(vector).unwrap_or_default();
+                layout::set_meta(conn, "snapshot holds", vector)?;
             }
             let mut statement = conn.prepare("SELECT n FROM isle_snapshot ORDER BY n").doing("stage a snapshot")?;
             let here = statement.query_map([], |row| row.get::<_, i64>(0)).doing("stage a snapshot")?;
@@ -90,6 +93,22 @@ impl Store {
         Ok(joined)
     }
 
+    /// Forgets a staged snapshot if all that it could bring has come by other ways: it takes as much room as a copy of the file.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn discard_needless_snapshot(&self) -> Result<(), StoreError> {
+        let needless = self.snapshot(|conn| {
+            let Some(holds) = layout::meta::<String>(conn, "snapshot holds")? else { return Ok(false) };
+            let holds: Option<VersionVector> = serde_json::from_str(&holds).ok();
+            Ok::<_, StoreError>(match holds {
+                Some(holds) => crate::log::vector(conn)?.includes(&holds),
+                None => true,
+            })
+        })?;
+        if needless { self.discard_snapshot() } else { Ok(()) }
+    }
+
     /// Forgets a staged snapshot.
     ///
     /// # Errors
@@ -100,7 +119,7 @@ impl Store {
 }
 
 fn discard(conn: &Connection) -> Result<(), StoreError> {
-    conn.execute_batch("DELETE FROM isle_snapshot; DELETE FROM isle_meta WHERE k = 'snapshot'")
+    conn.execute_batch("DELETE FROM isle_snapshot; DELETE FROM isle_meta WHERE k IN ('snapshot', 'snapshot holds')")
         .doing("discard a snapshot")
 }
 
