@@ -224,3 +224,20 @@ fn shared_dependencies_stand_in_the_root() {
     }
     complain(&own);
 }
+
+/// A patch that fits no more would show nothing; `scripts/planted-bugs` shows that the simulations find each.
+#[test]
+fn planted_bugs_fit_the_sources_and_say_what_they_do() {
+    let patches = files(&[".patch"]);
+    assert!(patches.len() >= 10, "{patches:?}");
+    let misfits = patches.into_iter().filter_map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        let told = text.lines().next().is_some_and(|line| line.ends_with('.'));
+        let mut git = std::process::Command::new("git");
+        git.args(["apply", "--check"]).arg(&path).current_dir(root());
+        let output = git.output().expect("git: apt-get install git");
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        (!told || !output.status.success()).then(|| format!("{}: {why}", path.display()))
+    });
+    complain(&misfits.collect::<Vec<_>>());
+}
