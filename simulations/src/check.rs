@@ -83,7 +83,7 @@ impl World {
                     || all.get(&ack.site).is_some_and(|last| ack.version <= *last)
             });
             device.published = all;
-            device.unsealed.retain(|token| Device::shows(&conn, token));
+            device.unsealed.retain(|token| !Device::is_gone(&conn, token));
         }
         if version < published && self.devices[n].went_back != Some(site) {
             let text = format!("d{n} had handed version {published} over, and has {version} after a crash");

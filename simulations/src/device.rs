@@ -241,14 +241,25 @@ impl Device {
         self.acks.iter().filter(move |ack| !published(ack)).map(|ack| &ack.token)
     }
 
-    /// Whether a value shows. Where that cannot be read it does: only what is seen to be gone is forgotten.
-    pub(crate) fn shows(conn: &Connection, token: &Token) -> bool {
+    /// Whether a value shows; `None` where that cannot be read.
+    fn looks(conn: &Connection, token: &Token) -> Option<bool> {
         let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(&token.column));
         let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
         match there {
-            Ok(there) => there,
+            Ok(there) => Some(there),
             // A table or a column that is not there has no value.
-            Err(error) => !matches!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::Unknown)),
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => Some(false),
+            Err(_) => None,
         }
+    }
+
+    /// Whether a value is seen to show: nothing else was acknowledged.
+    pub(crate) fn shows(conn: &Connection, token: &Token) -> bool {
+        Device::looks(conn, token) == Some(true)
+    }
+
+    /// Whether a value is seen to be gone: nothing else is forgotten.
+    pub(crate) fn is_gone(conn: &Connection, token: &Token) -> bool {
+        Device::looks(conn, token) == Some(false)
     }
 }

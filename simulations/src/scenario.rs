@@ -19,8 +19,15 @@ pub struct Scenario {
     pub schema: String,
     /// How many devices there are at first.
     pub devices: u32,
+    /// Most writes are of one of so many tables, which the seed chooses; of any for 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub focus: u32,
     /// What happens, in the order of time.
     pub steps: Vec<Step>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// One thing that happens.
@@ -244,6 +251,7 @@ impl Scenario {
         let apps = ["qlippy", "wmd", "codedb", "collection", "massugc"];
         let schema = if rng.chance(60) { "kinds" } else { apps[rng.below(5) as usize] };
         let phases = rng.between(1, 2);
+        let focus = rng.below(4) as u32;
         let mut steps = Vec::new();
         let mut at_ms = 1_000;
         // Of a scenario some kinds of things happen and others do not: so each meets each other in some.
@@ -268,7 +276,7 @@ impl Scenario {
             at_ms += HOUR;
             kinds = Kinds::draw(&mut rng, profile, schema);
         }
-        Scenario { note: String::new(), seed, schema: schema.to_owned(), devices, steps }
+        Scenario { note: String::new(), seed, schema: schema.to_owned(), devices, focus, steps }
     }
 }
 

@@ -147,7 +147,18 @@ pub(crate) struct Writer<'a> {
     /// Counts tokens, over all devices.
     pub(crate) next_token: &'a mut u64,
     pub(crate) device: usize,
+    /// Tables that most writes are of.
+    pub(crate) hot: Vec<String>,
     pub(crate) tokens: Vec<Token>,
+}
+
+/// Some of the tables, which a seed chooses; the same whatever other tables there are.
+pub(crate) fn hot(shapes: &[Shape], seed: u64, count: u32) -> Vec<String> {
+    let mut names: Vec<String> = shapes.iter().map(|shape| shape.name.clone()).collect();
+    let place = |name: &String| name.bytes().fold(seed, |hash, byte| Rng(hash ^ u64::from(byte)).next());
+    names.sort_by_key(place);
+    names.truncate(count as usize);
+    names
 }
 
 impl Writer<'_> {
@@ -156,7 +167,12 @@ impl Writer<'_> {
         if self.shapes.is_empty() {
             return Vec::new();
         }
-        let focus = self.rng.below(self.shapes.len() as u64) as usize;
+        let mut focus = self.rng.below(self.shapes.len() as u64) as usize;
+        if let Some(name) = self.hot.get(focus % self.hot.len().max(1))
+            && self.rng.chance(85)
+        {
+            focus = self.shapes.iter().position(|shape| shape.name == *name).unwrap_or(focus);
+        }
         let count = [1, 1, 1, 2, 3, 6][self.rng.below(6) as usize];
         (0..count)
             .map(|_| {

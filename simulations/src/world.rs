@@ -20,7 +20,7 @@ use crate::random::Rng;
 use crate::scenario::{Scenario, Way, What};
 use crate::schemas;
 use crate::trace::{Coverage, Trace, Violation};
-use crate::workload::{Token, Writer};
+use crate::workload::{Token, Writer, hot};
 
 mod connections;
 mod deeds;

@@ -116,6 +116,7 @@ fn checkers_notice_what_is_wrong() {
         seed: 5,
         schema: "massugc".to_owned(),
         devices: 2,
+        focus: 0,
         steps: steps.to_vec(),
     };
     sound(&scenario(&steps));

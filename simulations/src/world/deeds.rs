@@ -13,7 +13,8 @@ impl World {
             return Ok(());
         }
         let mut next_token = self.next_token;
-        let wrote = self.at(n, |device| write(device, way, seed, bulk, &mut next_token));
+        let focus = (self.scenario.seed, self.scenario.focus);
+        let wrote = self.at(n, |device| write(device, way, seed, bulk, focus, &mut next_token));
         self.next_token = next_token;
         match wrote {
             Ok(Wrote { statements, refused, shown, foreign }) => {
@@ -295,13 +296,16 @@ fn write(
     way: Way,
     seed: u64,
     bulk: Option<(u32, bool)>,
+    focus: (u64, u32),
     next_token: &mut u64,
 ) -> Result<Wrote, String> {
     let text = |error: rusqlite::Error| error.to_string();
     let conn = device.plain().map_err(text)?;
     let shapes = device.shapes(&conn)?;
     let n = device.n;
-    let mut writer = Writer { conn: &conn, shapes: &shapes, rng: Rng(seed), next_token, device: n, tokens: Vec::new() };
+    let hot = hot(&shapes, focus.0, focus.1);
+    let mut writer =
+        Writer { conn: &conn, shapes: &shapes, rng: Rng(seed), next_token, device: n, hot, tokens: Vec::new() };
     let statements = match bulk {
         Some((rows, long)) => writer.bulk(rows, long),
         None => writer.transaction(),
@@ -312,7 +316,7 @@ fn write(
         .filter(|token| shapes.iter().any(|shape| shape.name == token.table && shape.tracked))
         .collect();
     // What this device overwrites before anybody else has seen it may be sealed anew without it.
-    let standing: Vec<Token> = device.unpublished().filter(|token| Device::shows(&conn, token)).cloned().collect();
+    let standing: Vec<Token> = device.unpublished().filter(|token| !Device::is_gone(&conn, token)).cloned().collect();
     let mut refused = Vec::new();
     if way == Way::Isle {
         let Some(replica) = device.up() else { return Err("is off".to_owned()) };
@@ -344,8 +348,8 @@ fn write(
             conn.execute_batch("COMMIT").map_err(text)?;
         }
     }
-    device.unsealed.retain(|token| Device::shows(&conn, token));
-    let gone: Vec<Token> = standing.into_iter().filter(|token| !Device::shows(&conn, token)).collect();
+    device.unsealed.retain(|token| !Device::is_gone(&conn, token));
+    let gone: Vec<Token> = standing.into_iter().filter(|token| Device::is_gone(&conn, token)).collect();
     device.acks.retain(|ack| !gone.contains(&ack.token));
     let shown = tokens.into_iter().filter(|token| Device::shows(&conn, token)).collect();
     Ok(Wrote { statements, refused, shown, foreign: way != Way::Isle })
