@@ -44,14 +44,15 @@ impl World {
         device.seen = Some((status.site, status.version));
         let published = device.published.entry(status.site).or_default();
         *published = (*published).max(status.published);
+        let published = *published;
         if status.queued == 0 {
-            let (site, version) = (status.site, status.version);
+            let (site, version) = (status.site, device.ack_version(status.site, status.version));
             let sealed = std::mem::take(&mut device.unsealed);
             device.acks.extend(sealed.into_iter().map(|token| Ack { token, site, version }));
         }
         // What is not published may be sealed anew, under fewer versions.
         let known = device.went_back != Some(status.site);
-        if known && status.version < *published {
+        if known && status.version < published {
             let text = format!("d{n} had handed version {published} over, and has {}", status.version);
             return Err(self.broken("durability", text));
         }
@@ -224,9 +225,11 @@ impl World {
                 };
                 moved |= report.pulled_versions + report.pushed_versions + report.pulled_operations > 0;
                 moved |= report.new_site.is_some() || report.snapshot_joined || report.held_back;
-                if let Some((site, version, reason)) = report.waiting.first() {
+                for (site, version, reason) in &report.waiting {
                     last = format!("d{n} waits for version {version} of {site}: {reason}");
-                    moved = true;
+                    // Of a site that nobody speaks as any more, because its file went back to an older state, a part may have come and the rest never will.
+                    let speaks = |of: &usize| self.devices[*of].seen.is_some_and(|(now, _)| now.to_string() == *site);
+                    moved |= self.alive().iter().any(speaks);
                 }
                 if let Some(reason) = report.refused.iter().chain(&report.turned_away).next() {
                     last = format!("d{n} refuses: {reason}");

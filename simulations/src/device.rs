@@ -235,10 +235,10 @@ impl Device {
         self.faults.count()
     }
 
-    /// Values that were acknowledged and not handed over.
-    pub(crate) fn unpublished(&self) -> impl Iterator<Item = &Token> {
-        let published = |ack: &Ack| self.published.get(&ack.site).is_some_and(|last| ack.version <= *last);
-        self.acks.iter().filter(move |ack| !published(ack)).map(|ack| &ack.token)
+    /// The version to remember for what was written under a site. A file that went back by hand counts its versions anew until it is noticed at the
+    /// next sync: that others have one of this number says nothing then.
+    pub(crate) fn ack_version(&self, site: SiteId, version: u64) -> u64 {
+        if self.went_back == Some(site) { u64::MAX } else { version }
     }
 
     /// Whether a value shows; `None` where that cannot be read.

@@ -329,7 +329,7 @@ impl Kinds {
             (5, DISK),
             (5, JUMP),
             (3, COPY),
-            (4, RESTORE),
+            (8, RESTORE),
             (2, RETIRE),
             (6, MIGRATE),
             (6, COMPACT),
@@ -393,7 +393,7 @@ fn what_of(kind: u32, rng: &mut Rng, other: u32) -> What {
             What::Jump { ms: if rng.chance(50) { -ms } else { ms } }
         }
         COPY => What::CopyFile,
-        RESTORE if rng.chance(50) => What::BackUp,
+        RESTORE if rng.chance(30) => What::BackUp,
         RESTORE => What::Restore { by_hand: rng.chance(50) },
         RETIRE => What::Retire { whom: other },
         MIGRATE if rng.chance(25) => What::App { version: rng.between(1, 2) as u32 },

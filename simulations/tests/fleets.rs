@@ -5,7 +5,7 @@
 use isle_simulations::{Coverage, Profile, Scenario, Step, Way, What, run};
 
 /// What has to happen somewhere in the fleets that every run of the tests has.
-const WANTED: [&str; 38] = [
+const WANTED: [&str; 37] = [
     "acknowledged values checked",
     "app",
     "backup",
@@ -42,7 +42,6 @@ const WANTED: [&str; 38] = [
     "network: lost",
     "network: broken connections",
     "bucket: throttled",
-    "bucket: reads cut short",
     "bucket: offline",
 ];
 

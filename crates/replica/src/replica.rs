@@ -101,6 +101,12 @@ impl Inner {
 
     /// Takes a new site id of this device's, and records it outside the file as this file's; see [`Store::new_site`].
     pub(crate) fn new_site(&self, published: u64) -> Result<SiteId, Error> {
+        let status = self.store.status()?;
+        let kept = published.min(status.version);
+        // What stays with the old one nobody can sign later; a restored file may lack the signature under which it went out.
+        if kept > 0 && self.speaks_for(status.site)? {
+            self.mark_signed(kept)?;
+        }
         let site = self.store.new_site(published, Some(self.device()?.key))?;
         self.record_outside(site, 0)?;
         Ok(site)

@@ -63,6 +63,25 @@ impl Store {
         })
     }
 
+    /// The last version of a site, up to `last`, that can be handed over: what nobody vouches for is of no use to others, who would wait for it
+    /// here while somebody else has its signature.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn provable(&self, site: SiteId, last: u64) -> Result<u64, StoreError> {
+        self.read(|conn| {
+            let own = Own::load(conn)?;
+            let Some(no) = crate::own::known_site_no(conn, site)?.filter(|no| own.signed && *no != own.no) else {
+                return Ok(last);
+            };
+            if covering(conn, no, last)?.is_some() {
+                return Ok(last);
+            }
+            let sql = "SELECT coalesce(max(version), 0) FROM isle_proof WHERE site = ?1 AND version < ?2";
+            Ok(crate::clocks::one::<i64>(conn, sql, params![no, last as i64])?.unwrap_or(0) as u64)
+        })
+    }
+
     /// The signature that is good for a version of a site, and the version that it is good up to, which is applied here if `version` is.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ impl World {
                     self.collect(n)?;
                     let device = &mut self.devices[n];
                     if let Some((site, version)) = device.seen {
+                        let version = device.ack_version(site, version);
                         device.acks.extend(shown.into_iter().map(|token| Ack { token, site, version }));
                     }
                 }
@@ -185,7 +186,8 @@ impl World {
     }
 
     pub(super) fn restore(&mut self, n: usize, by_hand: bool) -> Checked<()> {
-        let Some(kept) = self.devices[n].kept.clone() else { return Ok(()) };
+        // There is nothing to go back to yet.
+        let Some(kept) = self.devices[n].kept.clone() else { return self.back_up(n) };
         let busy = self.devices[n].running > 0 || self.links.values().any(|link| link.devices.contains(&n));
         if self.devices[n].up().is_none() || busy || self.devices[n].disk.is_troubled() {
             return Ok(());
@@ -194,13 +196,18 @@ impl World {
         if self.devices[n].damaged {
             return Ok(());
         }
-        restored.map_err(|error| self.broken("restore", format!("d{n}: {error}")))?;
+        // Where it died meanwhile, it may have gone back or not.
+        if let Err(error) = restored
+            && !self.devices[n].disk.is_down()
+        {
+            return Err(self.broken("restore", format!("d{n}: {error}")));
+        }
+        let held = self.held_by_others(n);
         let device = &mut self.devices[n];
         device.unsealed.clear();
-        let published = device.published.clone();
+        // What was on its way to others may have come to nobody whole.
         device.acks.retain(|ack| {
-            (ack.site == kept.site && ack.version <= kept.version)
-                || published.get(&ack.site).is_some_and(|last| ack.version <= *last)
+            (ack.site == kept.site && ack.version <= kept.version) || held.contains(ack.site, ack.version)
         });
         (device.seen, device.went_back) = (None, Some(kept.site));
         let how = if by_hand { "by hand" } else { "by isle" };
@@ -315,8 +322,9 @@ fn write(
         .into_iter()
         .filter(|token| shapes.iter().any(|shape| shape.name == token.table && shape.tracked))
         .collect();
-    // What this device overwrites before anybody else has seen it may be sealed anew without it.
-    let standing: Vec<Token> = device.unpublished().filter(|token| !Device::is_gone(&conn, token)).cloned().collect();
+    // What this device overwrites may be sealed anew without it, as long as nobody else counts it.
+    let standing: Vec<Token> =
+        device.acks.iter().map(|ack| &ack.token).filter(|token| !Device::is_gone(&conn, token)).cloned().collect();
     let mut refused = Vec::new();
     if way == Way::Isle {
         let Some(replica) = device.up() else { return Err("is off".to_owned()) };

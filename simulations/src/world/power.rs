@@ -10,13 +10,7 @@ impl World {
         self.cut_off(n);
         if !self.devices[n].damaged {
             let acks = std::mem::take(&mut self.devices[n].acks);
-            let others: Vec<usize> = self.alive().into_iter().filter(|of| *of != n).collect();
-            let mut held = VersionVector::new();
-            for other in others {
-                // What one does not know for sure, because its disk fails or it is off, it does not count as held.
-                let vector = self.devices[other].up().and_then(|replica| replica.store().vector().ok());
-                held.merge(&vector.filter(|_| !self.devices[other].damaged).unwrap_or_default());
-            }
+            let held = self.held_by_others(n);
             self.memory.acks.extend(acks.into_iter().filter(|ack| held.contains(ack.site, ack.version)));
         }
         let device = &mut self.devices[n];
@@ -33,6 +27,16 @@ impl World {
                 break;
             }
         }
+    }
+
+    /// What others have applied, as far as that is certain: of one that is off, or whose disk fails, nothing is.
+    pub(super) fn held_by_others(&self, n: usize) -> VersionVector {
+        let mut held = VersionVector::new();
+        for other in self.alive().into_iter().filter(|of| *of != n && !self.devices[*of].damaged) {
+            let vector = self.devices[other].up().and_then(|replica| replica.store().vector().ok());
+            held.merge(&vector.unwrap_or_default());
+        }
+        held
     }
 
     /// Its work ends, and its connections.

@@ -47,7 +47,7 @@ impl Session<'_> {
         let own = self.own.take();
         let fresh = own.is_none() || self.repair;
         let mut head = own.unwrap_or_else(|| Head::new(self.site, facts.device.clone()));
-        let mut missing = self.missing(&head, &facts);
+        let mut missing = self.provable(self.missing(&head, &facts)).await?;
         let schema: Vec<[u8; 16]> = facts.schema_heads.iter().map(|id| *id.as_bytes()).collect();
         let schema_stands = facts.schema_heads.iter().all(|id| self.state.schema.contains(&id.to_string()));
         let told = head.author.as_ref().is_some_and(|author| author.members == facts.members);
@@ -69,7 +69,7 @@ impl Session<'_> {
             obsolete.append(&mut head.segments);
             head.tail.clear();
             facts = self.facts().await?;
-            missing = self.missing(&head, &facts);
+            missing = self.provable(self.missing(&head, &facts)).await?;
             // What was written meanwhile goes out as well.
             let version = facts.vector.get(site);
             blocking(self.inner, move |inner| inner.record_published(site, version)).await?;
@@ -251,6 +251,24 @@ impl Session<'_> {
         let missing =
             facts.vector.iter().map(|(site, last)| Range { site, first: covered(site).saturating_add(1), last });
         missing.filter(|range| range.first <= range.last).collect()
+    }
+
+    /// Of versions that the log here holds, those that others will believe.
+    async fn provable(&self, missing: Vec<Range>) -> Result<Vec<Range>, Error> {
+        blocking(self.inner, move |inner| {
+            let mut provable = Vec::with_capacity(missing.len());
+            for mut range in missing {
+                // The rest goes with a snapshot.
+                if inner.store.log_start(range.site)? <= range.first {
+                    range.last = inner.store.provable(range.site, range.last)?;
+                }
+                if range.first <= range.last {
+                    provable.push(range);
+                }
+            }
+            Ok(provable)
+        })
+        .await
     }
 
     pub(super) async fn put_schema(&mut self, heads: &[MigrationId]) -> Result<(), Error> {
