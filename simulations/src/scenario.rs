@@ -378,7 +378,7 @@ fn what_of(kind: u32, rng: &mut Rng, other: u32) -> What {
             let fault = *rng.pick(&[Offline, Lost, Unheard, Throttled, Cut, Flipped, Old, Late, Slow]);
             What::Bucket { fault, permille: rng.between(50, 700) as u32, for_ms: rng.between(1_000, 2 * HOUR) }
         }
-        ROLL_BACK if rng.chance(60) => What::CopyBucket,
+        ROLL_BACK if rng.chance(45) => What::CopyBucket,
         ROLL_BACK => What::RollBucketBack,
         CRASH => What::Crash {
             power: rng.chance(50),

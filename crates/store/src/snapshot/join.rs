@@ -645,6 +645,9 @@ impl Join<'_> {
             self.conn.execute("DELETE FROM isle_log WHERE id BETWEEN ?1 AND ?2", range).doing("advance the log")?;
             self.conn.execute("DELETE FROM isle_block WHERE id BETWEEN ?1 AND ?2", range).doing("advance the log")?;
             crate::proofs::prune(self.conn, no, theirs.version)?;
+            // What somebody has merged counts for all, also of a site that was declared gone here before.
+            let sql = "UPDATE isle_retired SET version = max(version, ?2) WHERE site = ?1";
+            self.conn.execute(sql, params![no, theirs.version as i64]).doing("advance the version vector")?;
         }
         for listed in &header.tables {
             let Some(both) = self.tables.get(&listed.id) else { continue };
