@@ -37,6 +37,18 @@ pub struct DiskCount {
     pub flipped: u64,
 }
 
+impl DiskCount {
+    pub(crate) fn add(&mut self, other: &DiskCount) {
+        self.operations += other.operations;
+        self.crashes += other.crashes;
+        self.torn += other.torn;
+        self.lost += other.lost;
+        self.full += other.full;
+        self.failed += other.failed;
+        self.flipped += other.flipped;
+    }
+}
+
 /// The disk of one device.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk(Arc<Mutex<State>>);

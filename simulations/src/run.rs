@@ -59,13 +59,37 @@ pub fn run_in(scenario: &Scenario, folder: Option<&Path>) -> Outcome {
     Outcome { violation, hash: trace.hash(), events: trace.events, coverage, device_ms }
 }
 
+/// What folders in memory are called, with the process's number behind it.
+const PREFIX: &str = "isle-sim-";
+
+/// Removes what simulations have left there that were stopped.
+fn clear(memory: &Path) {
+    static CLEAR: Once = Once::new();
+    CLEAR.call_once(|| {
+        let of_the_dead = |name: &str| {
+            let id = name.strip_prefix(PREFIX)?.split('-').next()?;
+            (id.parse::<u32>().is_ok() && !Path::new("/proc").join(id).exists()).then_some(())
+        };
+        for entry in std::fs::read_dir(memory).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().and_then(of_the_dead).is_some() {
+                // It is room in memory and nothing else.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    });
+}
+
 fn in_world(scenario: &Scenario, folder: Option<&Path>, world: &mut Option<World>) -> Result<(), Violation> {
     let setup = |error: std::io::Error| Violation { promise: "setup", text: error.to_string(), at_ms: 0 };
     let memory = Path::new("/dev/shm");
     let root = match folder {
         // An empty one below it, removed with what is in it only if nobody asked for the files.
-        Some(folder) => tempfile::Builder::new().prefix("fleet-").disable_cleanup(true).tempdir_in(folder),
-        None if memory.is_dir() => tempfile::tempdir_in(memory),
+        Some(folder) => std::fs::create_dir_all(folder)
+            .and_then(|()| tempfile::Builder::new().prefix("fleet-").disable_cleanup(true).tempdir_in(folder)),
+        None if memory.is_dir() => {
+            clear(memory);
+            tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir_in(memory)
+        }
         None => tempfile::tempdir(),
     };
     let root = root.map_err(setup)?;

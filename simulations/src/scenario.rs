@@ -243,7 +243,39 @@ impl Profile {
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
+/// More rows than that in one step take more time and memory than anybody waits for.
+const BULK_ROWS_MAX: u32 = 10_000;
+/// Ten years: no step is later.
+const AT_MS_MAX: u64 = 10 * 365 * 24 * HOUR;
+
 impl Scenario {
+    /// What of a scenario that somebody wrote cannot be run.
+    pub fn fault(&self) -> Option<String> {
+        let schemas = crate::schemas::names();
+        if !schemas.contains(&self.schema.as_str()) {
+            return Some(format!("there is no schema {:?}; there are {}", self.schema, schemas.join(", ")));
+        }
+        if !(2..=16).contains(&self.devices) {
+            return Some(format!("{} devices; there can be 2 to 16", self.devices));
+        }
+        if self.steps.is_empty() {
+            return Some("it has no steps".to_owned());
+        }
+        let late = |step: &&Step| step.at_ms > AT_MS_MAX || step.device >= 16;
+        if let Some(step) = self.steps.iter().find(late) {
+            return Some(format!(
+                "a step at {} ms of device {}; no later than in ten years, of device 0 to 15",
+                step.at_ms, step.device
+            ));
+        }
+        self.steps.iter().find_map(|step| match step.what {
+            What::Bulk { rows, .. } if rows > BULK_ROWS_MAX => {
+                Some(format!("{rows} rows in one step; at most {BULK_ROWS_MAX}"))
+            }
+            _ => None,
+        })
+    }
+
     /// The scenario of a seed.
     pub fn generate(seed: u64, profile: Profile, devices: Option<u32>) -> Scenario {
         let mut rng = Rng(seed ^ 0x151e);

@@ -62,6 +62,11 @@ pub(crate) fn changes_in(conn: &Connection, store: &Store) -> BTreeSet<u32> {
     changes
 }
 
+/// The names of all schemas.
+pub(crate) fn names() -> Vec<&'static str> {
+    std::iter::once("kinds").chain(APPS.iter().map(|(name, _)| *name)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,14 +70,7 @@ impl Coverage {
         for (event, count) in &other.events {
             *self.events.entry(event).or_default() += count;
         }
-        let (disk, of) = (&mut self.disk, &other.disk);
-        disk.operations += of.operations;
-        disk.crashes += of.crashes;
-        disk.torn += of.torn;
-        disk.lost += of.lost;
-        disk.full += of.full;
-        disk.failed += of.failed;
-        disk.flipped += of.flipped;
+        self.disk.add(&other.disk);
         let (network, of) = (&mut self.network, &other.network);
         network.packets += of.packets;
         network.lost += of.lost;

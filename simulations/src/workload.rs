@@ -292,7 +292,11 @@ impl Writer<'_> {
         if shape.columns.is_empty() {
             return None;
         }
-        let one = self.rng.below(shape.columns.len() as u64) as usize;
+        let mut one = self.rng.below(shape.columns.len() as u64) as usize;
+        let of_kinds: Vec<usize> = (0..shape.columns.len()).filter(|n| shape.columns[*n].kind.is_some()).collect();
+        if !self.hot.is_empty() && !of_kinds.is_empty() && self.rng.chance(50) {
+            one = *self.rng.pick(&of_kinds);
+        }
         let all = self.rng.chance(15);
         let chosen = shape.columns.iter().enumerate().filter(|(n, _)| all || *n == one);
         let set: Vec<String> = chosen

@@ -215,15 +215,7 @@ impl World {
         }
         self.device_ms = self.time.now() * self.devices.len() as u64;
         for device in &self.devices {
-            let count = device.disk.count();
-            let disk = &mut self.coverage.disk;
-            disk.operations += count.operations;
-            disk.crashes += count.crashes;
-            disk.torn += count.torn;
-            disk.lost += count.lost;
-            disk.full += count.full;
-            disk.failed += count.failed;
-            disk.flipped += count.flipped;
+            self.coverage.disk.add(&device.disk.count());
             self.coverage.add_bucket(&device.bucket_count());
         }
         Ok(())

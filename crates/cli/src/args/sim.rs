@@ -31,7 +31,7 @@ pub(crate) struct SimRun {
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
     /// How many seeds
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: u64,
     /// How many devices there are at first, 2 to 16 [default: 2 to 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=16))]
@@ -39,11 +39,11 @@ pub(crate) struct SimRun {
     /// How much goes wrong
     #[arg(long, default_value = "default", value_parser = ["calm", "default", "chaos"])]
     pub(crate) profile: String,
-    /// Show all that happens
-    #[arg(long)]
+    /// Show all that happens to one seed
+    #[arg(long, conflicts_with = "count")]
     pub(crate) timeline: bool,
     /// Stop after so many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) within: Option<u64>,
     /// How many run at once [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]

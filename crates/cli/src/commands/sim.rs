@@ -1,6 +1,6 @@
 //! Simulated fleets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,9 @@ use crate::args::{SimAction, SimRun};
 use crate::failure::{Failure, Kind};
 use crate::output::{Out, count};
 use crate::spinner;
+
+/// Of the machine, and no promise of isle's.
+const SETUP: &str = "setup";
 
 /// Runs of a failing scenario while it is made small.
 const SHRINK_RUNS: usize = 400;
@@ -31,12 +34,21 @@ fn replay(file: &Path, timeline: bool, files: Option<&Path>, out: &mut Out) -> a
     let scenario: Scenario = serde_json::from_str(&text).map_err(|error| {
         Failure::new(Kind::Invalid, format!("{} is no scenario of a simulation: {error}", file.display()))
     })?;
+    if let Some(fault) = scenario.fault() {
+        return Err(Failure::new(Kind::Invalid, format!("{} cannot be run: {fault}", file.display())).into());
+    }
     let outcome = simulate_in(&scenario, files);
+    if let Some(files) = files {
+        out.note(format!("the devices' files are in {}", files.display()))?;
+    }
     shown(&scenario, &outcome, timeline, out)
 }
 
 fn shown(scenario: &Scenario, outcome: &Outcome, timeline: bool, out: &mut Out) -> anyhow::Result<u8> {
     let broken = outcome.violation.as_ref();
+    if let Some(found) = broken.filter(|found| found.promise == SETUP) {
+        anyhow::bail!("the simulation itself fails: {}", found.text);
+    }
     let code = u8::from(broken.is_some());
     let events: Vec<String> = outcome.events.iter().map(ToString::to_string).collect();
     let result = json!({
@@ -86,6 +98,7 @@ struct Sum {
 fn seeds(wanted: &SimRun, out: &mut Out) -> anyhow::Result<u8> {
     let profile = Profile::parse(&wanted.profile).unwrap_or(Profile::Default);
     let scenario = |seed| Scenario::generate(seed, profile, wanted.devices);
+    anyhow::ensure!(wanted.keep.is_dir(), "{} is no folder to keep a failure in", wanted.keep.display());
     let began = Instant::now();
     if wanted.count == 1 {
         let scenario = scenario(wanted.seed);
@@ -109,7 +122,7 @@ fn seeds(wanted: &SimRun, out: &mut Out) -> anyhow::Result<u8> {
                         if n >= wanted.count || until.is_some_and(|until| Instant::now() >= until) {
                             return;
                         }
-                        let scenario = scenario(wanted.seed + n);
+                        let scenario = scenario(wanted.seed.wrapping_add(n));
                         let outcome = simulate(&scenario);
                         let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                         sum.runs += 1;
@@ -141,7 +154,12 @@ fn seeds(wanted: &SimRun, out: &mut Out) -> anyhow::Result<u8> {
         "device_hours": hours,
         "device_hours_per_minute": per_minute,
         "counts": counts.iter().map(|(name, count)| json!({ "what": name, "count": count })).collect::<Vec<_>>(),
-        "violation": failure.map(|(scenario, found)| json!({ "seed": scenario.seed, "promise": found.promise, "text": found.text })),
+        "violation": failure.map(|(scenario, found)| json!({
+            "seed": scenario.seed,
+            "promise": found.promise,
+            "text": found.text,
+            "file": kept_in(wanted, scenario),
+        })),
     });
     if !out.json(&result)? {
         for (name, count) in &counts {
@@ -155,11 +173,18 @@ fn seeds(wanted: &SimRun, out: &mut Out) -> anyhow::Result<u8> {
         ))?;
     }
     let Some((scenario, violation)) = failure else { return Ok(0) };
+    if violation.promise == SETUP {
+        anyhow::bail!("the simulation itself fails: {}", violation.text);
+    }
     if !out.json {
         out.line(format!("✗ seed {}: {}", scenario.seed, crate::output::printable(&violation.to_string())))?;
     }
     keep(wanted, scenario, violation, out)?;
     Ok(1)
+}
+
+fn kept_in(wanted: &SimRun, scenario: &Scenario) -> PathBuf {
+    wanted.keep.join(format!("failed-{}.json", scenario.seed))
 }
 
 /// Makes the scenario of a failure small and puts it into a file.
@@ -169,7 +194,7 @@ fn keep(wanted: &SimRun, scenario: &Scenario, violation: &Violation, out: &mut O
         small = spinner::beside("making it small", || shrink(scenario, violation, SHRINK_RUNS));
     }
     small.note = violation.to_string();
-    let path = wanted.keep.join(format!("failed-{}.json", scenario.seed));
+    let path = kept_in(wanted, scenario);
     let text = serde_json::to_string_pretty(&small)?;
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     out.note(format!(

@@ -64,6 +64,21 @@ fn a_file_that_is_no_scenario_is_named() {
     assert!(gave.code == 2 && gave.err.contains("odd.json is no scenario"), "{gave:?}");
     let gave = device.run(["sim", "replay", "none.json"]);
     assert!(gave.code == 1 && gave.err.contains("none.json"), "{gave:?}");
-    let gave = device.run(["sim", "run", "--devices", "1"]);
-    assert_eq!(gave.code, 2, "{gave:?}");
+    let odd = [
+        (r#""schema": "none", "devices": 2"#, 1_000, "kinds"),
+        (r#""schema": "kinds", "devices": 4000000000"#, 1_000, "2 to 16"),
+        (r#""schema": "kinds", "devices": 2"#, u64::MAX, "ten years"),
+    ];
+    for (head, at_ms, told) in odd {
+        let text = format!(r#"{{"seed": 1, {head}, "steps": [{{"at_ms": {at_ms}, "device": 0, "what": "quiet"}}]}}"#);
+        std::fs::write(device.folder.join("odd.json"), text).expect("written");
+        let gave = device.run(["sim", "replay", "odd.json"]);
+        assert!(gave.code == 2 && gave.err.contains(told), "{told}: {gave:?}");
+    }
+    for arguments in [["--devices", "1"], ["--count", "0"], ["--within", "0"]] {
+        let gave = device.run([&["sim", "run"][..], &arguments].concat());
+        assert_eq!(gave.code, 2, "{gave:?}");
+    }
+    let gave = device.run(["sim", "run", "--keep", "nowhere"]);
+    assert!(gave.code == 1 && gave.err.contains("nowhere"), "{gave:?}");
 }
