@@ -18,22 +18,25 @@
 //!   QUIC does: a lost packet is a late one. The QUIC library itself is tested elsewhere (`tests/network.rs`, `tests/namespaces.rs`).
 //!
 //! # What must hold
-//! Whenever a device starts after a crash: it opens, `isle doctor` finds nothing, and what was acknowledged is there (after a power cut what was
-//! handed over). At each [`What::Quiet`], when everything was mended and everybody has synced: all have one state hash; the file is sound by
+//! Whenever a device starts after a crash: it opens, `quick_check` finds nothing, and what was acknowledged is there (after a power cut what was
+//! handed over). Then, and after each sync and session: it has every version whole, none without its causes, and shows what the model makes of them. At each [`What::Quiet`], when everything was mended and everybody has synced: all have one state hash; the file is sound by
 //! `integrity_check`, `foreign_key_check`, the integrity check of full text and `isle doctor`; what shows is what a model of the merge
 //! (`isle-test-reference`) makes of the changesets, and each concurrent value that lost is in the journal; every acknowledged value is in a
 //! changeset or in the journal; no version of a site was ever another one; a sync more writes nothing to the bucket; and a newcomer who has the
 //! bucket alone has the same. A panic anywhere breaks a promise as well.
 //!
 //! # How much that is
-//! A device-hour is an hour of virtual time for one device, most of which it is idle, as devices are. In the release build one core does about
-//! 100,000 of them in a minute; more telling are the counts of [`Coverage`], which `isle sim run --count N` prints: how often each fault
-//! point fired, and how often each check was made.
+//! A device-hour is an hour of virtual time for one device, most of which it is idle, as devices are; the README says how many of them a minute
+//! has. More telling are the counts of [`Coverage`], which `isle sim run --count N` prints: how often each fault point fired, and how often each
+//! check was made.
 //!
 //! # Limits
 //! * A trace belongs to the code that made it: a scenario names seeds of writes, and what they write depends on `workload.rs`. A kept scenario that
 //!   does not show any more what it once showed has only lost its worth, it does not fail.
 //! * Columns of kinds are checked by comparing devices with each other, not with the model, as are rows that constraints hide.
+//!
+//! * Not simulated: packets that come twice (a connection has none), torn uploads, damage that stays in a bucket, snapshots of several parts, new keys,
+//!   revocations, and a device whose home folder goes back together with its file.
 //!
 //! Planted bugs (`simulations/planted/`, `scripts/planted-bugs`) show that the checks find something.
 
