@@ -26,6 +26,8 @@
 //! schema/<operation>                        schema operations, immutable
 //! member/<operation>                        membership operations, immutable
 //! key/<epoch>-<id>-<hash>                   rotations of the group's key, immutable
+//! chunk/<kind>/<2 hex>/<hash>               pieces of files, immutable: a zstd frame each
+//! trash/<kind>/<2 hex>/<hash>               says since when a chunk is needed by no file, as far as is known
 //! snap/<site>/<version>-<tag>/<index>-<hash>     snapshot parts (index of 8 digits), immutable
 //! snap/<site>/<version>-<tag>/manifest-<hash>    put last: the commit point of a snapshot
 //! ```
@@ -34,7 +36,7 @@
 //! A remote that was given the group's keys ([`Remote::sealed`]) seals every object that it puts and takes no other: format and
 //! cryptography are `isle-identity`'s. Each is bound to its place, so that none can stand for another; hashes in names are of the sealed bytes. What its
 //! holder still sees: the id of the group, how many sites there are, sizes and times. Ids of operations are hashes of their
-//! content, which somebody might guess: the names of such objects are keyed hashes of the ids. `group` is not sealed as a whole, for it says
+//! content, which somebody might guess: the names of such objects are keyed hashes of the ids, and so are those of chunks and of their kinds. `group` is not sealed as a whole, for it says
 //! with which key to begin; the app's name and what follows it in the body are, in its last field.
 //!
 //! # Envelope
@@ -57,6 +59,7 @@
 //! is opaque. The body of a segment is described at [`SegmentWriter`].
 
 mod address;
+mod chunks;
 mod codec;
 mod error;
 mod group;
@@ -75,6 +78,7 @@ mod snapshot;
 #[doc(hidden)]
 pub mod testing;
 
+pub use chunks::{CHUNK_BYTES_MAX, ChunkName, StoredChunk};
 pub use codec::FormatError;
 pub use error::{Cause, RemoteError};
 pub use group::{GROUP_BYTES_MAX, GROUP_FORMAT, GroupObject};

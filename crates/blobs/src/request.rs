@@ -328,6 +328,30 @@ impl Requests {
         }
     }
 
+    /// Tells of all objects below `folder`, some perhaps twice where a page had to be asked for again: one LIST and its further pages.
+    pub(crate) async fn list_each(
+        &self,
+        folder: &Path,
+        each: &mut (dyn FnMut(ObjectMeta) + Send),
+    ) -> Result<(), Failure> {
+        let mut attempts = Attempts::begin();
+        loop {
+            self.count();
+            let mut entries = self.store.list(Some(folder));
+            let result = loop {
+                match self.limited(Duration::ZERO, entries.try_next()).await {
+                    Ok(Some(entry)) => each(entry),
+                    Ok(None) => break Ok(()),
+                    Err(failure) => break Err(failure),
+                }
+            };
+            drop(entries);
+            if let ControlFlow::Break(result) = self.settle(&mut attempts, folder, result).await {
+                return result;
+            }
+        }
+    }
+
     /// Removes an object; one that is not there is fine.
     pub(crate) async fn delete(&self, key: &Path) -> Result<(), Failure> {
         let mut attempts = Attempts::begin();

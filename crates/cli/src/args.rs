@@ -1,11 +1,13 @@
 //! What can be typed.
 
 mod backup;
+mod files;
 mod schema;
 #[cfg(feature = "sim")]
 mod sim;
 
 pub(crate) use backup::{BackupAction, BackupPlace};
+pub(crate) use files::{By, FilesAction, IdentityBy, KindAdd, Moving, SetAction, TrashAction};
 pub(crate) use schema::SchemaAction;
 #[cfg(feature = "sim")]
 pub(crate) use sim::{SimAction, SimRun};
@@ -202,8 +204,18 @@ pub(crate) enum Command {
         Examples:\n  isle backup create --comment 'before the move'\n  isle backup list\n  isle backup restore 3f2a"
     )]
     Backup(BackupAction),
-    /// What was done with this replica: syncs, and what came of them
-    #[command(subcommand, after_help = "Examples:\n  isle ops list --kind sync\n  isle ops show 7")]
+    /// Files in folders that belong to the data: their rows travel, their contents come when they are wanted
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  isle files add-root models ~/models\n  isle files scan\n  isle sync && isle files push\n  \
+        isle files open models/llama.gguf      on another device: fetches it"
+    )]
+    Files(FilesAction),
+    /// What was done with this replica: syncs, scans and the like, and what came of them
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  isle ops list --kind sync\n  isle ops show 7\n  isle ops watch 7 --json"
+    )]
     Ops(OpsAction),
     /// A fingerprint of the state: equal on replicas that hold the same
     #[command(after_help = "Example:\n  isle hash --db notes.db")]
@@ -407,6 +419,9 @@ pub(crate) struct Sync {
     /// With --live: do not look for devices on the local network (multicast DNS)
     #[arg(long, requires = "live")]
     pub(crate) no_discovery: bool,
+    /// Leave contents of files (`isle files`) for later
+    #[arg(long)]
+    pub(crate) no_files: bool,
     /// With --watch or --live: how long to wait between two syncs with remotes
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = duration)]
     pub(crate) interval: Duration,
@@ -641,7 +656,7 @@ pub(crate) enum OpsAction {
     /// The newest first
     #[command(after_help = "Example:\n  isle ops list --kind sync")]
     List {
-        /// Only this kind: sync, backup or restore
+        /// Only this kind: sync, backup, restore, scan, push, pull, prune or verify
         #[arg(long)]
         kind: Option<String>,
         /// How many
@@ -653,6 +668,12 @@ pub(crate) enum OpsAction {
     Show {
         /// Its number
         id: i64,
+    },
+    /// Follow one until it has ended
+    #[command(after_help = "With --json each line is how far it is.\n\nExample:\n  isle ops watch 7 --json")]
+    Watch {
+        /// Its number [default: the newest that runs]
+        id: Option<i64>,
     },
 }
 
@@ -680,6 +701,23 @@ fn span(text: &str) -> Result<Duration, String> {
     }
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
     Duration::try_from(parsed).map_err(|_| wrong())
+}
+
+/// An amount of data, as 500KB, 2MB or 1.5GB.
+fn amount(text: &str) -> Result<u64, String> {
+    let wrong = || "expected an amount such as 500KB, 2MB or 1GB".to_owned();
+    let text = text.trim().to_ascii_uppercase();
+    let text = text.strip_suffix('B').unwrap_or(&text);
+    let (digits, factor) = match text.chars().last() {
+        Some('K') => (&text[..text.len() - 1], 1e3),
+        Some('M') => (&text[..text.len() - 1], 1e6),
+        Some('G') => (&text[..text.len() - 1], 1e9),
+        Some('T') => (&text[..text.len() - 1], 1e12),
+        _ => (text, 1.0),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bytes = number * factor;
+    if (0.0..9e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -721,6 +759,13 @@ mod tests {
         assert_eq!(span("30d"), Ok(Duration::from_secs(2_592_000)));
         assert_eq!((span("0s"), span("12h")), (Ok(Duration::ZERO), Ok(Duration::from_secs(43_200))));
         assert!(span("5").is_err() && span("-1d").is_err() && span("d").is_err());
+    }
+
+    #[test]
+    fn amounts_are_read() {
+        let amounts = ["0", "17", "2MB", "1.5 GB", "3k", "2tb"].map(|text| amount(text).unwrap());
+        assert_eq!(amounts, [0, 17, 2_000_000, 1_500_000_000, 3_000, 2_000_000_000_000]);
+        assert!(["", "MB", "-1", "1e30", "NaN", "x"].iter().all(|text| amount(text).is_err()));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! * A reader that goes away (`isle query … | head`) ends the command quietly.
 
 mod args;
+mod bar;
 mod commands;
 mod confirm;
 mod db;

@@ -9,7 +9,7 @@ use isle_protocol::SessionError;
 use isle_store::StoreError;
 use isle_transport::TransportError;
 
-use crate::{BackupError, SyncReport};
+use crate::{BackupError, LibraryError, SyncReport};
 
 /// What went wrong, in terms of what a caller can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub enum Error {
     /// A backup.
     #[error(transparent)]
     Backup(#[from] BackupError),
+    /// The file library.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     /// A remote.
     #[error("remote {name:?}: {source}")]
     Remote {
@@ -42,6 +45,12 @@ pub enum Error {
         name: String,
         /// What it said.
         source: RemoteError,
+    },
+    /// A remote that holds nothing of the group yet.
+    #[error("remote {name:?} was never synced with: `isle sync` first")]
+    NeverSynced {
+        /// Its name.
+        name: String,
     },
     /// A definition is no schema document.
     #[error("the schema document cannot be read: {source}")]
@@ -359,6 +368,7 @@ impl Error {
             | Error::Backup(
                 BackupError::NoFolder { .. } | BackupError::NoSuchBackup { .. } | BackupError::Ambiguous { .. },
             ) => ErrorKind::Invalid,
+            Error::Library(error) => error.kind(),
             Error::Remotes { failed, .. } => {
                 let first = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
                 if failed.iter().all(|(_, error)| error.kind() == first) { first } else { ErrorKind::Failed }

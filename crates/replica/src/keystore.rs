@@ -200,6 +200,14 @@ impl KeyStore {
         locked.map_err(|source| Error::KeyStore { path, source })
     }
 
+    /// Waits until no other handle, in this process or another, does work of this name on a database; the lock ends with the file that is given back.
+    pub(crate) fn lock_named(&self, file: &Path, work: &str) -> Result<fs::File, Error> {
+        let path = self.live_lock_path(file).with_extension(work);
+        let locked = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let locked = locked.and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|source| Error::KeyStore { path, source })
+    }
+
     /// Remembers an invitation, and forgets those that expired long ago.
     pub(crate) fn put_invite(&self, invite: &Invite, now_ms: u64) -> Result<(), Error> {
         let folder = self.home.join("invites");

@@ -107,6 +107,7 @@ mod error;
 mod group_keys;
 mod history;
 mod keystore;
+mod library;
 mod names;
 mod operations;
 mod proofs;
@@ -135,11 +136,16 @@ pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
 pub use isle_schema::{Class, Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
-    Applied, Changed, Finding, Fork, Hindrance, Info, Lint, LogEntry, Operation, Parked, PendingOperation, Reason,
-    Report, RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState, Site, StateHash,
-    StoreError, TableInfo, Undone, Waiting,
+    Applied, Changed, Finding, Fork, Hindrance, Info, Lint, LogEntry, Operation, OperationState, Parked,
+    PendingOperation, Reason, Report, RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState,
+    Site, StateHash, StoreError, TableInfo, Undone, Waiting,
 };
 pub use keystore::Device;
+pub use library::{
+    Availability, Facts, FileFilter, FileInfo, FileKind, GroupedBy, Identity, Invalid, Library, LibraryError,
+    LibraryGroup, LibraryStatus, MoveOptions, Problem, PruneOptions, PrunePlan, Pruned, Pulled, Pushed, Root,
+    ScanOptions, ScanReport, Selection, Storage, Trashed, Validator, Validators, Verified, WatchEvent, WatchOptions,
+};
 pub use replica::{RemoteInfo, Replica};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};

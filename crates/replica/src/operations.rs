@@ -30,24 +30,18 @@ pub(crate) fn note_sync(
     started_ms: u64,
     result: Result<&SyncReport, String>,
 ) -> Result<(), Error> {
-    let (error, facts) = match result {
+    let result = match result {
         Ok(report) if report.is_idle() => return Ok(()),
-        Ok(report) => (None, serde_json::to_string(report).unwrap_or_default()),
-        Err(error) => (Some(error), "{}".to_owned()),
+        Ok(report) => Ok(serde_json::to_string(report).unwrap_or_default()),
+        Err(error) => Err(error),
     };
-    let (kind, target, ended_ms) = ("sync".to_owned(), target.to_owned(), inner.runtime.now_ms());
-    let operation = Operation { id: 0, kind, target, started_ms, ended_ms, error, facts, times: 1 };
+    let operation = Operation::ended("sync", target, (started_ms, inner.runtime.now_ms()), result);
     Ok(inner.store.note_operation(&operation)?)
 }
 
 /// Keeps what came of something other than a sync. That it cannot be kept is no reason to fail.
 pub(crate) fn note(inner: &Inner, kind: &str, target: &str, started_ms: u64, result: Result<String, String>) {
-    let (facts, error) = match result {
-        Ok(facts) => (facts, None),
-        Err(error) => ("{}".to_owned(), Some(error)),
-    };
-    let (kind, target, ended_ms) = (kind.to_owned(), target.to_owned(), inner.runtime.now_ms());
-    let operation = Operation { id: 0, kind, target, started_ms, ended_ms, error, facts, times: 1 };
+    let operation = Operation::ended(kind, target, (started_ms, inner.runtime.now_ms()), result);
     if let Err(error) = inner.store.note_operation(&operation) {
         tracing::warn!(%error, "what was done cannot be noted");
     }
@@ -64,12 +58,20 @@ impl SyncReport {
 }
 
 impl Replica {
-    /// What was done with this file and what came of it, newest first; of one kind if that is given: `sync`, `backup`, `restore`. Syncs that found nothing to do are not kept;
+    /// What was done with this file and what came of it, newest first; of one kind if that is given: `sync`, `backup`, `restore`, `scan`, `push`, `pull`. Syncs that found nothing to do are not kept;
     /// one that fails again and again for one reason is one entry.
     ///
     /// # Errors
     /// SQLite's reason.
     pub fn operations(&self, kind: Option<&str>, limit: usize) -> Result<Vec<Operation>, Error> {
         Ok(self.inner.store.operations(kind, limit)?)
+    }
+
+    /// One of them. A long one, a scan say, is there from its beginning and tells how far it is.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn operation(&self, id: i64) -> Result<Option<Operation>, Error> {
+        Ok(self.inner.store.operation(id)?)
     }
 }

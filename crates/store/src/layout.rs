@@ -47,7 +47,7 @@ CREATE TABLE isle_remote_head(remote TEXT, site BLOB, etag TEXT, head BLOB, PRIM
 CREATE TABLE isle_member(id BLOB PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE isle_peer(key BLOB PRIMARY KEY, state TEXT) WITHOUT ROWID;
 CREATE TABLE isle_ops(id INTEGER PRIMARY KEY, kind TEXT, target TEXT, started INT, ended INT, error TEXT, facts TEXT,
-  times INT NOT NULL DEFAULT 1);
+  times INT NOT NULL DEFAULT 1, state TEXT, done INT NOT NULL DEFAULT 0, total INT NOT NULL DEFAULT 0, message TEXT);
 CREATE TABLE isle_fork(site INTEGER PRIMARY KEY, version INT, told_by TEXT, seen_ms INT, device BLOB);
 ";
 

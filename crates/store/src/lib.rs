@@ -127,7 +127,7 @@ pub use info::{Info, TableInfo};
 pub use journal::{Conflict, Reason};
 pub use lint::{Lint, lint_schema};
 pub use log::{Applied, LogEntry, Logged, Merging, Waiting};
-pub use operations::Operation;
+pub use operations::{Operation, OperationState};
 pub use parked::Parked;
 pub use peers::{CommitCounter, Held, Lacking, PartialChangeset, PeerRow};
 pub use pending::{Hindrance, PendingOperation};

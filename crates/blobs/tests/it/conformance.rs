@@ -125,6 +125,71 @@ async fn snapshots_have_parts_and_a_manifest(remote: &Remote) {
     assert!(matches!(error, RemoteError::Missing { .. }), "{error:?}");
 }
 
+async fn chunks_come_back_by_their_content(remote: &Remote) {
+    let content = b"a model, mostly zeros ".repeat(10_000);
+    let hash = *blake3::hash(&content).as_bytes();
+    let name = remote.chunk_name("gguf", &hash);
+    assert!(!remote.has_chunk(&name).await.expect("looked"));
+    let error = remote.get_chunk(&name, &hash, content.len()).await.expect_err("absent");
+    assert!(matches!(error, RemoteError::Missing { .. }), "{error:?}");
+    let sent = remote.put_chunk(&name, &content, false).await.expect("put");
+    assert!(sent > 0 && sent < content.len() as u64 / 10, "{sent}");
+    assert_eq!(remote.put_chunk(&name, &content, false).await.expect("stands"), 0);
+    assert!(remote.has_chunk(&name).await.expect("looked"));
+    assert_eq!(remote.get_chunk(&name, &hash, content.len()).await.expect("read"), content);
+    // One more, one less, or of another hash: not what was asked for.
+    for (hash, bytes) in [(hash, content.len() + 1), (hash, content.len() - 1), ([1; 32], content.len())] {
+        let error = remote.get_chunk(&name, &hash, bytes).await.expect_err("another");
+        assert!(matches!(error, RemoteError::Corrupt { .. }), "{error:?}");
+    }
+    let many: Vec<[u8; 32]> = (0..20_u8).map(|n| *blake3::hash(&[n]).as_bytes()).collect();
+    for (n, hash) in (0..).zip(&many) {
+        remote.put_chunk(&remote.chunk_name("rom", hash), &[n], false).await.expect("put");
+    }
+    remote.plant("chunk/rom/zz/stranger", "x").await.expect("planted");
+    let mut listed = std::collections::BTreeSet::new();
+    remote.list_chunks(|chunk| _ = listed.insert(chunk.name)).await.expect("listed");
+    let expected = many.iter().map(|hash| remote.chunk_name("rom", hash)).chain([name.clone()]);
+    assert_eq!(listed, expected.collect());
+    remote.mark_chunk(&name).await.expect("marked");
+    remote.mark_chunk(&name).await.expect("marked before");
+    let marks = remote.list_marks().await.expect("listed");
+    assert_eq!(marks.iter().map(|mark| &mark.name).collect::<Vec<_>>(), [&name]);
+    assert!(marks[0].modified_ms > 1_700_000_000_000);
+    remote.unmark_chunk(&name).await.expect("unmarked");
+    assert_eq!(remote.list_marks().await.expect("listed"), []);
+    remote.delete_chunk(&name).await.expect("deleted");
+    remote.delete_chunk(&name).await.expect("gone already");
+    assert!(!remote.has_chunk(&name).await.expect("looked"));
+}
+
+async fn a_damaged_chunk_is_found_and_put_again(remote: &Remote) {
+    let content = vec![7; 5000];
+    let hash = *blake3::hash(&content).as_bytes();
+    let name = remote.chunk_name("file", &hash);
+    remote.put_chunk(&name, &content, false).await.expect("put");
+    let key = remote
+        .keys()
+        .await
+        .expect("listed")
+        .into_iter()
+        .find(|key| key.contains(name.as_str().split('/').nth(1).expect("a name")));
+    let key = key.expect("it stands");
+    let whole = remote.dig(&key).await.expect("there");
+    for damaged in [whole.slice(..whole.len() / 2), bytes::Bytes::from_static(b"rubbish"), bytes::Bytes::new()] {
+        remote.plant(&key, damaged).await.expect("planted");
+        let error = remote.get_chunk(&name, &hash, content.len()).await.expect_err("damaged");
+        assert!(matches!(error, RemoteError::Corrupt { .. }), "{error:?}");
+    }
+    // A frame that claims, or grows to, far more than was asked for.
+    let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).expect("compressed");
+    remote.plant(&key, bomb).await.expect("planted");
+    let error = remote.get_chunk(&name, &hash, content.len()).await.expect_err("a bomb");
+    assert!(matches!(error, RemoteError::Corrupt { .. }), "{error:?}");
+    assert!(remote.put_chunk(&name, &content, true).await.expect("put again") > 0);
+    assert_eq!(remote.get_chunk(&name, &hash, content.len()).await.expect("read"), content);
+}
+
 async fn strangers_are_told_from_remotes(remote: &Remote) {
     remote.put_head(&Head::new(site(1), "")).await.expect("put");
     let hyphens = "head/03030303-0303-0303-0303-030303030303";
@@ -174,6 +239,8 @@ async fn all(fresh: impl Fn() -> Remote) {
     damage_and_wrong_references_are_refused(&fresh()).await;
     schema_operations_are_put_once(&fresh()).await;
     snapshots_have_parts_and_a_manifest(&fresh()).await;
+    chunks_come_back_by_their_content(&fresh()).await;
+    a_damaged_chunk_is_found_and_put_again(&fresh()).await;
     strangers_are_told_from_remotes(&fresh()).await;
     oversized_heads_are_not_put(&fresh()).await;
 }

@@ -149,3 +149,33 @@ async fn a_rotation_reaches_who_lacks_the_key() {
     let opened = Rotation::decode(&read).expect("a rotation").open(&device).expect("signed");
     assert_eq!(opened, Some((key, device.key())));
 }
+
+#[tokio::test]
+async fn chunks_tell_neither_their_kind_nor_their_content_nor_which_file_they_are_of() {
+    let plain = Remote::in_memory();
+    let remote = sealed(&plain, &ring(1));
+    let content = b"a known manual".repeat(1000);
+    let hash = *blake3::hash(&content).as_bytes();
+    let name = remote.chunk_name("manual", &hash);
+    remote.put_chunk(&name, &content, false).await.expect("put");
+    let [key] = &plain.keys().await.expect("listed")[..] else { panic!("one object") };
+    let seen = [key.as_bytes(), &plain.dig(key).await.expect("there")].concat();
+    let hex = blake3::Hash::from_bytes(hash).to_hex();
+    for told in [&b"manual"[..], b"known", &hash[..8], &hex.as_bytes()[..8]] {
+        assert!(!seen.windows(told.len()).any(|window| window == told), "{:?}", String::from_utf8_lossy(told));
+    }
+    let again = sealed(&plain, &ring(1));
+    assert_eq!(again.chunk_name("manual", &hash), name);
+    assert_eq!(again.get_chunk(&name, &hash, content.len()).await.expect("read"), content);
+    // Put in the place of another, or by somebody without the key.
+    let other = again.chunk_name("manual", &[9; 32]);
+    let place = key
+        .replace(name.as_str().rsplit('/').next().expect("a name"), other.as_str().rsplit('/').next().expect("a name"));
+    let place = place.replacen(&format!("/{}/", &name.as_str()[9..11]), &format!("/{}/", &other.as_str()[9..11]), 1);
+    plain.plant(&place, plain.dig(key).await.expect("there")).await.expect("planted");
+    let error = again.get_chunk(&other, &hash, content.len()).await.expect_err("moved");
+    assert!(is_refused(&error, &SealError::Forged), "{error:?}");
+    plain.plant(key, zstd::bulk::compress(&content, 1).expect("compressed")).await.expect("planted");
+    let error = again.get_chunk(&name, &hash, content.len()).await.expect_err("not sealed");
+    assert!(is_refused(&error, &SealError::Plain), "{error:?}");
+}

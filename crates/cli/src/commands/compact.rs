@@ -8,18 +8,19 @@ use serde_json::json;
 
 use super::{Names, remotes, sync};
 use crate::args::{Args, Compact};
+use crate::bar::Bar;
 use crate::db;
 use crate::output::{Out, bytes, count};
 
 pub(crate) fn run(args: &Args, compact: &Compact, out: &mut Out) -> anyhow::Result<u8> {
     let insecure = db::open(args)?.remotes()?.iter().any(|remote| remotes::allows_http(&remote.url));
     let replica = remotes::open(args, insecure, &compact.patience)?;
-    let bar = Arc::new(sync::Bar::new());
+    let bar = Arc::new(Bar::new());
     let options = CompactOptions {
         keep: compact.keep,
         grace: compact.grace,
         vacuum: compact.vacuum,
-        sync: SyncOptions { progress: Some(sync::Bar::callback(&bar)), ..SyncOptions::default() },
+        sync: SyncOptions { progress: Some(sync::callback(&bar)), ..SyncOptions::default() },
     };
     let runtime = sync::runtime()?;
     let report = runtime.block_on(bar.beside(replica.compact(&options)));

@@ -57,8 +57,8 @@ fn fetch(args: &Args, name: &str) -> anyhow::Result<(PathBuf, tempfile::TempDir)
         true => copy.add_remote(name, &remote.url)?,
         false => copy.add_plain_remote(name, &remote.url)?,
     };
-    let bar = std::sync::Arc::new(sync::Bar::new());
-    let progress = Some(sync::Bar::callback(&bar));
+    let bar = std::sync::Arc::new(crate::bar::Bar::new());
+    let progress = Some(sync::callback(&bar));
     let options =
         SyncOptions { remote: Some(name.to_owned()), direction: Direction::Pull, progress, ..SyncOptions::default() };
     let runtime = sync::runtime()?;

@@ -8,6 +8,7 @@ mod diff;
 mod files;
 mod history;
 mod keys;
+mod library;
 mod live;
 mod look;
 mod operations;
@@ -57,6 +58,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Peers { action } => peers::run(args, action.as_ref(), out),
         Command::Devices { action } => devices::run(args, action.as_ref(), out),
         Command::Backup(action) => backups::run(args, action, out),
+        Command::Files(action) => library::run(args, action, out),
         Command::Ops(action) => operations::run(args, action, out),
         Command::Hash => look::hash(args, out),
         Command::Doctor => look::doctor(args, out),

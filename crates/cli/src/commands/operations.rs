@@ -1,6 +1,6 @@
 //! What was done, and what came of it.
 
-use isle::{Operation, Replica};
+use isle::{Operation, OperationState, Replica};
 use serde_json::{Value, json};
 
 use crate::args::{Args, OpsAction};
@@ -8,11 +8,15 @@ use crate::db;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, printable, time};
 
+/// How often an operation that is followed is looked at.
+const FOLLOW_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+
 pub(crate) fn run(args: &Args, action: &OpsAction, out: &mut Out) -> anyhow::Result<u8> {
     let replica = db::open(args)?;
     match action {
         OpsAction::List { kind, limit } => list(&replica, kind.as_deref(), *limit, out)?,
         OpsAction::Show { id } => show(&replica, *id, out)?,
+        OpsAction::Watch { id } => return follow(&replica, *id, out),
     }
     Ok(0)
 }
@@ -24,15 +28,15 @@ fn to_json(operation: &Operation) -> Value {
         "target": operation.target,
         "started": time(operation.started_ms),
         "ended": time(operation.ended_ms),
-        "state": state(operation),
+        "state": operation.state,
+        "percent": operation.percent(),
+        "done": operation.done,
+        "total": operation.total,
+        "message": operation.message,
         "error": operation.error,
         "times": operation.times,
         "facts": serde_json::from_str::<Value>(&operation.facts).unwrap_or_default(),
     })
-}
-
-fn state(operation: &Operation) -> &'static str {
-    if operation.error.is_some() { "failed" } else { "completed" }
 }
 
 fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> anyhow::Result<()> {
@@ -49,6 +53,10 @@ fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> a
         let what = match &operation.error {
             Some(error) if operation.times > 1 => format!("{} times: {}", operation.times, printable(error)),
             Some(error) => printable(error),
+            None if operation.state == OperationState::Running => {
+                let far = operation.percent().map_or_else(String::new, |percent| format!("{percent} % "));
+                format!("{far}{}", printable(operation.message.as_deref().unwrap_or("")))
+            }
             None if operation.kind != "sync" => {
                 match facts.get("comment").or(facts.get("reason")).and_then(Value::as_str) {
                     Some("manual") | None => String::new(),
@@ -68,7 +76,7 @@ fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> a
             Cell::text(time(operation.ended_ms)),
             Cell::text(&operation.kind),
             Cell::text(printable(&operation.target)),
-            Cell::text(state(operation)),
+            Cell::text(operation.state.as_str()),
             Cell::text(what),
         ]
     };
@@ -76,10 +84,7 @@ fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> a
 }
 
 fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
-    let all = replica.operations(None, usize::MAX)?;
-    let Some(operation) = all.into_iter().find(|operation| operation.id == id) else {
-        return Err(Failure::new(Kind::Invalid, format!("there is no operation {id}")).hint("`isle ops list`").into());
-    };
+    let operation = find(replica, id)?;
     let object = to_json(&operation);
     if out.json(&object)? {
         return Ok(());
@@ -98,4 +103,41 @@ fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn find(replica: &Replica, id: i64) -> anyhow::Result<Operation> {
+    let failure = || Failure::new(Kind::Invalid, format!("there is no operation {id}")).hint("`isle ops list`");
+    Ok(replica.operation(id)?.ok_or_else(failure)?)
+}
+
+/// Tells how far an operation is until it has ended; the exit code says how.
+fn follow(replica: &Replica, id: Option<i64>, out: &mut Out) -> anyhow::Result<u8> {
+    let running = || -> anyhow::Result<i64> {
+        let newest = replica.operations(None, 1000)?;
+        let running = newest.iter().find(|operation| operation.state == OperationState::Running);
+        let failure = || Failure::new(Kind::Invalid, "nothing is being done").hint("`isle ops list`");
+        Ok(running.ok_or_else(failure)?.id)
+    };
+    let id = id.map_or_else(running, Ok)?;
+    let mut told: Option<Operation> = None;
+    loop {
+        let operation = find(replica, id)?;
+        if told.as_ref() != Some(&operation) {
+            if out.json {
+                out.json_line(&to_json(&operation))?;
+            } else {
+                let far = operation.percent().map_or_else(String::new, |percent| format!("{percent:>3} % "));
+                let message = printable(operation.message.as_deref().unwrap_or(""));
+                out.line(format!("{far}{} {message}", operation.state.as_str()))?;
+            }
+            out.flush()?;
+        }
+        match operation.state {
+            OperationState::Running => {}
+            OperationState::Completed => return Ok(0),
+            OperationState::Failed | OperationState::Interrupted => return Ok(Kind::Failed.code()),
+        }
+        told = Some(operation);
+        std::thread::sleep(FOLLOW_EVERY);
+    }
 }

@@ -1,27 +1,22 @@
 //! Exchanging changes with remotes.
 
-use std::io::IsTerminal as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressStyle};
 use isle::{CheckReport, Direction, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
 use serde_json::json;
 
-use super::{Names, live, look, remotes, watch};
+use super::{Names, library, live, look, remotes, watch};
 use crate::args::{Args, Prefer, Sync, Way};
+use crate::bar::Bar;
 use crate::confirm;
 use crate::db;
 use crate::failure::{self, Failure, Kind};
 use crate::output::{Out, bytes, count, printable, seconds, thousands, time};
 
-/// A sync that takes no longer shows no bar.
-const BAR_AFTER: Duration = Duration::from_secs(1);
 /// Changesets that wait or were refused that are shown to people, of each kind.
 const DETAILS_MAX: usize = 10;
-/// How often the bar moves.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// What one round over the remotes gave.
 pub(crate) struct Round {
@@ -53,8 +48,19 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
             return watch::run(args, sync, out).await;
         }
         let round = round(args, &remotes, sync).await?;
-        if !out.json(&to_json(&round))? {
+        let wants_files = !sync.no_files && !round.reports.is_empty();
+        let pulls = sync.way == Some(Way::Pull);
+        let pushed = if wants_files { library::push_after_sync(args, pulls, out).await? } else { None };
+        let mut object = to_json(&round);
+        if let (Some(pushed), Some(fields)) = (&pushed, object.as_object_mut()) {
+            fields.insert("files".to_owned(), json!(pushed));
+        }
+        if !out.json(&object)? {
             show(args, &round, round.reports.len() + round.failed.len() + round.away.len() > 1, out)?;
+        }
+        if let Some(pushed) = pushed {
+            let sent = bytes(pushed.sent_bytes);
+            out.note(format!("  {} of the library put into the remotes ({sent} sent)", count(pushed.files, "file")))?;
         }
         let blocked = |report: &SyncReport| report.pending.iter().any(|pending| pending.state == "blocked");
         let code = match &round.reports {
@@ -121,7 +127,7 @@ pub(crate) async fn round(args: &Args, remotes: &[RemoteInfo], sync: &Sync) -> a
     for remote in remotes {
         let replica = remotes::open(args, remotes::allows_http(&remote.url), &sync.patience)?;
         let bar = Arc::new(Bar::new());
-        let progress = Some(Bar::callback(&bar));
+        let progress = Some(callback(&bar));
         let options = SyncOptions { remote: Some(remote.name.clone()), direction, prefer, progress };
         match bar.beside(replica.sync_with(&options)).await {
             Ok(reports) => round.reports.extend(reports),
@@ -379,61 +385,17 @@ fn compare(report: &CheckReport) -> String {
     format!("{name} {state}{last}")
 }
 
-/// A bar on a terminal, once a sync takes long.
-pub(super) struct Bar {
-    begun: Instant,
-    terminal: bool,
-    state: Mutex<Option<Progress>>,
-}
-
-impl Bar {
-    pub(super) fn new() -> Bar {
-        Bar { begun: Instant::now(), terminal: std::io::stderr().is_terminal(), state: Mutex::default() }
-    }
-
-    pub(super) fn callback(bar: &Arc<Bar>) -> Arc<dyn Fn(Progress) + Send + std::marker::Sync> {
-        let bar = Arc::clone(bar);
-        Arc::new(move |progress| *bar.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress))
-    }
-
-    /// Waits for a sync and draws meanwhile.
-    pub(super) async fn beside<T>(&self, sync: impl Future<Output = T>) -> T {
-        let mut sync = std::pin::pin!(sync);
-        let (mut ticks, mut bar) = (tokio::time::interval(DRAW_EVERY), None);
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut sync => {
-                    bar.iter().for_each(ProgressBar::finish_and_clear);
-                    return result;
-                }
-                _ = ticks.tick(), if self.terminal => {
-                    if self.begun.elapsed() >= BAR_AFTER {
-                        self.draw(bar.get_or_insert_with(|| ProgressBar::new(0).with_elapsed(BAR_AFTER)));
-                    }
-                }
-            }
-        }
-    }
-
-    fn draw(&self, bar: &ProgressBar) {
-        let Some(progress) = *self.state.lock().unwrap_or_else(PoisonError::into_inner) else { return };
-        // A merge that has just begun does not know yet how much there is to do.
-        let template = match progress.total_bytes {
-            0 => "{msg:<9} {spinner} {elapsed}",
-            _ => "{msg:<9} [{bar:30}] {bytes} of {total_bytes}",
-        };
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.progress_chars("=> "));
-        bar.set_message(match progress.phase {
+/// Tells a bar how far a sync is.
+pub(super) fn callback(bar: &Arc<Bar>) -> Arc<dyn Fn(Progress) + Send + std::marker::Sync> {
+    let bar = Arc::clone(bar);
+    Arc::new(move |progress: Progress| {
+        let what = match progress.phase {
             Phase::Download => "receiving",
             Phase::Merge => "merging",
             Phase::Upload => "sending",
-        });
-        bar.set_length(progress.total_bytes.max(progress.done_bytes));
-        bar.set_position(progress.done_bytes);
-        bar.tick();
-    }
+        };
+        bar.set(what, progress.done_bytes, progress.total_bytes);
+    })
 }
 
 #[cfg(test)]

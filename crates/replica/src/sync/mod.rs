@@ -359,6 +359,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// A remote to put contents of files into, and to take them from.
+pub(crate) async fn open_for_files(inner: &Arc<Inner>, row: &RemoteRow) -> Result<Remote, Error> {
+    let remote = keys::opened(inner, row, &open(inner, row)?).await?;
+    // One that was never synced with holds nothing, and nobody knows with which key to begin.
+    if remote.is_sealed() != row.plain { Ok(remote) } else { Err(Error::NeverSynced { name: row.name.clone() }) }
+}
+
 fn selected(inner: &Inner, options: &SyncOptions) -> Result<Vec<RemoteRow>, Error> {
     let mut rows = inner.store.remotes()?;
     if let Some(name) = &options.remote {

@@ -1,0 +1,155 @@
+//! Folders of this device that belong to the library.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use isle_files::{Folder, LogicalPath};
+
+use super::{Library, LibraryError};
+use crate::{Error, params};
+
+/// The root that is there without having been added: for what comes from devices whose roots are not here.
+pub(super) const OWN_ROOT: &str = "library";
+
+/// A folder of this device that belongs to the library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    #[serde(skip_serializing)]
+    pub(super) id: i64,
+    /// Its name, on every device.
+    pub name: String,
+    /// Where it is on this one.
+    pub folder: PathBuf,
+    /// The kinds of files that are looked for; all without any.
+    pub kinds: Vec<String>,
+    /// Why its files count as away although nobody took them out: `gone` when the folder is not there, `emptied` when all of its files are.
+    pub flag: Option<String>,
+    /// When it was last scanned, in milliseconds since 1970.
+    pub scanned_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RootRow {
+    id: i64,
+    name: String,
+    folder: String,
+    kinds: Option<String>,
+    flag: Option<String>,
+    scanned_ms: Option<u64>,
+}
+
+impl Library {
+    /// The roots of this device, by name.
+    ///
+    /// # Errors
+    /// [`LibraryError::None`], or SQLite's reason.
+    pub fn roots(&self) -> Result<Vec<Root>, Error> {
+        self.must_exist()?;
+        let device = self.device()?;
+        let sql = "SELECT id, name, folder, kinds, flag, scanned_ms FROM library_roots WHERE device = ?1 ORDER BY name";
+        let rows = self.replica.read(|q| q.all::<RootRow>(sql, params![&device]))?;
+        let root = |row: RootRow| {
+            let kinds = row.kinds.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+            let RootRow { id, name, folder, flag, scanned_ms, .. } = row;
+            Root { id, name, folder: folder.into(), kinds, flag, scanned_ms }
+        };
+        Ok(rows.into_iter().map(root).collect())
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`LibraryError::NoSuchRoot`].
+    pub fn root(&self, name: &str) -> Result<Root, Error> {
+        let found = self.roots()?.into_iter().find(|root| root.name == name);
+        found.ok_or_else(|| LibraryError::NoSuchRoot { name: name.to_owned() }.into())
+    }
+
+    /// Adds a folder of this device under a name that other devices may have elsewhere, for files of some kinds or of all. Begins the library if there is none.
+    /// Nothing is read yet.
+    ///
+    /// # Errors
+    /// [`LibraryError::RootExists`], [`LibraryError::RootsOverlap`], [`LibraryError::NoSuchKind`], [`LibraryError::Folder`] when it is not there.
+    pub fn add_root(&self, name: &str, folder: &Path, kinds: &[String]) -> Result<Root, Error> {
+        LogicalPath::of(name, "x").map_err(LibraryError::from)?;
+        crate::names::check("a root's name", name)?;
+        if name.contains('/') {
+            return Err(LibraryError::Path(isle_files::PathError::Refused {
+                path: name.to_owned(),
+                why: "a root's name has no slash",
+            })
+            .into());
+        }
+        Folder::open(folder).map_err(LibraryError::from)?;
+        let folder = folder.canonicalize().map_err(|source| Error::Read { path: folder.to_owned(), source })?;
+        self.create()?;
+        self.forget_strangers()?;
+        let known = self.kinds()?;
+        if let Some(none) = kinds.iter().find(|kind| known.iter().all(|known| known.name != **kind)) {
+            return Err(LibraryError::NoSuchKind { name: none.clone() }.into());
+        }
+        for other in self.roots()? {
+            if other.name == name && other.folder == folder {
+                return Ok(other);
+            }
+            if other.name == name {
+                return Err(LibraryError::RootExists { name: other.name, folder: other.folder }.into());
+            }
+            if other.folder.starts_with(&folder) || folder.starts_with(&other.folder) {
+                return Err(LibraryError::RootsOverlap { folder, other: other.name }.into());
+            }
+        }
+        let place = folder.to_str().ok_or_else(|| LibraryError::FolderName { folder: folder.clone() })?;
+        let (device, kinds) = (self.device()?, (!kinds.is_empty()).then(|| kinds.join(" ")));
+        self.replica.write(|tx| {
+            let sql = "INSERT INTO library_roots(device, name, folder, kinds) VALUES(?1, ?2, ?3, ?4)";
+            tx.execute(sql, params![&device, name, place, kinds.as_ref()])
+        })?;
+        self.root(name)
+    }
+
+    /// Forgets a root of this device: its files stay where they are and in the library, and count as missing here.
+    ///
+    /// # Errors
+    /// [`LibraryError::NoSuchRoot`].
+    pub fn remove_root(&self, name: &str) -> Result<(), Error> {
+        let root = self.root(name)?;
+        let _alone = self.lock_scans()?;
+        let (device, now) = (self.device()?, self.now());
+        self.replica.write(|tx| {
+            let sql = "UPDATE library_presence SET state = 'missing', since_ms = ?3 WHERE device = ?1 AND root = ?2 AND state = 'present'";
+            tx.execute(sql, params![&device, name, now])?;
+            tx.execute("DELETE FROM library_scan WHERE root = ?1", params![root.id])?;
+            tx.execute("DELETE FROM library_roots WHERE id = ?1", params![root.id])
+        })?;
+        Ok(())
+    }
+
+    /// The root for files whose own is not here, made when it is needed: a folder beside the database.
+    pub(super) fn own_root(&self) -> Result<Root, Error> {
+        if let Some(root) = self.roots()?.into_iter().find(|root| root.name == OWN_ROOT) {
+            return Ok(root);
+        }
+        let mut folder = self.replica.path().as_os_str().to_owned();
+        folder.push(".files");
+        let folder = PathBuf::from(folder);
+        Folder::create(&folder).map_err(LibraryError::from)?;
+        self.add_root(OWN_ROOT, &folder, &[])
+    }
+
+    /// Roots that another device had when this file was its own: a copied or restored file knows them, and they are not here.
+    fn forget_strangers(&self) -> Result<(), Error> {
+        let device = self.device()?;
+        self.replica.write(|tx| {
+            let sql = "DELETE FROM library_scan WHERE root IN (SELECT id FROM library_roots WHERE device <> ?1)";
+            tx.execute(sql, params![&device])?;
+            tx.execute("DELETE FROM library_roots WHERE device <> ?1", params![&device])
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn now(&self) -> i64 {
+        i64::try_from(self.inner().runtime.now_ms()).unwrap_or(i64::MAX)
+    }
+}

@@ -1,0 +1,247 @@
+//! Remotes as places of contents, and what this device knows of what lies there.
+
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use isle_blobs::{ChunkName, Remote, RemoteError};
+use isle_files::ChunkRef;
+use isle_store::RemoteRow;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::Library;
+use crate::sync::{self, blocking};
+use crate::{Error, params};
+
+/// Files whose chunks are looked up at once.
+const LOOKED_UP: usize = 500;
+/// How old a listing may be that is relied on before something is put.
+const LISTING_MS: u64 = 3_600_000;
+/// How often a remote is listed for files that it may have by now, in milliseconds for each page of chunks that it has.
+const UNKNOWN_MS: u64 = 10_000;
+/// Objects of one page of a listing.
+const PAGE: u64 = 1_000;
+/// Names that wait to be written while a remote is listed.
+const LISTED: usize = 10_000;
+
+/// A remote that is open.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) remote: Remote,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    pub(super) fn failed(&self, source: RemoteError) -> Error {
+        Error::Remote { name: self.name.clone(), source }
+    }
+}
+
+/// What moving a file takes of its row.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Content {
+    pub(super) id: String,
+    pub(super) path: String,
+    pub(super) kind: String,
+    pub(super) bytes: u64,
+    content: String,
+    chunks: Option<Vec<u8>>,
+}
+
+pub(super) const CONTENT: &str = "f.id, f.path, f.kind, f.bytes, f.content, f.chunks";
+
+impl Content {
+    /// The BLAKE3 hash of all of it.
+    pub(super) fn hash(&self) -> Option<[u8; 32]> {
+        blake3::Hash::from_hex(&self.content).ok().map(|hash| *hash.as_bytes())
+    }
+
+    pub(super) fn pieces(&self) -> Result<Vec<ChunkRef>, Error> {
+        let hash = self.hash().unwrap_or_default();
+        let pieces = ChunkRef::decode(self.chunks.as_deref(), hash, self.bytes);
+        Ok(pieces.map_err(super::LibraryError::from)?)
+    }
+
+    pub(super) fn names(&self, remote: &Remote) -> Result<Vec<ChunkName>, Error> {
+        Ok(self.pieces()?.iter().map(|piece| remote.chunk_name(&self.kind, &piece.hash)).collect())
+    }
+}
+
+/// Keeps bytes within a rate.
+#[derive(Debug)]
+pub(super) struct Pace {
+    bytes_per_s: Option<u64>,
+    began: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    pub(super) fn new(bytes_per_s: Option<u64>) -> Pace {
+        Pace { bytes_per_s: bytes_per_s.filter(|rate| *rate > 0), began: Instant::now(), bytes: 0 }
+    }
+
+    /// Waits until so many more bytes may move.
+    pub(super) async fn take(&mut self, bytes: u64) {
+        let Some(rate) = self.bytes_per_s else { return };
+        let due = self.began + Duration::from_secs_f64(self.bytes as f64 / rate as f64);
+        self.bytes += bytes;
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+impl Library {
+    /// The remotes of this replica that can be opened, and why the others cannot.
+    pub(super) async fn sources(&self, only: Option<&str>) -> Result<(Vec<Source>, Vec<(String, Error)>), Error> {
+        let only = only.map(str::to_owned);
+        let rows: Vec<RemoteRow> = blocking(self.inner(), move |inner| {
+            let mut rows = inner.store.remotes()?;
+            if let Some(name) = only {
+                rows.retain(|row| row.name == name);
+                if rows.is_empty() {
+                    return Err(Error::NoSuchRemote { name });
+                }
+            }
+            Ok(rows)
+        })
+        .await?;
+        let (mut sources, mut failed) = (Vec::new(), Vec::new());
+        for row in rows {
+            match sync::open_for_files(self.inner(), &row).await {
+                Ok(remote) => sources.push(Source { name: row.name, remote }),
+                Err(error) => failed.push((row.name, error)),
+            }
+        }
+        Ok((sources, failed))
+    }
+
+    /// When a remote was last listed, in milliseconds since 1970.
+    pub(super) fn listed_ms(&self, remote: &str) -> Result<Option<u64>, Error> {
+        let sql = "SELECT max(listing) FROM library_chunks WHERE remote = ?1";
+        Ok(self.replica.read(|q| q.one::<Option<u64>>(sql, params![remote]))?.flatten())
+    }
+
+    /// Whether a remote is to be listed: before something is put there if that was not done lately, and when it may have files of which that is not known. The
+    /// more it has, the less often.
+    pub(super) fn should_list(&self, remote: &str, puts: bool) -> Result<bool, Error> {
+        let Some(listed) = self.listed_ms(remote)? else { return Ok(puts || self.has_unknown(remote)?) };
+        let age = self.inner().runtime.now_ms().saturating_sub(listed);
+        if puts && age > LISTING_MS {
+            return Ok(true);
+        }
+        let sql = "SELECT count(*) FROM library_chunks WHERE remote = ?1";
+        let chunks: u64 = self.replica.read(|q| q.one(sql, params![remote]))?.unwrap_or(0);
+        Ok(age > UNKNOWN_MS * (1 + chunks / PAGE) && self.has_unknown(remote)?)
+    }
+
+    /// Whether there is a file that is not here and of which nobody knows whether a remote has it.
+    fn has_unknown(&self, remote: &str) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM library_files AS f WHERE f.trashed_ms IS NULL AND f.replaced_by IS NULL
+            AND NOT EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id AND t.remote = ?1)
+            AND NOT EXISTS (SELECT 1 FROM library_scan AS s WHERE s.file = f.id AND s.state = 'ok') LIMIT 1";
+        Ok(self.replica.read(|q| q.one::<i64>(sql, params![remote]))?.is_some())
+    }
+
+    /// Lists what a remote has, and which files are whole there.
+    pub(super) async fn take_stock(&self, source: &Source) -> Result<(), Error> {
+        let (send, receive) = sync_channel::<ChunkName>(LISTED);
+        let (library, name) = (self.clone(), source.name.clone());
+        let listing = self.now();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut page = Vec::with_capacity(LISTED);
+            loop {
+                let next = receive.recv();
+                let ended = next.is_err();
+                page.extend(next);
+                if page.len() >= LISTED || ended {
+                    library.note_chunks(&name, &page, listing)?;
+                    page.clear();
+                }
+                if ended {
+                    return Ok::<(), Error>(());
+                }
+            }
+        });
+        // A writer that failed has ended, and tells below.
+        let listed = source.remote.list_chunks(move |chunk| _ = send.send(chunk.name)).await;
+        writer.await.map_err(|_| Error::Cancelled)??;
+        listed.map_err(|error| source.failed(error))?;
+        let (library, source) = (self.clone(), source.clone());
+        blocking(self.inner(), move |_| {
+            library.replica.write(|tx| {
+                let sql = "DELETE FROM library_chunks WHERE remote = ?1 AND listing < ?2";
+                tx.execute(sql, params![&source.name, listing])
+            })?;
+            library.note_stored(&source)
+        })
+        .await
+    }
+
+    /// Notes that chunks stand in a remote. Blocks.
+    pub(super) fn note_chunks(&self, remote: &str, names: &[ChunkName], listing: i64) -> Result<(), Error> {
+        self.replica.write(|tx| {
+            let sql = "INSERT INTO library_chunks(remote, name, listing) VALUES(?1, ?2, ?3)
+                ON CONFLICT(remote, name) DO UPDATE SET listing = max(listing, excluded.listing)";
+            let mut insert = tx.prepare(sql)?;
+            names.iter().try_for_each(|name| insert.execute(params![remote, name.as_str(), listing]).map(|_| ()))
+        })
+    }
+
+    /// Notes that a chunk does not stand in a remote after all, nor any file whole that needs it. Blocks.
+    pub(super) fn note_absent(&self, remote: &str, name: &ChunkName, file: &str) -> Result<(), Error> {
+        self.replica.write(|tx| {
+            tx.execute("DELETE FROM library_chunks WHERE remote = ?1 AND name = ?2", params![remote, name.as_str()])?;
+            tx.execute("DELETE FROM library_stored WHERE remote = ?1 AND file = ?2", params![remote, file])
+        })?;
+        Ok(())
+    }
+
+    /// Works out which files a remote has whole. Blocks.
+    fn note_stored(&self, source: &Source) -> Result<(), Error> {
+        let mut after = String::new();
+        loop {
+            let sql = format!("SELECT {CONTENT} FROM library_files AS f WHERE f.id > ?1 ORDER BY f.id LIMIT ?2");
+            let page: Vec<Content> = self.replica.read(|q| q.all(&sql, params![&after, LOOKED_UP as i64]))?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after.clone_from(&last.id);
+            let mut whole = Vec::new();
+            self.replica.read(|q| {
+                for file in &page {
+                    whole.push(self.is_listed(q, source, file)?);
+                }
+                Ok(())
+            })?;
+            self.replica.write(|tx| {
+                let put = "INSERT INTO library_stored(remote, file) VALUES(?1, ?2) ON CONFLICT DO NOTHING";
+                let take = "DELETE FROM library_stored WHERE remote = ?1 AND file = ?2";
+                for (file, whole) in page.iter().zip(&whole) {
+                    tx.execute(if *whole { put } else { take }, params![&source.name, &file.id])?;
+                }
+                Ok(())
+            })?;
+        }
+    }
+
+    /// Whether all chunks of a file are known to stand in a remote.
+    pub(super) fn is_listed(&self, q: &crate::Queries<'_>, source: &Source, file: &Content) -> Result<bool, Error> {
+        // A list that makes no sense is that of a file that nobody can fetch.
+        let Ok(names) = file.names(&source.remote) else { return Ok(false) };
+        for name in names {
+            if !is_known(q, &source.name, &name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a chunk is known to stand in a remote.
+pub(super) fn is_known(q: &crate::Queries<'_>, remote: &str, name: &ChunkName) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM library_chunks WHERE remote = ?1 AND name = ?2";
+    Ok(q.one::<i64>(sql, params![remote, name.as_str()])?.is_some())
+}
