@@ -12,7 +12,7 @@
 //! * Memory: a walk holds the names of one folder; reading a file of any size holds at most [`WINDOW_BYTES_MAX`] and [`READ_AHEAD`] blocks of [`BLOCK_BYTES`].
 //!
 //! # Formats
-//! Chunks are cut by FastCDC (Xia et al., USENIX ATC 2016 and 2020, normalisation level 2) at sizes that depend on the size of
+//! Chunks are cut by FastCDC (Xia et al., USENIX ATC 2016 and 2020, normalisation level 1) at sizes that depend on the size of
 //! the file alone ([`chunk_sizes`]), with a seed of the library's. A list of chunks is, per chunk, the 32 bytes of its BLAKE3 hash and its length in
 //! 4 bytes, big-endian. A file of at most [`WHOLE_BYTES_MAX`] is one chunk and has no list.
 //!

@@ -333,6 +333,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
     let mut wanted: Vec<(&String, &Option<Object>)> = schema.objects.iter().collect();
     // Triggers keep full-text tables and may stand on views.
     wanted.sort_by_key(|(_, object)| object.as_ref().map(|object| object.kind));
+    let mut left_out = Vec::new();
     for (name, object) in wanted {
         let conn = &engine.conn;
         let here = list(conn)?.into_iter().find(|(_, here)| here.name.eq_ignore_ascii_case(name));
@@ -362,15 +363,28 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
             conn.execute_batch(&format!("DROP {kind} {}", quoted(&here.name))).doing("replace a view or trigger")?;
             conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact(name)]).doing("replace a view or trigger")?;
         }
-        if let Some(object) = object {
-            make(engine, object)?;
+        if let Some(object) = object
+            && !make(engine, object)?
+        {
+            left_out.push(object);
         }
     }
-    Ok(())
+    // One may stand on another that comes after it.
+    loop {
+        let before = left_out.len();
+        for object in std::mem::take(&mut left_out) {
+            if !make(engine, object)? {
+                left_out.push(object);
+            }
+        }
+        if left_out.len() == before {
+            return Ok(());
+        }
+    }
 }
 
-/// Makes an object, or leaves it out with a warning.
-fn make(engine: &Engine, object: &Object) -> Result<(), StoreError> {
+/// Makes an object, or leaves it out with a warning; false then.
+fn make(engine: &Engine, object: &Object) -> Result<bool, StoreError> {
     let conn = &engine.conn;
     let run = |sql: &str| conn.execute_batch(sql).doing("make a view or trigger");
     run("SAVEPOINT isle_object")?;
@@ -379,11 +393,13 @@ fn make(engine: &Engine, object: &Object) -> Result<(), StoreError> {
         Ok(Ok(())) => {
             run("RELEASE isle_object")?;
             note_left_out(conn, object.kind.as_str(), &object.name, None)?;
-            layout::set_meta(conn, &fact(&object.name), &object.sql)
+            layout::set_meta(conn, &fact(&object.name), &object.sql)?;
+            Ok(true)
         }
         Ok(Err(reason)) => {
             run("ROLLBACK TO isle_object; RELEASE isle_object")?;
-            note_left_out(conn, object.kind.as_str(), &object.name, Some(&reason))
+            note_left_out(conn, object.kind.as_str(), &object.name, Some(&reason))?;
+            Ok(false)
         }
         Err(error) => {
             run("ROLLBACK TO isle_object; RELEASE isle_object")?;

@@ -28,7 +28,7 @@ use crate::sync::blocking;
 use crate::{Error, params};
 
 /// Chunks on their way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// What a disk keeps free.
 const RESERVE_BYTES: u64 = 64 << 20;
 /// Older versions that are gone through to find out whether something is one.
@@ -133,7 +133,16 @@ impl Library {
         }
         let library = self.clone();
         let id = file.id.clone();
-        if let Ok((_, path)) = blocking(self.inner(), move |_| library.open_here(&id)).await? {
+        let here = blocking(self.inner(), move |_| {
+            let here = library.open_here(&id)?;
+            if here.is_err() {
+                // Gone since the last scan, if it was here then.
+                library.forget_lost(&id)?;
+            }
+            Ok(here)
+        })
+        .await?;
+        if let Ok((_, path)) = here {
             return Ok(path);
         }
         if !may_fetch {
@@ -156,7 +165,7 @@ impl Library {
     /// Names of devices that say they have a file.
     fn holders(&self, file: &str) -> Result<String, Error> {
         let own = self.device()?;
-        let sql = "SELECT DISTINCT device FROM library_presence WHERE file = ?1 AND state = 'present' AND device <> ?2";
+        let sql = "SELECT DISTINCT device FROM library_presence WHERE file = ?1 AND state = 'present' AND device <> ?2 AND typeof(device) = 'text'";
         let devices: Vec<String> = self.replica.read(|q| q.all(sql, params![file, &own]))?;
         let peers = self.replica.peers()?;
         let name = |device: &String| {
@@ -173,7 +182,7 @@ impl Library {
         let live = "f.trashed_ms IS NULL AND f.replaced_by IS NULL";
         let list = |clause: &str, value: Option<&str>| {
             let sql =
-                format!("SELECT {CONTENT} FROM library_files AS f WHERE {absent} AND {clause} ORDER BY f.path, f.id");
+                format!("SELECT {CONTENT} FROM library_sound AS f WHERE {absent} AND {clause} ORDER BY f.path, f.id");
             self.replica.read(|q| match value {
                 Some(value) => q.all::<Content>(&sql, params![value]),
                 None => q.all::<Content>(&sql, &[]),
@@ -182,6 +191,12 @@ impl Library {
         match selection {
             // An older version may be asked for by its id.
             Selection::Files(ids) => {
+                for id in ids {
+                    let known = "SELECT 1 FROM library_sound WHERE id = ?1";
+                    if self.replica.read(|q| q.one::<i64>(known, params![id]))?.is_none() {
+                        return Err(LibraryError::NoSuchFile { wanted: id.clone() }.into());
+                    }
+                }
                 let found = ids.iter().map(|id| list("f.id = ?1", Some(id))).collect::<Result<Vec<_>, _>>()?;
                 Ok(found.into_iter().flatten().collect())
             }
@@ -282,9 +297,10 @@ impl Pull<'_> {
             lacking.map_err(|_| Error::Cancelled)?.map_err(|source| partial_failed("read", source))?;
         pulled.resumed_bytes += here;
         self.done.0 += here;
-        let (mut flying, mut lacking) = (JoinSet::new(), lacking.into_iter());
+        let (mut flying, mut lacking, mut failed) = (JoinSet::new(), lacking.into_iter(), None);
         loop {
-            while flying.len() < AT_ONCE {
+            // What is on its way when one fails is waited for: the next attempt has it then.
+            while flying.len() < AT_ONCE && failed.is_none() {
                 let Some((piece, at)) = lacking.next() else { break };
                 self.pace.take(u64::from(piece.bytes)).await;
                 let (library, sources, file) = (self.library.clone(), self.sources.to_vec(), file.clone());
@@ -297,7 +313,13 @@ impl Pull<'_> {
                 });
             }
             let Some(next) = flying.join_next().await else { break };
-            let bytes = next.map_err(|_| Error::Cancelled)??;
+            let bytes = match next.map_err(|_| Error::Cancelled)? {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             pulled.fetched_bytes += bytes;
             self.done.0 += bytes;
             self.work.advance(self.done.0, self.done.1, &file.path);
@@ -305,7 +327,7 @@ impl Pull<'_> {
                 progress(self.done.0, self.done.1);
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -414,7 +436,7 @@ impl Library {
         let entry = self.inner().store.read(|conn| index::find(conn, root.id, at))?;
         let Some(entry) = entry.filter(|entry| entry.state == State::Ok) else { return Ok(Way::Taken) };
         let Some(old) = entry.file.clone() else { return Ok(Way::Taken) };
-        let sql = "SELECT content FROM library_files WHERE id = ?1";
+        let sql = "SELECT content FROM library_sound WHERE id = ?1";
         let content: Option<String> = self.replica.read(|q| q.one(sql, params![&old]))?;
         let is_old_content = content.is_some_and(|content| *blake3::Hash::from_bytes(found).to_hex() == *content);
         if !is_old_content || !self.leads_to(&old, &wanted.id)? {
@@ -426,7 +448,7 @@ impl Library {
 
     /// Whether a file was replaced, in one step or several, by another.
     fn leads_to(&self, from: &str, to: &str) -> Result<bool, Error> {
-        let sql = "SELECT replaced_by FROM library_files WHERE id = ?1";
+        let sql = "SELECT replaced_by FROM library_sound WHERE id = ?1";
         let mut at = from.to_owned();
         for _ in 0..VERSIONS_MAX {
             match self.replica.read(|q| q.one::<Option<String>>(sql, params![&at]))?.flatten() {

@@ -179,9 +179,9 @@ const FILES: &str = "SELECT f.id, f.path, f.kind, f.name, f.bytes, f.content, f.
     EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id) AS stored,
     (SELECT count(DISTINCT p.device) FROM library_presence AS p WHERE p.file = f.id AND p.state = 'present' AND p.device <> ?1) AS elsewhere,
     EXISTS (SELECT 1 FROM library_pins AS x WHERE x.file = f.id) AS pinned,
-    f.trashed_ms IS NULL AND f.replaced_by IS NULL AND EXISTS (SELECT 1 FROM library_files AS g WHERE g.path = f.path AND g.id <> f.id
+    f.trashed_ms IS NULL AND f.replaced_by IS NULL AND EXISTS (SELECT 1 FROM library_sound AS g WHERE g.path = f.path AND g.id <> f.id
         AND g.content <> f.content AND g.trashed_ms IS NULL AND g.replaced_by IS NULL) AS conflict
-    FROM library_files AS f";
+    FROM library_sound AS f";
 
 impl Library {
     /// The files of the library, by path.
@@ -264,7 +264,7 @@ impl Library {
         crate::names::check("a set's name", set)?;
         self.replica.write(|tx| {
             for id in ids {
-                if tx.one::<i64>("SELECT 1 FROM library_files WHERE id = ?1", params![id])?.is_none() {
+                if tx.one::<i64>("SELECT 1 FROM library_sound WHERE id = ?1", params![id])?.is_none() {
                     return Err(LibraryError::NoSuchFile { wanted: id.clone() }.into());
                 }
                 tx.execute(
@@ -303,7 +303,7 @@ impl Library {
             }
             GroupedBy::Set => {
                 format!(
-                    "SELECT x.name AS name, {SUMS} FROM library_sets AS x JOIN ({PLACES}) AS f ON f.id = x.file GROUP BY 1 ORDER BY 1"
+                    "SELECT x.name AS name, {SUMS} FROM library_sets AS x JOIN ({PLACES}) AS f ON f.id = x.file WHERE typeof(x.name) = 'text' GROUP BY 1 ORDER BY 1"
                 )
             }
         };
@@ -363,7 +363,7 @@ impl Library {
                 WHERE s.state IN ('invalid', 'unreadable') ORDER BY 1 LIMIT ?1";
             let problems = q.all::<(String, String)>(sql, params![most])?;
             let problems = problems.into_iter().map(|(path, why)| super::Problem { path, why }).collect();
-            let sql = "SELECT count(*) FROM library_scan AS s JOIN library_files AS f ON f.id = s.file
+            let sql = "SELECT count(*) FROM library_scan AS s JOIN library_sound AS f ON f.id = s.file
                 WHERE s.state = 'ok' AND f.trashed_ms IS NOT NULL";
             let trashed_here = q.one(sql, &[])?.unwrap_or(0);
             let sql = format!("SELECT count(*) FROM ({PLACES}) WHERE l AND (SELECT count(*) FROM library_stored AS t WHERE t.file = id)

@@ -17,8 +17,9 @@ impl Library {
     /// [`LibraryError::None`], or SQLite's reason.
     pub fn kinds(&self) -> Result<Vec<Kind>, Error> {
         self.must_exist()?;
-        let rows =
-            self.replica.read(|q| q.all::<(String, String)>("SELECT name, definition FROM library_kinds", &[]))?;
+        let sql =
+            "SELECT name, definition FROM library_kinds WHERE typeof(name) = 'text' AND typeof(definition) = 'text'";
+        let rows = self.replica.read(|q| q.all::<(String, String)>(sql, &[]))?;
         let mut kinds = Vec::new();
         for (name, definition) in rows {
             let read = serde_json::from_str::<Kind>(&definition).map_err(|error| error.to_string());

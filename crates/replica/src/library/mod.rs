@@ -97,11 +97,13 @@ impl Library {
     /// As [`Replica::apply_schema`]: a table of the app's that is called like one of them, say.
     pub fn create(&self) -> Result<(), Error> {
         self.replica.apply_schema(SCHEMA)?;
-        let seed = u64::from_be_bytes(first_8(&self.inner().runtime.random()));
+        let seed = format!("{:016x}", u64::from_be_bytes(first_8(&self.inner().runtime.random())));
+        let name = format!("{SEED} {}", self.device()?);
         let kinds = Kind::built_in();
         self.replica.write(|tx| {
-            let sql = "INSERT INTO library_settings(name, value) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM library_settings WHERE name = ?1)";
-            tx.execute(sql, params![SEED, &format!("{seed:016x}")])?;
+            // Devices that begin libraries at once each have one; the first by name counts.
+            let sql = "INSERT INTO library_settings(name, value) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM library_settings WHERE substr(name, 1, length(?3)) = ?3)";
+            tx.execute(sql, params![&name, &seed, SEED])?;
             let sql = "INSERT INTO library_kinds(name, definition) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM library_kinds WHERE name = ?1)";
             for kind in &kinds {
                 tx.execute(sql, params![&kind.name, &kinds::encode(kind)])?;
@@ -120,7 +122,7 @@ impl Library {
     }
 
     fn chunker(&self) -> Result<Chunker, Error> {
-        let sql = "SELECT value FROM library_settings WHERE name = ?1";
+        let sql = "SELECT value FROM library_settings WHERE substr(name, 1, length(?1)) = ?1 AND typeof(value) = 'text' ORDER BY name LIMIT 1";
         let seed: Option<String> = self.replica.read(|q| q.one(sql, params![SEED]))?;
         // Without one, or with one that is none, files are cut all the same.
         let seed = seed.and_then(|seed| u64::from_str_radix(&seed, 16).ok()).unwrap_or(0);

@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 
 use super::index;
 use super::sources::{CONTENT, Content, Pace, Source, is_known};
+use super::take_up::Book;
 use super::work::Work;
 use super::{Library, LibraryError, Problem};
 use crate::sync::blocking;
 use crate::{Error, params};
 
 /// Chunks on their way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// Files whose state is written down together, and bytes after which it is in any case.
 const FILES_TOGETHER: usize = 64;
 const BYTES_TOGETHER: u64 = 64 << 20;
@@ -160,7 +161,7 @@ impl Push<'_> {
 
     /// Files that are here and that the remote lacks, with their sizes.
     fn wanted(&self) -> Result<Vec<(String, u64)>, Error> {
-        let sql = "SELECT f.id, f.bytes FROM library_files AS f WHERE f.trashed_ms IS NULL
+        let sql = "SELECT f.id, f.bytes FROM library_sound AS f WHERE f.trashed_ms IS NULL
             AND EXISTS (SELECT 1 FROM library_scan AS s JOIN library_roots AS o ON o.id = s.root
                 WHERE s.file = f.id AND s.state = 'ok' AND o.flag IS NULL)
             AND NOT EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id AND t.remote = ?1) ORDER BY f.added_ms, f.id";
@@ -304,7 +305,7 @@ fn read_piece(file: &File, piece: &ChunkRef, at: u64) -> Option<Vec<u8>> {
 impl Library {
     /// Opens files of this device, and works out which chunks a remote lacks. Blocks.
     fn open_group(&self, source: &Source, ids: &[String]) -> Result<Vec<Result<Open, Problem>>, Error> {
-        let sql = format!("SELECT {CONTENT} FROM library_files AS f WHERE f.id = ?1");
+        let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
         let mut opened = Vec::new();
         for id in ids {
             let Some(content) = self.replica.read(|q| q.one::<Content>(&sql, params![id]))? else { continue };
@@ -361,6 +362,22 @@ impl Library {
             }
         }
         Ok(Err(why))
+    }
+
+    /// Notes that a file is not at its places any more, where nothing is. Blocks.
+    pub(super) fn forget_lost(&self, id: &str) -> Result<(), Error> {
+        let _alone = self.lock_scans()?;
+        let places = self.inner().store.read(|conn| index::places(conn, id))?;
+        let (roots, device) = (self.roots()?, self.device()?);
+        for (root, entry) in places {
+            let Some(root) = roots.iter().find(|known| known.id == root) else { continue };
+            let Ok(folder) = Folder::open(&root.folder) else { continue };
+            if !folder.is_taken(&entry.path) {
+                let book = Book { root, folder: &folder, device: &device, op: 0, now_ms: self.now() };
+                self.replica.write(|tx| book.lose(tx, &entry))?;
+            }
+        }
+        Ok(())
     }
 
     fn note_whole(&self, remote: &str, ids: &[String]) -> Result<(), Error> {

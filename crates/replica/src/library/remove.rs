@@ -147,7 +147,7 @@ impl Library {
         }
         let _alone = self.lock_movements().await?;
         let (sources, _) = self.sources(options.remote.as_deref()).await?;
-        let sql = format!("SELECT {CONTENT} FROM library_files AS f WHERE f.id = ?1");
+        let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
         let content = self.replica.read(|q| q.one::<Content>(&sql, params![&file.id]))?;
         let content = content.ok_or_else(|| LibraryError::NoSuchFile { wanted: file.id.clone() })?;
         let mut safe = false;
@@ -256,7 +256,7 @@ impl Library {
     fn trash_rows(&self, clause: &str, value: Option<&str>) -> Result<Vec<TrashRow>, Error> {
         let sql = format!(
             "SELECT t.file, t.root, t.path, t.since_ms, t.why, f.path AS logical FROM library_trash AS t
-            LEFT JOIN library_files AS f ON f.id = t.file WHERE {clause} ORDER BY t.since_ms DESC, t.path"
+            LEFT JOIN library_sound AS f ON f.id = t.file WHERE {clause} ORDER BY t.since_ms DESC, t.path"
         );
         self.replica.read(|q| match value {
             Some(value) => q.all(&sql, params![value]),
@@ -377,19 +377,19 @@ impl Library {
         let before = self.now().saturating_sub(keep);
         let mut plan = PrunePlan::default();
         self.replica.snapshot(|q| {
-            let sql = "SELECT r.folder || '/' || s.path FROM library_scan AS s JOIN library_roots AS r ON r.id = s.root JOIN library_files AS f ON f.id = s.file
+            let sql = "SELECT r.folder || '/' || s.path FROM library_scan AS s JOIN library_roots AS r ON r.id = s.root JOIN library_sound AS f ON f.id = s.file
                 WHERE s.state = 'ok' AND f.trashed_ms IS NOT NULL ORDER BY 1";
             plan.set_aside = q.all::<PathBuf>(sql, &[])?;
-            let sql = "SELECT r.folder || '/' || t.path FROM library_trash AS t JOIN library_roots AS r ON r.id = t.root WHERE t.since_ms < ?1 ORDER BY 1";
+            let sql = "SELECT r.folder || '/' || t.path FROM library_trash AS t JOIN library_roots AS r ON r.id = t.root WHERE t.since_ms <= ?1 ORDER BY 1";
             plan.emptied = q.all::<PathBuf>(sql, params![before])?;
             let nowhere = "NOT EXISTS (SELECT 1 FROM library_presence AS p WHERE p.file = f.id AND p.state = 'present')
                 AND NOT EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id)
                 AND NOT EXISTS (SELECT 1 FROM library_trash AS b WHERE b.file = f.id)";
-            let sql = format!("SELECT f.id, f.path FROM library_files AS f WHERE {nowhere} AND f.trashed_ms IS NULL AND f.replaced_by IS NULL ORDER BY f.path");
+            let sql = format!("SELECT f.id, f.path FROM library_sound AS f WHERE {nowhere} AND f.trashed_ms IS NULL AND f.replaced_by IS NULL ORDER BY f.path");
             let gone = q.all::<(String, String)>(&sql, &[])?;
             // Since when a version is replaced is the time of what replaced it.
-            let sql = "SELECT f.id, f.path FROM library_files AS f LEFT JOIN library_files AS n ON n.id = f.replaced_by
-                WHERE f.trashed_ms < ?1 OR (f.trashed_ms IS NULL AND f.replaced_by IS NOT NULL AND coalesce(n.added_ms, f.added_ms) < ?1) ORDER BY f.path";
+            let sql = "SELECT f.id, f.path FROM library_sound AS f LEFT JOIN library_sound AS n ON n.id = f.replaced_by
+                WHERE f.trashed_ms <= ?1 OR (f.trashed_ms IS NULL AND f.replaced_by IS NOT NULL AND coalesce(n.added_ms, f.added_ms) <= ?1) ORDER BY f.path";
             let expired = q.all::<(String, String)>(sql, params![before])?;
             plan.ids = gone.iter().chain(&expired).map(|(id, _)| id.clone()).collect();
             plan.gone = gone.into_iter().map(|(_, path)| path).collect();
@@ -400,7 +400,7 @@ impl Library {
 
     fn prune_local(&self, plan: PrunePlan) -> Result<PrunePlan, Error> {
         let _alone = self.lock_scans()?;
-        let sql = "SELECT DISTINCT s.file FROM library_scan AS s JOIN library_files AS f ON f.id = s.file
+        let sql = "SELECT DISTINCT s.file FROM library_scan AS s JOIN library_sound AS f ON f.id = s.file
             WHERE s.state = 'ok' AND f.trashed_ms IS NOT NULL";
         let aside: Vec<String> = self.replica.read(|q| q.all(sql, &[]))?;
         for file in aside {
@@ -488,7 +488,7 @@ impl Library {
         let mut left: BTreeSet<ChunkName> = names.iter().filter_map(|name| ChunkName::parse(name)).collect();
         let mut after = String::new();
         loop {
-            let sql = format!("SELECT {CONTENT} FROM library_files AS f WHERE f.id > ?1 ORDER BY f.id LIMIT ?2");
+            let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id > ?1 ORDER BY f.id LIMIT ?2");
             let page: Vec<Content> = self.replica.read(|q| q.all(&sql, params![&after, WORKED_OUT as i64]))?;
             let Some(last) = page.last() else { return Ok(left) };
             after.clone_from(&last.id);
@@ -536,7 +536,7 @@ impl Library {
 
     /// Files that a remote was said to have whole and has not.
     async fn find_lost(&self, source: &Source, verified: &mut Verified) -> Result<(), Error> {
-        let sql = "SELECT f.path, f.id FROM library_stored AS t JOIN library_files AS f ON f.id = t.file WHERE t.remote = ?1 ORDER BY f.path";
+        let sql = "SELECT f.path, f.id FROM library_stored AS t JOIN library_sound AS f ON f.id = t.file WHERE t.remote = ?1 ORDER BY f.path";
         let before: Vec<(String, String)> = self.replica.read(|q| q.all(sql, params![&source.name]))?;
         self.take_stock(source).await?;
         let after: Vec<(String, String)> = self.replica.read(|q| q.all(sql, params![&source.name]))?;
@@ -559,7 +559,7 @@ impl Library {
             bytes: u64,
         }
         let sql =
-            "SELECT s.root, s.path, f.content, f.bytes FROM library_scan AS s JOIN library_files AS f ON f.id = s.file
+            "SELECT s.root, s.path, f.content, f.bytes FROM library_scan AS s JOIN library_sound AS f ON f.id = s.file
             JOIN library_roots AS r ON r.id = s.root WHERE s.state = 'ok' AND r.flag IS NULL ORDER BY s.root, s.path";
         let here: Vec<Here> = self.replica.read(|q| q.all(sql, &[]))?;
         let total = here.iter().map(|here| here.bytes).sum();

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -139,7 +140,6 @@ enum Told {
 #[derive(Default)]
 struct Seen {
     bits: Vec<u64>,
-    any: bool,
 }
 
 impl Seen {
@@ -149,7 +149,6 @@ impl Seen {
             self.bits.resize(id / 64 + 1, 0);
         }
         self.bits[id / 64] |= 1 << (id % 64);
-        self.any = true;
     }
 
     fn has(&self, id: i64) -> bool {
@@ -228,8 +227,9 @@ impl Scanner<'_> {
         let book = Book { root, folder: &folder, device: &self.device, op, now_ms };
         let mut sum = Sum { seen: Seen::default(), closed: Vec::new() };
         let (send, receive) = sync_channel(2);
+        let any = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let walker = scope.spawn(|| self.walk(&looker, &folder, send));
+            let walker = scope.spawn(|| self.walk(&looker, &folder, &any, send));
             let written = self.write(&book, &receive, &mut sum, report);
             // Without a reader the walk ends at its next word.
             drop(receive);
@@ -239,7 +239,11 @@ impl Scanner<'_> {
         if let Some((_, why)) = sum.closed.iter().find(|(path, _)| path.is_empty()) {
             return Err(LibraryError::Scan { root: root.name.clone(), why: why.clone() }.into());
         }
-        if !sum.seen.any && !self.options.emptied && self.options.only.is_none() && self.had_files(root)? {
+        if !any.load(Ordering::Relaxed)
+            && !self.options.emptied
+            && self.options.only.is_none()
+            && self.had_files(root)?
+        {
             return self.flag(root, "emptied", report);
         }
         self.mark_missing(&book, &sum, report)?;
@@ -251,7 +255,13 @@ impl Scanner<'_> {
     }
 
     /// Walks, and looks at what is new or changed.
-    fn walk(&self, looker: &Looker<'_>, folder: &Folder, send: SyncSender<Told>) -> Result<(), Error> {
+    fn walk(
+        &self,
+        looker: &Looker<'_>,
+        folder: &Folder,
+        any: &AtomicBool,
+        send: SyncSender<Told>,
+    ) -> Result<(), Error> {
         let mut found = Vec::with_capacity(COMPARED);
         let mut walk = Walk::new(folder.path(), self.options.only.clone());
         loop {
@@ -259,6 +269,7 @@ impl Scanner<'_> {
             let ended = next.is_none();
             match next {
                 Some(Found::File { relative, stat }) => {
+                    any.store(true, Ordering::Relaxed);
                     if self.is_of_kind(&relative) {
                         found.push((relative, stat));
                     }

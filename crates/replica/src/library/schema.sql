@@ -99,6 +99,14 @@ CREATE TABLE library_trash( -- @scope local
   why TEXT NOT NULL,
   PRIMARY KEY(file, root, path)
 );
+-- Files whose rows make sense: any member of the group can write any value.
+CREATE VIEW library_sound AS
+SELECT * FROM library_files
+WHERE typeof(id) = 'text' AND typeof(path) = 'text' AND typeof(kind) = 'text' AND typeof(name) = 'text'
+  AND typeof(bytes) = 'integer' AND bytes >= 0 AND typeof(content) = 'text' AND length(content) = 64
+  AND typeof(chunks) IN ('blob', 'null') AND typeof(metadata) IN ('text', 'null')
+  AND typeof(added_ms) = 'integer' AND typeof(replaced_by) IN ('text', 'null')
+  AND (trashed_ms IS NULL OR typeof(trashed_ms) = 'integer' AND trashed_ms >= 0);
 CREATE VIEW fs_scan AS
 SELECT r.name AS root, s.path, r.folder || '/' || s.path AS full_path, s.bytes, s.state, s.file, s.why, s.change, s.op
 FROM library_scan AS s JOIN library_roots AS r ON r.id = s.root
@@ -111,5 +119,5 @@ SELECT id, name, path, bytes, content,
   json_extract(metadata, '$.vocab_size') AS vocab_size,
   json_extract(metadata, '$.parameters_count') AS parameters_count,
   json_extract(metadata, '$.model_config') AS model_config
-FROM library_files
-WHERE kind = 'gguf' AND trashed_ms IS NULL;
+FROM library_sound
+WHERE kind = 'gguf' AND trashed_ms IS NULL AND (metadata IS NULL OR json_valid(metadata));

@@ -141,7 +141,7 @@ impl Library {
 
     /// Whether there is a file that is not here and of which nobody knows whether a remote has it.
     fn has_unknown(&self, remote: &str) -> Result<bool, Error> {
-        let sql = "SELECT 1 FROM library_files AS f WHERE f.trashed_ms IS NULL AND f.replaced_by IS NULL
+        let sql = "SELECT 1 FROM library_sound AS f WHERE f.trashed_ms IS NULL AND f.replaced_by IS NULL
             AND NOT EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id AND t.remote = ?1)
             AND NOT EXISTS (SELECT 1 FROM library_scan AS s WHERE s.file = f.id AND s.state = 'ok') LIMIT 1";
         Ok(self.replica.read(|q| q.one::<i64>(sql, params![remote]))?.is_some())
@@ -205,7 +205,7 @@ impl Library {
     fn note_stored(&self, source: &Source) -> Result<(), Error> {
         let mut after = String::new();
         loop {
-            let sql = format!("SELECT {CONTENT} FROM library_files AS f WHERE f.id > ?1 ORDER BY f.id LIMIT ?2");
+            let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id > ?1 ORDER BY f.id LIMIT ?2");
             let page: Vec<Content> = self.replica.read(|q| q.all(&sql, params![&after, LOOKED_UP as i64]))?;
             let Some(last) = page.last() else { return Ok(()) };
             after.clone_from(&last.id);

@@ -34,7 +34,7 @@ pub(super) const PLACES: &str = "SELECT f.id, f.bytes, f.kind, f.path,
     EXISTS (SELECT 1 FROM library_scan AS s JOIN library_roots AS o ON o.id = s.root
         WHERE s.file = f.id AND s.state = 'ok' AND o.flag IS NULL) AS l,
     EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id) AS r
-    FROM library_files AS f WHERE f.trashed_ms IS NULL AND f.replaced_by IS NULL";
+    FROM library_sound AS f WHERE f.trashed_ms IS NULL AND f.replaced_by IS NULL";
 
 pub(super) const SUMS: &str = "count(*) AS files, coalesce(sum(bytes), 0) AS bytes, coalesce(sum(bytes * l), 0) AS local_bytes,
     coalesce(sum(bytes * r), 0) AS stored_bytes, coalesce(sum(bytes * (l AND NOT r)), 0) AS local_only_bytes,

@@ -168,6 +168,7 @@ pub(super) struct Book<'a> {
 struct Known {
     id: String,
     path: String,
+    content: String,
     replaced_by: Option<String>,
     trashed_ms: Option<i64>,
 }
@@ -219,7 +220,8 @@ impl Book<'_> {
             (None, Identity::Content) => known(tx, &file_id(&taken.ingested.content, None))?,
             (None, Identity::Path) => known_at(tx, &content, &path)?,
         };
-        let id = match row {
+        // A row under the id of a content that claims another one is somebody's mistake, or malice: what is on the disk is true.
+        let id = match row.filter(|row| row.content == content) {
             Some(row) => {
                 self.revive(tx, &row, old)?;
                 if let (Some(entry), Identity::Path) = (&moved, taken.identity) {
@@ -238,7 +240,10 @@ impl Book<'_> {
         self.put_presence(tx, &id, &look.path)?;
         let change = match (moved, old) {
             (Some(_), _) => Change::Moved,
-            (None, Some(old)) if old == id => Change::Same,
+            (None, Some(old)) if old == id => match &look.before {
+                Some(entry) if entry.state == State::Missing => Change::Back,
+                _ => Change::Same,
+            },
             (None, Some(_)) => Change::Modified,
             (None, None) => Change::Added,
         };
@@ -267,7 +272,9 @@ impl Book<'_> {
         let name = facts.name.clone().unwrap_or_else(|| stem(path).to_owned());
         let metadata = facts.metadata.as_ref().map(|facts| serde_json::Value::Object(facts.clone()).to_string());
         let sql = "INSERT INTO library_files(id, path, kind, name, bytes, content, chunks, sha1, sha256, metadata, added_ms)
-            VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT(id) DO UPDATE SET trashed_ms = NULL, replaced_by = NULL";
+            VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT(id) DO UPDATE SET path = excluded.path, kind = excluded.kind, name = excluded.name, bytes = excluded.bytes,
+            content = excluded.content, chunks = excluded.chunks, sha1 = excluded.sha1, sha256 = excluded.sha256, metadata = excluded.metadata,
+            added_ms = excluded.added_ms, trashed_ms = NULL, replaced_by = NULL";
         let row = params![
             &id,
             path,
@@ -389,11 +396,11 @@ impl Book<'_> {
 }
 
 fn known(tx: &Transaction<'_>, id: &str) -> Result<Option<Known>, Error> {
-    tx.one("SELECT id, path, replaced_by, trashed_ms FROM library_files WHERE id = ?1", params![id])
+    tx.one("SELECT id, path, content, replaced_by, trashed_ms FROM library_sound WHERE id = ?1", params![id])
 }
 
 fn known_at(tx: &Transaction<'_>, content: &str, path: &str) -> Result<Option<Known>, Error> {
-    let sql = "SELECT id, path, replaced_by, trashed_ms FROM library_files WHERE content = ?1 AND path = ?2
+    let sql = "SELECT id, path, content, replaced_by, trashed_ms FROM library_sound WHERE content = ?1 AND path = ?2
         ORDER BY trashed_ms IS NOT NULL, id LIMIT 1";
     tx.one(sql, params![content, path])
 }
