@@ -10,6 +10,7 @@ use isle_transport::{Arrival, CloseCode, Connection, DEFAULT_PORT, Discovery, En
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
+use super::contents::{self, CONTENTS};
 use super::credentials::{self, CREDENTIALS};
 use super::hub::Hub;
 use super::once::{self, Target};
@@ -375,8 +376,9 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
         loop {
             let Some(mut stream) = connection.accept().await.map_err(failed)? else { return Ok(None) };
             match stream.receive_byte().await.map_err(failed)? {
-                SESSION => return Ok(Some((stream, Purpose::Stay))),
-                ONCE => return Ok(Some((stream, Purpose::Once))),
+                SESSION => return Ok(Some((stream, Some(Purpose::Stay)))),
+                ONCE => return Ok(Some((stream, Some(Purpose::Once)))),
+                CONTENTS => return Ok(Some((stream, None))),
                 // It did not know that it is known here.
                 CREDENTIALS => {}
                 // A member with a ticket may join with another file of its device.
@@ -391,6 +393,10 @@ async fn answer(hub: &Arc<Hub>, connection: &Connection, strangers: &Semaphore) 
     });
     let Some((stream, purpose)) = stream.await.map_err(|_| Error::Cancelled)?? else { return Ok(()) };
     drop(_seat);
+    let Some(purpose) = purpose else {
+        contents::serve(hub, connection, stream).await;
+        return Ok(());
+    };
     let Ended { result, .. } = session::run(hub, connection.clone(), stream, false, purpose).await;
     if let Err(error) = &result {
         tracing::warn!(device = %key.short(), %error, "a session has ended");

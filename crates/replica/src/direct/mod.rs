@@ -21,6 +21,7 @@
 //! have more than it.
 
 mod actions;
+mod contents;
 mod credentials;
 mod hub;
 mod keys;
@@ -33,6 +34,7 @@ mod remotes;
 mod session;
 mod watch;
 
+pub(crate) use contents::{Holder, Holders};
 pub use live::{Connected, Live, LiveEvent, LiveOptions};
 pub(crate) use once::sync_known;
 pub use pairing::InviteOptions;

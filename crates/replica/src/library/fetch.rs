@@ -1,4 +1,4 @@
-//! Contents come from remotes.
+//! Contents come from remotes, or from devices that have them.
 //!
 //! A file that is wanted is put together under isle's own folder, chunk by chunk; what stands there from an attempt before is looked at and not fetched again.
 //! Once it is whole and its hash is right it gets its place. What stands at its place already stays there: an older version that is as the last scan
@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Seek as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use isle_blobs::RemoteError;
@@ -15,6 +16,7 @@ use isle_files::{
     ChunkRef, Folder, FolderError, LogicalPath, NamingRules, Partial, Stat, conflict_name, read_at, write_at,
 };
 use serde::Serialize;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use super::index::{self, State};
@@ -24,6 +26,7 @@ use super::sources::{CONTENT, Content, Pace, Source};
 use super::take_up::Book;
 use super::work::Work;
 use super::{Availability, Library, LibraryError, Problem};
+use crate::direct::{Holder, Holders};
 use crate::sync::blocking;
 use crate::{Error, params};
 
@@ -82,16 +85,17 @@ impl Library {
         }
         self.check_room(&wanted)?;
         let (sources, failed) = self.sources(options.remote.as_deref()).await?;
-        if let (true, Some((_, error))) = (sources.is_empty(), failed.into_iter().next()) {
+        if let (Some(_), true, Some((_, error))) = (&options.remote, sources.is_empty(), failed.into_iter().next()) {
             return Err(error);
         }
+        let places = Arc::new(Places::new(self, sources, options.remote.is_none()));
         let library = self.clone();
         let work = blocking(self.inner(), move |_| Work::begin(&library, "pull", "")).await?;
         pulled.operation = work.id();
         let total = wanted.iter().map(|file| file.bytes).sum();
         let mut pull = Pull {
             library: self,
-            sources: &sources,
+            places: &places,
             options,
             pace: Pace::new(options.bytes_per_s),
             done: (0, total),
@@ -112,6 +116,9 @@ impl Library {
                     problems.push(Problem { path: file.path.clone(), why: error.to_string() });
                 }
             }
+        }
+        if let Some(places) = Arc::into_inner(places) {
+            places.close().await;
         }
         pulled.problems = problems.iter().take(PROBLEMS_MAX).cloned().collect();
         if result.is_ok() && !problems.is_empty() {
@@ -254,7 +261,7 @@ fn is_fatal(error: &Error) -> bool {
 
 struct Pull<'a> {
     library: &'a Library,
-    sources: &'a [Source],
+    places: &'a Arc<Places>,
     options: &'a MoveOptions,
     pace: Pace,
     done: (u64, u64),
@@ -298,15 +305,16 @@ impl Pull<'_> {
         pulled.resumed_bytes += here;
         self.done.0 += here;
         let (mut flying, mut lacking, mut failed) = (JoinSet::new(), lacking.into_iter(), None);
+        let without = Arc::new(AtomicU64::new(0));
         loop {
             // What is on its way when one fails is waited for: the next attempt has it then.
             while flying.len() < AT_ONCE && failed.is_none() {
-                let Some((piece, at)) = lacking.next() else { break };
+                let Some((index, piece, at)) = lacking.next() else { break };
                 self.pace.take(u64::from(piece.bytes)).await;
-                let (library, sources, file) = (self.library.clone(), self.sources.to_vec(), file.clone());
+                let (places, file, without) = (Arc::clone(self.places), file.clone(), Arc::clone(&without));
                 let partial = Arc::clone(partial);
                 flying.spawn(async move {
-                    let bytes = library.get(&sources, &file, &piece).await?;
+                    let bytes = places.get(&file, index, &piece, &without).await?;
                     let written = tokio::task::spawn_blocking(move || write_at(partial.file(), at, &bytes)).await;
                     written.map_err(|_| Error::Cancelled)?.map_err(|source| partial_failed("write", source))?;
                     Ok::<u64, Error>(u64::from(piece.bytes))
@@ -337,13 +345,13 @@ fn partial_failed(doing: &'static str, source: std::io::Error) -> Error {
 }
 
 /// The chunks that are not there yet, with their places, and how many bytes are.
-fn lacking(file: &File, pieces: &[ChunkRef], bytes: u64) -> std::io::Result<(Vec<(ChunkRef, u64)>, u64)> {
+fn lacking(file: &File, pieces: &[ChunkRef], bytes: u64) -> std::io::Result<(Vec<(usize, ChunkRef, u64)>, u64)> {
     let stands = file.metadata()?.len();
     if stands > bytes {
         file.set_len(bytes)?;
     }
     let (mut at, mut here, mut lacking, mut buffer) = (0, 0, Vec::new(), Vec::new());
-    for piece in pieces {
+    for (index, piece) in pieces.iter().enumerate() {
         let length = u64::from(piece.bytes);
         buffer.resize(piece.bytes as usize, 0);
         let is_here = at + length <= stands.min(bytes) && {
@@ -353,39 +361,95 @@ fn lacking(file: &File, pieces: &[ChunkRef], bytes: u64) -> std::io::Result<(Vec
         if is_here {
             here += length;
         } else {
-            lacking.push((*piece, at));
+            lacking.push((index, *piece, at));
         }
         at += length;
     }
     Ok((lacking, here))
 }
 
-impl Library {
-    /// A chunk from the first remote that has it whole.
-    async fn get(&self, sources: &[Source], file: &Content, piece: &ChunkRef) -> Result<Bytes, Error> {
+/// Where contents may be had.
+struct Places {
+    library: Library,
+    sources: Vec<Source>,
+    /// Whether devices may be asked.
+    asks: bool,
+    /// They are dialed when no remote has something.
+    holders: OnceCell<Holders>,
+}
+
+impl Places {
+    fn new(library: &Library, sources: Vec<Source>, asks: bool) -> Places {
+        Places { library: library.clone(), sources, asks, holders: OnceCell::new() }
+    }
+
+    /// A chunk from the first place that has it whole. Places that lack one of a file are not asked for its others: they are noted in `without`.
+    async fn get(&self, file: &Content, index: usize, piece: &ChunkRef, without: &AtomicU64) -> Result<Bytes, Error> {
+        let lacks = |place: usize| without.load(Ordering::Relaxed) >> place.min(63) & 1 == 1;
+        let note = |place: usize| _ = without.fetch_or(1 << place.min(63), Ordering::Relaxed);
         let mut failure = None;
-        for source in sources {
+        for (place, source) in self.sources.iter().enumerate().filter(|(place, _)| !lacks(*place)) {
             let name = source.remote.chunk_name(&file.kind, &piece.hash);
             match source.remote.get_chunk(&name, &piece.hash, piece.bytes as usize).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
-                    if let RemoteError::Missing { .. } | RemoteError::Corrupt { .. } = error {
-                        let (library, remote, id) = (self.clone(), source.name.clone(), file.id.clone());
-                        blocking(self.inner(), move |_| library.note_absent(&remote, &name, &id)).await?;
+                    let missing = matches!(error, RemoteError::Missing { .. });
+                    if missing || matches!(error, RemoteError::Corrupt { .. }) {
+                        note(place);
+                        let (library, remote, id) = (self.library.clone(), source.name.clone(), file.id.clone());
+                        blocking(self.library.inner(), move |_| library.note_absent(&remote, &name, &id)).await?;
                     }
-                    failure = Some(source.failed(error));
+                    // That it is not there says less than anything else.
+                    if !missing {
+                        failure.get_or_insert(source.failed(error));
+                    }
                 }
+            }
+        }
+        for (place, holder) in self.holders().await?.iter().enumerate() {
+            let place = self.sources.len() + place;
+            if lacks(place) {
+                continue;
+            }
+            match holder.get(&file.id, index, piece).await {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => note(place),
+                Err(error) => _ = failure.get_or_insert(error),
             }
         }
         Err(match failure {
             Some(error) => error,
             None => {
-                let (id, path, devices) = (file.id.clone(), file.path.clone(), self.holders(&file.id)?);
+                let (id, path, devices) = (file.id.clone(), file.path.clone(), self.library.holders(&file.id)?);
                 LibraryError::NotAvailable { id, path, devices }.into()
             }
         })
     }
 
+    async fn holders(&self) -> Result<&[Arc<Holder>], Error> {
+        if !self.asks {
+            return Ok(&[]);
+        }
+        let dial = async || {
+            let library = self.library.clone();
+            let devices = blocking(self.library.inner(), move |_| {
+                let own = library.device()?;
+                let sql = "SELECT DISTINCT device FROM library_presence WHERE state = 'present' AND device <> ?1 AND typeof(device) = 'text'";
+                library.replica.read(|q| q.all::<String>(sql, params![&own]))
+            });
+            Holders::dial(self.library.inner(), devices.await?).await
+        };
+        Ok(&self.holders.get_or_try_init(dial).await?.reached)
+    }
+
+    async fn close(self) {
+        if let Some(holders) = self.holders.into_inner() {
+            holders.close().await;
+        }
+    }
+}
+
+impl Library {
     /// Checks a file that is whole and gives it its place; tells which if it is not the one it should have. Blocks.
     fn place(
         &self,

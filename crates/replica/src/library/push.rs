@@ -349,6 +349,17 @@ impl Library {
         Ok((lacking, known))
     }
 
+    /// A file of the library that is on this device, with its chunks; `None` if it is not, or is none. Blocks.
+    pub(crate) fn open_pieces(&self, id: &str) -> Result<Option<(File, Vec<ChunkRef>)>, Error> {
+        if !self.exists()? {
+            return Ok(None);
+        }
+        let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
+        let Some(content) = self.replica.read(|q| q.one::<Content>(&sql, params![id]))? else { return Ok(None) };
+        let Ok((file, _)) = self.open_here(id)? else { return Ok(None) };
+        Ok(Some((file, content.pieces()?)))
+    }
+
     /// Opens a file of the library where it is on this device; the reason if it is at none of its places. Blocks.
     pub(super) fn open_here(&self, id: &str) -> Result<Result<(File, std::path::PathBuf), String>, Error> {
         let places = self.inner().store.read(|conn| index::places(conn, id))?;

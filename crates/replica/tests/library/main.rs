@@ -1,6 +1,7 @@
 //! The file library: scans, movements of contents, what is kept and what goes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod direct;
 mod hostile;
 mod moves;
 mod removal;
