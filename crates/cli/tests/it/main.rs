@@ -10,6 +10,7 @@ mod files;
 mod full;
 mod history;
 mod keys;
+mod library;
 mod look;
 mod peers;
 mod processes;
