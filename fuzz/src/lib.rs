@@ -13,6 +13,7 @@
 //! seeds is written with `scripts/fuzz seeds`.
 
 pub mod changeset;
+pub mod files;
 pub mod frames;
 pub mod membership;
 pub mod memory;

@@ -30,7 +30,7 @@ fn the_tour_works_in_an_empty_folder() {
     let laptop = folder.path().join("laptop");
     std::fs::create_dir(&laptop).unwrap();
     let tour: Vec<String> = blocks(&readme(), "sh").into_iter().filter(|block| !block.contains("cargo ")).collect();
-    assert_eq!(tour.len(), 3, "laptop, phone, any client");
+    assert_eq!(tour.len(), 4, "laptop, phone, files, any client");
     let script = format!("set -euxo pipefail\n{}", tour.concat());
     let tools = isle_binary().parent().unwrap().to_owned();
     let path = std::env::join_paths(

@@ -144,7 +144,8 @@ pub use keystore::Device;
 pub use library::{
     Availability, Facts, FileFilter, FileInfo, FileKind, GroupedBy, Identity, Invalid, Library, LibraryError,
     LibraryGroup, LibraryStatus, MoveOptions, Problem, PruneOptions, PrunePlan, Pruned, Pulled, Pushed, Root,
-    ScanOptions, ScanReport, Selection, Storage, Trashed, Validator, Validators, Verified, WatchEvent, WatchOptions,
+    ScanOptions, ScanProgress, ScanReport, Selection, Storage, Trashed, Validator, Validators, Verified, WatchEvent,
+    WatchOptions,
 };
 pub use replica::{RemoteInfo, Replica};
 pub use runtime::SystemRuntime;

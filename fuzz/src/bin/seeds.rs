@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use isle_fuzz::{Seed, changeset, frames, membership, pairing, remote, schema, session, ticket};
+use isle_fuzz::{Seed, changeset, files, frames, membership, pairing, remote, schema, session, ticket};
 // What the instrumentation of the crates calls.
 use libfuzzer_sys as _;
 
 fn main() -> std::io::Result<()> {
     let folder = std::env::args_os().nth(1).map_or_else(|| PathBuf::from("fuzz/seeds"), PathBuf::from);
-    let targets: [(&str, Vec<Seed>); 8] = [
+    let targets: [(&str, Vec<Seed>); 9] = [
         ("frames", frames::seeds()),
         ("session", session::seeds()),
         ("pairing", pairing::seeds()),
@@ -18,6 +18,7 @@ fn main() -> std::io::Result<()> {
         ("changeset", changeset::seeds()),
         ("remote", remote::seeds()),
         ("schema", schema::seeds()),
+        ("files", files::seeds()),
     ];
     for (target, seeds) in targets {
         let folder = folder.join(target);

@@ -31,7 +31,12 @@ pub(crate) fn run(args: &Args, wanted: &DiffArgs, out: &mut Out) -> anyhow::Resu
             return Err(failure.hint("name one file, two files, or --remote NAME").into());
         }
     };
-    let found = spinner::beside("comparing", || isle::diff(&first, &second, wanted.limit as u64))?;
+    let mut found = spinner::beside("comparing", || isle::diff(&first, &second, wanted.limit as u64))?;
+    if wanted.remote.is_some() {
+        // Rows of local tables are this device's alone: no remote has any.
+        let local = db::open(args)?.schema()?.local;
+        found.tables.retain(|table| !local.contains(&table.table));
+    }
     let code = if found.is_empty() { 0 } else { DIFFERS };
     if !out.json(&found)? {
         show(&found, &first, &second, out)?;

@@ -184,7 +184,7 @@ fn add_kind(library: &Library, add: &KindAdd, out: &mut Out) -> anyhow::Result<u
 fn scan(library: &Library, options: ScanOptions, out: &mut Out) -> anyhow::Result<u8> {
     let bar = Arc::new(Bar::new());
     let told = Arc::clone(&bar);
-    let progress: Arc<dyn Fn(&str, u64, u64) + Send + Sync> = Arc::new(move |root, files, read| {
+    let progress: isle::ScanProgress = Arc::new(move |root, files, read| {
         told.set(format!("{root}: {} files, {} read", thousands(files), bytes(read)), 0, 0)
     });
     let report =

@@ -344,8 +344,11 @@ fn partial_failed(doing: &'static str, source: std::io::Error) -> Error {
     LibraryError::Folder(FolderError::Io { doing, path, source }).into()
 }
 
-/// The chunks that are not there yet, with their places, and how many bytes are.
-fn lacking(file: &File, pieces: &[ChunkRef], bytes: u64) -> std::io::Result<(Vec<(usize, ChunkRef, u64)>, u64)> {
+/// A chunk that is to be fetched: which of the file it is, and where it stands in it.
+type Wanted = (usize, ChunkRef, u64);
+
+/// The chunks that are not there yet, and how many bytes are.
+fn lacking(file: &File, pieces: &[ChunkRef], bytes: u64) -> std::io::Result<(Vec<Wanted>, u64)> {
     let stands = file.metadata()?.len();
     if stands > bytes {
         file.set_len(bytes)?;

@@ -46,7 +46,7 @@ pub use problems::{LibraryError, Problem};
 pub use push::{MoveOptions, Pushed};
 pub use remove::{PruneOptions, PrunePlan, Pruned, Trashed, Verified};
 pub use roots::Root;
-pub use scan::{ScanOptions, ScanReport};
+pub use scan::{ScanOptions, ScanProgress, ScanReport};
 pub use storage::Storage;
 pub use watch::{WatchEvent, WatchOptions};
 

@@ -117,12 +117,14 @@ struct Push<'a> {
     done: (u64, u64),
 }
 
+/// A chunk that is to be put, and where it stands in its file.
+type Lacking = (ChunkName, ChunkRef, u64);
+
 /// A file that is open, and what of it is to be put.
 struct Open {
     content: Content,
     file: Arc<File>,
-    /// Chunks with their places in it.
-    lacking: Vec<(ChunkName, ChunkRef, u64)>,
+    lacking: Vec<Lacking>,
     known: u64,
 }
 
@@ -229,7 +231,7 @@ impl Push<'_> {
         &mut self,
         content: &Content,
         file: &Arc<File>,
-        lacking: Vec<(ChunkName, ChunkRef, u64)>,
+        lacking: Vec<Lacking>,
         work: &Work,
         pushed: &mut Pushed,
     ) -> Result<bool, Error> {
@@ -331,7 +333,7 @@ impl Library {
         Ok(opened)
     }
 
-    fn lacking(&self, source: &Source, content: &Content) -> Result<(Vec<(ChunkName, ChunkRef, u64)>, u64), Error> {
+    fn lacking(&self, source: &Source, content: &Content) -> Result<(Vec<Lacking>, u64), Error> {
         let (mut lacking, mut at, mut known, mut twice) = (Vec::new(), 0, 0, HashSet::new());
         self.replica.read(|q| {
             for piece in content.pieces()? {

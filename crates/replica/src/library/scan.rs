@@ -30,6 +30,9 @@ const WRITTEN_BYTES: u64 = 64 << 20;
 /// Problems that a report lists; all are counted, and in the index.
 const PROBLEMS_MAX: usize = 100;
 
+/// Is told a root, how many files were seen, and how many bytes were read.
+pub type ScanProgress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
+
 /// What to scan.
 #[derive(Clone, Default)]
 pub struct ScanOptions {
@@ -44,7 +47,7 @@ pub struct ScanOptions {
     /// Files that were written within this time are left for later: somebody may still be at them. They are in [`ScanReport::growing`].
     pub settle: Option<Duration>,
     /// Is told the root, how many files were seen, and how many bytes were read.
-    pub progress: Option<Arc<dyn Fn(&str, u64, u64) + Send + Sync>>,
+    pub progress: Option<ScanProgress>,
 }
 
 impl std::fmt::Debug for ScanOptions {
@@ -275,7 +278,8 @@ impl Scanner<'_> {
                     }
                 }
                 Some(Found::Unreadable { relative, why }) => {
-                    if send.send(Told::Closed(relative, why)).is_err() {
+                    let told = send.send(Told::Closed(relative, why));
+                    if told.is_err() {
                         return Ok(());
                     }
                 }
