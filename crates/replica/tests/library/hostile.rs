@@ -43,9 +43,9 @@ async fn paths_of_others_lead_nowhere_outside_their_root() {
         plant(&a, &format!("{n:032x}"), path, b"payload", 7);
     }
     let before: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    for n in 0..paths.len() {
+    for (n, path) in paths.iter().enumerate() {
         let result = a.library.pull(&Selection::Files(vec![format!("{n:032x}")]), &MoveOptions::default()).await;
-        assert!(matches!(result, Err(Error::Library(LibraryError::Path(_)))), "{:?}: {result:?}", paths[n]);
+        assert!(matches!(result, Err(Error::Library(LibraryError::Path(_)))), "{path:?}: {result:?}");
     }
     let after: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(before, after);
