@@ -10,6 +10,9 @@ use cap_std::fs::{Dir, OpenOptions};
 
 use crate::walk::PRIVATE_FOLDER;
 
+/// Files of one id and name in the trash of a root.
+const COPIES_MAX: usize = 10_000;
+
 /// How a file stands on the disk. Two equal ones of one file mean that nobody wrote to it in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stat {
@@ -285,12 +288,20 @@ impl Folder {
         self.flush_folder_of(from)
     }
 
-    /// Puts a file into the root's trash, under the id of what it is.
+    /// Puts a file into the root's trash, under the id of what it is. Gives the name that it has there: a number goes before it if that name is taken.
     ///
     /// # Errors
-    /// [`FolderError::Exists`] if one of this id and name lies there, or the system's reason.
-    pub fn put_out(&self, relative: &str, id: &str) -> Result<(), FolderError> {
-        self.move_to(relative, &trashed(id, relative))
+    /// The system's reason.
+    pub fn put_out(&self, relative: &str, id: &str) -> Result<String, FolderError> {
+        let name = relative.rsplit('/').next().unwrap_or(relative);
+        let mut taken = 0;
+        loop {
+            let name = if taken == 0 { name.to_owned() } else { format!("{taken} {name}") };
+            match self.move_to(relative, &trashed(id, &name)) {
+                Err(FolderError::Exists { .. }) if taken < COPIES_MAX => taken += 1,
+                moved => return moved.map(|()| name),
+            }
+        }
     }
 
     /// Takes a file out of the trash again.
@@ -473,9 +484,13 @@ mod tests {
         let (dir, folder) = root();
         fs::create_dir(dir.path().join("a")).unwrap();
         fs::write(dir.path().join("a/x.txt"), "kept").unwrap();
-        folder.put_out("a/x.txt", "0f").unwrap();
+        assert_eq!(folder.put_out("a/x.txt", "0f").unwrap(), "x.txt");
         assert!(!dir.path().join("a/x.txt").exists());
         assert_eq!(folder.in_trash("0f").unwrap(), ["x.txt"]);
+        fs::write(dir.path().join("a/x.txt"), "edited").unwrap();
+        assert_eq!(folder.put_out("a/x.txt", "0f").unwrap(), "1 x.txt", "nothing in the trash is written over");
+        assert_eq!(fs::read_to_string(dir.path().join(".isle/trash/0f/x.txt")).unwrap(), "kept");
+        folder.take_back("0f", "1 x.txt", "a/edited.txt").unwrap();
         fs::write(dir.path().join("a/x.txt"), "newer").unwrap();
         assert!(matches!(folder.take_back("0f", "x.txt", "a/x.txt"), Err(FolderError::Exists { .. })));
         folder.take_back("0f", "x.txt", "a/y.txt").unwrap();

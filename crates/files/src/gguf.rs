@@ -31,8 +31,8 @@ use serde_json::{Map, Value};
 mod cursor;
 mod error;
 mod metadata;
+mod tensor_types;
 mod tensors;
-mod types;
 
 pub use error::GgufError;
 pub use metadata::{ARRAY_DEPTH_MAX, ARRAY_ITEMS_KEPT_MAX, METADATA_BYTES_MAX, WALKED_ITEMS_MAX};
@@ -97,7 +97,7 @@ pub fn read<R: Read + Seek>(input: &mut R, size: u64) -> Result<Gguf, GgufError>
     let architecture = architecture(&metadata.values)?;
     let tensors = tensors::read(&mut cursor, header.tensors, metadata.alignment)?;
     let values = metadata.values;
-    let declared = number(&values, "general.file_type").and_then(types::file_type);
+    let declared = number(&values, "general.file_type").and_then(tensor_types::file_type);
     let vocabulary =
         number(&values, &format!("{architecture}.vocab_size")).or_else(|| length(&values, "tokenizer.ggml.tokens"));
     Ok(Gguf {

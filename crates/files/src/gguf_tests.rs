@@ -573,7 +573,7 @@ fn tensors_of_unknown_types_are_counted_though_their_size_is_not_known() {
 #[test]
 fn every_known_type_has_blocks_of_its_size() {
     for kind in 0..64 {
-        let Some(known) = types::tensor_type(kind) else { continue };
+        let Some(known) = tensor_types::tensor_type(kind) else { continue };
         let (row, bytes) = (known.block * 3, known.block_bytes as usize * 6);
         let file = Model::new().tensor("t", &[row, 2], kind, 0, bytes).bytes();
         assert_eq!(parse(&file).unwrap().quantization.as_deref(), Some(known.name));

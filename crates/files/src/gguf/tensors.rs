@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 
 use super::cursor::{Cursor, Place};
 use super::error::GgufError;
-use super::types::{self, TensorType};
+use super::tensor_types::{self, TensorType};
 
 const DIMENSIONS_MAX: u32 = 4;
 
@@ -75,7 +75,7 @@ fn read_one<R: Read + Seek>(cursor: &mut Cursor<'_, R>, number: u64, alignment: 
         parameters = parameters.checked_mul(length).ok_or_else(overflow)?;
     }
 
-    let kind = types::tensor_type(cursor.u32(place)?);
+    let kind = tensor_types::tensor_type(cursor.u32(place)?);
     let offset = cursor.position();
     let begin = cursor.u64(place)?;
     if !begin.is_multiple_of(alignment) {

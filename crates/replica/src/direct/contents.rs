@@ -81,11 +81,7 @@ async fn answer_all(hub: Arc<Hub>, key: DeviceKey, stream: Stream) {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => break,
         }
-        // One that was put out meanwhile gets nothing more.
-        if !hub.membership().is_member(&key) {
-            break;
-        }
-        let answer = match answer(&hub, &mut asked, &question).await {
+        let answer = match answer(&hub, key, &mut asked, &question).await {
             Ok(answer) => answer.unwrap_or_default(),
             Err(error) => {
                 tracing::warn!(device = %key.short(), %error, "a question for a file cannot be answered");
@@ -107,6 +103,7 @@ async fn answer_all(hub: Arc<Hub>, key: DeviceKey, stream: Stream) {
 /// A chunk as it is sent; `None` if it is not here.
 async fn answer(
     hub: &Arc<Hub>,
+    key: DeviceKey,
     asked: &mut Option<Arc<Asked>>,
     question: &[u8; QUESTION_BYTES],
 ) -> Result<Option<Vec<u8>>, Error> {
@@ -116,8 +113,12 @@ async fn answer(
     let index = u32::from_be_bytes(index.try_into().unwrap_or_default()) as usize;
     let hash: [u8; 32] = hash.try_into().unwrap_or_default();
     let known = asked.clone().filter(|asked| asked.id == id);
-    let inner = Arc::clone(&hub.inner);
+    let (inner, keeper) = (Arc::clone(&hub.inner), Arc::clone(hub));
     let (found, chunk) = blocking(&hub.inner, move |_| {
+        // One that was put out meanwhile, by whichever process, gets nothing more.
+        if !keeper.may_have(&key)? {
+            return Ok((None, None));
+        }
         let known = known.map_or_else(|| open(&inner, &id), |known| Ok(Some(known)))?;
         let Some(asked) = known else { return Ok((None, None)) };
         let chunk = asked.pieces.get(index).filter(|(piece, _)| piece.hash == hash).and_then(|(piece, at)| {

@@ -79,11 +79,16 @@ impl Library {
         self.must_exist()?;
         let _alone = self.lock_movements().await?;
         let mut pulled = Pulled::default();
-        let wanted = self.absent(selection)?;
+        let (library, selected) = (self.clone(), selection.clone());
+        let wanted = blocking(self.inner(), move |_| {
+            let wanted = library.absent(&selected)?;
+            library.check_room(&wanted)?;
+            Ok(wanted)
+        })
+        .await?;
         if wanted.is_empty() {
             return Ok(pulled);
         }
-        self.check_room(&wanted)?;
         let (sources, failed) = self.sources(options.remote.as_deref()).await?;
         if let (Some(_), true, Some((_, error))) = (&options.remote, sources.is_empty(), failed.into_iter().next()) {
             return Err(error);
@@ -299,9 +304,10 @@ impl Pull<'_> {
     async fn bring(&mut self, file: &Content, partial: &Arc<Partial>, pulled: &mut Pulled) -> Result<(), Error> {
         let pieces = file.pieces()?;
         let (bytes, checked) = (file.bytes, Arc::clone(partial));
-        let lacking = tokio::task::spawn_blocking(move || lacking(checked.file(), &pieces, bytes)).await;
-        let (lacking, here) =
-            lacking.map_err(|_| Error::Cancelled)?.map_err(|source| partial_failed("read", source))?;
+        let lacking = blocking(self.library.inner(), move |_| {
+            lacking(checked.file(), &pieces, bytes).map_err(|source| partial_failed("read", source))
+        });
+        let (lacking, here) = lacking.await?;
         pulled.resumed_bytes += here;
         self.done.0 += here;
         let (mut flying, mut lacking, mut failed) = (JoinSet::new(), lacking.into_iter(), None);
@@ -315,8 +321,10 @@ impl Pull<'_> {
                 let partial = Arc::clone(partial);
                 flying.spawn(async move {
                     let bytes = places.get(&file, index, &piece, &without).await?;
-                    let written = tokio::task::spawn_blocking(move || write_at(partial.file(), at, &bytes)).await;
-                    written.map_err(|_| Error::Cancelled)?.map_err(|source| partial_failed("write", source))?;
+                    let written = blocking(places.library.inner(), move |_| {
+                        write_at(partial.file(), at, &bytes).map_err(|source| partial_failed("write", source))
+                    });
+                    written.await?;
                     Ok::<u64, Error>(u64::from(piece.bytes))
                 });
             }
@@ -330,7 +338,7 @@ impl Pull<'_> {
             };
             pulled.fetched_bytes += bytes;
             self.done.0 += bytes;
-            self.work.advance(self.done.0, self.done.1, &file.path);
+            self.work.tell(self.done.0, self.done.1, &file.path).await;
             if let Some(progress) = &self.options.progress {
                 progress(self.done.0, self.done.1);
             }

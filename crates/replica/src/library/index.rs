@@ -14,6 +14,8 @@ pub(super) struct Entry {
     /// The file of the library that it is.
     pub(super) file: Option<String>,
     pub(super) state: State,
+    /// Whether that file still has its row: another device may have pruned it.
+    pub(super) known: bool,
 }
 
 /// How a path stood when it was last looked at.
@@ -57,11 +59,12 @@ impl State {
 impl Entry {
     /// Whether what stands there is what was looked at. Of what could not be read, nobody knows.
     pub(super) fn is_unchanged(&self, stat: &Stat) -> bool {
-        self.stat == *stat && self.state != State::Unreadable
+        self.stat == *stat && self.state != State::Unreadable && (self.known || self.file.is_none())
     }
 }
 
-const COLUMNS: &str = "id, path, bytes, modified_ns, changed_ns, inode, file, state";
+const COLUMNS: &str = "id, path, bytes, modified_ns, changed_ns, inode, file, state,
+    EXISTS (SELECT 1 FROM library_files AS f WHERE f.id = library_scan.file)";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let stat = Stat {
@@ -71,7 +74,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
         inode: row.get::<_, i64>(5)? as u64,
     };
     let state: String = row.get(7)?;
-    Ok(Entry { id: row.get(0)?, path: row.get(1)?, stat, file: row.get(6)?, state: State::parse(&state) })
+    let (id, path, file, known) = (row.get(0)?, row.get(1)?, row.get(6)?, row.get(8)?);
+    Ok(Entry { id, path, stat, file, state: State::parse(&state), known })
 }
 
 pub(super) fn failed(source: rusqlite::Error) -> Error {
@@ -108,14 +112,14 @@ pub(super) fn below(conn: &Connection, root: i64, path: &str) -> Result<Vec<Entr
 pub(super) fn places(conn: &Connection, file: &str) -> Result<Vec<(i64, Entry)>, Error> {
     let sql = format!("SELECT {COLUMNS}, root FROM library_scan WHERE file = ?1 AND state = 'ok' ORDER BY id");
     let mut statement = conn.prepare_cached(&sql).map_err(failed)?;
-    let rows = statement.query_map([file], |row| Ok((row.get(8)?, read(row)?))).map_err(failed)?;
+    let rows = statement.query_map([file], |row| Ok((row.get(9)?, read(row)?))).map_err(failed)?;
     rows.collect::<Result<_, _>>().map_err(failed)
 }
 
 /// Entries of a root whose content is the same.
 pub(super) fn with_content(conn: &Connection, root: i64, content: &str) -> Result<Vec<Entry>, Error> {
     // In this order: without statistics SQLite goes through the whole root instead, for each file.
-    let sql = "SELECT s.id, s.path, s.bytes, s.modified_ns, s.changed_ns, s.inode, s.file, s.state
+    let sql = "SELECT s.id, s.path, s.bytes, s.modified_ns, s.changed_ns, s.inode, s.file, s.state, 1
         FROM library_sound AS f CROSS JOIN library_scan AS s ON s.file = f.id WHERE f.content = ?2 AND s.root = ?1 LIMIT 64";
     let mut statement = conn.prepare_cached(sql).map_err(failed)?;
     let rows = statement.query_map((root, content), read).map_err(failed)?;

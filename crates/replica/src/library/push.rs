@@ -137,10 +137,17 @@ enum Sent {
 
 impl Push<'_> {
     async fn run(&mut self, pushed: &mut Pushed) -> Result<(), Error> {
-        let mut wanted = self.wanted()?;
-        if self.options.refresh || self.library.should_list(&self.source.name, !wanted.is_empty())? {
+        let (library, name, refresh) = (self.library.clone(), self.source.name.clone(), self.options.refresh);
+        let (mut wanted, lists) = blocking(self.library.inner(), move |_| {
+            let wanted = library.lacked_by(&name)?;
+            let lists = refresh || library.should_list(&name, !wanted.is_empty())?;
+            Ok((wanted, lists))
+        })
+        .await?;
+        if lists {
             self.library.take_stock(self.source).await?;
-            wanted = self.wanted()?;
+            let (library, name) = (self.library.clone(), self.source.name.clone());
+            wanted = blocking(self.library.inner(), move |_| library.lacked_by(&name)).await?;
         }
         if wanted.is_empty() {
             return Ok(());
@@ -159,15 +166,6 @@ impl Push<'_> {
         });
         work.end(result.as_ref().map(|()| facts).map_err(Error::to_string));
         result
-    }
-
-    /// Files that are here and that the remote lacks, with their sizes.
-    fn wanted(&self) -> Result<Vec<(String, u64)>, Error> {
-        let sql = "SELECT f.id, f.bytes FROM library_sound AS f WHERE f.trashed_ms IS NULL
-            AND EXISTS (SELECT 1 FROM library_scan AS s JOIN library_roots AS o ON o.id = s.root
-                WHERE s.file = f.id AND s.state = 'ok' AND o.flag IS NULL)
-            AND NOT EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id AND t.remote = ?1) ORDER BY f.added_ms, f.id";
-        self.library.replica.read(|q| q.all(sql, params![&self.source.name]))
     }
 
     async fn put_all(&mut self, wanted: &[(String, u64)], work: &Work, pushed: &mut Pushed) -> Result<(), Error> {
@@ -237,23 +235,25 @@ impl Push<'_> {
     ) -> Result<bool, Error> {
         let sizes: u64 = lacking.iter().map(|(_, piece, _)| u64::from(piece.bytes)).sum();
         self.done.0 += content.bytes - sizes.min(content.bytes);
-        let (mut flying, mut put, mut unnoted) = (JoinSet::new(), Vec::new(), 0);
+        let mut flying: JoinSet<Result<(Sent, u64), Error>> = JoinSet::new();
+        let (mut put, mut unnoted) = (Vec::new(), 0);
         let mut lacking = lacking.into_iter();
         let mut changed = false;
         loop {
             while flying.len() < AT_ONCE && !changed {
                 let Some((name, piece, at)) = lacking.next() else { break };
                 self.pace.take(u64::from(piece.bytes)).await;
-                let (remote, file) = (self.source.remote.clone(), Arc::clone(file));
+                let (source, file, library) = (self.source.clone(), Arc::clone(file), self.library.clone());
                 flying.spawn(async move {
-                    let read = tokio::task::spawn_blocking(move || read_piece(&file, &piece, at)).await;
-                    let Some(bytes) = read.ok().flatten() else { return Ok((Sent::Changed, 0)) };
-                    let sent = remote.put_chunk(&name, &bytes, false).await?;
+                    let read = blocking(library.inner(), move |_| Ok(read_piece(&file, &piece, at)));
+                    let Some(bytes) = read.await? else { return Ok((Sent::Changed, 0)) };
+                    let sent = source.remote.put_chunk(&name, &bytes, false).await;
+                    let sent = sent.map_err(|error| source.failed(error))?;
                     Ok((Sent::Put(name, sent), u64::from(piece.bytes)))
                 });
             }
             let Some(next) = flying.join_next().await else { break };
-            match next.map_err(|_| Error::Cancelled)?.map_err(|error| self.source.failed(error))? {
+            match next.map_err(|_| Error::Cancelled)?? {
                 (Sent::Changed, _) => changed = true,
                 (Sent::Put(name, sent), bytes) => {
                     pushed.chunks += u64::from(sent > 0);
@@ -267,7 +267,7 @@ impl Push<'_> {
             if let Some(progress) = &self.options.progress {
                 progress(self.done.0, self.done.1);
             }
-            work.advance(self.done.0, self.done.1, &content.path);
+            work.tell(self.done.0, self.done.1, &content.path).await;
             if unnoted >= BYTES_TOGETHER {
                 unnoted = 0;
                 self.note(std::mem::take(&mut put)).await?;
@@ -331,6 +331,15 @@ impl Library {
             Ok(())
         })?;
         Ok(opened)
+    }
+
+    /// Files that are here and that the remote lacks, with their sizes.
+    fn lacked_by(&self, remote: &str) -> Result<Vec<(String, u64)>, Error> {
+        let sql = "SELECT f.id, f.bytes FROM library_sound AS f WHERE f.trashed_ms IS NULL
+            AND EXISTS (SELECT 1 FROM library_scan AS s JOIN library_roots AS o ON o.id = s.root
+                WHERE s.file = f.id AND s.state = 'ok' AND o.flag IS NULL)
+            AND NOT EXISTS (SELECT 1 FROM library_stored AS t WHERE t.file = f.id AND t.remote = ?1) ORDER BY f.added_ms, f.id";
+        self.replica.read(|q| q.all(sql, params![remote]))
     }
 
     fn lacking(&self, source: &Source, content: &Content) -> Result<(Vec<Lacking>, u64), Error> {

@@ -6,7 +6,7 @@
 //! Chunks in remotes go in two steps, because a device that was away may be about to need one: what no file of the library needs is marked by an object that says since when
 //! ([`Remote::mark_chunk`](isle_blobs::Remote::mark_chunk)), and goes when it is still not needed after the grace period. Whoever has the file puts a chunk again that is missing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ pub struct PrunePlan {
     pub emptied: Vec<PathBuf>,
     /// Files that no device and no remote has any more: their rows go.
     pub gone: Vec<String>,
-    /// Files that have been in the trash, or replaced, for longer than they are kept: their rows go.
+    /// Files that have been in the trash, or replaced, for longer than they are kept, and that no other device has: their rows go.
     pub expired: Vec<String>,
     /// Chunks in remotes that no file needs: marked now.
     pub marked_chunks: u64,
@@ -116,6 +116,7 @@ pub struct Verified {
 struct TrashRow {
     file: String,
     root: i64,
+    name: String,
     path: String,
     since_ms: u64,
     why: String,
@@ -236,26 +237,25 @@ impl Library {
     /// Moves a copy into the trash of its root.
     pub(super) fn put_aside(&self, root: &Root, folder: &Folder, entry: &Entry, why: &str) -> Result<(), Error> {
         let Some(file) = &entry.file else { return Ok(()) };
-        match folder.put_out(&entry.path, file) {
-            // The same file was put out before: the second copy of it is one too many.
-            Err(FolderError::Exists { .. }) => folder.remove(&entry.path).map_err(LibraryError::from)?,
-            Err(error) if error.is_missing() => {}
-            moved => moved.map_err(LibraryError::from)?,
-        }
+        let name = match folder.put_out(&entry.path, file) {
+            Err(error) if error.is_missing() => None,
+            moved => Some(moved.map_err(LibraryError::from)?),
+        };
         let (device, now) = (self.device()?, self.now());
         let book = Book { root, folder, device: &device, op: 0, now_ms: now };
         self.replica.write(|tx| {
             book.forget(tx, entry)?;
-            let sql = "INSERT INTO library_trash(file, root, path, since_ms, why) VALUES(?1, ?2, ?3, ?4, ?5)
-                ON CONFLICT(file, root, path) DO UPDATE SET since_ms = excluded.since_ms, why = excluded.why";
-            tx.execute(sql, params![file, root.id, &entry.path, now, why])
+            let Some(name) = &name else { return Ok(0) };
+            let sql = "INSERT INTO library_trash(file, root, name, path, since_ms, why) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
+                ON CONFLICT(file, root, name) DO UPDATE SET path = excluded.path, since_ms = excluded.since_ms, why = excluded.why";
+            tx.execute(sql, params![file, root.id, name, &entry.path, now, why])
         })?;
         Ok(())
     }
 
     fn trash_rows(&self, clause: &str, value: Option<&str>) -> Result<Vec<TrashRow>, Error> {
         let sql = format!(
-            "SELECT t.file, t.root, t.path, t.since_ms, t.why, f.path AS logical FROM library_trash AS t
+            "SELECT t.file, t.root, t.name, t.path, t.since_ms, t.why, f.path AS logical FROM library_trash AS t
             LEFT JOIN library_sound AS f ON f.id = t.file WHERE {clause} ORDER BY t.since_ms DESC, t.path"
         );
         self.replica.read(|q| match value {
@@ -272,8 +272,7 @@ impl Library {
         let roots = self.roots()?;
         let list = |row: TrashRow| {
             let root = roots.iter().find(|root| root.id == row.root)?;
-            let name = row.path.rsplit('/').next().unwrap_or(&row.path);
-            let trash_path = root.folder.join(isle_files::PRIVATE_FOLDER).join("trash").join(&row.file).join(name);
+            let trash_path = root.folder.join(isle_files::PRIVATE_FOLDER).join("trash").join(&row.file).join(&row.name);
             let original_path = root.folder.join(&row.path);
             let path = row.logical.unwrap_or(row.path);
             Some(Trashed { id: row.file, path, original_path, trash_path, why: row.why, since_ms: row.since_ms })
@@ -295,19 +294,20 @@ impl Library {
         for row in rows {
             let Some(root) = roots.iter().find(|root| root.id == row.root) else { continue };
             let folder = Folder::open(&root.folder).map_err(LibraryError::from)?;
-            let name = row.path.rsplit('/').next().unwrap_or(&row.path);
             let mut at = row.path.clone();
-            let moved = match folder.take_back(&row.file, name, &at) {
+            let moved = match folder.take_back(&row.file, &row.name, &at) {
                 Err(FolderError::Exists { .. }) => {
                     at = isle_files::conflict_name(&row.path, &row.file);
-                    folder.take_back(&row.file, name, &at)
+                    folder.take_back(&row.file, &row.name, &at)
                 }
                 moved => moved,
             };
             let book = Book { root, folder: &folder, device: &device, op: 0, now_ms: self.now() };
             match moved {
                 Ok(()) => {
-                    let stat = folder.stat(&at).map_err(LibraryError::from)?.unwrap_or_default();
+                    let mut stat = folder.stat(&at).map_err(LibraryError::from)?.unwrap_or_default();
+                    // It may have been edited before it was put out: the next scan reads it.
+                    stat.modified_ns = -1;
                     self.replica.write(|tx| {
                         // The index knew that place by another name only if something stands there, and then this is not it.
                         LogicalPath::of(&root.name, &at).map_err(LibraryError::from)?;
@@ -318,8 +318,8 @@ impl Library {
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(LibraryError::from(error).into()),
             }
-            let sql = "DELETE FROM library_trash WHERE file = ?1 AND root = ?2 AND path = ?3";
-            self.replica.write(|tx| tx.execute(sql, params![&row.file, row.root, &row.path]))?;
+            let sql = "DELETE FROM library_trash WHERE file = ?1 AND root = ?2 AND name = ?3";
+            self.replica.write(|tx| tx.execute(sql, params![&row.file, row.root, &row.name]))?;
         }
         self.replica
             .write(|tx| tx.execute("UPDATE library_files SET trashed_ms = NULL WHERE id = ?1", params![&file.id]))?;
@@ -374,7 +374,7 @@ impl Library {
 
     fn plan_local(&self, options: &PruneOptions) -> Result<PrunePlan, Error> {
         let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
-        let before = self.now().saturating_sub(keep);
+        let (before, device) = (self.now().saturating_sub(keep), self.device()?);
         let mut plan = PrunePlan::default();
         self.replica.snapshot(|q| {
             let sql = "SELECT r.folder || '/' || s.path FROM library_scan AS s JOIN library_roots AS r ON r.id = s.root JOIN library_sound AS f ON f.id = s.file
@@ -389,8 +389,9 @@ impl Library {
             let gone = q.all::<(String, String)>(&sql, &[])?;
             // Since when a version is replaced is the time of what replaced it.
             let sql = "SELECT f.id, f.path FROM library_sound AS f LEFT JOIN library_sound AS n ON n.id = f.replaced_by
-                WHERE f.trashed_ms <= ?1 OR (f.trashed_ms IS NULL AND f.replaced_by IS NOT NULL AND coalesce(n.added_ms, f.added_ms) <= ?1) ORDER BY f.path";
-            let expired = q.all::<(String, String)>(sql, params![before])?;
+                WHERE (f.trashed_ms <= ?1 OR (f.trashed_ms IS NULL AND f.replaced_by IS NOT NULL AND coalesce(n.added_ms, f.added_ms) <= ?1))
+                AND NOT EXISTS (SELECT 1 FROM library_presence AS p WHERE p.file = f.id AND p.state = 'present' AND p.device <> ?2) ORDER BY f.path";
+            let expired = q.all::<(String, String)>(sql, params![before, &device])?;
             plan.ids = gone.iter().chain(&expired).map(|(id, _)| id.clone()).collect();
             plan.gone = gone.into_iter().map(|(_, path)| path).collect();
             plan.expired = expired.into_iter().map(|(_, path)| path).collect();
@@ -451,22 +452,21 @@ impl Library {
         let (library, listed, ids) = (self.clone(), source.clone(), plan.ids.clone());
         let unneeded = blocking(self.inner(), move |_| library.unneeded(&listed, &ids)).await?;
         let marks = source.remote.list_marks().await.map_err(failed)?;
+        let marks: BTreeMap<ChunkName, u64> = marks.into_iter().map(|mark| (mark.name, mark.modified_ms)).collect();
         let grace = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
         let now = self.inner().runtime.now_ms();
-        for mark in &marks {
-            if !unneeded.contains(&mark.name) && !dry {
-                source.remote.unmark_chunk(&mark.name).await.map_err(failed)?;
-            }
+        for name in marks.keys().filter(|name| !unneeded.contains(*name) && !dry) {
+            source.remote.unmark_chunk(name).await.map_err(failed)?;
         }
         for name in unneeded {
-            match marks.iter().find(|mark| mark.name == name) {
+            match marks.get(&name) {
                 None => {
                     plan.marked_chunks += 1;
                     if !dry {
                         source.remote.mark_chunk(&name).await.map_err(failed)?;
                     }
                 }
-                Some(mark) if now.saturating_sub(mark.modified_ms) >= grace => {
+                Some(since_ms) if now.saturating_sub(*since_ms) >= grace => {
                     plan.removed_chunks += 1;
                     if !dry {
                         source.remote.delete_chunk(&name).await.map_err(failed)?;

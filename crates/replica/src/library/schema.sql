@@ -94,10 +94,11 @@ CREATE TABLE library_pins( -- @scope local
 CREATE TABLE library_trash( -- @scope local
   file TEXT NOT NULL,
   root INTEGER NOT NULL,
+  name TEXT NOT NULL,
   path TEXT NOT NULL,
   since_ms INTEGER NOT NULL,
   why TEXT NOT NULL,
-  PRIMARY KEY(file, root, path)
+  PRIMARY KEY(file, root, name)
 );
 -- Files whose rows make sense: any member of the group can write any value.
 CREATE VIEW library_sound AS

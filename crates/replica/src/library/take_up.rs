@@ -95,9 +95,8 @@ impl Looker<'_> {
         before: Option<Entry>,
         more: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Look, Error> {
-        if let Some(entry) = before.as_ref().filter(|entry| entry.state == State::Missing && entry.stat == seen)
-            && entry.file.is_some()
-        {
+        let is_back = |entry: &Entry| entry.state == State::Missing && entry.stat == seen && entry.known;
+        if before.as_ref().is_some_and(is_back) {
             return Ok(Look { path, stat: seen, before, outcome: Outcome::Back });
         }
         let Some(kind) = self.kind_of(&path) else {

@@ -76,16 +76,33 @@ impl Work {
 
     /// Says how far it is, not too often. Blocks for as long as a small write takes.
     pub(super) fn advance(&self, done: u64, total: u64, message: &str) {
-        let inner = self.library.inner();
-        let now = inner.runtime.now_ms();
-        let told = self.told_ms.load(Ordering::Relaxed);
-        if now.saturating_sub(told) < TELL_EVERY_MS && now >= told {
-            return;
-        }
-        self.told_ms.store(now, Ordering::Relaxed);
-        if let Err(error) = inner.store.advance_operation(self.id, (done, total), message, now) {
+        let Some(now) = self.is_due() else { return };
+        if let Err(error) = self.library.inner().store.advance_operation(self.id, (done, total), message, now) {
             tracing::debug!(%error, "how far work on files is cannot be noted");
         }
+    }
+
+    /// The same for tasks, which must not block.
+    pub(super) async fn tell(&self, done: u64, total: u64, message: &str) {
+        let Some(now) = self.is_due() else { return };
+        let (id, message) = (self.id, message.to_owned());
+        let noted = blocking(self.library.inner(), move |inner| {
+            Ok(inner.store.advance_operation(id, (done, total), &message, now)?)
+        });
+        if let Err(error) = noted.await {
+            tracing::debug!(%error, "how far work on files is cannot be noted");
+        }
+    }
+
+    /// What time it is, if something is to be said by now.
+    fn is_due(&self) -> Option<u64> {
+        let now = self.library.inner().runtime.now_ms();
+        let told = self.told_ms.load(Ordering::Relaxed);
+        if now.saturating_sub(told) < TELL_EVERY_MS && now >= told {
+            return None;
+        }
+        self.told_ms.store(now, Ordering::Relaxed);
+        Some(now)
     }
 
     /// Ends it, with what came of it. That it cannot be noted is no reason to fail.
