@@ -38,7 +38,7 @@
 //! * Not simulated: packets that come twice (a connection has none), torn uploads, damage that stays in a bucket, snapshots of several parts, new keys,
 //!   revocations, and a device whose home folder goes back together with its file.
 //!
-//! Planted bugs (`simulations/planted/`, `scripts/planted-bugs`) show that the checks find something.
+//! Planted bugs (`simulations/planted/`, `scripts/planted-bugs`) show that the checks find something; those in `planted/missed/` they do not find.
 
 #![allow(clippy::missing_errors_doc, reason = "what fails here is said in the type")]
 
