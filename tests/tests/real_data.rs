@@ -150,3 +150,74 @@ fn chinook_through_another_s3_server() {
     [1, 2, 0, 1, 2, 0].iter().for_each(|device| fleet.sync(*device));
     fleet.assert_settled();
 }
+
+/// The models and wake words as they were published, and two files that are none: through an S3 bucket, and from device to device.
+#[test]
+fn models_and_wake_words_reach_another_device_by_a_bucket_and_directly() {
+    use isle::{FileFilter, InviteOptions, LiveOptions, MoveOptions, ScanOptions, Selection};
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = S3Server::start(Behaviour::default()).unwrap();
+    let mut options = RemoteOptions::default();
+    options.endpoint = Some(server.endpoint());
+    options.insecure_http = true;
+    options.credentials = Some(isle::Credentials::new(S3Server::ACCESS_KEY, S3Server::SECRET_KEY));
+    let url = format!("s3://{}/library", S3Server::BUCKET);
+    let device = |name: &str| {
+        let builder = Replica::builder(folder.path().join(format!("{name}.db"))).remote_options(options.clone());
+        builder.home(folder.path().join(format!("{name}.home"))).init().unwrap()
+    };
+    let (a, b, c) = (device("a"), device("b"), device("c"));
+    let root = folder.path().join("root");
+    for inputs in ["gguf", "ppn"] {
+        std::fs::create_dir_all(root.join(inputs)).unwrap();
+        for entry in std::fs::read_dir(real(inputs)).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), root.join(inputs).join(entry.file_name())).unwrap();
+        }
+    }
+    let library = a.library();
+    library.add_root("root", &root, &[]).unwrap();
+    let report = library.scan_now(&ScanOptions::default()).unwrap();
+    assert_eq!((report.added, report.invalid), (6, 2), "{report:?}");
+    let sql = "SELECT name, architecture, quantization, context_length, vocab_size, parameters_count FROM library_models ORDER BY 2";
+    type Model = (String, String, String, i64, i64, i64);
+    let models: Vec<Model> = a.read(|q| q.all(sql, params![])).unwrap();
+    let model = |name: &str, architecture: &str, quantization: &str, context, vocabulary, parameters| {
+        (name.to_owned(), architecture.to_owned(), quantization.to_owned(), context, vocabulary, parameters)
+    };
+    assert_eq!(
+        models,
+        [
+            model("Tiny Llama", "llama", "Q8_0", 2048, 320, 32_768),
+            model("Tiny Llama", "phi3", "F32", 4096, 100, 4_096),
+            model("Tiny Qwen", "qwen2", "Q4_0", 32_768, 512, 12_288),
+        ]
+    );
+    let whole = |replica: &Replica| {
+        let files = replica.library().files(&FileFilter::default()).unwrap();
+        assert_eq!(files.len(), 6);
+        for file in files {
+            let content = std::fs::read(&file.here[0]).unwrap();
+            let name = file.path.strip_prefix("root/").unwrap();
+            assert!(content == std::fs::read(root.join(name)).unwrap(), "{name}");
+        }
+    };
+    a.add_remote("bucket", &url).unwrap();
+    runtime.block_on(async {
+        a.sync().await.unwrap();
+        library.push(&MoveOptions::default()).await.unwrap();
+        isle::import_keys(Some(folder.path().join("b.home")), &a.export_keys().unwrap()).unwrap();
+        b.add_remote("bucket", &url).unwrap();
+        b.sync().await.unwrap();
+        assert_eq!(b.library().pull(&Selection::All, &MoveOptions::default()).await.unwrap().files, 6);
+        whole(&b);
+        let listen = Some("127.0.0.1:0".parse().unwrap());
+        let live = a.go_live(&LiveOptions { listen, ..LiveOptions::default() }).await.unwrap();
+        let invite = InviteOptions { addresses: live.addresses().to_vec(), ..InviteOptions::default() };
+        c.join(&a.invite(&invite).unwrap()).await.unwrap();
+        assert_eq!(c.library().pull(&Selection::All, &MoveOptions::default()).await.unwrap().files, 6);
+        whole(&c);
+        live.stop().await.unwrap();
+    });
+}

@@ -145,10 +145,13 @@ impl Remote {
     /// # Errors
     /// Those of any request.
     pub async fn has_chunk(&self, name: &ChunkName) -> Result<bool, RemoteError> {
-        let key = self.inner.prefix.key(&name.place());
-        match self.inner.requests.stat(&key).await {
+        self.stands(&self.inner.prefix.key(&name.place())).await
+    }
+
+    async fn stands(&self, key: &Path) -> Result<bool, RemoteError> {
+        match self.inner.requests.stat(key).await {
             Ok(_) => Ok(true),
-            Err(failure) => match self.failed(failure, &key) {
+            Err(failure) => match self.failed(failure, key) {
                 RemoteError::Missing { .. } => self.check_folder().map(|()| false),
                 error => Err(error),
             },
@@ -200,6 +203,14 @@ impl Remote {
     pub async fn unmark_chunk(&self, name: &ChunkName) -> Result<(), RemoteError> {
         let key = self.inner.prefix.key(&name.mark());
         self.inner.requests.delete(&key).await.map_err(|failure| self.failed(failure, &key))
+    }
+
+    /// Whether a chunk is marked: one HEAD.
+    ///
+    /// # Errors
+    /// Those of any request.
+    pub async fn is_marked(&self, name: &ChunkName) -> Result<bool, RemoteError> {
+        self.stands(&self.inner.prefix.key(&name.mark())).await
     }
 
     /// The chunks that are marked, and since when.

@@ -68,6 +68,12 @@ pub enum ChunkListError {
     /// A file beyond [`WHOLE_BYTES_MAX`] without a list, or one of fewer bytes than none.
     #[error("a file of {0} bytes needs a list of chunks")]
     Missing(u64),
+    /// A file of no bytes whose content is something.
+    #[error("a file of 0 bytes has another content than nothing")]
+    NotEmpty,
+    /// A file of at most [`WHOLE_BYTES_MAX`] with a list.
+    #[error("a file of {0} bytes is one chunk and has no list")]
+    Needless(u64),
     /// A file that is too large.
     #[error("a file of {0} bytes is larger than isle takes ({FILE_BYTES_MAX})")]
     TooLarge(u64),
@@ -97,11 +103,15 @@ impl ChunkRef {
         }
         let Some(list) = list else {
             return match u32::try_from(file_bytes) {
+                Ok(0) if content != *blake3::hash(b"").as_bytes() => Err(ChunkListError::NotEmpty),
                 Ok(0) => Ok(Vec::new()),
                 Ok(bytes) if file_bytes <= WHOLE_BYTES_MAX => Ok(vec![ChunkRef { hash: content, bytes }]),
                 _ => Err(ChunkListError::Missing(file_bytes)),
             };
         };
+        if file_bytes <= WHOLE_BYTES_MAX {
+            return Err(ChunkListError::Needless(file_bytes));
+        }
         let (entries, rest) = list.as_chunks::<ENTRY_BYTES>();
         if !rest.is_empty() {
             return Err(ChunkListError::Length(list.len()));
@@ -221,7 +231,9 @@ mod tests {
         let refused = ChunkListError::Chunk { index: 0, bytes: CHUNK_BYTES_MAX as u32 + 1 };
         assert_eq!(ChunkRef::decode(Some(&large), content, CHUNK_BYTES_MAX as u64 + 1), Err(refused));
         let empty = ChunkRef::encode(&[chunk(0)], file).unwrap();
-        assert_eq!(ChunkRef::decode(Some(&empty), content, 0), Err(ChunkListError::Chunk { index: 0, bytes: 0 }));
+        assert_eq!(ChunkRef::decode(Some(&empty), content, file), Err(ChunkListError::Chunk { index: 0, bytes: 0 }));
+        assert_eq!(ChunkRef::decode(Some(&list), content, 9), Err(ChunkListError::Needless(9)));
+        assert_eq!(ChunkRef::decode(None, content, 0), Err(ChunkListError::NotEmpty), "what would be whole anywhere");
         assert_eq!(ChunkRef::decode(None, content, u64::MAX), Err(ChunkListError::TooLarge(u64::MAX)));
     }
 
@@ -229,6 +241,6 @@ mod tests {
     fn a_small_file_is_its_own_chunk_and_an_empty_one_has_none() {
         assert_eq!(ChunkRef::encode(&[ChunkRef { hash: [1; 32], bytes: 9 }], 9), None);
         assert_eq!(ChunkRef::decode(None, [1; 32], 9), Ok(vec![ChunkRef { hash: [1; 32], bytes: 9 }]));
-        assert_eq!(ChunkRef::decode(None, [1; 32], 0), Ok(vec![]));
+        assert_eq!(ChunkRef::decode(None, *blake3::hash(b"").as_bytes(), 0), Ok(vec![]));
     }
 }

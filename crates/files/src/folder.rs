@@ -1,7 +1,7 @@
 //! A root that is open: what is read and written below it, and nowhere else.
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt as _, OpenOptionsSyncExt as _};
@@ -10,6 +10,9 @@ use cap_std::fs::{Dir, OpenOptions};
 
 use crate::walk::PRIVATE_FOLDER;
 
+/// Where a root is marked.
+const MARK: &str = ".isle/root";
+const MARK_BYTES_MAX: u64 = 256;
 /// Files of one id and name in the trash of a root.
 const COPIES_MAX: usize = 10_000;
 
@@ -53,7 +56,9 @@ impl Stat {
         // Whole seconds everywhere mean a disk that keeps no more, such as FAT with its two.
         let whole = self.modified_ns % 1_000_000_000 == 0 && self.changed_ns % 1_000_000_000 == 0;
         let tick_ns = if whole { 2_000_000_000 } else { 20_000_000 };
-        now_ns.saturating_sub(self.modified_ns.max(self.changed_ns)) < tick_ns
+        // Programs set the other time to what they like; where the disk keeps this one it says more.
+        let last_ns = if self.changed_ns > 0 { self.changed_ns } else { self.modified_ns };
+        (0..tick_ns).contains(&now_ns.saturating_sub(last_ns))
     }
 }
 
@@ -240,11 +245,67 @@ impl Folder {
         self.make_folder_of(&name)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).follow(FollowSymlinks::No).nonblock(true);
-        let file = self.dir.open_with(&name, &options).map_err(self.failed("open", &name))?.into_std();
-        if !file.metadata().map_err(self.failed("look at", &name))?.is_file() {
-            return Err(FolderError::NotFile { path: self.path.join(&name) });
+        loop {
+            let file = self.dir.open_with(&name, &options).map_err(self.failed("open", &name))?.into_std();
+            let metadata = file.metadata().map_err(self.failed("look at", &name))?;
+            if !metadata.is_file() {
+                return Err(FolderError::NotFile { path: self.path.join(&name) });
+            }
+            if names_of(&metadata) < 2 {
+                return Ok(Partial { file, name });
+            }
+            // It has its place already, under another name: to write to it would be to write to a file of the user's.
+            self.dir.remove_file(&name).map_err(self.failed("remove", &name))?;
         }
-        Ok(Partial { file, name })
+    }
+
+    /// Files on their way that were last written before a moment, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn partials_before(&self, before_ms: i64) -> Result<Vec<String>, FolderError> {
+        let folder = format!("{PRIVATE_FOLDER}/partial");
+        let entries = match self.dir.read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed("list", &folder)(error)),
+        };
+        let mut old = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(self.failed("list", &folder))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok((_, stat)) = self.open_file(&format!("{folder}/{name}")) else { continue };
+            if stat.modified_ns / 1_000_000 < before_ms {
+                old.push(name);
+            }
+        }
+        Ok(old)
+    }
+
+    /// What a root has been marked with; `None` without a mark.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn mark(&self) -> Result<Option<String>, FolderError> {
+        let mut text = String::new();
+        match self.open_file(MARK) {
+            Ok((file, _)) => {
+                file.take(MARK_BYTES_MAX).read_to_string(&mut text).map_err(self.failed("read", MARK))?;
+                Ok(Some(text.trim().to_owned()))
+            }
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Marks a root, so that it can be told from whatever else stands at its place later, such as the folder below a disk that is not there.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn put_mark(&self, mark: &str) -> Result<(), FolderError> {
+        self.make_folder_of(MARK)?;
+        self.dir.write(MARK, mark).map_err(self.failed("write", MARK))?;
+        self.flush_folder_of(MARK)
     }
 
     /// Throws away what is on its way under a name.
@@ -276,6 +337,16 @@ impl Folder {
     pub fn move_to(&self, from: &str, to: &str) -> Result<(), FolderError> {
         self.make_folder_of(to)?;
         let exists = || FolderError::Exists { path: self.path.join(to) };
+        match self.rename_new(from, to) {
+            Ok(()) => {
+                self.flush_folder_of(to)?;
+                return self.flush_folder_of(from);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.failed("move", from)(error)),
+            // This disk or system cannot do both in one.
+            Err(error) => tracing::debug!(%error, "moving by another way"),
+        }
         match self.dir.hard_link(from, &self.dir, to) {
             Ok(()) => self.dir.remove_file(from).map_err(self.failed("remove", from))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
@@ -288,20 +359,37 @@ impl Folder {
         self.flush_folder_of(from)
     }
 
-    /// Puts a file into the root's trash, under the id of what it is. Gives the name that it has there: a number goes before it if that name is taken.
+    /// Renames in one step that fails where something stands.
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        use rustix::fs::{RenameFlags, renameat_with};
+        let parts = |path: &str| -> io::Result<(Dir, String)> {
+            let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+            Ok((self.dir.open_dir(folder)?, name.to_owned()))
+        };
+        let ((from_dir, from), (to_dir, to)) = (parts(from)?, parts(to)?);
+        Ok(renameat_with(&from_dir, &from, &to_dir, &to, RenameFlags::NOREPLACE)?)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    fn rename_new(&self, _: &str, _: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Puts a file into the root's trash, under the id of what it is and a name.
     ///
     /// # Errors
-    /// The system's reason.
-    pub fn put_out(&self, relative: &str, id: &str) -> Result<String, FolderError> {
+    /// [`FolderError::Exists`] if one of this id and name lies there, or the system's reason.
+    pub fn put_out(&self, relative: &str, id: &str, name: &str) -> Result<(), FolderError> {
+        self.move_to(relative, &trashed(id, name))
+    }
+
+    /// A name for a file in the trash that is free there: its own, or that behind a number.
+    pub fn free_in_trash(&self, relative: &str, id: &str) -> String {
         let name = relative.rsplit('/').next().unwrap_or(relative);
-        let mut taken = 0;
-        loop {
-            let name = if taken == 0 { name.to_owned() } else { format!("{taken} {name}") };
-            match self.move_to(relative, &trashed(id, &name)) {
-                Err(FolderError::Exists { .. }) if taken < COPIES_MAX => taken += 1,
-                moved => return moved.map(|()| name),
-            }
-        }
+        let numbered = |n: usize| if n == 0 { name.to_owned() } else { format!("{n} {name}") };
+        let free = (0..COPIES_MAX).map(numbered).find(|name| !self.is_taken(&trashed(id, name)));
+        free.unwrap_or_else(|| numbered(COPIES_MAX))
     }
 
     /// Takes a file out of the trash again.
@@ -312,36 +400,27 @@ impl Folder {
         self.move_to(&trashed(id, name), relative)
     }
 
-    /// The names that lie in the trash under an id.
+    /// Opens a file that lies in the trash.
     ///
     /// # Errors
     /// The system's reason.
-    pub fn in_trash(&self, id: &str) -> Result<Vec<String>, FolderError> {
-        let folder = private("trash", id);
-        let entries = match self.dir.read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.failed("list", &folder)(error)),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(self.failed("list", &folder))?;
-            names.extend(entry.file_name().into_string());
-        }
-        names.sort();
-        Ok(names)
+    pub fn open_trashed(&self, id: &str, name: &str) -> Result<(File, Stat), FolderError> {
+        self.open_file(&trashed(id, name))
     }
 
-    /// Removes for good what lies in the trash under an id.
+    /// Removes for good one file that lies in the trash under an id; one that is not there is fine.
     ///
     /// # Errors
     /// The system's reason.
-    pub fn empty_trash(&self, id: &str) -> Result<(), FolderError> {
-        let folder = private("trash", id);
-        match self.dir.remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &folder)(error)),
-            _ => Ok(()),
+    pub fn remove_trashed(&self, id: &str, name: &str) -> Result<(), FolderError> {
+        let path = trashed(id, name);
+        match self.dir.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", &path)(error)),
+            _ => {}
         }
+        // It stays while another file is in it.
+        let _ = self.dir.remove_dir(private("trash", id));
+        Ok(())
     }
 
     /// Removes a file for good.
@@ -378,9 +457,21 @@ impl Folder {
     }
 }
 
-/// A place in isle's own folder. Ids are hexadecimal, but come from other devices: whatever else is in one is left out.
+/// How many names a file has on its disk, on systems that tell.
+fn names_of(metadata: &Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::nlink(metadata);
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        1
+    }
+}
+
+/// A place in isle's own folder. Ids are hexadecimal, but come from other devices: one that is not is called by its hash.
 fn private(part: &str, id: &str) -> String {
-    let id: String = id.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    let plain = (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let id = if plain { id.to_owned() } else { blake3::hash(id.as_bytes()).to_hex().to_string() };
     format!("{PRIVATE_FOLDER}/{part}/{id}")
 }
 
@@ -400,6 +491,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
         (dir, folder)
+    }
+
+    fn in_trash(folder: &Folder, id: &str) -> Vec<String> {
+        let entries = folder.dir.read_dir(private("trash", id)).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     fn partial(folder: &Folder, id: &str, content: &str) -> Partial {
@@ -422,6 +520,30 @@ mod tests {
         folder.place(&second, "a/b/d.txt").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("a/b/d.txt")).unwrap(), "other");
         assert_eq!(fs::read_dir(dir.path().join(".isle/partial")).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_was_placed_in_the_moment_of_a_kill_is_not_written_to_any_more() {
+        let (dir, folder) = root();
+        drop(partial(&folder, "aa", "whole"));
+        // Linked, and not unlinked any more.
+        fs::hard_link(dir.path().join(".isle/partial/aa"), dir.path().join("placed")).unwrap();
+        let again = folder.partial("aa").unwrap();
+        again.file().write_all(b"anew!").unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("placed")).unwrap(), "whole");
+    }
+
+    #[test]
+    fn a_root_is_told_from_what_else_stands_at_its_place() {
+        let (dir, folder) = root();
+        assert_eq!(folder.mark().unwrap(), None);
+        folder.put_mark("0123").unwrap();
+        assert_eq!(Folder::open(dir.path()).unwrap().mark().unwrap().as_deref(), Some("0123"));
+        assert_eq!(folder.partials_before(i64::MAX).unwrap(), Vec::<String>::new());
+        drop(partial(&folder, "aa", "left"));
+        assert_eq!(folder.partials_before(i64::MAX).unwrap(), ["aa"]);
+        assert_eq!(folder.partials_before(1).unwrap(), Vec::<String>::new());
     }
 
     #[test]
@@ -455,7 +577,7 @@ mod tests {
             assert!(folder.place(&on_its_way, path).is_err(), "{path}");
         }
         assert!(folder.remove("out/secret").is_err());
-        assert!(folder.put_out("out/secret", "aa").is_err());
+        assert!(folder.put_out("out/secret", "aa", "secret").is_err());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
         assert_eq!(fs::read_to_string(outside.path().join("secret")).unwrap(), "s");
     }
@@ -484,26 +606,38 @@ mod tests {
         let (dir, folder) = root();
         fs::create_dir(dir.path().join("a")).unwrap();
         fs::write(dir.path().join("a/x.txt"), "kept").unwrap();
-        assert_eq!(folder.put_out("a/x.txt", "0f").unwrap(), "x.txt");
+        assert_eq!(folder.free_in_trash("a/x.txt", "0f"), "x.txt");
+        folder.put_out("a/x.txt", "0f", "x.txt").unwrap();
         assert!(!dir.path().join("a/x.txt").exists());
-        assert_eq!(folder.in_trash("0f").unwrap(), ["x.txt"]);
+        assert_eq!(in_trash(&folder, "0f"), ["x.txt"]);
         fs::write(dir.path().join("a/x.txt"), "edited").unwrap();
-        assert_eq!(folder.put_out("a/x.txt", "0f").unwrap(), "1 x.txt", "nothing in the trash is written over");
+        assert!(matches!(folder.put_out("a/x.txt", "0f", "x.txt"), Err(FolderError::Exists { .. })));
+        assert_eq!(folder.free_in_trash("a/x.txt", "0f"), "1 x.txt");
+        folder.put_out("a/x.txt", "0f", "1 x.txt").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join(".isle/trash/0f/x.txt")).unwrap(), "kept");
         folder.take_back("0f", "1 x.txt", "a/edited.txt").unwrap();
         fs::write(dir.path().join("a/x.txt"), "newer").unwrap();
         assert!(matches!(folder.take_back("0f", "x.txt", "a/x.txt"), Err(FolderError::Exists { .. })));
         folder.take_back("0f", "x.txt", "a/y.txt").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("a/y.txt")).unwrap(), "kept");
-        folder.put_out("a/y.txt", "0f").unwrap();
-        folder.empty_trash("0f").unwrap();
-        assert_eq!(folder.in_trash("0f").unwrap(), Vec::<String>::new());
+        folder.put_out("a/y.txt", "0f", "y.txt").unwrap();
+        folder.put_out("a/edited.txt", "0f", "edited.txt").unwrap();
+        folder.remove_trashed("0f", "y.txt").unwrap();
+        folder.remove_trashed("0f", "y.txt").unwrap();
+        assert_eq!(in_trash(&folder, "0f"), ["edited.txt"], "that one alone");
+        folder.remove_trashed("0f", "edited.txt").unwrap();
+        assert!(!dir.path().join(".isle/trash/0f").exists());
     }
 
     #[test]
     fn ids_that_are_none_stay_in_their_folder() {
-        assert_eq!(private("partial", "../../x"), ".isle/partial/x");
-        assert_eq!(trashed("..", "a/b"), ".isle/trash//b");
+        for id in ["", "-", "..", "../../x", "a/b", "."] {
+            let place = private("partial", id);
+            let name = place.strip_prefix(".isle/partial/").unwrap();
+            assert!(name.len() == 64 && !name.contains(['/', '.']), "{id}: {place}");
+        }
+        assert_ne!(private("trash", "a-b"), private("trash", "ab"));
+        assert_eq!(trashed("0f", "a/b"), ".isle/trash/0f/b");
     }
 
     #[test]
@@ -517,6 +651,7 @@ mod tests {
             !stat(second, 2 * second + 1).is_fresh(2 * second + 30_000_000),
             "unpacked with a time of whole seconds"
         );
+        assert!(!stat(9 * second, second).is_fresh(5 * second), "a time that somebody set ahead");
         assert!(stat(second, 0).is_fresh(2 * second), "a disk that keeps whole seconds");
         assert!(!stat(second, 0).is_fresh(3 * second + 1));
     }

@@ -46,11 +46,14 @@ impl std::fmt::Debug for Walk {
 
 impl Walk {
     /// Of a folder; `only` leaves out what is neither at or below one of these paths nor on the way to one.
-    pub fn new(root: &Path, only: Option<BTreeSet<String>>) -> Walk {
+    /// Of what `skip` names nothing is seen either, wherever it lies.
+    pub fn new(root: &Path, only: Option<BTreeSet<String>>, skip: Vec<PathBuf>) -> Walk {
         let mut builder = WalkBuilder::new(root);
-        builder.standard_filters(false).parents(true).follow_links(false).add_custom_ignore_filename(IGNORE_FILE);
+        builder.standard_filters(false).follow_links(false).add_custom_ignore_filename(IGNORE_FILE);
         let base = root.to_owned();
-        builder.filter_entry(move |entry| is_wanted(entry, &base, only.as_ref()));
+        builder.filter_entry(move |entry| {
+            !skip.iter().any(|path| path == entry.path()) && is_wanted(entry, &base, only.as_ref())
+        });
         Walk { root: root.to_owned(), inner: builder.build() }
     }
 
@@ -101,6 +104,10 @@ impl Iterator for Walk {
                 Ok(entry) => entry,
                 Err(error) => return Some(self.unreadable(&error)),
             };
+            if let Some(error) = entry.error() {
+                // A line of an ignore file that cannot be read leaves nothing out.
+                tracing::warn!(%error, "an ignore file cannot be read whole");
+            }
             if !entry.file_type().is_some_and(|kind| kind.is_file()) {
                 continue;
             }
@@ -127,7 +134,7 @@ mod tests {
     use super::*;
 
     fn files(root: &Path) -> Vec<String> {
-        let mut found: Vec<String> = Walk::new(root, None)
+        let mut found: Vec<String> = Walk::new(root, None, Vec::new())
             .map(|found| match found {
                 Found::File { relative, .. } => relative,
                 Found::Unreadable { relative, why } => format!("{relative}: {why}"),
@@ -184,7 +191,7 @@ mod tests {
         }
         let only = |paths: &[&str]| {
             let paths = paths.iter().map(|&path| path.to_owned()).collect();
-            let found = Walk::new(root.path(), Some(paths)).map(|found| match found {
+            let found = Walk::new(root.path(), Some(paths), Vec::new()).map(|found| match found {
                 Found::File { relative, .. } => relative,
                 Found::Unreadable { relative, why } => format!("{relative}: {why}"),
             });
@@ -214,7 +221,7 @@ mod tests {
     fn a_root_that_is_gone_is_unreadable_itself() {
         let root = tempfile::tempdir().unwrap();
         let gone = root.path().join("gone");
-        let found: Vec<Found> = Walk::new(&gone, None).collect();
+        let found: Vec<Found> = Walk::new(&gone, None, Vec::new()).collect();
         assert!(matches!(&found[..], [Found::Unreadable { relative, .. }] if relative.is_empty()), "{found:?}");
     }
 }

@@ -200,6 +200,18 @@ impl KeyStore {
         locked.map_err(|source| Error::KeyStore { path, source })
     }
 
+    /// As [`KeyStore::lock_named`], and waits for nobody: `None` if somebody does such work.
+    pub(crate) fn try_lock_named(&self, file: &Path, work: &str) -> Result<Option<fs::File>, Error> {
+        let path = self.live_lock_path(file).with_extension(work);
+        let failed = |source| Error::KeyStore { path: path.clone(), source };
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
     /// Waits until no other handle, in this process or another, does work of this name on a database; the lock ends with the file that is given back.
     pub(crate) fn lock_named(&self, file: &Path, work: &str) -> Result<fs::File, Error> {
         let path = self.live_lock_path(file).with_extension(work);

@@ -64,6 +64,7 @@ impl Replica {
     /// # Errors
     /// SQLite's reason.
     pub fn operations(&self, kind: Option<&str>, limit: usize) -> Result<Vec<Operation>, Error> {
+        crate::Library::settle_operations(&self.inner)?;
         Ok(self.inner.store.operations(kind, limit)?)
     }
 
@@ -72,6 +73,13 @@ impl Replica {
     /// # Errors
     /// SQLite's reason.
     pub fn operation(&self, id: i64) -> Result<Option<Operation>, Error> {
-        Ok(self.inner.store.operation(id)?)
+        let found = self.inner.store.operation(id)?;
+        match &found {
+            Some(operation) if operation.state == isle_store::OperationState::Running => {
+                crate::Library::settle_operations(&self.inner)?;
+                Ok(self.inner.store.operation(id)?)
+            }
+            _ => Ok(found),
+        }
     }
 }

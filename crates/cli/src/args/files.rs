@@ -29,6 +29,9 @@ pub(crate) enum FilesAction {
     RemoveRoot {
         /// Its name
         name: String,
+        /// Also where this device alone has some of its files
+        #[arg(long)]
+        yes: bool,
     },
     /// The folders of this device
     #[command(after_help = "Example:\n  isle files roots")]
@@ -115,6 +118,9 @@ pub(crate) enum FilesAction {
         /// Ask the remote what it has, however lately that was done
         #[arg(long)]
         refresh: bool,
+        /// Put everything again that is here, whatever stands there: for a remote in which something is damaged
+        #[arg(long)]
+        again: bool,
     },
     /// Bring contents to this device
     #[command(

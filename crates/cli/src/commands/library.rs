@@ -31,8 +31,8 @@ pub(crate) fn run(args: &Args, action: &FilesAction, out: &mut Out) -> anyhow::R
     let library = library(args)?;
     match action {
         FilesAction::AddRoot { name, folder, kinds } => add_root(&library, name, folder, kinds, out),
-        FilesAction::RemoveRoot { name } => {
-            library.remove_root(name)?;
+        FilesAction::RemoveRoot { name, yes } => {
+            library.remove_root(name, *yes)?;
             done(out, format!("root {name} is forgotten; its files stay where they are"))
         }
         FilesAction::Roots => roots(&library, out),
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, action: &FilesAction, out: &mut Out) -> anyhow::R
             let (kind, set, below) = (kind.clone(), set.clone(), below.clone());
             list(&library, &FileFilter { kind, set, below, all: *all, trashed: false, limit: *limit }, out)
         }
-        FilesAction::Push { moving, refresh } => push(&library, moving, *refresh, out),
+        FilesAction::Push { moving, refresh, again } => push(&library, moving, (*refresh, *again), out),
         FilesAction::Pull { files, all, set, kind, pinned, moving } => {
             let selection = match (all, set, kind, pinned) {
                 (true, ..) => Selection::All,
@@ -264,6 +264,9 @@ fn watch_roots(library: &Library, options: WatchOptions, out: &mut Out) -> anyho
             }
             WatchEvent::Scanned(report) => {
                 out.note(format!("{} {}", time(now_ms()), changes(&report)))?;
+                for root in &report.flagged {
+                    out.note(format!("  {} root {root} is gone or lost all of its files", out.style.yellow("!")))?;
+                }
                 for problem in report.problems.iter().take(PROBLEMS_MAX) {
                     out.note(format!(
                         "  {} {}: {}",
@@ -302,7 +305,7 @@ fn status(library: &Library, limit: usize, out: &mut Out) -> anyhow::Result<u8> 
     if out.json(&status)? {
         return Ok(0);
     }
-    let LibraryStatus { roots, storage, changes, problems, trashed_here, to_push } = status;
+    let LibraryStatus { roots, storage, changes, problems, trashed_here, to_push, conflicts } = status;
     for root in &roots {
         let flag = match root.flag.as_deref() {
             Some("gone") => out.style.yellow("  gone: its files keep their places"),
@@ -314,6 +317,10 @@ fn status(library: &Library, limit: usize, out: &mut Out) -> anyhow::Result<u8> 
     show_storage(&storage, out)?;
     if to_push > 0 {
         out.line(format!("to push      {}: `isle files push`", count(to_push, "file")))?;
+    }
+    if conflicts > 0 {
+        let what = count(conflicts, "file");
+        out.line(format!("conflicts    {what} with a path that another has too: `isle files list`, then `trash put` what is not wanted"))?;
     }
     if trashed_here > 0 {
         out.line(format!(
@@ -422,9 +429,9 @@ fn moving(moving: &Moving, what: &'static str, bar: &Arc<Bar>) -> MoveOptions {
     }
 }
 
-fn push(library: &Library, how: &Moving, refresh: bool, out: &mut Out) -> anyhow::Result<u8> {
+fn push(library: &Library, how: &Moving, (refresh, again): (bool, bool), out: &mut Out) -> anyhow::Result<u8> {
     let bar = Arc::new(Bar::new());
-    let options = MoveOptions { refresh, ..moving(how, "sending", &bar) };
+    let options = MoveOptions { refresh, again, ..moving(how, "sending", &bar) };
     let pushed = sync::runtime()?.block_on(bar.beside(library.push(&options)))?;
     if !out.json(&pushed)? {
         let what = match pushed.files {
@@ -541,8 +548,8 @@ fn trash(library: &Library, action: &TrashAction, out: &mut Out) -> anyhow::Resu
         }
         TrashAction::Restore { files } => {
             let mut placed = Vec::new();
-            for file in found(library, files)? {
-                placed.extend(library.restore(&file)?);
+            for wanted in files {
+                placed.extend(library.restore(&in_trash(library, wanted)?)?);
             }
             if !out.json(&json!({ "result": "done", "paths": placed }))? {
                 for path in &placed {
@@ -554,6 +561,22 @@ fn trash(library: &Library, action: &TrashAction, out: &mut Out) -> anyhow::Resu
             }
             Ok(0)
         }
+    }
+}
+
+/// The id of what is in the trash under a name, a path or the beginning of an id; its row may be gone.
+fn in_trash(library: &Library, wanted: &str) -> anyhow::Result<String> {
+    let is_meant = |item: &&isle::Trashed| {
+        let file = item.original_path.file_name().is_some_and(|name| name == wanted);
+        let id = wanted.len() >= 4 && item.id.starts_with(wanted);
+        item.path == wanted || item.original_path.as_path() == Path::new(wanted) || file || id
+    };
+    let trashed = library.trash_list()?;
+    let mut ids: Vec<&String> = trashed.iter().filter(is_meant).map(|item| &item.id).collect();
+    ids.dedup();
+    match ids[..] {
+        [id] => Ok(id.clone()),
+        _ => Ok(library.file(wanted)?.id),
     }
 }
 
@@ -587,10 +610,11 @@ fn show_prune(plan: &PrunePlan, out: &mut Out) -> anyhow::Result<()> {
     }
     let paths = |paths: &[std::path::PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
     let parts = [
-        ("copies here of files in the trash", paths(&plan.set_aside)),
-        ("old trash of this device", paths(&plan.emptied)),
-        ("files that nobody has any more", plan.gone.clone()),
-        ("old versions and old trash", plan.expired.clone()),
+        ("copies here of files in the trash, put into the trash here", paths(&plan.set_aside)),
+        ("old trash of this device, removed", paths(&plan.emptied)),
+        ("files that nobody has any more, taken off the list", plan.gone.clone()),
+        ("old versions and files in the trash, taken off the list", plan.expired.clone()),
+        ("left alone", plan.left_alone.clone()),
     ];
     for (what, paths) in parts.iter().filter(|(_, paths)| !paths.is_empty()) {
         out.line(format!("{what}: {}", thousands(paths.len() as u64)))?;
@@ -611,12 +635,15 @@ fn verify(library: &Library, out: &mut Out) -> anyhow::Result<u8> {
     let bar = Arc::new(Bar::new());
     let options = moving(&Moving { remote: None, limit_rate: None }, "reading", &bar);
     let verified = sync::runtime()?.block_on(bar.beside(library.verify(&options)))?;
-    let is_sound = verified.damaged.is_empty() && verified.lost.is_empty();
+    let is_sound = verified.damaged.is_empty() && verified.lost.is_empty() && verified.unreachable.is_empty();
     if !out.json(&verified)? {
         out.note(format!("{} read, {}", count(verified.files, "file"), bytes(verified.bytes)))?;
-        for (what, problems) in
-            [("damaged", &verified.damaged), ("changed", &verified.changed), ("lost", &verified.lost)]
-        {
+        for (what, problems) in [
+            ("damaged", &verified.damaged),
+            ("changed", &verified.changed),
+            ("lost", &verified.lost),
+            ("away", &verified.unreachable),
+        ] {
             for problem in problems {
                 out.line(format!("  {what:<8} {}: {}", printable(&problem.path), printable(&problem.why)))?;
             }

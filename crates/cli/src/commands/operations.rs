@@ -27,7 +27,7 @@ fn to_json(operation: &Operation) -> Value {
         "kind": operation.kind,
         "target": operation.target,
         "started": time(operation.started_ms),
-        "ended": time(operation.ended_ms),
+        "ended": (operation.state != OperationState::Running).then(|| time(operation.ended_ms)),
         "state": operation.state,
         "percent": operation.percent(),
         "done": operation.done,
@@ -59,7 +59,8 @@ fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> a
             }
             None if operation.kind != "sync" => {
                 match facts.get("comment").or(facts.get("reason")).and_then(Value::as_str) {
-                    Some("manual") | None => String::new(),
+                    Some("manual") => String::new(),
+                    None => counts(&facts),
                     Some(why) => printable(why),
                 }
             }
@@ -81,6 +82,13 @@ fn list(replica: &Replica, kind: Option<&str>, limit: usize, out: &mut Out) -> a
         ]
     };
     out.table(&["ID", "TIME", "KIND", "WITH", "STATE", ""], operations.iter().map(row).collect())
+}
+
+/// What an operation with files did, in numbers.
+fn counts(facts: &Value) -> String {
+    let shown = ["files", "added", "modified", "moved", "back", "missing", "invalid", "unreadable", "chunks"];
+    let of = |name: &&str| facts.get(*name).and_then(Value::as_u64).filter(|n| *n > 0).map(|n| format!("{n} {name}"));
+    shown.iter().filter_map(of).collect::<Vec<_>>().join(", ")
 }
 
 fn show(replica: &Replica, id: i64, out: &mut Out) -> anyhow::Result<()> {

@@ -36,8 +36,8 @@ use crate::{Error, Replica};
 pub(super) const CONTENTS: u8 = b'f';
 /// Questions of one device that are on their way at the same time; a connection has one stream more.
 const AT_ONCE: usize = 3;
-/// How long the asker may think about its next question.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long the asker may think about its next question: it may be served by a remote meanwhile. A connection whose other end is gone ends by itself.
+const IDLE: Duration = Duration::from_secs(1800);
 /// How long an answer may take that has begun or not.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEVEL: i32 = 1;

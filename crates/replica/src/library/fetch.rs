@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::index::{self, State};
 use super::push::MoveOptions;
 use super::roots::Root;
-use super::sources::{CONTENT, Content, Pace, Source};
+use super::sources::{CONTENT, Content, Pace, Source, Trust, WITHOUT_CHUNKS};
 use super::take_up::Book;
 use super::work::Work;
 use super::{Availability, Library, LibraryError, Problem};
@@ -97,7 +97,7 @@ impl Library {
         let library = self.clone();
         let work = blocking(self.inner(), move |_| Work::begin(&library, "pull", "")).await?;
         pulled.operation = work.id();
-        let total = wanted.iter().map(|file| file.bytes).sum();
+        let total = wanted.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
         let mut pull = Pull {
             library: self,
             places: &places,
@@ -193,8 +193,9 @@ impl Library {
             WHERE s.file = f.id AND s.state = 'ok' AND o.flag IS NULL)";
         let live = "f.trashed_ms IS NULL AND f.replaced_by IS NULL";
         let list = |clause: &str, value: Option<&str>| {
-            let sql =
-                format!("SELECT {CONTENT} FROM library_sound AS f WHERE {absent} AND {clause} ORDER BY f.path, f.id");
+            let sql = format!(
+                "SELECT {WITHOUT_CHUNKS} FROM library_sound AS f WHERE {absent} AND {clause} ORDER BY f.path, f.id"
+            );
             self.replica.read(|q| match value {
                 Some(value) => q.all::<Content>(&sql, params![value]),
                 None => q.all::<Content>(&sql, &[]),
@@ -213,7 +214,14 @@ impl Library {
                 Ok(found.into_iter().flatten().collect())
             }
             Selection::Set(set) => {
+                let known = "SELECT 1 FROM library_sets WHERE name = ?1 LIMIT 1";
+                if self.replica.read(|q| q.one::<i64>(known, params![set]))?.is_none() {
+                    return Err(LibraryError::NoSuchSet { name: set.clone() }.into());
+                }
                 list(&format!("{live} AND f.id IN (SELECT file FROM library_sets WHERE name = ?1)"), Some(set))
+            }
+            Selection::Kind(kind) if self.kinds()?.iter().all(|known| known.name != *kind) => {
+                Err(LibraryError::NoSuchKind { name: kind.clone() }.into())
             }
             Selection::Kind(kind) => list(&format!("{live} AND f.kind = ?1"), Some(kind)),
             Selection::Pinned => list(&format!("{live} AND f.id IN (SELECT file FROM library_pins)"), None),
@@ -225,7 +233,9 @@ impl Library {
     fn check_room(&self, wanted: &[Content]) -> Result<(), Error> {
         let mut by_root: std::collections::BTreeMap<PathBuf, u64> = std::collections::BTreeMap::new();
         for file in wanted {
-            let bytes = by_root.entry(self.destination(file)?.0.folder).or_default();
+            // One that has no place here is told of when its turn comes.
+            let Ok((root, _)) = self.destination(file) else { continue };
+            let bytes = by_root.entry(root.folder).or_default();
             *bytes = bytes.saturating_add(file.bytes);
         }
         for (folder, needed) in by_root {
@@ -241,8 +251,9 @@ impl Library {
     fn destination(&self, file: &Content) -> Result<(Root, String), Error> {
         let path = LogicalPath::parse(&file.path).map_err(LibraryError::from)?;
         path.stands_under(NamingRules::here()).map_err(LibraryError::from)?;
-        let root = self.roots()?.into_iter().find(|root| root.name == path.root() && root.folder.is_dir());
-        if let Some(root) = root {
+        if let Some(root) = self.roots()?.into_iter().find(|root| root.name == path.root()) {
+            // What stands at the place of one that is away is not written to.
+            root.open()?;
             return Ok((root, path.relative().to_owned()));
         }
         let kinds = self.kinds()?;
@@ -278,12 +289,19 @@ impl Pull<'_> {
         let (library, wanted) = (self.library.clone(), file.clone());
         let (root, relative, folder, partial) = blocking(self.library.inner(), move |_| {
             let (root, relative) = library.destination(&wanted)?;
-            let folder = Folder::open(&root.folder).map_err(LibraryError::from)?;
+            let folder = root.open()?;
             let partial = folder.partial(&wanted.id).map_err(LibraryError::from)?;
             library.note_transfer((&wanted.id, "", "download"), "InProgress", (0, wanted.bytes), None)?;
             Ok((root, relative, Arc::new(folder), Arc::new(partial)))
         })
         .await?;
+        // Its list of chunks comes now: those of all files at once would be too many.
+        let (library, id) = (self.library.clone(), file.id.clone());
+        let loaded = blocking(self.library.inner(), move |_| {
+            let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
+            library.replica.read(|q| q.one::<Content>(&sql, params![&id]))
+        });
+        let file = &loaded.await?.ok_or_else(|| LibraryError::NoSuchFile { wanted: file.id.clone() })?;
         let result = self.bring(file, &partial, pulled).await;
         let (library, wanted) = (self.library.clone(), file.clone());
         let placed = blocking(self.library.inner(), move |_| {
@@ -303,6 +321,7 @@ impl Pull<'_> {
     /// Fetches what is missing of a file on its way, until all of it is there.
     async fn bring(&mut self, file: &Content, partial: &Arc<Partial>, pulled: &mut Pulled) -> Result<(), Error> {
         let pieces = file.pieces()?;
+        let shared = Arc::new(file.clone());
         let (bytes, checked) = (file.bytes, Arc::clone(partial));
         let lacking = blocking(self.library.inner(), move |_| {
             lacking(checked.file(), &pieces, bytes).map_err(|source| partial_failed("read", source))
@@ -311,16 +330,16 @@ impl Pull<'_> {
         pulled.resumed_bytes += here;
         self.done.0 += here;
         let (mut flying, mut lacking, mut failed) = (JoinSet::new(), lacking.into_iter(), None);
-        let without = Arc::new(AtomicU64::new(0));
+        let tried = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
         loop {
             // What is on its way when one fails is waited for: the next attempt has it then.
             while flying.len() < AT_ONCE && failed.is_none() {
                 let Some((index, piece, at)) = lacking.next() else { break };
                 self.pace.take(u64::from(piece.bytes)).await;
-                let (places, file, without) = (Arc::clone(self.places), file.clone(), Arc::clone(&without));
+                let (places, file, tried) = (Arc::clone(self.places), Arc::clone(&shared), Arc::clone(&tried));
                 let partial = Arc::clone(partial);
                 flying.spawn(async move {
-                    let bytes = places.get(&file, index, &piece, &without).await?;
+                    let bytes = places.get(&file, index, &piece, (&tried.0, &tried.1)).await?;
                     let written = blocking(places.library.inner(), move |_| {
                         write_at(partial.file(), at, &bytes).map_err(|source| partial_failed("write", source))
                     });
@@ -343,7 +362,18 @@ impl Pull<'_> {
                 progress(self.done.0, self.done.1);
             }
         }
-        failed.map_or(Ok(()), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // All of it came from one remote: that has it whole.
+        let from = tried.1.load(Ordering::Relaxed);
+        let only =
+            self.places.sources.get(from.trailing_zeros() as usize).filter(|_| from.is_power_of_two() && here == 0);
+        if let Some(source) = only.cloned() {
+            let (library, file) = (self.library.clone(), shared);
+            blocking(self.library.inner(), move |_| library.note_fetched(&source, &file)).await?;
+        }
+        Ok(())
     }
 }
 
@@ -394,21 +424,33 @@ impl Places {
         Places { library: library.clone(), sources, asks, holders: OnceCell::new() }
     }
 
-    /// A chunk from the first place that has it whole. Places that lack one of a file are not asked for its others: they are noted in `without`.
-    async fn get(&self, file: &Content, index: usize, piece: &ChunkRef, without: &AtomicU64) -> Result<Bytes, Error> {
+    /// A chunk from the first place that has it whole. Places that lack one of a file, or fail, are not asked for its others: they are noted in `without`, those that had one in `from`.
+    async fn get(
+        &self,
+        file: &Content,
+        index: usize,
+        piece: &ChunkRef,
+        (without, from): (&AtomicU64, &AtomicU64),
+    ) -> Result<Bytes, Error> {
         let lacks = |place: usize| without.load(Ordering::Relaxed) >> place.min(63) & 1 == 1;
         let note = |place: usize| _ = without.fetch_or(1 << place.min(63), Ordering::Relaxed);
         let mut failure = None;
         for (place, source) in self.sources.iter().enumerate().filter(|(place, _)| !lacks(*place)) {
             let name = source.remote.chunk_name(&file.kind, &piece.hash);
             match source.remote.get_chunk(&name, &piece.hash, piece.bytes as usize).await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => {
+                    from.fetch_or(1 << place.min(63), Ordering::Relaxed);
+                    return Ok(bytes);
+                }
                 Err(error) => {
                     let missing = matches!(error, RemoteError::Missing { .. });
-                    if missing || matches!(error, RemoteError::Corrupt { .. }) {
-                        note(place);
+                    let corrupt = matches!(error, RemoteError::Corrupt { .. });
+                    note(place);
+                    if missing || corrupt {
                         let (library, remote, id) = (self.library.clone(), source.name.clone(), file.id.clone());
-                        blocking(self.library.inner(), move |_| library.note_absent(&remote, &name, &id)).await?;
+                        let trust = corrupt.then_some(Trust::Damaged);
+                        let noted = move |_: &_| library.note_trust(&remote, &name, &id, trust);
+                        blocking(self.library.inner(), noted).await?;
                     }
                     // That it is not there says less than anything else.
                     if !missing {
@@ -423,9 +465,15 @@ impl Places {
                 continue;
             }
             match holder.get(&file.id, index, piece).await {
-                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(Some(bytes)) => {
+                    from.fetch_or(1 << place.min(63), Ordering::Relaxed);
+                    return Ok(bytes);
+                }
                 Ok(None) => note(place),
-                Err(error) => _ = failure.get_or_insert(error),
+                Err(error) => {
+                    note(place);
+                    failure.get_or_insert(error);
+                }
             }
         }
         Err(match failure {
@@ -517,8 +565,10 @@ impl Library {
         if !is_old_content || !self.leads_to(&old, &wanted.id)? {
             return Ok(Way::Taken);
         }
-        self.put_aside(root, folder, &entry, "replaced")?;
-        Ok(Way::Free)
+        match self.put_aside(root, folder, &entry, "replaced")? {
+            Some(_) => Ok(Way::Free),
+            None => Ok(Way::Taken),
+        }
     }
 
     /// Whether a file was replaced, in one step or several, by another.

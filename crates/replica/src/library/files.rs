@@ -128,6 +128,8 @@ pub struct LibraryStatus {
     pub trashed_here: u64,
     /// Files that are here and that some remote lacks.
     pub to_push: u64,
+    /// Files that share their path with another that nobody replaced: two devices changed it at once.
+    pub conflicts: u64,
 }
 
 #[derive(Deserialize)]
@@ -228,18 +230,19 @@ impl Library {
         };
         let mut found = find("f.id = ?2", wanted)?;
         let live = "f.trashed_ms IS NULL AND f.replaced_by IS NULL AND";
-        let is_id = wanted.len() >= 6 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_id = wanted.len() >= 4 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
         if found.is_empty() {
             found = find(&format!("{live} f.path = ?2"), wanted)?;
         }
         if found.is_empty() {
-            found = find(&format!("{live} f.name = ?2"), wanted)?;
+            found = find(&format!("{live} (f.name = ?2 OR substr(f.path, -length('/' || ?2)) = '/' || ?2)"), wanted)?;
         }
         if found.is_empty() && is_id {
             found = find("substr(f.id, 1, length(?2)) = lower(?2)", wanted)?;
         }
         if found.is_empty() {
-            let here = std::path::absolute(wanted).ok().and_then(|path| path.into_os_string().into_string().ok());
+            let here = std::path::Path::new(wanted).canonicalize().or_else(|_| std::path::absolute(wanted)).ok();
+            let here = here.and_then(|path| path.into_os_string().into_string().ok());
             let at = "f.id IN (SELECT s.file FROM library_scan AS s JOIN library_roots AS o ON o.id = s.root WHERE o.folder || '/' || s.path = ?2)";
             found = here.map_or(Ok(Vec::new()), |here| find(at, &here))?;
         }
@@ -369,7 +372,10 @@ impl Library {
             let sql = format!("SELECT count(*) FROM ({PLACES}) WHERE l AND (SELECT count(*) FROM library_stored AS t WHERE t.file = id)
                 < (SELECT count(*) FROM isle_remote)");
             let to_push = q.one(&sql, &[])?.unwrap_or(0);
-            Ok(LibraryStatus { roots, storage, changes, problems, trashed_here, to_push })
+            let sql = "SELECT count(*) FROM library_sound AS f WHERE f.trashed_ms IS NULL AND f.replaced_by IS NULL AND EXISTS (SELECT 1 FROM library_sound AS g
+                WHERE g.path = f.path AND g.id <> f.id AND g.content <> f.content AND g.trashed_ms IS NULL AND g.replaced_by IS NULL)";
+            let conflicts = q.one(sql, &[])?.unwrap_or(0);
+            Ok(LibraryStatus { roots, storage, changes, problems, trashed_here, to_push, conflicts })
         })
     }
 }

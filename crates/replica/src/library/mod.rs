@@ -18,20 +18,23 @@
 //!
 //! # Tables
 //! `schema.sql`: the library is a schema like any app's, made by the first [`Library::add_root`] or [`Library::create`] and known to every device of the group with its next sync. What belongs to this device
-//! alone (roots, index of the last scan, listings of remotes) are local tables. The view `fs_scan` is the last scan for SQL, `library_models` what GGUF files say of themselves.
+//! alone (roots, index of the last scan, listings of remotes) are local tables. Views (`views.sql`) each device makes for itself, so that an app's schema that does not name them takes none away. The view `fs_scan` is the last scan for SQL, `library_models` what GGUF files say of themselves.
 
+mod evict;
 mod fetch;
 mod files;
 mod index;
 mod kinds;
 mod problems;
+mod prune;
 mod push;
-mod remove;
 mod roots;
 mod scan;
 mod sources;
 mod storage;
 mod take_up;
+mod trash;
+mod verify;
 mod watch;
 mod work;
 
@@ -43,17 +46,22 @@ pub use fetch::{Pulled, Selection};
 pub use files::{Availability, FileFilter, FileInfo, GroupedBy, LibraryGroup, LibraryStatus};
 pub use isle_files::{Facts, Identity, Invalid, Kind as FileKind, Validator, Validators};
 pub use problems::{LibraryError, Problem};
+pub use prune::{PruneOptions, PrunePlan, Pruned};
 pub use push::{MoveOptions, Pushed};
-pub use remove::{PruneOptions, PrunePlan, Pruned, Trashed, Verified};
 pub use roots::Root;
 pub use scan::{ScanOptions, ScanProgress, ScanReport};
 pub use storage::Storage;
+pub use trash::Trashed;
+pub use verify::Verified;
 pub use watch::{WatchEvent, WatchOptions};
 
 use crate::replica::{Inner, Replica};
 use crate::{Error, params};
 
 const SCHEMA: &str = include_str!("schema.sql");
+const VIEWS: &str = include_str!("views.sql");
+/// The one of them that is made first.
+const VIEW: &str = "library_sound";
 /// Its table without which there is no library.
 const TABLE: &str = "library_files";
 const SEED: &str = "chunker seed";
@@ -101,9 +109,14 @@ impl Library {
         let name = format!("{SEED} {}", self.device()?);
         let kinds = Kind::built_in();
         self.replica.write(|tx| {
+            tx.execute_batch(VIEWS)?;
+            let begun = "SELECT 1 FROM library_settings WHERE substr(name, 1, length(?1)) = ?1";
+            if tx.one::<i64>(begun, params![SEED])?.is_some() {
+                // Kinds that somebody removed stay away.
+                return Ok(());
+            }
             // Devices that begin libraries at once each have one; the first by name counts.
-            let sql = "INSERT INTO library_settings(name, value) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM library_settings WHERE substr(name, 1, length(?3)) = ?3)";
-            tx.execute(sql, params![&name, &seed, SEED])?;
+            tx.execute("INSERT INTO library_settings(name, value) VALUES(?1, ?2)", params![&name, &seed])?;
             let sql = "INSERT INTO library_kinds(name, definition) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM library_kinds WHERE name = ?1)";
             for kind in &kinds {
                 tx.execute(sql, params![&kind.name, &kinds::encode(kind)])?;
@@ -112,8 +125,21 @@ impl Library {
         })
     }
 
+    /// Refuses without a library; makes what each device has for itself of one that came from another, or with a file from elsewhere.
     fn must_exist(&self) -> Result<(), Error> {
-        if self.exists()? { Ok(()) } else { Err(LibraryError::None.into()) }
+        if !self.exists()? {
+            return Err(LibraryError::None.into());
+        }
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'view' AND name = ?1";
+        if self.replica.read(|q| q.one::<i64>(sql, params![VIEW]))?.is_none() {
+            self.replica.write(|tx| tx.execute_batch(VIEWS))?;
+        }
+        let device = self.device()?;
+        let strangers = "SELECT 1 FROM library_roots WHERE device <> ?1 LIMIT 1";
+        match self.replica.read(|q| q.one::<i64>(strangers, params![&device]))? {
+            Some(_) => self.forget_strangers(),
+            None => Ok(()),
+        }
     }
 
     /// This device, as presences name it.
@@ -131,7 +157,18 @@ impl Library {
 
     /// The kinds, those that can be used.
     fn usable_kinds(&self) -> Result<Kinds, Error> {
-        Ok(Kinds::new(self.kinds()?).map_err(LibraryError::from)?)
+        let (mut usable, mut all) = (Kinds::new(Vec::new()).map_err(LibraryError::from)?, Vec::new());
+        for kind in self.kinds()? {
+            all.push(kind);
+            match Kinds::new(all.clone()) {
+                Ok(kinds) => usable = kinds,
+                Err(error) => {
+                    let left_out = all.pop().map(|kind| kind.name);
+                    tracing::warn!(kind = left_out, %error, "a kind of files is left out");
+                }
+            }
+        }
+        Ok(usable)
     }
 }
 

@@ -30,6 +30,50 @@ pub enum LibraryError {
         /// Where it is.
         folder: PathBuf,
     },
+    /// What stands at the place of a root is not what was added: its disk is not there, or its content was taken away.
+    #[error("root {name:?} is away: {} {what}; nothing of it is touched", folder.display())]
+    RootAway {
+        /// Its name.
+        name: String,
+        /// Where it should be.
+        folder: PathBuf,
+        /// What is there instead.
+        what: String,
+    },
+    /// What only this device has would leave the library.
+    #[error(
+        "{files} files of root {name:?} are on this device alone: `isle sync` puts them into a remote first, `--yes` forgets them all the same"
+    )]
+    OnlyHere {
+        /// The root.
+        name: String,
+        /// How many.
+        files: u64,
+    },
+    /// Its trash would be lost sight of.
+    #[error(
+        "root {name:?} has {files} files in its trash: `isle files trash restore` takes them back, `isle files prune` removes them"
+    )]
+    TrashLeft {
+        /// The root.
+        name: String,
+        /// How many.
+        files: u64,
+    },
+    /// isle's own files, or a remote's, would become files of the library.
+    #[error("folder {} has to do with {what}, which cannot be in a library", folder.display())]
+    Entangled {
+        /// The folder.
+        folder: PathBuf,
+        /// What lies in it, or around it.
+        what: String,
+    },
+    /// No set of that name.
+    #[error("there is no set {name:?}: `isle files status --by set` lists them")]
+    NoSuchSet {
+        /// What was asked for.
+        name: String,
+    },
     /// Two roots of which one lies in the other would each have the same files.
     #[error("folder {} lies in that of root {other:?}, or that lies in it: one file would be in the library twice", folder.display())]
     RootsOverlap {
@@ -87,7 +131,7 @@ pub enum LibraryError {
         bytes: u64,
     },
     /// Nobody that can be reached has the content.
-    #[error("the content of {path} is not on this device, and in no remote that was asked{}: {}", if devices.is_empty() { "; no device says that it has it" } else { "" }, if devices.is_empty() { "it may be lost".to_owned() } else { format!("`isle sync` on {devices} puts it there") })]
+    #[error("the content of {path} is not on this device, in no remote that was asked, and no device that has it could be reached: {}", if devices.is_empty() { "none says that it does; it may be lost, and `isle files prune` takes it off the list".to_owned() } else { format!("{devices} says that it does; `isle sync` there puts it into a remote, `isle serve` there lets this one ask") })]
     NotAvailable {
         /// Its id.
         id: String,
@@ -115,7 +159,9 @@ pub enum LibraryError {
         free: u64,
     },
     /// It would be the last copy.
-    #[error("the copy of {path} here is the only one that is known: `isle sync` puts it into a remote first")]
+    #[error(
+        "no remote has {path} whole and sound, and copies on other devices do not count: `isle sync` puts it into a remote first"
+    )]
     OnlyCopy {
         /// Its path.
         path: String,
@@ -195,13 +241,18 @@ impl LibraryError {
             | LibraryError::RootsOverlap { .. }
             | LibraryError::FolderName { .. }
             | LibraryError::NoSuchKind { .. }
+            | LibraryError::NoSuchSet { .. }
+            | LibraryError::NoSuchValidator { .. }
+            | LibraryError::Entangled { .. }
             | LibraryError::NoSuchFile { .. }
             | LibraryError::NotInTrash { .. }
             | LibraryError::Kind(_)
             | LibraryError::Path(_)
             | LibraryError::None => ErrorKind::Invalid,
             LibraryError::Ambiguous { .. } | LibraryError::NeedsDownload { .. } => ErrorKind::Decision,
-            LibraryError::NoSuchValidator { .. }
+            LibraryError::RootAway { .. }
+            | LibraryError::OnlyHere { .. }
+            | LibraryError::TrashLeft { .. }
             | LibraryError::OnlyCopy { .. }
             | LibraryError::Pinned { .. }
             | LibraryError::Changed { .. }

@@ -8,12 +8,13 @@ use std::fs::File;
 use std::sync::Arc;
 
 use isle_blobs::ChunkName;
-use isle_files::{ChunkRef, Folder, read_at};
+use isle_files::{ChunkRef, read_at};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::index;
-use super::sources::{CONTENT, Content, Pace, Source, is_known};
+use super::roots::OWN_ROOT;
+use super::sources::{CONTENT, Content, Pace, Source, Trust, is_known};
 use super::take_up::Book;
 use super::work::Work;
 use super::{Library, LibraryError, Problem};
@@ -36,6 +37,8 @@ pub struct MoveOptions {
     pub bytes_per_s: Option<u64>,
     /// Lists what a remote has, however new the last listing is.
     pub refresh: bool,
+    /// Puts every chunk again, whatever stands there: for a remote in which something is damaged.
+    pub again: bool,
     /// Is told how many bytes are done, and how many there are to do.
     pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
 }
@@ -78,7 +81,14 @@ impl Library {
         }
         let mut pushed = Pushed::default();
         for source in &sources {
-            let mut push = Push { library: self, source, options, pace: Pace::new(options.bytes_per_s), done: (0, 0) };
+            let mut push = Push {
+                marked: Arc::default(),
+                library: self,
+                source,
+                options,
+                pace: Pace::new(options.bytes_per_s),
+                done: (0, 0),
+            };
             if let Err(error) = push.run(&mut pushed).await {
                 failed.push((source.name.clone(), error));
             }
@@ -109,6 +119,8 @@ impl Library {
 }
 
 struct Push<'a> {
+    /// Chunks that somebody holds for needless.
+    marked: Arc<HashSet<ChunkName>>,
     library: &'a Library,
     source: &'a Source,
     options: &'a MoveOptions,
@@ -117,8 +129,8 @@ struct Push<'a> {
     done: (u64, u64),
 }
 
-/// A chunk that is to be put, and where it stands in its file.
-type Lacking = (ChunkName, ChunkRef, u64);
+/// A chunk that is to be put, where it stands in its file, and whether what stands there under its name is damaged.
+type Lacking = (ChunkName, ChunkRef, u64, bool);
 
 /// A file that is open, and what of it is to be put.
 struct Open {
@@ -149,10 +161,16 @@ impl Push<'_> {
             let (library, name) = (self.library.clone(), self.source.name.clone());
             wanted = blocking(self.library.inner(), move |_| library.lacked_by(&name)).await?;
         }
+        if self.options.again {
+            let library = self.library.clone();
+            wanted = blocking(self.library.inner(), move |_| library.lacked_by("")).await?;
+        }
         if wanted.is_empty() {
             return Ok(());
         }
-        self.done = (0, wanted.iter().map(|(_, bytes)| bytes).sum());
+        let marks = self.source.remote.list_marks().await.map_err(|error| self.source.failed(error))?;
+        self.marked = Arc::new(marks.into_iter().map(|mark| mark.name).collect());
+        self.done = (0, wanted.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes)));
         let (library, name) = (self.library.clone(), self.source.name.clone());
         let work = blocking(self.library.inner(), move |_| Work::begin(&library, "push", &name)).await?;
         pushed.operation = work.id();
@@ -179,8 +197,10 @@ impl Push<'_> {
             });
             let group: Vec<String> = together.map(|(id, _)| id.clone()).collect();
             from += group.len();
-            let (library, source) = (self.library.clone(), self.source.clone());
-            let opened = blocking(self.library.inner(), move |_| library.open_group(&source, &group)).await?;
+            let (library, source, marked) = (self.library.clone(), self.source.clone(), Arc::clone(&self.marked));
+            let again = self.options.again;
+            let opened = move |_: &_| library.open_group(&source, &group, &marked, again);
+            let opened = blocking(self.library.inner(), opened).await?;
             let mut whole = Vec::new();
             for opened in opened {
                 match opened {
@@ -233,7 +253,7 @@ impl Push<'_> {
         work: &Work,
         pushed: &mut Pushed,
     ) -> Result<bool, Error> {
-        let sizes: u64 = lacking.iter().map(|(_, piece, _)| u64::from(piece.bytes)).sum();
+        let sizes: u64 = lacking.iter().map(|(_, piece, ..)| u64::from(piece.bytes)).sum();
         self.done.0 += content.bytes - sizes.min(content.bytes);
         let mut flying: JoinSet<Result<(Sent, u64), Error>> = JoinSet::new();
         let (mut put, mut unnoted) = (Vec::new(), 0);
@@ -241,13 +261,17 @@ impl Push<'_> {
         let mut changed = false;
         loop {
             while flying.len() < AT_ONCE && !changed {
-                let Some((name, piece, at)) = lacking.next() else { break };
+                let Some((name, piece, at, damaged)) = lacking.next() else { break };
+                let marked = self.marked.contains(&name);
                 self.pace.take(u64::from(piece.bytes)).await;
                 let (source, file, library) = (self.source.clone(), Arc::clone(file), self.library.clone());
                 flying.spawn(async move {
                     let read = blocking(library.inner(), move |_| Ok(read_piece(&file, &piece, at)));
                     let Some(bytes) = read.await? else { return Ok((Sent::Changed, 0)) };
-                    let sent = source.remote.put_chunk(&name, &bytes, false).await;
+                    if marked {
+                        source.remote.unmark_chunk(&name).await.map_err(|error| source.failed(error))?;
+                    }
+                    let sent = source.remote.put_chunk(&name, &bytes, damaged).await;
                     let sent = sent.map_err(|error| source.failed(error))?;
                     Ok((Sent::Put(name, sent), u64::from(piece.bytes)))
                 });
@@ -261,7 +285,9 @@ impl Push<'_> {
                     pushed.sent_bytes += sent;
                     self.done.0 += bytes;
                     unnoted += bytes;
-                    put.push(name);
+                    // One that stood there is somebody's word.
+                    let trust = if sent > 0 { Trust::Own } else { Trust::Listed };
+                    put.push((name, trust));
                 }
             }
             if let Some(progress) = &self.options.progress {
@@ -277,14 +303,18 @@ impl Push<'_> {
         Ok(!changed)
     }
 
-    async fn note(&self, put: Vec<ChunkName>) -> Result<(), Error> {
+    async fn note(&self, put: Vec<(ChunkName, Trust)>) -> Result<(), Error> {
         if put.is_empty() {
             return Ok(());
         }
         let (library, remote) = (self.library.clone(), self.source.name.clone());
         blocking(self.library.inner(), move |_| {
-            let listing = library.listed_ms(&remote)?.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
-            library.note_chunks(&remote, &put, listing)
+            for trust in [Trust::Own, Trust::Listed] {
+                let names: Vec<ChunkName> =
+                    put.iter().filter(|(_, of)| *of == trust).map(|(name, _)| name.clone()).collect();
+                library.note_chunks(&remote, &names, None, trust)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -306,7 +336,13 @@ fn read_piece(file: &File, piece: &ChunkRef, at: u64) -> Option<Vec<u8>> {
 
 impl Library {
     /// Opens files of this device, and works out which chunks a remote lacks. Blocks.
-    fn open_group(&self, source: &Source, ids: &[String]) -> Result<Vec<Result<Open, Problem>>, Error> {
+    fn open_group(
+        &self,
+        source: &Source,
+        ids: &[String],
+        marked: &HashSet<ChunkName>,
+        again: bool,
+    ) -> Result<Vec<Result<Open, Problem>>, Error> {
         let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
         let mut opened = Vec::new();
         for id in ids {
@@ -314,7 +350,7 @@ impl Library {
             let path = content.path.clone();
             opened.push(match self.open_here(id)? {
                 Err(why) => Err(Problem { path, why }),
-                Ok((file, _)) => match self.lacking(source, &content) {
+                Ok((file, _)) => match self.lacking(source, &content, marked, again) {
                     Ok((lacking, known)) => Ok(Open { content, file: Arc::new(file), lacking, known }),
                     Err(error) => Err(Problem { path, why: error.to_string() }),
                 },
@@ -342,17 +378,25 @@ impl Library {
         self.replica.read(|q| q.all(sql, params![remote]))
     }
 
-    fn lacking(&self, source: &Source, content: &Content) -> Result<(Vec<Lacking>, u64), Error> {
+    fn lacking(
+        &self,
+        source: &Source,
+        content: &Content,
+        marked: &HashSet<ChunkName>,
+        again: bool,
+    ) -> Result<(Vec<Lacking>, u64), Error> {
         let (mut lacking, mut at, mut known, mut twice) = (Vec::new(), 0, 0, HashSet::new());
         self.replica.read(|q| {
             for piece in content.pieces()? {
                 let name = source.remote.chunk_name(&content.kind, &piece.hash);
                 let place = at;
                 at += u64::from(piece.bytes);
-                if is_known(q, &source.name, &name)? {
+                // One that is marked may go at any moment: it is looked after as if it were not there.
+                if !again && !marked.contains(&name) && is_known(q, &source.name, &name)? {
                     known += 1;
                 } else if twice.insert(piece.hash) {
-                    lacking.push((name, piece, place));
+                    let damaged = again || self.trust(&source.name, &name)? == Trust::Damaged;
+                    lacking.push((name, piece, place, damaged));
                 }
             }
             Ok(())
@@ -378,7 +422,14 @@ impl Library {
         let mut why = "it is not on this device".to_owned();
         for (root, entry) in places {
             let Some(root) = roots.iter().find(|known| known.id == root) else { continue };
-            match Folder::open(&root.folder).and_then(|folder| folder.open_file(&entry.path)) {
+            let folder = match root.open() {
+                Ok(folder) => folder,
+                Err(error) => {
+                    why = error.to_string();
+                    continue;
+                }
+            };
+            match folder.open_file(&entry.path) {
                 Ok((file, _)) => return Ok(Ok((file, root.folder.join(&entry.path)))),
                 Err(error) => why = error.to_string(),
             }
@@ -390,10 +441,13 @@ impl Library {
     pub(super) fn forget_lost(&self, id: &str) -> Result<(), Error> {
         let _alone = self.lock_scans()?;
         let places = self.inner().store.read(|conn| index::places(conn, id))?;
+        if self.roots()?.iter().any(|root| root.name == OWN_ROOT) {
+            self.own_root()?;
+        }
         let (roots, device) = (self.roots()?, self.device()?);
         for (root, entry) in places {
             let Some(root) = roots.iter().find(|known| known.id == root) else { continue };
-            let Ok(folder) = Folder::open(&root.folder) else { continue };
+            let Ok(folder) = root.open() else { continue };
             if !folder.is_taken(&entry.path) {
                 let book = Book { root, folder: &folder, device: &device, op: 0, now_ms: self.now() };
                 self.replica.write(|tx| book.lose(tx, &entry))?;

@@ -19,7 +19,7 @@ use super::take_up::{Book, Change, Look, Looker};
 use super::work::Work;
 use super::{Library, LibraryError, Problem};
 use crate::sync::blocking;
-use crate::{Error, params};
+use crate::{Error, Transaction, params};
 
 /// Paths that are compared with the index at once.
 const COMPARED: usize = 1_000;
@@ -27,6 +27,8 @@ const COMPARED: usize = 1_000;
 const WRITTEN: usize = 500;
 /// Bytes read beyond which a transaction is not waited for to fill.
 const WRITTEN_BYTES: u64 = 64 << 20;
+/// Entries that tell whether a folder is the root that it was.
+const SAMPLED: usize = 64;
 /// Problems that a report lists; all are counted, and in the index.
 const PROBLEMS_MAX: usize = 100;
 
@@ -180,6 +182,8 @@ impl Library {
             roots = vec![self.root(name)?];
         }
         let kinds = self.usable_kinds()?;
+        let all: Vec<&isle_files::Kind> = kinds.iter().collect();
+        let kinds_now = blake3::hash(serde_json::to_string(&all).unwrap_or_default().as_bytes()).to_hex().to_string();
         if let Some(kind) = options.kind.as_ref().filter(|kind| kinds.get(kind).is_none()) {
             return Err(LibraryError::NoSuchKind { name: kind.clone() }.into());
         }
@@ -189,8 +193,8 @@ impl Library {
         let span = tracing::info_span!("scan", operation = work.id());
         let _within = span.enter();
         let mut report = ScanReport { operation: work.id(), ..ScanReport::default() };
-        let scanner =
-            Scanner { library: self, options, kinds, chunker: self.chunker()?, device: self.device()?, work: &work };
+        let (chunker, device) = (self.chunker()?, self.device()?);
+        let scanner = Scanner { library: self, options, kinds, chunker, device, kinds_now, work: &work };
         let mut failed = None;
         for root in &roots {
             if let Err(error) = scanner.scan(root, &mut report) {
@@ -212,6 +216,8 @@ struct Scanner<'a> {
     kinds: Kinds,
     chunker: Chunker,
     device: String,
+    /// By what it is seen that kinds have changed.
+    kinds_now: String,
     work: &'a Work,
 }
 
@@ -224,6 +230,16 @@ impl Scanner<'_> {
             }
             Err(error) => return Err(LibraryError::Scan { root: root.name.clone(), why: error.to_string() }.into()),
         };
+        let failed = |error: FolderError| LibraryError::Scan { root: root.name.clone(), why: error.to_string() };
+        let found = folder.mark().map_err(failed)?;
+        if root.mark.is_some() && found != root.mark && !self.options.emptied {
+            // Another folder stands at its place, or all in it was taken away, isle's own files with it.
+            let flag = if Walk::new(folder.path(), None, Vec::new()).next().is_none() { "emptied" } else { "gone" };
+            if !self.is_familiar(root, &folder)? {
+                return self.flag(root, flag, report);
+            }
+        }
+        let mark = self.library.mark(&folder)?;
         let looker =
             Looker { library: self.library, folder: &folder, root, kinds: &self.kinds, chunker: &self.chunker };
         let (op, now_ms) = (self.work.id(), self.library.now());
@@ -252,9 +268,32 @@ impl Scanner<'_> {
         self.mark_missing(&book, &sum, report)?;
         let (now, whole) = (self.library.now(), self.options.only.is_none() && self.options.kind.is_none());
         let sql =
-            "UPDATE library_roots SET flag = NULL, scanned_ms = CASE WHEN ?3 THEN ?2 ELSE scanned_ms END WHERE id = ?1";
-        self.library.replica.write(|tx| tx.execute(sql, params![root.id, now, whole]))?;
-        Ok(())
+            "UPDATE library_roots SET flag = NULL, mark = ?4, scanned_ms = CASE WHEN ?3 THEN ?2 ELSE scanned_ms END,
+            kinds_seen = CASE WHEN ?3 THEN ?5 ELSE kinds_seen END WHERE id = ?1";
+        self.library.replica.write(|tx| {
+            tx.execute(sql, params![root.id, now, whole, mark.as_ref(), &self.kinds_now])?;
+            if whole { self.assert_presence(tx, root, now) } else { Ok(()) }
+        })
+    }
+
+    /// Says what this device has, whatever somebody wrote of it.
+    fn assert_presence(&self, tx: &Transaction<'_>, root: &Root, now: i64) -> Result<(), Error> {
+        let sql = "INSERT INTO library_presence(file, device, root, path, state, since_ms)
+            SELECT s.file, ?2, ?3, s.path, 'present', ?4 FROM library_scan AS s
+            WHERE s.root = ?1 AND s.state = 'ok' AND s.file IS NOT NULL AND NOT EXISTS (SELECT 1 FROM library_presence AS p
+                WHERE p.file = s.file AND p.device = ?2 AND p.root = ?3 AND p.path = s.path AND p.state = 'present')
+            ON CONFLICT(file, device, root, path) DO UPDATE SET state = 'present', since_ms = excluded.since_ms";
+        tx.execute(sql, params![root.id, &self.device, &root.name, now]).map(|_| ())
+    }
+
+    /// Whether a folder without the root's mark has files of it as they were: only isle's own were removed.
+    fn is_familiar(&self, root: &Root, folder: &Folder) -> Result<bool, Error> {
+        let known = self.library.inner().store.read(|conn| index::page(conn, root.id, 0, SAMPLED))?;
+        let same = known
+            .iter()
+            .filter(|entry| entry.state == State::Ok)
+            .any(|entry| folder.stat(&entry.path).ok().flatten().is_some_and(|stat| stat == entry.stat));
+        Ok(same || known.is_empty())
     }
 
     /// Walks, and looks at what is new or changed.
@@ -266,7 +305,7 @@ impl Scanner<'_> {
         send: SyncSender<Told>,
     ) -> Result<(), Error> {
         let mut found = Vec::with_capacity(COMPARED);
-        let mut walk = Walk::new(folder.path(), self.options.only.clone());
+        let mut walk = Walk::new(folder.path(), self.options.only.clone(), self.skipped(looker.root));
         loop {
             let next = walk.next();
             let ended = next.is_none();
@@ -292,6 +331,11 @@ impl Scanner<'_> {
                 }
             }
         }
+    }
+
+    /// The database, and the library's own folder where it lies in another root.
+    fn skipped(&self, root: &Root) -> Vec<std::path::PathBuf> {
+        self.library.own_files().into_iter().filter(|path| *path != root.folder).collect()
     }
 
     fn is_of_kind(&self, path: &str) -> bool {
@@ -362,7 +406,11 @@ impl Scanner<'_> {
     fn still_stands(&self, state: State, looker: &Looker<'_>, path: &str) -> bool {
         match state {
             State::Other => looker.kind_of(path).is_none(),
-            State::Ok | State::Invalid => looker.kind_of(path).is_some(),
+            State::Ok => looker.kind_of(path).is_some(),
+            // A kind that allows more now may allow this.
+            State::Invalid => {
+                looker.root.kinds_seen.as_ref() == Some(&self.kinds_now) && looker.kind_of(path).is_some()
+            }
             State::Unreadable | State::Missing => false,
         }
     }
@@ -374,6 +422,7 @@ impl Scanner<'_> {
         sum: &mut Sum,
         report: &mut ScanReport,
     ) -> Result<(), Error> {
+        let expected = self.expected(book.root);
         for told in told {
             match told {
                 Told::Same(ids) => {
@@ -406,7 +455,7 @@ impl Scanner<'_> {
                     report.hashed_bytes += bytes;
                 }
             }
-            let total = self.expected(book.root, report.seen);
+            let total = expected.max(report.seen);
             self.work.advance(report.seen, total, &format!("{}: {} files", book.root.name, report.seen));
             if let Some(progress) = &self.options.progress {
                 progress(&book.root.name, report.seen, report.hashed_bytes);
@@ -416,10 +465,10 @@ impl Scanner<'_> {
     }
 
     /// How many files there will be, as far as the last scan tells.
-    fn expected(&self, root: &Root, seen: u64) -> u64 {
-        let sql = "SELECT max(id) FROM library_scan WHERE root = ?1";
-        let last = self.library.replica.read(|q| q.one::<Option<u64>>(sql, params![root.id]));
-        last.ok().flatten().flatten().unwrap_or(0).max(seen)
+    fn expected(&self, root: &Root) -> u64 {
+        let sql = "SELECT count(*) FROM library_scan WHERE root = ?1 AND state <> 'missing'";
+        let count = self.library.replica.read(|q| q.one::<u64>(sql, params![root.id]));
+        count.ok().flatten().unwrap_or(0)
     }
 
     fn had_files(&self, root: &Root) -> Result<bool, Error> {

@@ -34,17 +34,20 @@ CREATE TABLE library_presence(
   since_ms INTEGER NOT NULL,
   PRIMARY KEY(file, device, root, path)
 );
+CREATE INDEX library_presence_place ON library_presence(device, root, path);
 CREATE TABLE library_sets(
   name TEXT NOT NULL,
   file TEXT NOT NULL,
   PRIMARY KEY(name, file)
 );
 CREATE TABLE library_roots( -- @scope local
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   device TEXT NOT NULL,
   name TEXT NOT NULL UNIQUE,
   folder TEXT NOT NULL,
   kinds TEXT,
+  mark TEXT,
+  kinds_seen TEXT,
   flag TEXT,
   scanned_ms INTEGER
 );
@@ -57,6 +60,7 @@ CREATE TABLE library_scan( -- @scope local
   changed_ns INTEGER NOT NULL,
   inode INTEGER NOT NULL,
   file TEXT,
+  content TEXT,
   state TEXT NOT NULL,
   why TEXT,
   change TEXT,
@@ -64,6 +68,7 @@ CREATE TABLE library_scan( -- @scope local
   UNIQUE(root, path)
 );
 CREATE INDEX library_scan_file ON library_scan(file);
+CREATE INDEX library_scan_content ON library_scan(root, content);
 CREATE INDEX library_scan_op ON library_scan(op);
 CREATE TABLE library_stored( -- @scope local
   remote TEXT NOT NULL,
@@ -75,8 +80,14 @@ CREATE TABLE library_chunks( -- @scope local
   remote TEXT NOT NULL,
   name TEXT NOT NULL,
   listing INTEGER NOT NULL,
+  trust INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(remote, name)
 ) WITHOUT ROWID;
+CREATE TABLE library_listings( -- @scope local
+  remote TEXT NOT NULL PRIMARY KEY,
+  number INTEGER NOT NULL,
+  at_ms INTEGER NOT NULL
+);
 CREATE TABLE library_transfers( -- @scope local
   file TEXT NOT NULL,
   remote TEXT NOT NULL,
@@ -100,25 +111,3 @@ CREATE TABLE library_trash( -- @scope local
   why TEXT NOT NULL,
   PRIMARY KEY(file, root, name)
 );
--- Files whose rows make sense: any member of the group can write any value.
-CREATE VIEW library_sound AS
-SELECT * FROM library_files
-WHERE typeof(id) = 'text' AND typeof(path) = 'text' AND typeof(kind) = 'text' AND typeof(name) = 'text'
-  AND typeof(bytes) = 'integer' AND bytes >= 0 AND typeof(content) = 'text' AND length(content) = 64
-  AND typeof(chunks) IN ('blob', 'null') AND typeof(metadata) IN ('text', 'null')
-  AND typeof(added_ms) = 'integer' AND typeof(replaced_by) IN ('text', 'null')
-  AND (trashed_ms IS NULL OR typeof(trashed_ms) = 'integer' AND trashed_ms >= 0);
-CREATE VIEW fs_scan AS
-SELECT r.name AS root, s.path, r.folder || '/' || s.path AS full_path, s.bytes, s.state, s.file, s.why, s.change, s.op
-FROM library_scan AS s JOIN library_roots AS r ON r.id = s.root
-WHERE s.state <> 'missing';
-CREATE VIEW library_models AS
-SELECT id, name, path, bytes, content,
-  json_extract(metadata, '$.architecture') AS architecture,
-  json_extract(metadata, '$.quantization') AS quantization,
-  json_extract(metadata, '$.context_length') AS context_length,
-  json_extract(metadata, '$.vocab_size') AS vocab_size,
-  json_extract(metadata, '$.parameters_count') AS parameters_count,
-  json_extract(metadata, '$.model_config') AS model_config
-FROM library_sound
-WHERE kind = 'gguf' AND trashed_ms IS NULL AND (metadata IS NULL OR json_valid(metadata));

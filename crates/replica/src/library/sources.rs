@@ -18,7 +18,7 @@ const LOOKED_UP: usize = 500;
 /// How old a listing may be that is relied on before something is put.
 const LISTING_MS: u64 = 3_600_000;
 /// How often a remote is listed for files that it may have by now, in milliseconds for each page of chunks that it has.
-const UNKNOWN_MS: u64 = 10_000;
+const UNKNOWN_MS: u64 = 1_000;
 /// Objects of one page of a listing.
 const PAGE: u64 = 1_000;
 /// Names that wait to be written while a remote is listed.
@@ -54,6 +54,8 @@ pub(super) struct Content {
     chunks: Option<Vec<u8>>,
 }
 
+/// The same without what may be large.
+pub(super) const WITHOUT_CHUNKS: &str = "f.id, f.path, f.kind, f.bytes, f.content, NULL AS chunks";
 pub(super) const CONTENT: &str = "f.id, f.path, f.kind, f.bytes, f.content, f.chunks";
 
 impl Content {
@@ -70,6 +72,27 @@ impl Content {
 
     pub(super) fn names(&self, remote: &Remote) -> Result<Vec<ChunkName>, Error> {
         Ok(self.pieces()?.iter().map(|piece| remote.chunk_name(&self.kind, &piece.hash)).collect())
+    }
+}
+
+/// What is known of a chunk in a remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Something stands there under its name.
+    Listed,
+    /// This device put it there, or has read it.
+    Own,
+    /// What stands there is another.
+    Damaged,
+}
+
+impl Trust {
+    fn number(self) -> i64 {
+        match self {
+            Trust::Damaged => -1,
+            Trust::Listed => 0,
+            Trust::Own => 1,
+        }
     }
 }
 
@@ -122,8 +145,64 @@ impl Library {
 
     /// When a remote was last listed, in milliseconds since 1970.
     pub(super) fn listed_ms(&self, remote: &str) -> Result<Option<u64>, Error> {
-        let sql = "SELECT max(listing) FROM library_chunks WHERE remote = ?1";
-        Ok(self.replica.read(|q| q.one::<Option<u64>>(sql, params![remote]))?.flatten())
+        let sql = "SELECT at_ms FROM library_listings WHERE remote = ?1";
+        let at: Option<u64> = self.replica.read(|q| q.one(sql, params![remote]))?;
+        // A listing of tomorrow is one by a clock that was wrong.
+        Ok(at.filter(|at| *at <= self.inner().runtime.now_ms()))
+    }
+
+    /// The number of the last listing of a remote.
+    fn listing(&self, remote: &str) -> Result<i64, Error> {
+        let sql = "SELECT number FROM library_listings WHERE remote = ?1";
+        Ok(self.replica.read(|q| q.one(sql, params![remote]))?.unwrap_or(0))
+    }
+
+    /// What is known of a chunk. Blocks.
+    pub(super) fn trust(&self, remote: &str, name: &ChunkName) -> Result<Trust, Error> {
+        let sql = "SELECT trust FROM library_chunks WHERE remote = ?1 AND name = ?2";
+        Ok(match self.replica.read(|q| q.one::<i64>(sql, params![remote, name.as_str()]))? {
+            Some(1) => Trust::Own,
+            Some(-1) => Trust::Damaged,
+            _ => Trust::Listed,
+        })
+    }
+
+    /// Notes what a chunk turned out to be; nothing, if it is not there. A file that needs one that is not sound is not whole there. Blocks.
+    pub(super) fn note_trust(
+        &self,
+        remote: &str,
+        name: &ChunkName,
+        file: &str,
+        trust: Option<Trust>,
+    ) -> Result<(), Error> {
+        let listing = self.listing(remote)?;
+        self.replica.write(|tx| {
+            match trust {
+                None => tx.execute(
+                    "DELETE FROM library_chunks WHERE remote = ?1 AND name = ?2",
+                    params![remote, name.as_str()],
+                )?,
+                Some(trust) => {
+                    let sql = "INSERT INTO library_chunks(remote, name, listing, trust) VALUES(?1, ?2, ?3, ?4)
+                        ON CONFLICT(remote, name) DO UPDATE SET trust = excluded.trust";
+                    tx.execute(sql, params![remote, name.as_str(), listing, trust.number()])?
+                }
+            };
+            if trust == Some(Trust::Own) {
+                return Ok(0);
+            }
+            tx.execute("DELETE FROM library_stored WHERE remote = ?1 AND file = ?2", params![remote, file])
+        })?;
+        Ok(())
+    }
+
+    /// Notes that a file is whole in a remote, from which all of it came. Blocks.
+    pub(super) fn note_fetched(&self, source: &Source, file: &Content) -> Result<(), Error> {
+        let names = file.names(&source.remote)?;
+        self.note_chunks(&source.name, &names, None, Trust::Own)?;
+        let sql = "INSERT INTO library_stored(remote, file) VALUES(?1, ?2) ON CONFLICT DO NOTHING";
+        self.replica.write(|tx| tx.execute(sql, params![&source.name, &file.id]))?;
+        Ok(())
     }
 
     /// Whether a remote is to be listed: before something is put there if that was not done lately, and when it may have files of which that is not known. The
@@ -151,7 +230,12 @@ impl Library {
     pub(super) async fn take_stock(&self, source: &Source) -> Result<(), Error> {
         let (send, receive) = sync_channel::<ChunkName>(LISTED);
         let (library, name) = (self.clone(), source.name.clone());
-        let listing = self.now();
+        let asked = name.clone();
+        let listing = blocking(self.inner(), {
+            let library = self.clone();
+            move |_| Ok(library.listing(&asked)? + 1)
+        });
+        let listing = listing.await?;
         let writer = tokio::task::spawn_blocking(move || {
             let mut page = Vec::with_capacity(LISTED);
             loop {
@@ -159,7 +243,7 @@ impl Library {
                 let ended = next.is_err();
                 page.extend(next);
                 if page.len() >= LISTED || ended {
-                    library.note_chunks(&name, &page, listing)?;
+                    library.note_chunks(&name, &page, Some(listing), Trust::Listed)?;
                     page.clear();
                 }
                 if ended {
@@ -171,56 +255,67 @@ impl Library {
         let listed = source.remote.list_chunks(move |chunk| _ = send.send(chunk.name)).await;
         writer.await.map_err(|_| Error::Cancelled)??;
         listed.map_err(|error| source.failed(error))?;
+        let marks = source.remote.list_marks().await.map_err(|error| source.failed(error))?;
         let (library, source) = (self.clone(), source.clone());
         blocking(self.inner(), move |_| {
+            let now = library.now();
             library.replica.write(|tx| {
-                let sql = "DELETE FROM library_chunks WHERE remote = ?1 AND listing < ?2";
-                tx.execute(sql, params![&source.name, listing])
+                let sql = "DELETE FROM library_chunks WHERE remote = ?1 AND listing <> ?2";
+                tx.execute(sql, params![&source.name, listing])?;
+                let sql = "INSERT INTO library_listings(remote, number, at_ms) VALUES(?1, ?2, ?3)
+                    ON CONFLICT(remote) DO UPDATE SET number = excluded.number, at_ms = excluded.at_ms";
+                tx.execute(sql, params![&source.name, listing, now])?;
+                // What is marked may go at any moment: nobody relies on it before the mark is gone.
+                let sql = "UPDATE library_chunks SET trust = -2 WHERE remote = ?1 AND name = ?2 AND trust >= 0";
+                let mut mark = tx.prepare(sql)?;
+                marks.iter().try_for_each(|of| mark.execute(params![&source.name, of.name.as_str()]).map(|_| ()))
             })?;
             library.note_stored(&source)
         })
         .await
     }
 
-    /// Notes that chunks stand in a remote. Blocks.
-    pub(super) fn note_chunks(&self, remote: &str, names: &[ChunkName], listing: i64) -> Result<(), Error> {
+    /// Notes that chunks stand in a remote: by a listing, or because they were put or read. Blocks.
+    pub(super) fn note_chunks(
+        &self,
+        remote: &str,
+        names: &[ChunkName],
+        listing: Option<i64>,
+        trust: Trust,
+    ) -> Result<(), Error> {
+        let listing = listing.map_or_else(|| self.listing(remote), Ok)?;
         self.replica.write(|tx| {
-            let sql = "INSERT INTO library_chunks(remote, name, listing) VALUES(?1, ?2, ?3)
-                ON CONFLICT(remote, name) DO UPDATE SET listing = max(listing, excluded.listing)";
+            let sql = "INSERT INTO library_chunks(remote, name, listing, trust) VALUES(?1, ?2, ?3, ?4)
+                ON CONFLICT(remote, name) DO UPDATE SET listing = excluded.listing, trust = CASE WHEN excluded.trust = 0 AND trust <> -2 THEN trust ELSE excluded.trust END";
             let mut insert = tx.prepare(sql)?;
-            names.iter().try_for_each(|name| insert.execute(params![remote, name.as_str(), listing]).map(|_| ()))
+            let trust = trust.number();
+            names.iter().try_for_each(|name| insert.execute(params![remote, name.as_str(), listing, trust]).map(|_| ()))
         })
-    }
-
-    /// Notes that a chunk does not stand in a remote after all, nor any file whole that needs it. Blocks.
-    pub(super) fn note_absent(&self, remote: &str, name: &ChunkName, file: &str) -> Result<(), Error> {
-        self.replica.write(|tx| {
-            tx.execute("DELETE FROM library_chunks WHERE remote = ?1 AND name = ?2", params![remote, name.as_str()])?;
-            tx.execute("DELETE FROM library_stored WHERE remote = ?1 AND file = ?2", params![remote, file])
-        })?;
-        Ok(())
     }
 
     /// Works out which files a remote has whole. Blocks.
     fn note_stored(&self, source: &Source) -> Result<(), Error> {
         let mut after = String::new();
         loop {
-            let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id > ?1 ORDER BY f.id LIMIT ?2");
-            let page: Vec<Content> = self.replica.read(|q| q.all(&sql, params![&after, LOOKED_UP as i64]))?;
+            let sql = "SELECT id FROM library_sound WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let page: Vec<String> = self.replica.read(|q| q.all(sql, params![&after, LOOKED_UP as i64]))?;
             let Some(last) = page.last() else { return Ok(()) };
-            after.clone_from(&last.id);
+            after.clone_from(last);
             let mut whole = Vec::new();
             self.replica.read(|q| {
-                for file in &page {
-                    whole.push(self.is_listed(q, source, file)?);
+                for id in &page {
+                    // One at a time: a list may be large.
+                    let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
+                    let file = q.one::<Content>(&sql, params![id])?;
+                    whole.push(file.map_or(Ok(false), |file| self.is_listed(q, source, &file))?);
                 }
                 Ok(())
             })?;
             self.replica.write(|tx| {
                 let put = "INSERT INTO library_stored(remote, file) VALUES(?1, ?2) ON CONFLICT DO NOTHING";
                 let take = "DELETE FROM library_stored WHERE remote = ?1 AND file = ?2";
-                for (file, whole) in page.iter().zip(&whole) {
-                    tx.execute(if *whole { put } else { take }, params![&source.name, &file.id])?;
+                for (id, whole) in page.iter().zip(&whole) {
+                    tx.execute(if *whole { put } else { take }, params![&source.name, id])?;
                 }
                 Ok(())
             })?;
@@ -240,8 +335,8 @@ impl Library {
     }
 }
 
-/// Whether a chunk is known to stand in a remote.
+/// Whether a chunk is known to stand in a remote, and not known to be damaged.
 pub(super) fn is_known(q: &crate::Queries<'_>, remote: &str, name: &ChunkName) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM library_chunks WHERE remote = ?1 AND name = ?2";
+    let sql = "SELECT 1 FROM library_chunks WHERE remote = ?1 AND name = ?2 AND trust >= 0";
     Ok(q.one::<i64>(sql, params![remote, name.as_str()])?.is_some())
 }

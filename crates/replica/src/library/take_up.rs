@@ -105,7 +105,13 @@ impl Looker<'_> {
         if let Some(why) = kind.misfit(seen.bytes) {
             return Ok(Look { path, stat: seen, before, outcome: Outcome::Invalid(why) });
         }
-        let validator = self.library.validator_of(kind)?;
+        let validator = match self.library.validator_of(kind) {
+            Ok(validator) => validator,
+            Err(error) => {
+                let outcome = Outcome::Unreadable(error.to_string());
+                return Ok(Look { path, stat: seen, before, outcome });
+            }
+        };
         let (mut file, mut stat) = match self.folder.open_file(&path) {
             Ok(opened) => opened,
             Err(error) => {
@@ -167,7 +173,9 @@ pub(super) struct Book<'a> {
 struct Known {
     id: String,
     path: String,
+    bytes: i64,
     content: String,
+    chunks: Option<Vec<u8>>,
     replaced_by: Option<String>,
     trashed_ms: Option<i64>,
 }
@@ -198,7 +206,11 @@ impl Book<'_> {
             Outcome::Unreadable(why) => (Change::Unreadable, old.map(str::to_owned), State::Unreadable, Some(why)),
             Outcome::Other => (Change::Other, None, State::Other, None),
         };
-        let id = self.put_entry(tx, look, (file.as_deref(), state, why), change)?;
+        let content = match &look.outcome {
+            Outcome::Taken(taken) => Some(hex(&taken.ingested.content)),
+            _ => None,
+        };
+        let id = self.put_entry(tx, look, (file.as_deref(), content.as_deref(), state, why), change)?;
         Ok((change, id))
     }
 
@@ -207,7 +219,11 @@ impl Book<'_> {
         let content = hex(&taken.ingested.content);
         let old = look.before.as_ref().and_then(|entry| entry.file.as_deref());
         let moved = if old.is_none() { self.moved_from(tx, look, &content)? } else { None };
-        let old_row = old.map(|old| known(tx, old)).transpose()?.flatten();
+        let old_row = match old {
+            Some(old) => known(tx, old)?,
+            None if moved.is_none() && taken.identity == Identity::Path => self.evicted(tx, &look.path)?,
+            None => None,
+        };
         // Where a file was fetched to may be another place than its path says; what it is called stays.
         let place = LogicalPath::of(&self.root.name, &look.path).map_err(LibraryError::from)?;
         let path = match (&old_row, taken.identity) {
@@ -220,15 +236,18 @@ impl Book<'_> {
             (None, Identity::Path) => known_at(tx, &content, &path)?,
         };
         // A row under the id of a content that claims another one is somebody's mistake, or malice: what is on the disk is true.
-        let id = match row.filter(|row| row.content == content) {
-            Some(row) => {
+        let chunks = ChunkRef::encode(&taken.ingested.chunks, look.stat.bytes);
+        let bytes = i64::try_from(look.stat.bytes).unwrap_or(i64::MAX);
+        let id = match row {
+            Some(row) if row.content == content && row.bytes == bytes && row.chunks == chunks => {
                 self.revive(tx, &row, old)?;
                 if let (Some(entry), Identity::Path) = (&moved, taken.identity) {
                     self.follow(tx, &row, entry, &place)?;
                 }
                 row.id
             }
-            None => self.insert(tx, look, taken, &content, &path)?,
+            Some(row) => self.insert(tx, look, taken, &content, &row.path, Some(row.id))?,
+            None => self.insert(tx, look, taken, &content, &path, None)?,
         };
         if let Some(entry) = &moved {
             self.forget(tx, entry)?;
@@ -262,9 +281,13 @@ impl Book<'_> {
         taken: &Taken,
         content: &str,
         path: &str,
+        id: Option<String>,
     ) -> Result<String, Error> {
         let Taken { kind, identity, ingested, facts } = taken;
-        let id = file_id(&ingested.content, (*identity == Identity::Path).then_some(path));
+        let id = match id {
+            Some(id) => id,
+            None => free_id(tx, &ingested.content, (*identity == Identity::Path).then_some(path))?,
+        };
         let bytes = i64::try_from(look.stat.bytes).unwrap_or(i64::MAX);
         let chunks = ChunkRef::encode(&ingested.chunks, look.stat.bytes);
         let (sha1, sha256) = (ingested.sha1.map(|hash| hex(&hash)), ingested.sha256.map(|hash| hex(&hash)));
@@ -289,6 +312,14 @@ impl Book<'_> {
         ];
         tx.execute(sql, row)?;
         Ok(id)
+    }
+
+    /// What this device had at a place and let go.
+    fn evicted(&self, tx: &Transaction<'_>, path: &str) -> Result<Option<Known>, Error> {
+        let sql = "SELECT f.id, f.path, f.bytes, f.content, f.chunks, f.replaced_by, f.trashed_ms FROM library_presence AS p
+            CROSS JOIN library_sound AS f ON f.id = p.file
+            WHERE p.device = ?1 AND p.root = ?2 AND p.path = ?3 AND p.state = 'evicted' AND f.trashed_ms IS NULL AND f.replaced_by IS NULL LIMIT 1";
+        tx.one(sql, params![self.device, &self.root.name, path])
     }
 
     /// What somebody puts at a place again is wanted again, whatever became of it before.
@@ -363,43 +394,61 @@ impl Book<'_> {
         let before = index::find(tx.as_rusqlite(), self.root.id, path)?;
         let look = Look { path: path.to_owned(), stat, before, outcome: Outcome::Back };
         self.put_presence(tx, file, path)?;
-        self.put_entry(tx, &look, (Some(file), State::Ok, None), Change::Same).map(|_| ())
+        let content: Option<String> = tx.one("SELECT content FROM library_sound WHERE id = ?1", params![file])?;
+        self.put_entry(tx, &look, (Some(file), content.as_deref(), State::Ok, None), Change::Same).map(|_| ())
     }
 
     fn put_entry(
         &self,
         tx: &Transaction<'_>,
         look: &Look,
-        (file, state, why): (Option<&str>, State, Option<&String>),
+        (file, content, state, why): (Option<&str>, Option<&str>, State, Option<&String>),
         change: Change,
     ) -> Result<i64, Error> {
         let Stat { bytes, modified_ns, changed_ns, inode } = look.stat;
         let (bytes, inode, state) = (i64::try_from(bytes).unwrap_or(i64::MAX), inode as i64, state.as_str());
         if let Some(entry) = &look.before {
             let sql = "UPDATE library_scan SET bytes = ?2, modified_ns = ?3, changed_ns = ?4, inode = ?5, file = ?6, state = ?7,
-                why = ?8, change = ?9, op = ?10 WHERE id = ?1";
+                why = ?8, change = ?9, op = ?10, content = coalesce(?11, content) WHERE id = ?1";
+            let change = change.as_str();
             let row =
-                params![entry.id, bytes, modified_ns, changed_ns, inode, file, state, why, change.as_str(), self.op];
+                params![entry.id, bytes, modified_ns, changed_ns, inode, file, state, why, change, self.op, content];
             tx.execute(sql, row)?;
             return Ok(entry.id);
         }
-        let sql =
-            "INSERT INTO library_scan(root, path, bytes, modified_ns, changed_ns, inode, file, state, why, change, op)
-            VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-        let (root, path) = (self.root.id, &look.path);
+        let sql = "INSERT INTO library_scan(root, path, bytes, modified_ns, changed_ns, inode, file, state, why, change, op, content)
+            VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        let (root, path, change) = (self.root.id, &look.path, change.as_str());
         let row =
-            params![root, path, bytes, modified_ns, changed_ns, inode, file, state, why, change.as_str(), self.op];
+            params![root, path, bytes, modified_ns, changed_ns, inode, file, state, why, change, self.op, content];
         tx.execute(sql, row)?;
         Ok(tx.last_insert_rowid())
     }
 }
 
+/// An id for a content at a path. One that moved away kept the id that it had here: that is taken then.
+fn free_id(tx: &Transaction<'_>, content: &[u8; 32], path: Option<&str>) -> Result<String, Error> {
+    let Some(path) = path else { return Ok(file_id(content, None)) };
+    let mut salted = path.to_owned();
+    loop {
+        let id = file_id(content, Some(&salted));
+        let elsewhere = "SELECT 1 FROM library_sound WHERE id = ?1 AND path <> ?2";
+        if tx.one::<i64>(elsewhere, params![&id, path])?.is_none() {
+            return Ok(id);
+        }
+        salted.push('\0');
+    }
+}
+
 fn known(tx: &Transaction<'_>, id: &str) -> Result<Option<Known>, Error> {
-    tx.one("SELECT id, path, content, replaced_by, trashed_ms FROM library_sound WHERE id = ?1", params![id])
+    tx.one(
+        "SELECT id, path, bytes, content, chunks, replaced_by, trashed_ms FROM library_sound WHERE id = ?1",
+        params![id],
+    )
 }
 
 fn known_at(tx: &Transaction<'_>, content: &str, path: &str) -> Result<Option<Known>, Error> {
-    let sql = "SELECT id, path, content, replaced_by, trashed_ms FROM library_sound WHERE content = ?1 AND path = ?2
+    let sql = "SELECT id, path, bytes, content, chunks, replaced_by, trashed_ms FROM library_sound WHERE content = ?1 AND path = ?2
         ORDER BY trashed_ms IS NOT NULL, id LIMIT 1";
     tx.one(sql, params![content, path])
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Library;
 use crate::Error;
+use crate::replica::Inner;
 use crate::sync::blocking;
 
 /// How often a record says how far the work is, in milliseconds.
@@ -17,7 +18,37 @@ enum Lane {
     Movements,
 }
 
+impl Lane {
+    /// The name of its lock, and what is done in it.
+    fn of(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Lane::Scans => ("scan", &["scan"]),
+            Lane::Movements => ("move", &["push", "pull", "prune", "verify"]),
+        }
+    }
+}
+
+fn is_running(operation: &isle_store::Operation) -> bool {
+    operation.state == isle_store::OperationState::Running
+}
+
 impl Library {
+    /// Marks what runs as interrupted where nobody is at it any more: its program has ended. Blocks, but waits for nobody.
+    pub(crate) fn settle_operations(inner: &Inner) -> Result<(), Error> {
+        for lane in [Lane::Scans, Lane::Movements] {
+            let (name, kinds) = lane.of();
+            let running = |kind: &&str| Ok::<_, Error>(inner.store.operations(Some(kind), 1)?.iter().any(is_running));
+            if kinds.iter().map(running).collect::<Result<Vec<_>, _>>()?.contains(&true)
+                && let Some(_nobody) = inner.key_store()?.try_lock_named(&inner.path, name)?
+            {
+                for kind in kinds {
+                    inner.store.interrupt_operations(kind)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until nobody scans this database, in this process or another.
     pub(super) fn lock_scans(&self) -> Result<File, Error> {
         self.lock(Lane::Scans)
@@ -37,10 +68,7 @@ impl Library {
 
     fn lock(&self, lane: Lane) -> Result<File, Error> {
         let inner = self.inner();
-        let (name, kinds): (_, &[&str]) = match lane {
-            Lane::Scans => ("scan", &["scan"]),
-            Lane::Movements => ("move", &["push", "pull", "prune", "verify"]),
-        };
+        let (name, kinds) = lane.of();
         let lock = inner.key_store()?.lock_named(&inner.path, name)?;
         for kind in kinds {
             let ended = inner.store.interrupt_operations(kind)?;

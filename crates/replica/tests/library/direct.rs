@@ -84,9 +84,8 @@ async fn a_remote_that_lacks_a_file_is_no_reason_not_to_ask_devices() {
     assert_eq!(fs::read_to_string(path).unwrap(), "words");
     // From one remote alone, nobody else is asked.
     b.library.trash(&b.file("docs/n.txt")).unwrap();
-    b.library.restore(&b.library.file("docs/n.txt").unwrap()).unwrap();
+    b.library.restore(&b.library.file("docs/n.txt").unwrap().id).unwrap();
     fs::remove_dir_all(folder.path().join("b.db.files")).unwrap();
-    fs::create_dir(folder.path().join("b.db.files")).unwrap();
     let only = MoveOptions { remote: Some("shared".into()), ..MoveOptions::default() };
     let refused = b.library.open("docs/n.txt", true, &only).await;
     assert!(refused.is_err(), "{refused:?}");

@@ -45,7 +45,8 @@ async fn paths_of_others_lead_nowhere_outside_their_root() {
     let before: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     for (n, path) in paths.iter().enumerate() {
         let result = a.library.pull(&Selection::Files(vec![format!("{n:032x}")]), &MoveOptions::default()).await;
-        assert!(matches!(result, Err(Error::Library(LibraryError::Path(_)))), "{path:?}: {result:?}");
+        let Err(Error::Library(LibraryError::Some { problems, .. })) = &result else { panic!("{path:?}: {result:?}") };
+        assert!(problems[0].why.contains("is refused"), "{path:?}: {result:?}");
     }
     let after: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(before, after);
@@ -84,7 +85,8 @@ async fn links_in_a_root_are_no_way_out() {
 async fn sizes_and_lists_that_lie_are_refused_before_anything_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let a = victim(folder.path()).await;
-    plant(&a, &"1".repeat(32), "docs/huge.bin", b"payload", 1 << 60);
+    plant(&a, &"1".repeat(32), "docs/huge.bin", b"payload", 2 << 40);
+    plant(&a, &"8".repeat(32), "docs/absurd.bin", b"payload", 1 << 60);
     plant(&a, &"2".repeat(32), "docs/big.bin", b"payload", 5 << 30);
     plant(&a, &"3".repeat(32), "docs/more.txt", b"payload", 8);
     plant(&a, &"4".repeat(32), "docs/less.txt", b"payload", 6);
@@ -98,7 +100,7 @@ async fn sizes_and_lists_that_lie_are_refused_before_anything_is_taken() {
     };
     assert!(pull("1".repeat(32)).await.contains("are free"));
     assert!(pull("2".repeat(32)).await.contains("needs a list of chunks"));
-    for digit in ["3", "4", "5", "6", "7"] {
+    for digit in ["3", "4", "5", "6", "7", "8"] {
         let error = pull(digit.repeat(32)).await;
         assert!(!error.is_empty(), "{digit}");
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod direct;
+mod guards;
 mod hostile;
 mod moves;
 mod removal;

@@ -205,7 +205,6 @@ async fn a_damaged_chunk_is_fetched_from_another_remote() {
     assert_eq!(fs::read_to_string(path).unwrap(), "precious");
     // From the damaged one alone it cannot be had, and that is said; who has the file mends it.
     fs::remove_dir_all(folder.path().join("b.db.files")).unwrap();
-    fs::create_dir(folder.path().join("b.db.files")).unwrap();
     let only = MoveOptions { remote: Some("shared".into()), ..MoveOptions::default() };
     let failed = b.library.open("docs/n.txt", true, &only).await.unwrap_err();
     assert!(failed.to_string().contains("damaged"), "{failed}");
@@ -266,7 +265,7 @@ async fn a_newer_version_takes_the_place_of_the_old_which_goes_to_the_trash() {
     assert_eq!(fs::read_to_string(&trash[0].trash_path).unwrap(), "one");
     // An older version can be had again, beside the newer.
     let one = b.library.file(&trash[0].id).unwrap();
-    let back = b.library.restore(&one).unwrap().unwrap();
+    let back = b.library.restore(&one.id).unwrap().unwrap();
     assert_eq!(fs::read_to_string(back).unwrap(), "one");
     assert_eq!(b.read("n.txt").unwrap(), b"three");
 }
