@@ -9,6 +9,8 @@ use crate::walk::PRIVATE_FOLDER;
 const PATH_BYTES_MAX: usize = 4096;
 /// The longest part of one.
 const PART_BYTES_MAX: usize = 255;
+/// The longest ending of a name that is kept when something is put before it.
+const ENDING_BYTES_MAX: usize = 64;
 /// The deepest path.
 const PARTS_MAX: usize = 128;
 
@@ -197,7 +199,8 @@ pub fn relative_of(path: &Path) -> Result<String, PathError> {
 pub fn conflict_name(relative: &str, id: &str) -> String {
     let (folder, name) = relative.rsplit_once('/').map_or(("", relative), |(folder, name)| (folder, name));
     let (stem, ending) = match name.rfind('.') {
-        Some(dot) if dot > 0 => name.split_at(dot),
+        // What is longer is no ending, and leaves no room.
+        Some(dot) if dot > 0 && name.len() - dot <= ENDING_BYTES_MAX => name.split_at(dot),
         _ => (name, ""),
     };
     let mark = format!(" (conflict {})", id.get(..8).unwrap_or(id));
@@ -279,6 +282,7 @@ mod tests {
         assert_eq!(conflict_name("a.b/c", id), "a.b/c (conflict 01234567)");
         let long = "ä".repeat(127);
         assert!(LogicalPath::of("r", &conflict_name(&format!("{long}.x"), id)).is_ok());
+        assert!(LogicalPath::of("r", &conflict_name(&format!("x.{long}"), id)).is_ok());
     }
 
     proptest! {
