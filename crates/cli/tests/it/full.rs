@@ -107,3 +107,28 @@ fn a_definition_that_finds_no_room_leaves_the_old_one() {
     assert_eq!(phone.json(["hash"]), before);
     assert_eq!(phone.fails(1, ["exec", "UPDATE notes SET stars = -1"]).matches("CHECK").count(), 1);
 }
+
+#[test]
+fn a_fetch_that_finds_no_room_leaves_nothing_half_and_goes_on_later() {
+    let place = Place::new();
+    let (laptop, phone) = (place.device("laptop"), place.device("phone"));
+    let noise: Vec<u8> = (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::create_dir(laptop.folder.join("docs")).expect("a folder");
+    std::fs::write(laptop.folder.join("docs/large.bin"), &noise).expect("a file");
+    for device in [&laptop, &phone] {
+        device.ok(["remote", "add", "--plain", "hub", &place.text("hub")]);
+    }
+    laptop.ok(["files", "add-root", "docs", "docs"]);
+    laptop.ok(["files", "scan"]);
+    laptop.ok(["sync"]);
+    phone.ok(["sync"]);
+    let gave = limited(&phone, 900, &["files", "pull", "--all"]);
+    assert_eq!(gave.code, 1, "{gave:?}");
+    assert!(gave.err.starts_with("error: ") && !gave.err.contains("panicked"), "{gave:?}");
+    let file = phone.folder.join("app.db.files/docs/large.bin");
+    assert!(!file.exists(), "nothing half of it");
+    phone.ok(["doctor"]);
+    let pulled = phone.json(["files", "pull", "--all"]);
+    assert!(pulled["resumed_bytes"].as_u64().expect("a number") > 0, "{pulled}");
+    assert!(std::fs::read(file).expect("it is there") == noise);
+}

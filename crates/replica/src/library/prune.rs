@@ -188,6 +188,9 @@ impl Library {
             }
         }
         self.replica.write(|tx| {
+            let sql =
+                "DELETE FROM library_transfers WHERE what = 'delete' AND state = 'Completed' AND updated_ms <= ?1";
+            tx.execute(sql, params![before])?;
             for id in &plan.ids {
                 tx.execute("DELETE FROM library_files WHERE id = ?1", params![id])?;
                 for sql in [
@@ -229,12 +232,26 @@ impl Library {
         for name in marks.keys().filter(|name| !unneeded.contains(*name) && !dry) {
             source.remote.unmark_chunk(name).await.map_err(failed)?;
         }
+        if !dry {
+            // Those that somebody came to need are not to go any more, whoever took the mark away.
+            let (library, remote) = (self.clone(), source.name.clone());
+            let sql =
+                "SELECT file FROM library_transfers WHERE remote = ?1 AND what = 'delete' AND state <> 'Completed'";
+            let waiting =
+                blocking(self.inner(), move |_| library.replica.read(|q| q.all::<String>(sql, params![&remote])));
+            for name in waiting.await?.iter().filter_map(|name| ChunkName::parse(name)) {
+                if !unneeded.contains(&name) {
+                    self.note_deletion(source, &name, None, None).await?;
+                }
+            }
+        }
         for name in unneeded {
             match marks.get(&name) {
                 None => {
                     plan.marked_chunks += 1;
                     if !dry {
                         source.remote.mark_chunk(&name).await.map_err(failed)?;
+                        self.note_deletion(source, &name, Some("Pending"), None).await?;
                     }
                 }
                 Some(since_ms) if now.saturating_sub(*since_ms) >= grace => {
@@ -244,16 +261,47 @@ impl Library {
                     }
                     plan.removed_chunks += 1;
                     if !dry {
-                        source.remote.delete_chunk(&name).await.map_err(failed)?;
-                        source.remote.unmark_chunk(&name).await.map_err(failed)?;
-                        let (library, remote) = (self.clone(), source.name.clone());
-                        blocking(self.inner(), move |_| library.note_trust(&remote, &name, "", None)).await?;
+                        self.delete_chunk(source, name).await?;
                     }
                 }
                 Some(_) => {}
             }
         }
         Ok(())
+    }
+
+    async fn delete_chunk(&self, source: &Source, name: ChunkName) -> Result<(), Error> {
+        self.note_deletion(source, &name, Some("InProgress"), None).await?;
+        let deleted = async {
+            source.remote.delete_chunk(&name).await?;
+            source.remote.unmark_chunk(&name).await
+        };
+        if let Err(error) = deleted.await.map_err(|error| source.failed(error)) {
+            self.note_deletion(source, &name, Some("Failed"), Some(error.to_string())).await?;
+            return Err(error);
+        }
+        self.note_deletion(source, &name, Some("Completed"), None).await?;
+        let (library, remote) = (self.clone(), source.name.clone());
+        blocking(self.inner(), move |_| library.note_trust(&remote, &name, "", None)).await
+    }
+
+    /// Notes how the deletion of a chunk stands; nothing of it, if it is needed after all.
+    async fn note_deletion(
+        &self,
+        source: &Source,
+        name: &ChunkName,
+        state: Option<&'static str>,
+        error: Option<String>,
+    ) -> Result<(), Error> {
+        let (library, remote, name) = (self.clone(), source.name.clone(), name.as_str().to_owned());
+        blocking(self.inner(), move |_| match state {
+            Some(state) => library.note_transfer((&name, &remote, "delete"), state, (0, 0), error.as_deref()),
+            None => {
+                let sql = "DELETE FROM library_transfers WHERE file = ?1 AND remote = ?2 AND what = 'delete'";
+                library.replica.write(|tx| tx.execute(sql, params![&name, &remote])).map(|_| ())
+            }
+        })
+        .await
     }
 
     /// Chunks of a remote that no file needs, those left out that are to go; or why that cannot be said. Blocks.

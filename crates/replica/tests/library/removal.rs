@@ -170,6 +170,11 @@ async fn a_chunk_goes_when_nothing_needs_it_for_long_enough() {
     assert_eq!(pruned.expired, ["docs/one.txt", "docs/three.txt"]);
     assert_eq!((pruned.marked_chunks, pruned.removed_chunks), (1, 0));
     assert_eq!((objects(folder.path(), "chunk"), objects(folder.path(), "trash")), (2, 1));
+    let deletions = |device: &Device| -> Vec<String> {
+        let sql = "SELECT state FROM library_transfers WHERE what = 'delete' ORDER BY file";
+        device.replica.read(|q| q.all(sql, &[])).unwrap()
+    };
+    assert_eq!(deletions(&a), ["Pending"]);
 
     // b was away and has the same content: the mark goes.
     b.put("found.txt", "alone");
@@ -179,15 +184,41 @@ async fn a_chunk_goes_when_nothing_needs_it_for_long_enough() {
     let pruned = a.library.prune(&at_once()).await.unwrap();
     assert_eq!((pruned.marked_chunks, pruned.removed_chunks), (0, 0));
     assert_eq!((objects(folder.path(), "chunk"), objects(folder.path(), "trash")), (2, 0));
+    assert_eq!(deletions(&a), Vec::<String>::new());
 
     b.sync().await;
     let found = b.file("docs/found.txt");
     b.library.trash(&found).unwrap();
     b.library.prune(&at_once()).await.unwrap();
-    b.library.prune(&at_once()).await.unwrap();
+    // A program that was killed while it removed it.
+    let killed = "UPDATE library_transfers SET state = 'InProgress' WHERE what = 'delete'";
+    b.replica.write(|tx| tx.execute(killed, &[])).unwrap();
+    b.library.refresh(&MoveOptions::default()).await.unwrap();
+    assert_eq!(deletions(&b), ["Pending"]);
+    b.library.prune(&PruneOptions { keep: Duration::from_secs(3600), ..at_once() }).await.unwrap();
+    assert_eq!(deletions(&b), ["Completed"]);
     assert_eq!((objects(folder.path(), "chunk"), objects(folder.path(), "trash")), (1, 0));
     assert_eq!(a.file(&two.id).availability, Availability::Synchronized);
     assert_eq!(b.library.trash_list().unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_older_version_can_be_had_from_the_remote() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = pair(folder.path()).await;
+    a.put("code.rs", "fn one() {}");
+    a.scan();
+    a.sync().await;
+    let one = a.file("docs/code.rs");
+    a.put("code.rs", "fn two() {}");
+    a.scan();
+    a.sync().await;
+    b.sync().await;
+    let new = b.library.open("docs/code.rs", true, &MoveOptions::default()).await.unwrap();
+    let old = b.library.open(&one.id, true, &MoveOptions::default()).await.unwrap();
+    let read = |path: &std::path::Path| fs::read_to_string(path).unwrap();
+    assert_eq!((read(&new).as_str(), read(&old).as_str()), ("fn two() {}", "fn one() {}"));
+    assert_ne!(new, old);
 }
 
 #[tokio::test]
