@@ -14,7 +14,7 @@ use super::{remotes, sync, watch};
 use crate::args::{Args, By, FilesAction, IdentityBy, KindAdd, Moving, SetAction, TrashAction};
 use crate::bar::Bar;
 use crate::confirm;
-use crate::failure::{self, Failure, Kind};
+use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Out, bytes, count, printable, thousands, time};
 use crate::spinner;
 
@@ -652,11 +652,50 @@ fn verify(library: &Library, out: &mut Out) -> anyhow::Result<u8> {
     Ok(if is_sound { 0 } else { Kind::Failed.code() })
 }
 
-/// After a sync: contents that the remotes lack are put there, unless it was to pull alone, and what the remotes have is looked at. What fails is told and does not undo the sync.
-pub(crate) async fn push_after_sync(args: &Args, pulls: bool, out: &mut Out) -> anyhow::Result<Option<isle::Pushed>> {
+/// What came of the contents of files after a sync.
+pub(crate) enum Contents {
+    /// Nothing was to be done.
+    Nothing,
+    /// Some were put into remotes.
+    Pushed(isle::Pushed),
+    /// They could not be; the sync stands.
+    Failed(isle::Error),
+}
+
+impl Contents {
+    /// Adds it to what a sync says in JSON.
+    pub(crate) fn add_to(&self, object: &mut serde_json::Value) {
+        let Some(fields) = object.as_object_mut() else { return };
+        match self {
+            Contents::Nothing => None,
+            Contents::Pushed(pushed) => fields.insert("files".to_owned(), json!(pushed)),
+            Contents::Failed(error) => fields.insert("files_failed".to_owned(), sync::message(error).into()),
+        };
+    }
+
+    /// Tells people of it.
+    pub(crate) fn show(&self, out: &mut Out) -> anyhow::Result<()> {
+        match self {
+            Contents::Nothing => Ok(()),
+            Contents::Pushed(pushed) => {
+                let (files, sent) = (count(pushed.files, "file"), bytes(pushed.sent_bytes));
+                out.note(format!("  {files} of the library put into the remotes ({sent} sent)"))
+            }
+            Contents::Failed(_) if out.json => Ok(()),
+            Contents::Failed(error) => {
+                out.flush()?;
+                eprint_line(&format!("warning: contents of files: {}", sync::message(error)));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// After a sync: contents that the remotes lack are put there, unless it was to pull alone, and what the remotes have is looked at.
+pub(crate) async fn push_after_sync(args: &Args, pulls: bool) -> anyhow::Result<Contents> {
     let library = library(args)?;
     if !library.exists()? {
-        return Ok(None);
+        return Ok(Contents::Nothing);
     }
     let bar = Arc::new(Bar::new());
     let options = moving(&Moving { remote: None, limit_rate: None }, "files", &bar);
@@ -666,15 +705,9 @@ pub(crate) async fn push_after_sync(args: &Args, pulls: bool, out: &mut Out) -> 
             false => library.push(&options).await,
         }
     };
-    match bar.beside(moved).await {
-        Ok(pushed) => Ok((pushed.files > 0).then_some(pushed)),
-        Err(isle::Error::NoRemote | isle::Error::NeverSynced { .. }) => Ok(None),
-        Err(error) => {
-            out.flush()?;
-            if !out.json {
-                failure::report(&anyhow::Error::new(error), false);
-            }
-            Ok(None)
-        }
-    }
+    Ok(match bar.beside(moved).await {
+        Ok(pushed) if pushed.files > 0 => Contents::Pushed(pushed),
+        Ok(_) | Err(isle::Error::NoRemote | isle::Error::NeverSynced { .. }) => Contents::Nothing,
+        Err(error) => Contents::Failed(error),
+    })
 }

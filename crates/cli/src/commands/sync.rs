@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use isle::{CheckReport, Direction, Phase, Progress, RemoteInfo, SyncOptions, SyncReport};
 use serde_json::json;
 
-use super::{Names, library, live, look, remotes, watch};
+use super::library::{self, Contents};
+use super::{Names, live, look, remotes, watch};
 use crate::args::{Args, Prefer, Sync, Way};
 use crate::bar::Bar;
 use crate::confirm;
@@ -50,18 +51,13 @@ pub(crate) fn run(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<u8>
         let round = round(args, &remotes, sync).await?;
         let wants_files = !sync.no_files && !round.reports.is_empty();
         let pulls = sync.way == Some(Way::Pull);
-        let pushed = if wants_files { library::push_after_sync(args, pulls, out).await? } else { None };
+        let contents = if wants_files { library::push_after_sync(args, pulls).await? } else { Contents::Nothing };
         let mut object = to_json(&round);
-        if let (Some(pushed), Some(fields)) = (&pushed, object.as_object_mut()) {
-            fields.insert("files".to_owned(), json!(pushed));
-        }
+        contents.add_to(&mut object);
         if !out.json(&object)? {
             show(args, &round, round.reports.len() + round.failed.len() + round.away.len() > 1, out)?;
         }
-        if let Some(pushed) = pushed {
-            let sent = bytes(pushed.sent_bytes);
-            out.note(format!("  {} of the library put into the remotes ({sent} sent)", count(pushed.files, "file")))?;
-        }
+        contents.show(out)?;
         let blocked = |report: &SyncReport| report.pending.iter().any(|pending| pending.state == "blocked");
         let code = match &round.reports {
             reports if reports.iter().any(|report| !report.refused.is_empty()) => Kind::Failed.code(),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Names;
+use super::library::{self, Contents};
 use super::sync::{self, Round};
-use crate::args::{Args, Sync};
+use crate::args::{Args, Sync, Way};
 use crate::db;
 use crate::output::{Out, seconds, time};
 
@@ -71,7 +72,16 @@ async fn go_on(args: &Args, sync: &Sync, out: &mut Out) -> anyhow::Result<()> {
         failures = if error.is_some() { failures + 1 } else { 0 };
         let pause = pause(sync.interval, failures);
         if let Ok(round) = &result {
-            show(args, round, first, out)?;
+            let moved = round.reports.iter().any(|report| report.pulled_versions + report.pushed_versions > 0);
+            let contents = match round.failed.is_empty() && !sync.no_files && (first || moved) {
+                true => library::push_after_sync(args, sync.way == Some(Way::Pull)).await.unwrap_or_else(|error| {
+                    // Nobody reads stderr: the work goes on.
+                    let _ = writeln!(std::io::stderr(), "warning: contents of files: {error:#}");
+                    Contents::Nothing
+                }),
+                false => Contents::Nothing,
+            };
+            show(args, round, (first, &contents), out)?;
         }
         if let Some(error) = error.as_ref().filter(|error| last_error.as_ref() != Some(*error)) {
             // Nobody reads stderr: the work goes on.
@@ -88,9 +98,11 @@ async fn round(args: &Args, sync: &Sync) -> anyhow::Result<Round> {
 }
 
 /// Something that happened is shown; that nothing did is not, after the first time.
-fn show(args: &Args, round: &Round, first: bool, out: &mut Out) -> anyhow::Result<()> {
+fn show(args: &Args, round: &Round, (first, contents): (bool, &Contents), out: &mut Out) -> anyhow::Result<()> {
     if out.json {
-        return out.json_line(&sync::to_json(round));
+        let mut object = sync::to_json(round);
+        contents.add_to(&mut object);
+        return out.json_line(&object);
     }
     let names = Names::new(&db::open(args)?.status()?);
     for report in &round.reports {
@@ -106,6 +118,7 @@ fn show(args: &Args, round: &Round, first: bool, out: &mut Out) -> anyhow::Resul
             out.note(format!("  {line}"))?;
         }
     }
+    contents.show(out)?;
     out.flush()
 }
 

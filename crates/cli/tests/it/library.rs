@@ -239,3 +239,22 @@ fn contents_can_be_left_for_later() {
     assert_eq!(a.json(["files", "push"])["files"], 2);
     assert_eq!(a.json(["files", "push"])["operation"], 0, "nothing is left to do");
 }
+
+#[test]
+fn a_sync_that_goes_on_puts_contents_too() {
+    let place = Place::new();
+    let a = librarian(&place, "a");
+    let mut watch = a
+        .command(["sync", "--watch", "--interval", "200ms", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(watch.stdout.take().expect("a pipe")).lines().map(|line| line.expect("UTF-8"));
+    lines.next().expect("the first sync");
+    a.ok(["files", "scan"]);
+    let put = lines.find(|line| line.contains("\"files\":{")).expect("contents are put");
+    assert!(put.contains("\"files\":2"), "{put}");
+    watch.kill().expect("it can be killed");
+    watch.wait().expect("it ends");
+    assert_eq!(a.json(["files", "list"])[0]["availability"], "Synchronized");
+}
