@@ -341,6 +341,10 @@ fn show(event: &LiveEvent, out: &mut Out) -> anyhow::Result<()> {
         LiveEvent::Synced { report } if out.json || report.pulled_versions + report.pushed_versions > 0 => {
             (format!("{}: {}", report.remote, sync::summary(report)), json!({ "event": "synced", "report": report }))
         }
+        LiveEvent::FilesPushed { remote, pushed } => (
+            format!("{remote}: {} of the library put there", count(pushed.files, "file")),
+            json!({ "event": "files_pushed", "remote": remote, "pushed": pushed }),
+        ),
         LiveEvent::SyncFailed { remote, reason } => (
             format!("{remote}: {}", printable(reason)),
             json!({ "event": "sync_failed", "remote": remote, "reason": reason }),

@@ -18,9 +18,9 @@ use super::pairing::{self, PAIRING};
 use super::peers::PeerState;
 use super::session::{self, Ended, ONCE, Purpose, SESSION};
 use super::{remotes, watch};
-use crate::Error;
 use crate::replica::{Inner, Replica};
 use crate::sync::{SyncReport, blocking};
+use crate::{Error, Pushed};
 
 /// Callers that do not belong to the group and are heard out at once.
 const STRANGERS_MAX: usize = 32;
@@ -101,6 +101,13 @@ pub enum LiveEvent {
     Synced {
         /// What it did.
         report: Box<SyncReport>,
+    },
+    /// Contents of the file library were put into a remote.
+    FilesPushed {
+        /// The remote's name.
+        remote: String,
+        /// What was put.
+        pushed: Box<Pushed>,
     },
     /// A sync with a remote has failed; it is tried again.
     SyncFailed {

@@ -1,4 +1,5 @@
-//! Syncing with remotes while a replica is live: at the start if asked, soon after local changes, and now and then; less often while one fails.
+//! Syncing with remotes while a replica is live: at the start if asked, soon after local changes, and now and then; less often while one fails. Contents of
+//! files go beside: rows do not wait for them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use tokio::task::JoinSet;
 
 use super::hub::Hub;
 use super::live::LiveEvent;
-use crate::Error;
 use crate::sync::{self, Outcome, SyncOptions, blocking};
+use crate::{Error, MoveOptions, Replica};
 
 /// Changes that come in quick succession are sent at once.
 const DEBOUNCE: Duration = Duration::from_millis(500);
@@ -54,13 +55,21 @@ pub(super) async fn run(hub: Arc<Hub>, interval: Duration, mut since: Option<Ver
 async fn keep_up(hub: Arc<Hub>, name: String, interval: Duration, mut since: Option<VersionVector>) {
     let mut failures = 0u32;
     let mut news = hub.news.subscribe();
+    let (mut contents, mut begun) = (JoinSet::new(), false);
     loop {
         let mut known = since.take();
         if known.is_none() {
             // What comes up while the round is under way may not be in it.
             known = vector(&hub).await;
             failures = match round(&hub, &name).await {
-                Round::Well => 0,
+                Round::Well { moved } => {
+                    while contents.try_join_next().is_some() {}
+                    if (moved || !begun) && contents.is_empty() {
+                        contents.spawn(put_contents(Arc::clone(&hub), name.clone()));
+                    }
+                    begun = true;
+                    0
+                }
                 Round::Failed => failures.saturating_add(1),
                 Round::Over => return,
             };
@@ -91,7 +100,10 @@ async fn vector(hub: &Arc<Hub>) -> Option<VersionVector> {
 }
 
 enum Round {
-    Well,
+    Well {
+        /// Whether changes came or went.
+        moved: bool,
+    },
     Failed,
     /// The hub stops, or the remote was removed.
     Over,
@@ -110,18 +122,42 @@ async fn round(hub: &Arc<Hub>, name: &str) -> Round {
     };
     match result {
         Ok(report) => {
+            let mut moved = false;
             if let Some(report) = report {
+                moved = report.pulled_versions + report.pushed_versions > 0 || report.snapshot_joined;
                 if report.pulled_versions > 0 || report.snapshot_joined {
                     // It may be news to the peers.
                     hub.bump();
                 }
                 hub.tell(LiveEvent::Synced { report: Box::new(report) });
             }
-            Round::Well
+            Round::Well { moved }
         }
         Err(error) => {
             hub.tell(LiveEvent::SyncFailed { remote: name.to_owned(), reason: error.to_string() });
             Round::Failed
+        }
+    }
+}
+
+/// Puts contents of the library that a remote lacks there. What fails is tried again after the next change.
+async fn put_contents(hub: Arc<Hub>, name: String) {
+    let library = Replica { inner: Arc::clone(&hub.inner), auto: None }.library();
+    let exists = library.clone();
+    if !blocking(&hub.inner, move |_| exists.exists()).await.unwrap_or(false) {
+        return;
+    }
+    let options = MoveOptions { remote: Some(name.clone()), ..MoveOptions::default() };
+    let pushed = tokio::select! {
+        () = hub.stopped() => return,
+        pushed = library.push(&options) => pushed,
+    };
+    match pushed {
+        Ok(pushed) if pushed.files > 0 => hub.tell(LiveEvent::FilesPushed { remote: name, pushed: Box::new(pushed) }),
+        Ok(_) => {}
+        Err(error) => {
+            let reason = format!("contents of files: {error}");
+            hub.tell(LiveEvent::SyncFailed { remote: name, reason });
         }
     }
 }

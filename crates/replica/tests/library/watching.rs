@@ -104,6 +104,30 @@ fn without_notices_the_period_finds_it() {
 }
 
 #[test]
+fn an_app_that_syncs_by_itself_puts_contents_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = folder.path().join("bucket");
+    let replica = isle::Replica::builder(folder.path().join("app.db"))
+        .home(folder.path().join("home"))
+        .remote("hub", bucket.to_str().unwrap())
+        .auto_sync(isle::AutoSync::default().interval(Duration::from_secs(3600)))
+        .init()
+        .unwrap();
+    let mut events = replica.events().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("n.txt"), "words").unwrap();
+    let library = replica.library();
+    library.add_root("docs", &root, &[]).unwrap();
+    library.scan_now(&isle::ScanOptions::default()).unwrap();
+    until("that the contents are there", || match events.try_recv() {
+        Ok(isle::LiveEvent::FilesPushed { remote, pushed }) => remote == "hub" && pushed.files == 1,
+        _ => false,
+    });
+    assert_eq!(library.file("docs/n.txt").unwrap().availability, isle::Availability::Synchronized);
+}
+
+#[test]
 fn a_root_that_is_added_or_comes_back_is_watched() {
     let folder = tempfile::tempdir().unwrap();
     let a = Device::with_root(folder.path(), "a");
