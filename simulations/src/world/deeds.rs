@@ -210,6 +210,12 @@ impl World {
             (ack.site == kept.site && ack.version <= kept.version) || held.contains(ack.site, ack.version)
         });
         (device.seen, device.went_back) = (None, Some(kept.site));
+        // What another device had lost in the same way, and this one still had, may be nowhere now.
+        let held = self.held_by_others(usize::MAX);
+        for other in self.devices.iter_mut().filter(|other| other.went_back.is_some()) {
+            other.acks.retain(|ack| held.contains(ack.site, ack.version));
+        }
+        self.memory.acks.retain(|ack| held.contains(ack.site, ack.version));
         let how = if by_hand { "by hand" } else { "by isle" };
         self.note(n, "restore", format!("backup of version {} is restored {how}", kept.version));
         self.collect(n)
