@@ -92,7 +92,7 @@ impl LogicalPath {
         let refused = |why| PathError::Refused { path: shown(text), why };
         check(text).map_err(refused)?;
         let root = text.find('/').ok_or_else(|| refused("it names no file below its root"))?;
-        if text.split('/').take(2).any(|part| part.eq_ignore_ascii_case(PRIVATE_FOLDER)) {
+        if text.split('/').any(|part| part.eq_ignore_ascii_case(PRIVATE_FOLDER)) {
             return Err(refused("that folder is isle's own"));
         }
         Ok(LogicalPath { text: text.to_owned(), root })
@@ -240,6 +240,7 @@ mod tests {
         assert_eq!(why("models/.isle/trash/x"), "that folder is isle's own");
         assert_eq!(why("models/.ISLE/x"), "that folder is isle's own");
         assert_eq!(why(".isle/trash/x"), "that folder is isle's own");
+        assert_eq!(why("models/a/.isle/x"), "that folder is isle's own");
         assert_eq!(why(&format!("models/{}", "x".repeat(256))), "a part is longer than 255 bytes");
         assert_eq!(why(&"x/".repeat(200)), "it is deeper than 128 folders");
         assert_eq!(why(&"x".repeat(4097)), "it is longer than 4,096 bytes");

@@ -8,7 +8,7 @@ use ignore::{DirEntry, WalkBuilder};
 use crate::folder::Stat;
 use crate::logical::relative_of;
 
-/// The folder below a root that is isle's own.
+/// The folder below a root that is isle's own; one deeper is that of another root.
 pub const PRIVATE_FOLDER: &str = ".isle";
 /// Files in a root that say what is left out, written like `.gitignore`.
 const IGNORE_FILE: &str = ".isleignore";
@@ -79,7 +79,7 @@ impl Walk {
 }
 
 fn is_wanted(entry: &DirEntry, root: &Path, only: Option<&BTreeSet<String>>) -> bool {
-    if entry.depth() == 1 && entry.file_name() == PRIVATE_FOLDER {
+    if entry.depth() > 0 && entry.file_name() == PRIVATE_FOLDER {
         return false;
     }
     let Some(only) = only.filter(|_| entry.depth() > 0) else { return true };
@@ -153,7 +153,7 @@ mod tests {
         fs::create_dir_all(at("a/b/c/d/e")).unwrap();
         fs::create_dir_all(at(".isle/partial")).unwrap();
         fs::create_dir_all(at("a/.isle")).unwrap();
-        for path in ["a/b/c/d/e/deep.bin", ".hidden", "ä€.txt", ".isle/partial/x", "a/.isle/kept"] {
+        for path in ["a/b/c/d/e/deep.bin", ".hidden", "ä€.txt", ".isle/partial/x", "a/.isle/another-roots"] {
             fs::write(at(path), path).unwrap();
         }
         #[cfg(unix)]
@@ -162,7 +162,7 @@ mod tests {
             std::os::unix::fs::symlink(outside.path().join("secret"), at("leak")).unwrap();
             std::os::unix::fs::symlink(at("a"), at("a/b/loop")).unwrap();
         }
-        assert_eq!(files(root.path()), [".hidden", "a/.isle/kept", "a/b/c/d/e/deep.bin", "ä€.txt"]);
+        assert_eq!(files(root.path()), [".hidden", "a/b/c/d/e/deep.bin", "ä€.txt"]);
     }
 
     #[test]

@@ -398,6 +398,7 @@ impl Replica {
         }
         Remote::create(url, &self.inner.remote_options)
             .map_err(|source| Error::Remote { name: name.to_owned(), source })?;
+        self.library().forget_remote(name)?;
         Ok(self.inner.store.put_remote(&RemoteRow {
             name: name.to_owned(),
             url: url.to_owned(),

@@ -224,7 +224,7 @@ fn show_scan(report: &ScanReport, out: &mut Out) -> anyhow::Result<()> {
     }
     for root in &report.flagged {
         let mark = out.style.yellow("!");
-        out.note(format!("  {mark} root {root} is gone or lost all of its files: nothing of it was changed"))?;
+        out.note(format!("  {mark} root {root} is gone or lost all of its files: nothing of it was changed (`--emptied` if that was meant)"))?;
     }
     Ok(())
 }

@@ -97,6 +97,16 @@ pub(super) fn page(conn: &Connection, root: i64, after: i64, most: usize) -> Res
     rows.collect::<Result<_, _>>().map_err(failed)
 }
 
+/// Some entries of a root that are there and whose times are known.
+pub(super) fn sample(conn: &Connection, root: i64, most: usize) -> Result<Vec<Entry>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM library_scan WHERE root = ?1 AND state IN ('ok', 'other', 'invalid') AND modified_ns >= 0 LIMIT ?2"
+    );
+    let mut statement = conn.prepare_cached(&sql).map_err(failed)?;
+    let rows = statement.query_map((root, most as i64), read).map_err(failed)?;
+    rows.collect::<Result<_, _>>().map_err(failed)
+}
+
 /// Entries below a folder of a root, and that of the path itself.
 pub(super) fn below(conn: &Connection, root: i64, path: &str) -> Result<Vec<Entry>, Error> {
     // `0` follows `/`.

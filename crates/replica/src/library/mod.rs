@@ -60,8 +60,8 @@ use crate::{Error, params};
 
 const SCHEMA: &str = include_str!("schema.sql");
 const VIEWS: &str = include_str!("views.sql");
-/// The one of them that is made first.
-const VIEW: &str = "library_sound";
+/// How each of them begins.
+const VIEW: &str = "CREATE VIEW ";
 /// Its table without which there is no library.
 const TABLE: &str = "library_files";
 const SEED: &str = "chunker seed";
@@ -105,11 +105,11 @@ impl Library {
     /// As [`Replica::apply_schema`]: a table of the app's that is called like one of them, say.
     pub fn create(&self) -> Result<(), Error> {
         self.replica.apply_schema(SCHEMA)?;
+        self.make_views()?;
         let seed = format!("{:016x}", u64::from_be_bytes(first_8(&self.inner().runtime.random())));
         let name = format!("{SEED} {}", self.device()?);
         let kinds = Kind::built_in();
         self.replica.write(|tx| {
-            tx.execute_batch(VIEWS)?;
             let begun = "SELECT 1 FROM library_settings WHERE substr(name, 1, length(?1)) = ?1";
             if tx.one::<i64>(begun, params![SEED])?.is_some() {
                 // Kinds that somebody removed stay away.
@@ -130,16 +130,41 @@ impl Library {
         if !self.exists()? {
             return Err(LibraryError::None.into());
         }
-        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'view' AND name = ?1";
-        if self.replica.read(|q| q.one::<i64>(sql, params![VIEW]))?.is_none() {
-            self.replica.write(|tx| tx.execute_batch(VIEWS))?;
-        }
+        self.make_views()?;
         let device = self.device()?;
         let strangers = "SELECT 1 FROM library_roots WHERE device <> ?1 LIMIT 1";
         match self.replica.read(|q| q.one::<i64>(strangers, params![&device]))? {
             Some(_) => self.forget_strangers(),
             None => Ok(()),
         }
+    }
+
+    /// Makes the views that are missing, or those of another version of isle.
+    fn make_views(&self) -> Result<(), Error> {
+        let mut odd = Vec::new();
+        for view in views() {
+            let name = view[VIEW.len()..].split_whitespace().next().unwrap_or_default();
+            let sql = "SELECT type, sql FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+            match self.replica.read(|q| q.one::<(String, String)>(sql, params![name]))? {
+                Some((kind, _)) if kind != "view" => {
+                    return Err(LibraryError::NameTaken { name: name.to_owned() }.into());
+                }
+                Some((_, sql)) if sql == view => {}
+                found => odd.push((name, view, found.is_some())),
+            }
+        }
+        if odd.is_empty() {
+            return Ok(());
+        }
+        self.replica.write(|tx| {
+            for (name, view, stands) in &odd {
+                if *stands {
+                    tx.execute_batch(&format!("DROP VIEW \"{name}\""))?;
+                }
+                tx.execute_batch(view)?;
+            }
+            Ok(())
+        })
     }
 
     /// This device, as presences name it.
@@ -170,6 +195,12 @@ impl Library {
         }
         Ok(usable)
     }
+}
+
+/// The statements of `views.sql`, as SQLite keeps them.
+fn views() -> impl Iterator<Item = &'static str> {
+    let statements = VIEWS.split(';').filter_map(|text| text.find(VIEW).map(|at| text[at..].trim_end()));
+    statements.filter(|statement| !statement.is_empty())
 }
 
 fn first_8(bytes: &[u8; 16]) -> [u8; 8] {

@@ -68,6 +68,14 @@ pub enum LibraryError {
         /// What lies in it, or around it.
         what: String,
     },
+    /// Something of the app's is called like a view of the library.
+    #[error(
+        "the database has something else that is called {name}: rename that, for the library needs a view of this name"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
     /// No set of that name.
     #[error("there is no set {name:?}: `isle files status --by set` lists them")]
     NoSuchSet {
@@ -242,6 +250,7 @@ impl LibraryError {
             | LibraryError::FolderName { .. }
             | LibraryError::NoSuchKind { .. }
             | LibraryError::NoSuchSet { .. }
+            | LibraryError::NameTaken { .. }
             | LibraryError::NoSuchValidator { .. }
             | LibraryError::Entangled { .. }
             | LibraryError::NoSuchFile { .. }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use isle_blobs::ChunkName;
 use serde::Serialize;
 
+use super::Library;
 use super::sources::{CONTENT, Content, Source};
 use super::work::Work;
-use super::{Library, LibraryError};
 use crate::sync::blocking;
 use crate::{Error, SyncOptions, params};
 
@@ -57,9 +57,21 @@ pub struct PrunePlan {
     pub left_alone: Vec<String>,
     #[serde(skip)]
     ids: BTreeSet<String>,
+    /// The same with their paths, and whether nobody has the file any more.
+    #[serde(skip)]
+    rows: Vec<(String, String, bool)>,
 }
 
 impl PrunePlan {
+    /// Tells which rows go.
+    fn name_rows(&mut self) {
+        let paths = |of: bool| {
+            let rows = self.rows.iter().filter(|(id, _, gone)| *gone == of && self.ids.contains(id));
+            rows.map(|(_, path, _)| path.clone()).collect()
+        };
+        (self.gone, self.expired) = (paths(true), paths(false));
+    }
+
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
         let local = self.set_aside.len() + self.emptied.len() + self.gone.len() + self.expired.len();
@@ -147,12 +159,14 @@ impl Library {
             let gone = q.all::<(String, String)>(&sql, params![&cut])?;
             // Since when a version is replaced is the time of what replaced it.
             let sql = "SELECT f.id, f.path FROM library_sound AS f LEFT JOIN library_sound AS n ON n.id = f.replaced_by
-                WHERE (f.trashed_ms <= ?1 OR (f.trashed_ms IS NULL AND f.replaced_by IS NOT NULL AND coalesce(n.added_ms, f.added_ms) <= ?1))
-                AND NOT EXISTS (SELECT 1 FROM library_presence AS p WHERE p.file = f.id AND p.state = 'present' AND p.device <> ?2 AND instr(?3, p.device) = 0) ORDER BY f.path";
+                WHERE (f.trashed_ms <= ?1 OR (f.trashed_ms IS NULL AND f.replaced_by IS NOT NULL AND max(f.added_ms, coalesce(n.added_ms, 0)) <= ?1))
+                AND NOT EXISTS (SELECT 1 FROM library_presence AS p WHERE p.file = f.id AND p.state = 'present' AND instr(?3, p.device) = 0
+                    AND (f.trashed_ms IS NULL OR p.device <> ?2)) ORDER BY f.path";
             let expired = q.all::<(String, String)>(sql, params![before, &device, &cut])?;
             plan.ids = gone.iter().chain(&expired).map(|(id, _)| id.clone()).collect();
-            plan.gone = gone.into_iter().map(|(_, path)| path).collect();
-            plan.expired = expired.into_iter().map(|(_, path)| path).collect();
+            plan.rows = gone.into_iter().map(|(id, path)| (id, path, true)).collect();
+            plan.rows.extend(expired.into_iter().map(|(id, path)| (id, path, false)));
+            plan.name_rows();
             Ok(plan)
         })
     }
@@ -164,7 +178,7 @@ impl Library {
         Ok(cut.map(|(key, _)| isle_identity::device_id(key).to_string()).collect::<Vec<_>>().join(" "))
     }
 
-    fn prune_local(&self, options: &PruneOptions, plan: PrunePlan) -> Result<PrunePlan, Error> {
+    fn prune_local(&self, options: &PruneOptions, mut plan: PrunePlan) -> Result<PrunePlan, Error> {
         let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
         let before = self.now().saturating_sub(keep);
         let sql = "SELECT DISTINCT s.file FROM library_scan AS s JOIN library_sound AS f ON f.id = s.file
@@ -173,18 +187,30 @@ impl Library {
         let aside: Vec<String> = self.replica.read(|q| q.all(sql, &[]))?;
         for file in aside {
             for (root, folder, entry) in self.places_of(&file)? {
-                self.put_aside(&root, &folder, &entry, "trashed")?;
+                // One that cannot be moved stays, and so does its row.
+                if let Err(error) = self.put_aside(&root, &folder, &entry, "trashed") {
+                    plan.left_alone.push(error.to_string());
+                }
             }
         }
+        let here: BTreeSet<String> = {
+            let sql = "SELECT DISTINCT file FROM library_scan WHERE state = 'ok' AND file IS NOT NULL";
+            self.replica.read(|q| q.all::<String>(sql, &[]))?.into_iter().collect()
+        };
+        plan.ids.retain(|id| !here.contains(id));
+        plan.name_rows();
         for root in self.roots()? {
             let Ok(folder) = root.open() else { continue };
             for row in old.iter().filter(|row| row.root == root.id) {
-                folder.remove_trashed(&row.file, &row.name).map_err(LibraryError::from)?;
-                self.forget_trashed(&row.file, row.root, &row.name)?;
+                match folder.remove_trashed(&row.file, &row.name) {
+                    Ok(()) => self.forget_trashed(&row.file, row.root, &row.name)?,
+                    Err(error) => plan.left_alone.push(error.to_string()),
+                }
             }
             // Fetches that nobody went on with.
-            for left in folder.partials_before(before).map_err(LibraryError::from)? {
-                folder.discard_partial(&left).map_err(LibraryError::from)?;
+            let left = folder.partials_before(before).unwrap_or_default();
+            for error in left.iter().filter_map(|left| folder.discard_partial(left).err()) {
+                plan.left_alone.push(error.to_string());
             }
         }
         self.replica.write(|tx| {

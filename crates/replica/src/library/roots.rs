@@ -106,6 +106,11 @@ impl Library {
         }
         let opened = Folder::open(folder).map_err(LibraryError::from)?;
         let folder = folder.canonicalize().map_err(|source| Error::Read { path: folder.to_owned(), source })?;
+        let is_own = self.own_files().last().is_some_and(|own| own.canonicalize().is_ok_and(|own| own == folder));
+        if name == OWN_ROOT && !is_own {
+            let why = "that name is for the library's own folder";
+            return Err(LibraryError::Path(isle_files::PathError::Refused { path: name.to_owned(), why }).into());
+        }
         self.is_free_of_isle(name, &folder)?;
         self.create()?;
         self.forget_strangers()?;

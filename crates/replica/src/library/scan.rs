@@ -288,12 +288,10 @@ impl Scanner<'_> {
 
     /// Whether a folder without the root's mark has files of it as they were: only isle's own were removed.
     fn is_familiar(&self, root: &Root, folder: &Folder) -> Result<bool, Error> {
-        let known = self.library.inner().store.read(|conn| index::page(conn, root.id, 0, SAMPLED))?;
-        let same = known
-            .iter()
-            .filter(|entry| entry.state == State::Ok)
-            .any(|entry| folder.stat(&entry.path).ok().flatten().is_some_and(|stat| stat == entry.stat));
-        Ok(same || known.is_empty())
+        let known = self.library.inner().store.read(|conn| index::sample(conn, root.id, SAMPLED))?;
+        let same =
+            |entry: &index::Entry| folder.stat(&entry.path).ok().flatten().is_some_and(|stat| stat == entry.stat);
+        Ok(known.is_empty() || known.iter().any(same))
     }
 
     /// Walks, and looks at what is new or changed.

@@ -205,6 +205,19 @@ impl Library {
         Ok(())
     }
 
+    /// Forgets what is known of a remote of this name: another one may be called so from now on.
+    pub(crate) fn forget_remote(&self, name: &str) -> Result<(), Error> {
+        if !self.exists()? {
+            return Ok(());
+        }
+        self.replica.write(|tx| {
+            for table in ["library_chunks", "library_listings", "library_stored", "library_transfers"] {
+                tx.execute(&format!("DELETE FROM {table} WHERE remote = ?1"), params![name])?;
+            }
+            Ok(())
+        })
+    }
+
     /// Whether a remote is to be listed: before something is put there if that was not done lately, and when it may have files of which that is not known. The
     /// more it has, the less often.
     pub(super) fn should_list(&self, remote: &str, puts: bool) -> Result<bool, Error> {

@@ -7,7 +7,7 @@ use isle_files::{
 };
 
 use super::index::{self, Entry, State};
-use super::roots::Root;
+use super::roots::{OWN_ROOT, Root};
 use super::{Library, LibraryError};
 use crate::{Error, Transaction, params};
 
@@ -173,11 +173,19 @@ pub(super) struct Book<'a> {
 struct Known {
     id: String,
     path: String,
+    kind: String,
     bytes: i64,
     content: String,
     chunks: Option<Vec<u8>>,
     replaced_by: Option<String>,
     trashed_ms: Option<i64>,
+}
+
+impl Known {
+    /// Whether it says of a file what was found.
+    fn is(&self, taken: &Taken, content: &str, bytes: i64, chunks: Option<&Vec<u8>>) -> bool {
+        self.content == content && self.bytes == bytes && self.chunks.as_ref() == chunks && self.kind == taken.kind
+    }
 }
 
 impl Book<'_> {
@@ -230,8 +238,17 @@ impl Book<'_> {
             (Some(row), Identity::Path) => row.path.clone(),
             _ => place.as_str().to_owned(),
         };
-        let row = match (&moved, taken.identity) {
-            (Some(entry), _) => entry.file.as_deref().map(|file| known(tx, file)).transpose()?.flatten(),
+        let moved_row = match moved.as_ref().and_then(|entry| entry.file.as_deref()) {
+            Some(file) => known(tx, file)?,
+            None => None,
+        };
+        // Under another name it may be of another kind: a download that is complete, say. Then it takes the place of what it was.
+        let (moved_row, outgrown) = match moved_row {
+            Some(row) if row.kind != taken.kind => (None, Some(row)),
+            row => (row, None),
+        };
+        let row = match (moved_row, taken.identity) {
+            (Some(row), _) => Some(row),
             (None, Identity::Content) => known(tx, &file_id(&taken.ingested.content, None))?,
             (None, Identity::Path) => known_at(tx, &content, &path)?,
         };
@@ -239,7 +256,7 @@ impl Book<'_> {
         let chunks = ChunkRef::encode(&taken.ingested.chunks, look.stat.bytes);
         let bytes = i64::try_from(look.stat.bytes).unwrap_or(i64::MAX);
         let id = match row {
-            Some(row) if row.content == content && row.bytes == bytes && row.chunks == chunks => {
+            Some(row) if row.is(taken, &content, bytes, chunks.as_ref()) => {
                 self.revive(tx, &row, old)?;
                 if let (Some(entry), Identity::Path) = (&moved, taken.identity) {
                     self.follow(tx, &row, entry, &place)?;
@@ -251,6 +268,9 @@ impl Book<'_> {
         };
         if let Some(entry) = &moved {
             self.forget(tx, entry)?;
+        }
+        if let Some(row) = outgrown.filter(|row| row.id != id) {
+            tx.execute("UPDATE library_files SET replaced_by = ?2 WHERE id = ?1", params![&row.id, &id])?;
         }
         if let Some(old) = old_row.filter(|old| old.id != id) {
             self.replace(tx, &old, &id, &look.path, taken.identity)?;
@@ -311,15 +331,20 @@ impl Book<'_> {
             self.now_ms
         ];
         tx.execute(sql, row)?;
+        // One of this id may have been in the library before, and its chunks may be gone since.
+        tx.execute("DELETE FROM library_stored WHERE file = ?1", params![&id])?;
         Ok(id)
     }
 
     /// What this device had at a place and let go.
     fn evicted(&self, tx: &Transaction<'_>, path: &str) -> Result<Option<Known>, Error> {
-        let sql = "SELECT f.id, f.path, f.bytes, f.content, f.chunks, f.replaced_by, f.trashed_ms FROM library_presence AS p
+        let sql = "SELECT f.id, f.path, f.kind, f.bytes, f.content, f.chunks, f.replaced_by, f.trashed_ms FROM library_presence AS p
             CROSS JOIN library_sound AS f ON f.id = p.file
-            WHERE p.device = ?1 AND p.root = ?2 AND p.path = ?3 AND p.state = 'evicted' AND f.trashed_ms IS NULL AND f.replaced_by IS NULL LIMIT 1";
-        tx.one(sql, params![self.device, &self.root.name, path])
+            WHERE p.device = ?1 AND p.root = ?2 AND p.path = ?3 AND p.state = 'evicted' AND f.trashed_ms IS NULL AND f.replaced_by IS NULL
+            AND f.path = ?4 LIMIT 1";
+        // One that somebody gave another place since is another file.
+        let place = if self.root.name == OWN_ROOT { path.to_owned() } else { format!("{}/{path}", self.root.name) };
+        tx.one(sql, params![self.device, &self.root.name, path, &place])
     }
 
     /// What somebody puts at a place again is wanted again, whatever became of it before.
@@ -393,6 +418,8 @@ impl Book<'_> {
     pub(super) fn put_found(&self, tx: &Transaction<'_>, file: &str, path: &str, stat: Stat) -> Result<(), Error> {
         let before = index::find(tx.as_rusqlite(), self.root.id, path)?;
         let look = Look { path: path.to_owned(), stat, before, outcome: Outcome::Back };
+        let sql = "DELETE FROM library_presence WHERE file = ?1 AND device = ?2 AND state = 'evicted'";
+        tx.execute(sql, params![file, self.device])?;
         self.put_presence(tx, file, path)?;
         let content: Option<String> = tx.one("SELECT content FROM library_sound WHERE id = ?1", params![file])?;
         self.put_entry(tx, &look, (Some(file), content.as_deref(), State::Ok, None), Change::Same).map(|_| ())
@@ -442,13 +469,13 @@ fn free_id(tx: &Transaction<'_>, content: &[u8; 32], path: Option<&str>) -> Resu
 
 fn known(tx: &Transaction<'_>, id: &str) -> Result<Option<Known>, Error> {
     tx.one(
-        "SELECT id, path, bytes, content, chunks, replaced_by, trashed_ms FROM library_sound WHERE id = ?1",
+        "SELECT id, path, kind, bytes, content, chunks, replaced_by, trashed_ms FROM library_sound WHERE id = ?1",
         params![id],
     )
 }
 
 fn known_at(tx: &Transaction<'_>, content: &str, path: &str) -> Result<Option<Known>, Error> {
-    let sql = "SELECT id, path, bytes, content, chunks, replaced_by, trashed_ms FROM library_sound WHERE content = ?1 AND path = ?2
+    let sql = "SELECT id, path, kind, bytes, content, chunks, replaced_by, trashed_ms FROM library_sound WHERE content = ?1 AND path = ?2
         ORDER BY trashed_ms IS NOT NULL, id LIMIT 1";
     tx.one(sql, params![content, path])
 }

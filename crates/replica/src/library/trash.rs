@@ -13,6 +13,9 @@ use super::take_up::Book;
 use super::{FileInfo, Library, LibraryError};
 use crate::{Error, params};
 
+/// Names that are tried beside what stands at the place of a file.
+const BESIDE_MAX: usize = 1_000;
+
 /// A file that is in a trash of this device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Trashed {
@@ -155,24 +158,38 @@ impl Library {
             return Err(LibraryError::NotInTrash { path: id.to_owned() }.into());
         }
         let roots = self.roots()?;
-        let mut placed = None;
-        for row in rows {
-            let Some(root) = roots.iter().find(|root| root.id == row.root) else { continue };
-            placed = self.bring_back(root, &row, in_library.is_some())?.or(placed);
+        let root_of = |row: &TrashRow| roots.iter().find(|root| root.id == row.root);
+        for root in rows.iter().filter_map(root_of) {
+            root.open()?;
         }
+        // Wanted again first: what is placed then is no copy of something in the trash.
         self.replica.write(|tx| tx.execute("UPDATE library_files SET trashed_ms = NULL WHERE id = ?1", params![id]))?;
-        Ok(placed)
+        let (mut placed, mut failed) = (None, None);
+        for row in &rows {
+            let Some(root) = root_of(row) else { continue };
+            match self.bring_back(root, row, in_library.is_some()) {
+                Ok(place) => placed = place.or(placed),
+                Err(error) => _ = failed.get_or_insert(error),
+            }
+        }
+        failed.map_or(Ok(placed), Err)
     }
 
     fn bring_back(&self, root: &Root, row: &TrashRow, has_row: bool) -> Result<Option<PathBuf>, Error> {
         let folder = root.open()?;
-        let mut at = row.path.clone();
-        let moved = match folder.take_back(&row.file, &row.name, &at) {
-            Err(FolderError::Exists { .. }) => {
-                at = isle_files::conflict_name(&row.path, &row.file);
-                folder.take_back(&row.file, &row.name, &at)
+        let (mut at, mut tried) = (row.path.clone(), 0);
+        let moved = loop {
+            match folder.take_back(&row.file, &row.name, &at) {
+                Err(FolderError::Exists { .. }) if tried < BESIDE_MAX => {
+                    tried += 1;
+                    let (path, name) =
+                        row.path.rsplit_once('/').map_or(("", row.path.as_str()), |(path, name)| (path, name));
+                    let slash = if path.is_empty() { "" } else { "/" };
+                    let numbered = if tried == 1 { row.path.clone() } else { format!("{path}{slash}{tried} {name}") };
+                    at = isle_files::conflict_name(&numbered, &row.file);
+                }
+                moved => break moved,
             }
-            moved => moved,
         };
         match moved {
             Ok(()) => {}

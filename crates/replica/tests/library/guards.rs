@@ -284,3 +284,139 @@ async fn the_database_its_key_and_the_bucket_are_no_files_of_the_library() {
     let report = library.scan_now(&isle::ScanOptions::default()).unwrap();
     assert_eq!((report.added, report.unchanged), (0, 2), "{report:?}");
 }
+
+#[tokio::test]
+async fn a_place_that_a_file_has_left_elsewhere_is_not_its_place_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = pair(folder.path()).await;
+    a.put("x.txt", "one");
+    a.scan();
+    a.sync().await;
+    b.sync().await;
+    b.library.pull(&Selection::All, &MoveOptions::default()).await.unwrap();
+    evict(&a, "docs/x.txt").await.unwrap();
+    fs::rename(b.root.join("x.txt"), b.root.join("y.txt")).unwrap();
+    b.scan();
+    b.sync().await;
+    a.sync().await;
+    a.put("x.txt", "totally other");
+    a.scan();
+    a.sync().await;
+    b.sync().await;
+    b.library.pull(&Selection::All, &MoveOptions::default()).await.unwrap();
+    assert_eq!((b.read("y.txt").unwrap(), b.read("x.txt").unwrap()), (b"one".to_vec(), b"totally other".to_vec()));
+    assert_eq!(b.library.trash_list().unwrap(), []);
+}
+
+#[tokio::test]
+async fn rows_stay_while_this_device_has_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = pair(folder.path()).await;
+    a.put("n.txt", "one");
+    a.put("t.txt", "thrown away elsewhere");
+    a.scan();
+    a.sync().await;
+    b.sync().await;
+    b.library.pull(&Selection::All, &MoveOptions::default()).await.unwrap();
+    a.put("n.txt", "two");
+    a.scan();
+    a.library.trash(&a.file("docs/t.txt")).unwrap();
+    a.sync().await;
+    b.sync().await;
+    // b has not fetched the new version, and its disk is away.
+    let away = folder.path().join("disk");
+    fs::rename(&b.root, &away).unwrap();
+    b.library.prune(&at_once()).await.unwrap();
+    fs::rename(&away, &b.root).unwrap();
+    b.scan();
+    assert_eq!(b.paths(), ["docs/n.txt"], "nothing comes to life again");
+    assert!(b.files().iter().all(|file| !file.conflict));
+    b.library.prune(&at_once()).await.unwrap();
+    assert_eq!(b.read("t.txt"), None);
+    assert_eq!(b.read("n.txt").unwrap(), b"one");
+}
+
+#[tokio::test]
+async fn what_is_taken_up_again_is_put_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = pair(folder.path()).await;
+    a.put("n.txt", "words");
+    a.scan();
+    a.sync().await;
+    b.sync().await;
+    b.library.trash(&b.file("docs/n.txt")).unwrap();
+    b.sync().await;
+    a.sync().await;
+    a.library.prune(&at_once()).await.unwrap();
+    a.library.prune(&at_once()).await.unwrap();
+    a.put("n.txt", "words");
+    a.scan();
+    assert_eq!(a.library.push(&MoveOptions::default()).await.unwrap().files, 1);
+    assert!(chunk(folder.path()).exists());
+    // Another remote of the same name has none of it.
+    a.replica.remove_remote("shared").unwrap();
+    a.replica.add_plain_remote("shared", folder.path().join("other").to_str().unwrap()).unwrap();
+    a.replica.sync().await.unwrap();
+    assert_eq!(a.file("docs/n.txt").availability, Availability::LocalOnly);
+    assert_eq!(a.library.push(&MoveOptions::default()).await.unwrap().files, 1);
+}
+
+#[tokio::test]
+async fn several_copies_of_one_file_come_back_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = Device::with_root(folder.path(), "a");
+    let mut id = String::new();
+    for _ in 0..4 {
+        a.put("x.txt", "same");
+        a.scan();
+        let file = a.file("docs/x.txt");
+        a.library.trash(&file).unwrap();
+        id = file.id;
+    }
+    a.library.restore(&id).unwrap();
+    assert_eq!(a.library.trash_list().unwrap(), []);
+    let names = fs::read_dir(&a.root).unwrap().filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_file());
+    assert_eq!(names.count(), 4);
+}
+
+#[tokio::test]
+async fn a_download_that_is_complete_becomes_one_of_its_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = Device::with_root(folder.path(), "a");
+    a.put("m.gguf.part", crate::model("M", "llama", 1));
+    a.scan();
+    assert_eq!(a.file("docs/m.gguf.part").kind, "file");
+    fs::rename(a.root.join("m.gguf.part"), a.root.join("m.gguf")).unwrap();
+    a.scan();
+    let files = a.files();
+    assert_eq!((files.len(), files[0].kind.as_str(), files[0].path.as_str()), (1, "gguf", "docs/m.gguf"));
+    assert_eq!(a.one::<String>("SELECT architecture FROM library_models"), "llama");
+}
+
+#[tokio::test]
+async fn views_are_those_of_this_version_and_nothing_else_takes_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = Device::with_root(folder.path(), "a");
+    a.put("n.txt", "n");
+    a.scan();
+    a.replica
+        .write(|tx| {
+            tx.execute_batch(
+                "DROP VIEW library_sound; CREATE VIEW library_sound AS SELECT * FROM library_files; DROP VIEW fs_scan",
+            )
+        })
+        .unwrap();
+    assert_eq!(a.paths(), ["docs/n.txt"]);
+    assert_eq!(a.one::<u64>("SELECT count(*) FROM fs_scan"), 1);
+    a.replica.write(|tx| tx.execute("UPDATE library_files SET bytes = -1", &[])).unwrap();
+    assert_eq!(a.paths(), Vec::<String>::new());
+    a.replica.write(|tx| tx.execute_batch("DROP VIEW fs_scan; CREATE TABLE fs_scan(x)")).unwrap();
+    let refused = a.library.roots();
+    assert!(matches!(refused, Err(Error::Library(LibraryError::NameTaken { .. }))), "{refused:?}");
+    // The name of the library's own folder is not for another, and least of all for the one with the key.
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    a.replica.write(|tx| tx.execute_batch("DROP TABLE fs_scan")).unwrap();
+    assert!(a.library.add_root("library", &other, &[]).is_err());
+    assert!(a.library.add_root("library", &folder.path().join("a.home"), &[]).is_err());
+}
