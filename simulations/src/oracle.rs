@@ -34,6 +34,9 @@ impl World {
             _ if self.devices[n].disk.is_down() => return Ok(()),
             (Err(error), _) | (_, Err(error)) => return Err(self.broken("log", format!("d{n}: {}", chain(&error)))),
         };
+        // What a retired site wrote beyond its end nobody waits for.
+        let ended: Vec<_> = retired.clone();
+        let ended = |site: SiteId| ended.iter().find(|(of, _)| *of == site).map_or(u64::MAX, |(_, last)| *last);
         // It goes on under another site id soon, which has what it wrote beyond that end.
         let own_site = self.devices[n].seen.map(|(site, _)| site);
         let retired: Vec<_> = retired.into_iter().filter(|(site, _)| Some(*site) != own_site).collect();
@@ -45,7 +48,10 @@ impl World {
         let known: Vec<&Sealed> = known.into_values().collect();
         let headers = known.iter().filter_map(|(header, _)| Header::decode(header).ok());
         for header in headers {
-            if let Some(cause) = header.causes.iter().find(|cause| !vector.contains(cause.site, cause.version)) {
+            let lacks = |cause: &&isle_changeset::Cause| {
+                !vector.contains(cause.site, cause.version) && cause.version <= ended(cause.site)
+            };
+            if let Some(cause) = header.causes.iter().find(lacks) {
                 let (of, by) = (cause.site.short(), header.site.short());
                 let text = format!(
                     "d{n} has version {} of {by} and not {} of {of}, which that had seen",
