@@ -241,20 +241,16 @@ impl Device {
         if self.went_back == Some(site) { u64::MAX } else { version }
     }
 
-    /// Whether a value shows, in whatever column of its table: its own may have got another name. `None` where that cannot be read.
+    /// Whether a value shows; `None` where that cannot be read.
     fn looks(conn: &Connection, token: &Token) -> Option<bool> {
-        let columns = || -> rusqlite::Result<Vec<String>> {
-            let mut names = conn.prepare_cached("SELECT name FROM pragma_table_info(?1)")?;
-            let names = names.query_map([&token.table], |row| row.get::<_, String>(0))?;
-            names.map(|name| Ok(quoted(&name?))).collect()
-        };
-        let columns = columns().ok()?;
-        if columns.is_empty() {
-            // A table that is not there has no value.
-            return Some(false);
+        let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(&token.column));
+        let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
+        match there {
+            Ok(there) => Some(there),
+            // A table or a column that is not there has no value.
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => Some(false),
+            Err(_) => None,
         }
-        let sql = format!("SELECT 1 FROM {} WHERE ?1 IN ({})", quoted(&token.table), columns.join(", "));
-        conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text])).ok()
     }
 
     /// Whether a value is seen to show: nothing else was acknowledged.
