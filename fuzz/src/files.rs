@@ -44,7 +44,9 @@ fn chunks(script: &mut Script<'_>) {
     let list = script.rest();
     let list = (!list.is_empty()).then_some(list);
     let read = || ChunkRef::decode(list, content, bytes);
-    let Ok(pieces) = memory::bounded("reading a list of chunks", bound(list.map_or(0, <[u8]>::len)), read) else { return };
+    let Ok(pieces) = memory::bounded("reading a list of chunks", bound(list.map_or(0, <[u8]>::len)), read) else {
+        return;
+    };
     assert_eq!(pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>(), bytes);
     if let Some(encoded) = ChunkRef::encode(&pieces, bytes) {
         assert_eq!(Some(encoded.as_slice()), list);
@@ -88,7 +90,8 @@ pub fn seeds() -> Vec<Seed> {
     model.resize((model.len() + 8).next_multiple_of(32) - 8 + 32, 0);
     let list = [[7; 32].as_slice(), &2_000_000_u32.to_be_bytes()].concat();
     let size = 2_000_000_u64.to_be_bytes();
-    let kind = r#"{"name":"rom","patterns":["*.{nes,sfc}"],"validator":"any","identity":"content","destination":"roms"}"#;
+    let kind =
+        r#"{"name":"rom","patterns":["*.{nes,sfc}"],"validator":"any","identity":"content","destination":"roms"}"#;
     vec![
         ("model", [&[0], model.as_slice()].concat()),
         ("whole-model", [&[1], b"GGUF\x02\0\0\0".as_slice(), &model].concat()),
