@@ -2,12 +2,14 @@
 
 mod backup;
 mod files;
+mod interchange;
 mod schema;
 #[cfg(feature = "sim")]
 mod sim;
 
 pub(crate) use backup::{BackupAction, BackupPlace};
 pub(crate) use files::{By, FilesAction, IdentityBy, KindAdd, Moving, SetAction, TrashAction};
+pub(crate) use interchange::{DialectBy, Documents, Export, ExportAction, Import, ImportAction};
 pub(crate) use schema::SchemaAction;
 #[cfg(feature = "sim")]
 pub(crate) use sim::{SimAction, SimRun};
@@ -204,6 +206,12 @@ pub(crate) enum Command {
         Examples:\n  isle backup create --comment 'before the move'\n  isle backup list\n  isle backup restore 3f2a"
     )]
     Backup(BackupAction),
+    /// Rows out of JSON and YAML documents
+    #[command(subcommand)]
+    Import(ImportAction),
+    /// Documents, or SQL for other databases, out of rows
+    #[command(subcommand)]
+    Export(ExportAction),
     /// Files in folders that belong to the data: their rows travel, their contents come when they are wanted
     #[command(
         subcommand,

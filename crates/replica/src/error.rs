@@ -9,7 +9,7 @@ use isle_protocol::SessionError;
 use isle_store::StoreError;
 use isle_transport::TransportError;
 
-use crate::{BackupError, LibraryError, SyncReport};
+use crate::{BackupError, InterchangeError, LibraryError, SyncReport};
 
 /// What went wrong, in terms of what a caller can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub enum Error {
     /// The file library.
     #[error(transparent)]
     Library(#[from] LibraryError),
+    /// An import or an export.
+    #[error(transparent)]
+    Interchange(#[from] InterchangeError),
     /// A remote.
     #[error("remote {name:?}: {source}")]
     Remote {
@@ -369,6 +372,7 @@ impl Error {
                 BackupError::NoFolder { .. } | BackupError::NoSuchBackup { .. } | BackupError::Ambiguous { .. },
             ) => ErrorKind::Invalid,
             Error::Library(error) => error.kind(),
+            Error::Interchange(error) => error.kind(),
             Error::Remotes { failed, .. } => {
                 let first = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
                 if failed.iter().all(|(_, error)| error.kind() == first) { first } else { ErrorKind::Failed }

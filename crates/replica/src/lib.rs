@@ -106,6 +106,7 @@ mod direct;
 mod error;
 mod group_keys;
 mod history;
+mod interchange;
 mod keystore;
 mod library;
 mod names;
@@ -131,9 +132,14 @@ pub use direct::{Connected, InviteOptions, Live, LiveEvent, LiveOptions, Peer, P
 pub use error::{Error, ErrorKind};
 pub use group_keys::{KeyInfo, import_keys};
 pub use history::{ConflictBase, HistoryCell, HistoryEntry};
+pub use interchange::{
+    Archive, Difference, ExportFollower, ExportOptions, Exported, ImportOptions, ImportReport, Imported,
+    InterchangeError, SourceState, Verification, VerifiedSource,
+};
 pub use isle_blobs::{Credentials, RemoteError, RemoteOptions};
 pub use isle_clock::{DeviceId, GroupId, Hlc, SiteId};
 pub use isle_identity::{DeviceKey, InviteSecret, KeyFileError, KeyId, Ticket, TicketError};
+pub use isle_interchange::{Dialect, DocumentError, Fault, Format as DocumentFormat, Mapping, MappingError};
 pub use isle_schema::{Class, Document, Kind, MigrationId, SchemaConflict, Version};
 pub use isle_store::{
     Applied, Changed, Finding, Fork, Hindrance, Info, Lint, LogEntry, Operation, OperationState, Parked,

@@ -16,6 +16,7 @@ use crate::guard::{Guard, Mode};
 use crate::layout::{FORMAT, quoted};
 use crate::own::Own;
 use crate::plan::Plan;
+use crate::seal::Stamping;
 use crate::tracked::{self, LocalTable, Tracked, join};
 use crate::{Options, StoreError, layout};
 
@@ -456,7 +457,7 @@ impl Engine {
         }
         let mut own = self.own()?;
         let sealed =
-            self.guard.with(Mode::Engine, || crate::seal::seal_queue(&self.conn, &mut own, &self.tables, now_ms))?;
+            self.guard.with(Mode::Engine, || crate::seal::seal_queue(&self.conn, &mut own, &self.tables, Stamping::now(now_ms)))?;
         self.own = Some(own);
         self.queue_empty = true;
         Ok(sealed.map(|sealed| sealed.tables).unwrap_or_default())

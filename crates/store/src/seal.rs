@@ -31,6 +31,8 @@ pub(crate) struct Sealer<'c> {
     id: i64,
     hlc: Hlc,
     baseline: bool,
+    /// Rows that have a clock are refused.
+    new_only: bool,
     stamp: LocalStamp,
     writer: BodyWriter,
     infos: Vec<BlockInfo>,
@@ -45,6 +47,22 @@ pub(crate) struct Sealer<'c> {
     /// looked at by `repair`.
     shadowed: bool,
     repair: bool,
+}
+
+/// With which stamp a changeset is sealed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamping {
+    /// The time.
+    pub(crate) now_ms: u64,
+    /// Its cells carry time 0, so that any real write beats them; only new rows can.
+    pub(crate) baseline: bool,
+}
+
+impl Stamping {
+    /// The time as it is.
+    pub(crate) fn now(now_ms: u64) -> Stamping {
+        Stamping { now_ms, baseline: false }
+    }
 }
 
 /// A row that was touched.
@@ -72,6 +90,7 @@ impl<'c> Sealer<'c> {
             id: log_id(own.no, own.version + 1),
             hlc,
             baseline,
+            new_only: false,
             stamp: LocalStamp { hlc: cell_hlc.bits(), site: own.no },
             writer: BodyWriter::new(),
             infos: Vec::new(),
@@ -121,6 +140,9 @@ impl<'c> Sealer<'c> {
         touch: &Touch<'_>,
     ) -> Result<bool, StoreError> {
         let Touch { key, present, mask, .. } = *touch;
+        if self.new_only && clocks.length(key)? > 0 {
+            return Err(StoreError::NotNew { table: tracked.table.name.clone() });
+        }
         if self.shadowed && !self.meets_shadow(tracked, touch)? {
             return Ok(true);
         }
@@ -375,15 +397,19 @@ pub(crate) fn seal_events(
     conn: &Connection,
     own: &mut Own,
     capture: &mut Capture,
-    now_ms: u64,
+    Stamping { now_ms, baseline }: Stamping,
 ) -> Result<(Option<Sealed>, bool), StoreError> {
     let mut order: Vec<usize> = (0..capture.tables.len()).filter(|n| !capture.tables[*n].events.is_empty()).collect();
     order.sort_by_key(|n| capture.tables[*n].tracked.table.id);
-    let mut sealer = Sealer::begin(conn, own, now_ms, false)?;
+    let mut sealer = Sealer::begin(conn, own, now_ms, baseline)?;
+    sealer.new_only = baseline;
     let mut strays = Vec::new();
     for n in order {
         capture.sort(n);
         let tracked = Arc::clone(&capture.tables[n].tracked);
+        if baseline {
+            crate::imports::begin_baseline(conn, own, &tracked)?;
+        }
         sealer.table(&tracked)?;
         let mut clocks = ClockTable::open(conn, &tracked);
         seal_table_events(&mut sealer, &mut clocks, &tracked, capture, n, &mut strays)?;
@@ -570,7 +596,7 @@ pub(crate) fn seal_queue(
     conn: &Connection,
     own: &mut Own,
     tables: &[Arc<Tracked>],
-    now_ms: u64,
+    Stamping { now_ms, baseline }: Stamping,
 ) -> Result<Option<Sealed>, StoreError> {
     let sql = "SELECT CAST(max(coalesce(w, ?1)) AS REAL) FROM isle_queue";
     let now = crate::triggers::julian_day_of_ms(now_ms);
@@ -582,9 +608,13 @@ pub(crate) fn seal_queue(
     let queued: HashMap<i64, bool> = queued.collect::<Result<_, _>>().doing("read the queue")?;
     let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains_key(&tracked.no)).collect();
     order.sort_by_key(|tracked| tracked.table.id);
-    let mut sealer = Sealer::begin(conn, own, noted, false)?;
-    sealer.foreign = true;
+    let mut sealer = Sealer::begin(conn, own, noted, baseline)?;
+    sealer.new_only = baseline;
+    sealer.foreign = !baseline;
     for tracked in order {
+        if baseline {
+            crate::imports::begin_baseline(conn, own, tracked)?;
+        }
         seal_table_queue(&mut sealer, conn, tracked, queued.get(&tracked.no).is_some_and(|updates| *updates))?;
     }
     let sealed = sealer.finish(own)?;

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::engine::{Engine, Role, connect};
 use crate::error::Doing as _;
 use crate::guard::Mode;
+use crate::seal::Stamping;
 use crate::settle::Settled;
 use crate::transaction::Transaction;
 use crate::{
@@ -232,7 +233,7 @@ impl Store {
     /// # Errors
     /// What `f` gives, after everything was rolled back; or the reason why the commit failed.
     pub fn write<T, E: From<StoreError>>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.write_at(None, f)
+        self.write_as(Stamping::now, f)
     }
 
     /// The same for what a program writes without a person: it comes after all that this file has seen, and before whatever else was or will be
@@ -244,13 +245,26 @@ impl Store {
         &self,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.write_at(Some(1), f)
+        self.write_as(|_| Stamping::now(1), f)
     }
 
-    /// With a time for the changeset other than now.
-    fn write_at<T, E: From<StoreError>>(
+    /// The same for what came to be elsewhere and long ago: new rows, which any real write beats, as it beats rows that were there before their table was
+    /// tracked.
+    ///
+    /// # Errors
+    /// As [`Store::write`], and [`StoreError::NotNew`] for a change of a row that isle has heard of, and for a table of which this site wrote
+    /// such rows before: [`Store::write_early`] is the way then.
+    pub fn write_baseline<T, E: From<StoreError>>(
         &self,
-        stamp_ms: Option<u64>,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.write_as(|now_ms| Stamping { now_ms, baseline: true }, f)
+    }
+
+    /// With a stamp that follows from the time.
+    fn write_as<T, E: From<StoreError>>(
+        &self,
+        stamp: impl FnOnce(u64) -> Stamping,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut engines = self.engines();
@@ -281,10 +295,10 @@ impl Store {
             engine.rollback();
             return Err(error.into());
         }
-        let now_ms = stamp_ms.unwrap_or(now_ms);
-        let transaction = Transaction::new(engine, now_ms);
+        let stamp = stamp(now_ms);
+        let transaction = Transaction::new(engine, stamp.now_ms);
         let result = f(&transaction).and_then(|value| Ok((value, transaction.finish()?)));
-        let sealed = result.and_then(|(value, queued)| Ok((value, seal(engine, queued, now_ms)?)));
+        let sealed = result.and_then(|(value, queued)| Ok((value, seal(engine, queued, stamp)?)));
         match sealed {
             Ok((value, tables)) => {
                 engine.commit()?;
@@ -656,7 +670,7 @@ impl Store {
     }
 
     /// As `merge`, for what no changeset waits for.
-    fn note<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(crate) fn note<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let now_ms = self.runtime.now_ms();
         self.with_merge_engine(|engine| engine.transaction(now_ms, f))
     }
@@ -673,7 +687,7 @@ impl Store {
 }
 
 /// Seals what the transaction changed; gives the tables.
-fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, StoreError> {
+fn seal(engine: &mut Engine, queued: bool, stamp: Stamping) -> Result<Vec<i64>, StoreError> {
     let mut own = engine.own()?;
     // Out of its place: statements of the seal may make an app's full-text table write what it had in memory, of which the hook is told.
     let mut capture = std::mem::take(&mut *engine.captured());
@@ -683,9 +697,9 @@ fn seal(engine: &mut Engine, queued: bool, now_ms: u64) -> Result<Vec<i64>, Stor
     }
     let sealed = engine.guard.with(Mode::Engine, || {
         if queued {
-            seal::seal_queue(&engine.conn, &mut own, &engine.tables, now_ms).map(|sealed| (sealed, true))
+            seal::seal_queue(&engine.conn, &mut own, &engine.tables, stamp).map(|sealed| (sealed, true))
         } else {
-            seal::seal_events(&engine.conn, &mut own, &mut capture, now_ms)
+            seal::seal_events(&engine.conn, &mut own, &mut capture, stamp)
         }
     });
     capture.clear();

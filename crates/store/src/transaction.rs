@@ -153,6 +153,10 @@ impl<'a> Transaction<'a> {
         &self.engine.conn
     }
 
+    pub(crate) fn engine(&self) -> &Engine {
+        self.engine
+    }
+
     fn capture(&self) -> MutexGuard<'_, Capture> {
         self.engine.captured()
     }

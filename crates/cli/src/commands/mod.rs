@@ -7,6 +7,7 @@ mod devices;
 mod diff;
 mod files;
 mod history;
+mod interchange;
 mod keys;
 mod library;
 mod live;
@@ -58,6 +59,8 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Peers { action } => peers::run(args, action.as_ref(), out),
         Command::Devices { action } => devices::run(args, action.as_ref(), out),
         Command::Backup(action) => backups::run(args, action, out),
+        Command::Import(action) => interchange::import(args, action, out),
+        Command::Export(action) => interchange::export(args, action, out),
         Command::Files(action) => library::run(args, action, out),
         Command::Ops(action) => operations::run(args, action, out),
         Command::Hash => look::hash(args, out),

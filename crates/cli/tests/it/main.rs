@@ -9,6 +9,7 @@ mod demo;
 mod files;
 mod full;
 mod history;
+mod interchange;
 mod keys;
 mod library;
 mod look;
