@@ -1,4 +1,5 @@
-//! The Chinook music shop on three devices: adopted, edited offline through three kinds of clients, synced in every order.
+//! Real inputs: the Chinook music shop on three devices, adopted, edited offline through three kinds of clients, synced in every order; files of two apps that
+//! move in and out again.
 
 #![cfg(feature = "real-data")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
@@ -220,4 +221,85 @@ fn models_and_wake_words_reach_another_device_by_a_bucket_and_directly() {
         whole(&c);
         live.stop().await.unwrap();
     });
+}
+
+fn app(folder: &Path, name: &str, schema: &str) -> Replica {
+    let builder = Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(format!("{name}.home")));
+    let replica = builder.app(schema).init().unwrap();
+    replica.add_plain_remote("all", folder.join("bucket").to_str().unwrap()).unwrap();
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(schema);
+    replica.apply_schema(isle::Definition::from_dir(&migrations).unwrap()).unwrap();
+    replica
+}
+
+fn mapping(schema: &str) -> isle::Mapping {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(schema).join("import.toml");
+    isle::Mapping::from_toml(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The counts of rows per document are those of the files; a second device that has files of its own adds what it alone has; the export is what was
+/// imported.
+#[test]
+fn json_files_of_an_app_move_in_on_two_devices_and_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (app(folder.path(), "a", "wmd"), app(folder.path(), "b", "wmd"));
+    let mapping = mapping("wmd");
+    let options = isle::ImportOptions::default();
+    let report = a.import(&mapping, &real("models"), &options).unwrap();
+    let rows: Vec<u64> = report.sources.iter().map(|source| source.inserted).collect();
+    assert_eq!(rows, [7, 400, 114, 143, 6, 470, 28, 509, 36, 10]);
+    assert!(a.verify_import(&mapping, &real("models")).unwrap().is_equal());
+
+    // Three of the files, one of them changed.
+    let others = folder.path().join("others");
+    std::fs::create_dir(&others).unwrap();
+    for name in ["download_history.json", "model_metadata.json"] {
+        std::fs::copy(real("models").join(name), others.join(name)).unwrap();
+    }
+    std::fs::write(others.join("settings.json"), "{\"theme\": \"light\", \"own\": [1, {\"deep\": null}]}").unwrap();
+    let report = b.import(&mapping, &others, &options).unwrap();
+    assert_eq!(report.sources.iter().filter(|source| source.state == isle::SourceState::Absent).count(), 7);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for replica in [&a, &b, &a] {
+        runtime.block_on(replica.sync()).unwrap();
+    }
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    let count = |table: &str| a.read(|q| q.one::<i64>(&format!("SELECT count(*) FROM {table}"), &[])).unwrap().unwrap();
+    assert_eq!((count("settings"), count("download_history"), count("model_metadata")), (8, 400, 470));
+
+    let (out_a, out_b) = (folder.path().join("out-a"), folder.path().join("out-b"));
+    let export = isle::ExportOptions::default();
+    a.export(&mapping, &out_a, &export).unwrap();
+    b.export(&mapping, &out_b, &export).unwrap();
+    let read = |path: PathBuf| std::fs::read(path).unwrap();
+    // The caches stay on their devices, all else is the same to the byte.
+    for name in ["settings.json", "download_history.json", "model_metadata.json", "model-list.json", "model-aliases.json"] {
+        assert_eq!(read(out_a.join(name)), read(out_b.join(name)), "{name}");
+    }
+    let json = |path: PathBuf| serde_json::from_slice::<serde_json::Value>(&read(path)).unwrap();
+    for name in ["download_history.json", "model_metadata.json", "model-list.json", "popular-models.json", "node_metadata.json"] {
+        assert_eq!(json(out_a.join(name)), json(real("models").join(name)), "{name}");
+    }
+}
+
+#[test]
+fn jobs_of_a_yaml_file_move_in_and_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = app(folder.path(), "a", "massugc");
+    let mapping = mapping("massugc");
+    let report = a.import(&mapping, &real("jobs"), &isle::ImportOptions::default()).unwrap();
+    assert_eq!((report.sources[0].rows, report.sources[0].inserted), (1_200, 1_200));
+    let out = folder.path().join("campaigns.yaml");
+    a.export(&mapping, &out, &isle::ExportOptions::default()).unwrap();
+    assert!(a.verify_import(&mapping, &real("jobs")).unwrap().is_equal());
+    assert!(a.verify_import(&mapping, &out).unwrap().is_equal());
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    let b = app(&folder.path().join("other"), "b", "massugc");
+    b.import(&mapping, &out, &isle::ImportOptions::default()).unwrap();
+    assert_eq!(a.state_hash().unwrap().visible, b.state_hash().unwrap().visible);
+    // One value altered is found.
+    let text = std::fs::read_to_string(&out).unwrap();
+    std::fs::write(&out, text.replacen("emotion: calm", "emotion: grim", 1)).unwrap();
+    let found = a.verify_import(&mapping, &out).unwrap();
+    assert_eq!((found.sources[0].differing, found.sources[0].differences[0].document.as_str()), (1, "grim"));
 }

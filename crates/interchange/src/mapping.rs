@@ -274,7 +274,14 @@ impl Mapping {
             source.check().map_err(refused)?;
         }
         let taken: Vec<(String, Vec<String>)> = file.source.iter().map(|s| (s.file.clone(), s.at.clone())).collect();
+        let frames: Vec<(String, toml::Table)> = file.source.iter().map(|s| (s.file.clone(), s.frame.clone())).collect();
         for (n, source) in file.source.iter_mut().enumerate() {
+            // One of several sources of a document says what stands beside them.
+            for (_, frame) in frames.iter().filter(|(file, _)| *file == source.file) {
+                for (name, value) in frame {
+                    source.frame.entry(name.as_str()).or_insert_with(|| value.clone());
+                }
+            }
             for (_, at) in taken.iter().enumerate().filter(|(m, (file, _))| *m != n && *file == source.file).map(|(_, other)| other) {
                 // One of them would take what the other one does, and an export could not tell them apart.
                 if at.starts_with(&source.at) || source.at.starts_with(at) {

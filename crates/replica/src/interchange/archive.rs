@@ -66,21 +66,24 @@ impl Replica {
         Ok(entries.into_iter().filter_map(read).collect())
     }
 
-    /// Puts a document aside that was imported; gives its new name. One that two sources read goes once.
-    pub(super) fn archive(&self, id: &str, path: &Path, hash: &[u8; 32]) -> Result<Option<PathBuf>, Error> {
+    /// Puts a document aside that was imported, unless it was `moved` already; gives its new name.
+    pub(super) fn archive(
+        &self,
+        id: &str,
+        path: &Path,
+        hash: &[u8; 32],
+        moved: Option<&PathBuf>,
+    ) -> Result<Option<PathBuf>, Error> {
         let Some(mut record) = self.ledger()?.remove(id) else { return Ok(None) };
-        let archive = match std::fs::read(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let same = |record: &&Record| record.archive.as_ref().is_some_and(|archive| archive.starts_with(path.parent().unwrap_or(Path::new(""))));
-                match self.ledger()?.values().filter(same).find(|other| other.file == record.file).and_then(|other| other.archive.clone()) {
-                    Some(archive) => archive,
-                    None => return Ok(None),
-                }
-            }
-            Err(error) => return Err(InterchangeError::file("read", path, error)),
-            // Somebody wrote it anew meanwhile: that was not imported.
-            Ok(bytes) if blake3::hash(&bytes).as_bytes() != hash => return Ok(None),
-            Ok(_) => put_aside(path)?,
+        let archive = match moved {
+            Some(moved) => moved.clone(),
+            None => match std::fs::read(path) {
+                // Somebody wrote it anew meanwhile: that was not imported.
+                Ok(bytes) if blake3::hash(&bytes).as_bytes() != hash => return Ok(None),
+                Ok(_) => put_aside(path)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(InterchangeError::file("read", path, error)),
+            },
         };
         record.archive = Some(archive.clone());
         record.archived_ms = Some(self.inner.runtime.now_ms());

@@ -213,10 +213,13 @@ impl Replica {
             (_, Err(Stop::Failed(error))) => return Err(*error),
         };
         if options.archive && !options.dry_run {
+            let mut moved: HashMap<PathBuf, PathBuf> = HashMap::new();
             for (report, found) in sources.iter_mut().zip(&found) {
-                if let Some(hash) = &found.hash {
-                    report.archive = self.archive(&Record::id(mapping, found.source, hash), &found.path, hash)?;
-                }
+                let Some(hash) = &found.hash else { continue };
+                let id = Record::id(mapping, found.source, hash);
+                // Two sources may have one document.
+                report.archive = self.archive(&id, &found.path, hash, moved.get(&found.path))?;
+                moved.extend(report.archive.clone().map(|archive| (found.path.clone(), archive)));
             }
         }
         Ok(ImportReport { sources, backup })
