@@ -24,7 +24,8 @@ pub fn isle_binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--package", "isle-cli", "--message-format=json"]).current_dir(workspace());
+        // The whole workspace: with one package alone features of dependencies differ, and everything below it is built once more.
+        build.args(["build", "--workspace", "--bin", "isle", "--message-format=json"]).current_dir(workspace());
         let output = build.output().expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8_lossy(&output.stdout);

@@ -273,11 +273,15 @@ fn json_files_of_an_app_move_in_on_two_devices_and_out_again() {
     b.export(&mapping, &out_b, &export).unwrap();
     let read = |path: PathBuf| std::fs::read(path).unwrap();
     // The caches stay on their devices, all else is the same to the byte.
-    for name in ["settings.json", "download_history.json", "model_metadata.json", "model-list.json", "model-aliases.json"] {
+    for name in
+        ["settings.json", "download_history.json", "model_metadata.json", "model-list.json", "model-aliases.json"]
+    {
         assert_eq!(read(out_a.join(name)), read(out_b.join(name)), "{name}");
     }
     let json = |path: PathBuf| serde_json::from_slice::<serde_json::Value>(&read(path)).unwrap();
-    for name in ["download_history.json", "model_metadata.json", "model-list.json", "popular-models.json", "node_metadata.json"] {
+    for name in
+        ["download_history.json", "model_metadata.json", "model-list.json", "popular-models.json", "node_metadata.json"]
+    {
         assert_eq!(json(out_a.join(name)), json(real("models").join(name)), "{name}");
     }
 }

@@ -96,7 +96,9 @@ impl Dialect {
         match self {
             Dialect::Sqlite => "PRAGMA foreign_keys = OFF;\nBEGIN;\n",
             Dialect::Postgres => "SET client_encoding = 'UTF8';\nSET standard_conforming_strings = on;\nBEGIN;\n",
-            Dialect::Mysql => "SET NAMES utf8mb4;\nSET SESSION sql_mode = CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES');\nSTART TRANSACTION;\n",
+            Dialect::Mysql => {
+                "SET NAMES utf8mb4;\nSET SESSION sql_mode = CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES');\nSTART TRANSACTION;\n"
+            }
         }
     }
 
@@ -123,7 +125,8 @@ impl Dialect {
         if !key.is_empty() && !too_long {
             lines.push(format!("  PRIMARY KEY ({names})"));
         }
-        let note = if too_long { format!("-- the key ({names}) is too long for an index here\n") } else { String::new() };
+        let note =
+            if too_long { format!("-- the key ({names}) is too long for an index here\n") } else { String::new() };
         format!("{note}CREATE TABLE {} (\n{}\n);\n", self.quoted(table), lines.join(",\n"))
     }
 
@@ -141,7 +144,9 @@ impl Dialect {
             (Dialect::Postgres, Kind::Blob) => "BYTEA",
             (Dialect::Mysql, Kind::Real) => "DOUBLE",
             // As bytes: keys that differ in case alone are two.
-            (Dialect::Mysql, Kind::Text) if of_key => return format!("VARCHAR({length}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
+            (Dialect::Mysql, Kind::Text) if of_key => {
+                return format!("VARCHAR({length}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
+            }
             (Dialect::Mysql, Kind::Blob) if of_key => return format!("VARBINARY({length})"),
             (Dialect::Mysql, Kind::Text) => "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
             (Dialect::Mysql, Kind::Blob) => "LONGBLOB",
@@ -198,7 +203,9 @@ impl Dialect {
                 self.bytes(text.as_bytes(), out);
                 out.push_str(" AS TEXT)");
             }
-            (Dialect::Postgres, true) => return Err("a text with a NUL character, which PostgreSQL does not have".to_owned()),
+            (Dialect::Postgres, true) => {
+                return Err("a text with a NUL character, which PostgreSQL does not have".to_owned());
+            }
             (Dialect::Mysql, true) => {
                 out.push_str("CONVERT(");
                 self.bytes(text.as_bytes(), out);

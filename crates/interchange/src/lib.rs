@@ -66,7 +66,11 @@ pub const DEPTH_MAX: usize = 100;
 /// What is wrong with it, and in which line.
 pub fn parse(format: Format, bytes: &[u8]) -> Result<Node, Fault> {
     if bytes.len() > DOCUMENT_MAX {
-        return Err(Fault::new(0, "$", format!("{} bytes are more than the {DOCUMENT_MAX} that are read", bytes.len())));
+        return Err(Fault::new(
+            0,
+            "$",
+            format!("{} bytes are more than the {DOCUMENT_MAX} that are read", bytes.len()),
+        ));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Fault::new(1, "$", "it is UTF-16; save it as UTF-8".to_owned()));

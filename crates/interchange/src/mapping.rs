@@ -267,14 +267,15 @@ impl Mapping {
         struct File {
             source: Vec<Source>,
         }
-        let mut file: File =
-            toml::from_str(text).map_err(|error| MappingError::Syntax { reason: error.to_string().trim().to_owned() })?;
+        let mut file: File = toml::from_str(text)
+            .map_err(|error| MappingError::Syntax { reason: error.to_string().trim().to_owned() })?;
         for source in &file.source {
             let refused = |reason| MappingError::Source { file: source.file.clone(), reason };
             source.check().map_err(refused)?;
         }
         let taken: Vec<(String, Vec<String>)> = file.source.iter().map(|s| (s.file.clone(), s.at.clone())).collect();
-        let frames: Vec<(String, toml::Table)> = file.source.iter().map(|s| (s.file.clone(), s.frame.clone())).collect();
+        let frames: Vec<(String, toml::Table)> =
+            file.source.iter().map(|s| (s.file.clone(), s.frame.clone())).collect();
         for (n, source) in file.source.iter_mut().enumerate() {
             // One of several sources of a document says what stands beside them.
             for (_, frame) in frames.iter().filter(|(file, _)| *file == source.file) {
@@ -282,7 +283,12 @@ impl Mapping {
                     source.frame.entry(name.as_str()).or_insert_with(|| value.clone());
                 }
             }
-            for (_, at) in taken.iter().enumerate().filter(|(m, (file, _))| *m != n && *file == source.file).map(|(_, other)| other) {
+            for (_, at) in taken
+                .iter()
+                .enumerate()
+                .filter(|(m, (file, _))| *m != n && *file == source.file)
+                .map(|(_, other)| other)
+            {
                 // One of them would take what the other one does, and an export could not tell them apart.
                 if at.starts_with(&source.at) || source.at.starts_with(at) {
                     let reason = "two sources of one document take the same part of it".to_owned();
@@ -333,7 +339,8 @@ impl Source {
     /// Columns that have the same value in all its rows, with their places among [`Source::column_names`] and how they are filled.
     pub fn constants(&self) -> impl Iterator<Item = (usize, &str, &Column)> {
         let all = self.columns.0.iter().enumerate();
-        all.filter(|(_, (_, column))| column.from == From::Constant).map(|(n, (name, column))| (n, name.as_str(), column))
+        all.filter(|(_, (_, column))| column.from == From::Constant)
+            .map(|(n, (name, column))| (n, name.as_str(), column))
     }
 
     /// Whether a member beside the one at this level leads to another source's rows.
@@ -379,7 +386,9 @@ impl Source {
         if !has(&From::Key) && self.rows.contains(&Shape::Entries) {
             return Err("the names of the entries go nowhere; give a column from = \"$key\"".to_owned());
         }
-        if has(&From::Value) && (self.rest.is_some() || self.columns.0.iter().any(|(_, c)| matches!(c.from, From::Members(_)))) {
+        if has(&From::Value)
+            && (self.rest.is_some() || self.columns.0.iter().any(|(_, c)| matches!(c.from, From::Members(_))))
+        {
             return Err("a column that takes $value whole leaves nothing for members or the rest".to_owned());
         }
         for (name, column) in &self.columns.0 {

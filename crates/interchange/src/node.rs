@@ -80,7 +80,9 @@ impl Node {
 /// Whether a float is exactly this integer.
 pub(crate) fn is_integer(real: f64, integer: i64) -> bool {
     // The bounds of i64 that a float can be: beyond them the conversion would stop at the nearest.
-    real.fract() == 0.0 && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&real) && real as i64 == integer
+    real.fract() == 0.0
+        && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&real)
+        && real as i64 == integer
 }
 
 impl Serialize for Node {

@@ -43,7 +43,9 @@ pub fn rows(source: &Source, document: &Node) -> Result<Vec<Row>, Fault> {
         for (beside, node) in members.iter().filter(|(known, _)| known != name && !source.is_others(n, known)) {
             let expected = frame.iter().find(|(known, _)| known == beside && n == 0).map(|(_, node)| node);
             if source.unknown == Unknown::Refuse && !expected.is_some_and(|expected| expected.is_same(node)) {
-                let reason = format!("{beside:?} stands beside the rows and goes nowhere; name it in [source.frame], or set unknown = \"ignore\"");
+                let reason = format!(
+                    "{beside:?} stands beside the rows and goes nowhere; name it in [source.frame], or set unknown = \"ignore\""
+                );
                 return Err(Fault::new(node.line, path_text(&path), reason));
             }
         }
@@ -79,8 +81,11 @@ fn level<'n>(
     };
     match (shape, &node.datum) {
         (Shape::Record, _) => level(source, node, below, place, path, rows),
-        (Shape::Items, Datum::List(items)) if items.is_empty() && place.key.is_some() && source.unknown == Unknown::Refuse => {
-            let reason = "an empty list is no row, and nothing would keep its name; set unknown = \"ignore\" to leave it out";
+        (Shape::Items, Datum::List(items))
+            if items.is_empty() && place.key.is_some() && source.unknown == Unknown::Refuse =>
+        {
+            let reason =
+                "an empty list is no row, and nothing would keep its name; set unknown = \"ignore\" to leave it out";
             Err(Fault::new(node.line, path_text(path), reason))
         }
         (Shape::Items, Datum::List(items)) => {
@@ -186,17 +191,24 @@ fn take(node: &mut Node, members: &[String]) -> Option<Node> {
 fn is_told(source: &Source, name: &str, node: &Node) -> bool {
     fn told(prefix: &[&str], node: &Node, source: &Source) -> bool {
         let is_path = |members: &[String]| members.iter().map(String::as_str).eq(prefix.iter().copied());
-        let above = |members: &[String]| members.len() > prefix.len() && members.iter().map(String::as_str).zip(prefix).all(|(a, b)| a == *b);
-        let paths = || source.columns.0.iter().filter_map(|(_, column)| match &column.from {
-            From::Members(members) => Some(members.as_slice()),
-            _ => None,
-        });
+        let above = |members: &[String]| {
+            members.len() > prefix.len() && members.iter().map(String::as_str).zip(prefix).all(|(a, b)| a == *b)
+        };
+        let paths = || {
+            source.columns.0.iter().filter_map(|(_, column)| match &column.from {
+                From::Members(members) => Some(members.as_slice()),
+                _ => None,
+            })
+        };
         match &node.datum {
             Datum::Null => paths().any(is_path),
-            Datum::Map(members) => paths().any(above) && members.iter().all(|(name, node)| {
-                let deeper: Vec<&str> = prefix.iter().copied().chain([name.as_str()]).collect();
-                told(&deeper, node, source)
-            }),
+            Datum::Map(members) => {
+                paths().any(above)
+                    && members.iter().all(|(name, node)| {
+                        let deeper: Vec<&str> = prefix.iter().copied().chain([name.as_str()]).collect();
+                        told(&deeper, node, source)
+                    })
+            }
             _ => false,
         }
     }
@@ -216,7 +228,11 @@ pub fn constant(column: &Column) -> Option<Value> {
 fn value(column: &Column, node: &Node) -> Result<Value, String> {
     let text = |text: &str| {
         // SQLite's own functions end a text there, and so do many of its clients.
-        if text.contains('\0') { Err("a text with a NUL character".to_owned()) } else { Ok(Value::Text(text.as_bytes().to_vec())) }
+        if text.contains('\0') {
+            Err("a text with a NUL character".to_owned())
+        } else {
+            Ok(Value::Text(text.as_bytes().to_vec()))
+        }
     };
     match (column.form, &node.datum) {
         (Form::Json, _) => Ok(Value::Text(canonical_json(node).into_bytes())),

@@ -69,7 +69,8 @@ fn row(source: &Source, cells: &[Value]) -> Result<Node, Written> {
     let mut rest = match (&source.rest, cells.get(source.columns.0.len())) {
         (Some(column), Some(Value::Text(text))) => {
             let text = utf8(text).map_err(|reason| failed(column, reason))?;
-            crate::parse(Format::Json, text.as_bytes()).map_err(|fault| failed(column, format!("it is no JSON: {fault}")))?
+            crate::parse(Format::Json, text.as_bytes())
+                .map_err(|fault| failed(column, format!("it is no JSON: {fault}")))?
         }
         _ => Node::new(Datum::Map(Vec::new())),
     };

@@ -65,7 +65,8 @@ fn is_whole(text: &str, place: &serde_saphyr::Location) -> bool {
     let at = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
     let (start, bytes) = (at(place.span().byte_offset()), at(place.span().byte_len()));
     let written = start.zip(bytes).and_then(|(start, bytes)| text.get(start..start.checked_add(bytes)?));
-    written.is_some_and(|written| written.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'+'))
+    written
+        .is_some_and(|written| written.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'+'))
 }
 
 /// Writes a document. What readers of YAML 1.1 would take for something other than a text is quoted.

@@ -41,12 +41,19 @@ fn fault(mapping_text: &str, format: Format, document: &str) -> String {
 #[test]
 fn members_without_a_column_are_kept_and_come_back() {
     let mapping = mapping(JOBS);
-    let document_text = "jobs:\n- id: a\n  name: Café\n  enabled: true\n  settings:\n    voice: [1, 2.5]\n    speed: 3\n  odd: null\n";
+    let document_text =
+        "jobs:\n- id: a\n  name: Café\n  enabled: true\n  settings:\n    voice: [1, 2.5]\n    speed: 3\n  odd: null\n";
     let node = parse(Format::Yaml, document_text.as_bytes()).unwrap();
     let cells = stored(&mapping, &node);
     assert_eq!(
         cells,
-        [vec![text("a"), text("Café"), Value::Integer(1), text("[1,2.5]"), text(r#"{"settings":{"speed":3},"odd":null}"#)]]
+        [vec![
+            text("a"),
+            text("Café"),
+            Value::Integer(1),
+            text("[1,2.5]"),
+            text(r#"{"settings":{"speed":3},"odd":null}"#)
+        ]]
     );
     let back = document(&mapping.sources[0], &cells).unwrap();
     assert!(back.is_same(&node), "{back:?}");
@@ -83,10 +90,26 @@ fn entries_of_lists_are_a_row_for_each_element() {
 fn faults_tell_line_and_path() {
     let json = JOBS.replace("jobs.yaml", "jobs.json");
     let cases = [
-        (Format::Json, "{\"jobs\": [\n{\"id\": \"a\"},\n{\"id\": \"b\", \"enabled\": \"yes\"}]}", "line 3, $.jobs[1].enabled: a text where true or false"),
-        (Format::Yaml, "jobs:\n- id: a\n- id: b\n  enabled: yes\n", "line 4, $.jobs[1].enabled: a text where true or false"),
-        (Format::Json, "{\"jobs\": [\n{\"id\": \"a\", \"x\": {\"k\": 1,\n\"k\": 2}}]}", "line 3, $.jobs[0].x: it has \"k\" twice"),
-        (Format::Json, "{\"jobs\": [\n{\"id\": 123456789012345678901}]}", "line 2, $.jobs[0].id: 123456789012345678901 does not fit"),
+        (
+            Format::Json,
+            "{\"jobs\": [\n{\"id\": \"a\"},\n{\"id\": \"b\", \"enabled\": \"yes\"}]}",
+            "line 3, $.jobs[1].enabled: a text where true or false",
+        ),
+        (
+            Format::Yaml,
+            "jobs:\n- id: a\n- id: b\n  enabled: yes\n",
+            "line 4, $.jobs[1].enabled: a text where true or false",
+        ),
+        (
+            Format::Json,
+            "{\"jobs\": [\n{\"id\": \"a\", \"x\": {\"k\": 1,\n\"k\": 2}}]}",
+            "line 3, $.jobs[0].x: it has \"k\" twice",
+        ),
+        (
+            Format::Json,
+            "{\"jobs\": [\n{\"id\": 123456789012345678901}]}",
+            "line 2, $.jobs[0].id: 123456789012345678901 does not fit",
+        ),
         (Format::Yaml, "jobs:\n- id: 123456789012345678901\n", "line 2, $: the number does not fit"),
         (Format::Json, "{\"jobs\": [\n{\"id\": \"a\"", "line 2, $: EOF"),
         (Format::Json, "{\"jobs\": {}}", "line 1, $.jobs: an object instead of a list"),
@@ -151,7 +174,27 @@ fn odd_mappings_are_refused_with_the_reason() {
 
 #[test]
 fn texts_that_readers_of_yaml_take_for_something_else_are_quoted() {
-    for odd in ["yes", "no", "on", "null", "~", "1_000", "0755", "12:30:45", "2025-11-01", "1e3", "0x1F", ".inf", "true", "- a", "a: b", "#x", " x", "x\n", ""] {
+    for odd in [
+        "yes",
+        "no",
+        "on",
+        "null",
+        "~",
+        "1_000",
+        "0755",
+        "12:30:45",
+        "2025-11-01",
+        "1e3",
+        "0x1F",
+        ".inf",
+        "true",
+        "- a",
+        "a: b",
+        "#x",
+        " x",
+        "x\n",
+        "",
+    ] {
         let node = Node::new(Datum::Text(odd.to_owned()));
         let printed = print(Format::Yaml, &Node::new(Datum::List(vec![node]))).unwrap();
         let plain = printed.trim_start_matches("- ").trim_end_matches('\n');

@@ -4,7 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use isle::{Definition, Dialect, Error, ExportFollower, ExportOptions, ImportOptions, InterchangeError, Mapping, Replica, SourceState};
+use isle::{
+    Definition, Dialect, Error, ExportFollower, ExportOptions, ImportOptions, InterchangeError, Mapping, Replica,
+    SourceState,
+};
 
 const SCHEMA: &str = "CREATE TABLE settings(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE jobs(
@@ -52,7 +55,8 @@ struct Device {
 
 impl Device {
     fn new(folder: &Path, name: &str) -> Device {
-        let replica = Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(name)).app("app").init().unwrap();
+        let replica =
+            Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(name)).app("app").init().unwrap();
         replica.add_plain_remote("all", folder.join("bucket").to_str().unwrap()).unwrap();
         replica.apply_schema(Definition::from(SCHEMA)).unwrap();
         let documents = folder.join(format!("{name}-documents"));
@@ -128,7 +132,9 @@ fn documents_become_rows_once_and_come_back_as_they_were() {
     assert_eq!(a.text("SELECT language FROM jobs WHERE id = 'b'").unwrap(), "English", "a default of the table counts");
     let hash = a.replica.state_hash().unwrap();
     // Nothing is left to do: the ledger knows, and if it did not, the rows would.
-    assert!(a.import(&ImportOptions::default()).unwrap().sources.iter().all(|source| source.state == SourceState::Known));
+    assert!(
+        a.import(&ImportOptions::default()).unwrap().sources.iter().all(|source| source.state == SourceState::Known)
+    );
     let again = a.import(&ImportOptions::default().again(true)).unwrap();
     assert_eq!((again.sources[1].inserted, again.sources[1].same), (0, 2));
     assert_eq!(a.replica.state_hash().unwrap(), hash);
@@ -143,7 +149,9 @@ fn documents_become_rows_once_and_come_back_as_they_were() {
     let b = Device::new(folder.path(), "b");
     b.replica.import(&map(), &out, &ImportOptions::default()).unwrap();
     assert_eq!(b.replica.state_hash().unwrap().visible, a.replica.state_hash().unwrap().visible);
-    assert!(a.replica.export(&map(), &out, &ExportOptions::default()).unwrap().iter().all(|document| !document.written));
+    assert!(
+        a.replica.export(&map(), &out, &ExportOptions::default()).unwrap().iter().all(|document| !document.written)
+    );
 }
 
 /// Would catch: an import that is stamped as of now, so that an old settings file beats what somebody chose since, on whatever device.
@@ -152,7 +160,7 @@ fn what_somebody_wrote_beats_an_import_that_came_later() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (Device::new(folder.path(), "a"), Device::new(folder.path(), "b"));
     b.run("INSERT INTO settings VALUES('theme', '\"light\"'); INSERT INTO jobs(id, name, runs) VALUES('a', 'chosen', 1); UPDATE jobs SET name = 'chosen again'");
-    std::thread::sleep(std::time::Duration::from_millis(5)); // the clock goes on: by time alone the import would win
+    // By time alone the import would win.
     a.write("settings.json", SETTINGS);
     a.write("jobs.json", JOBS);
     a.import(&ImportOptions::default()).unwrap();
@@ -199,7 +207,10 @@ fn what_is_there_stays_unless_the_document_is_to_replace_it() {
     let jobs = &report.sources[1];
     assert_eq!((jobs.inserted, jobs.kept, jobs.deleted), (1, 2, 1), "{jobs:?}");
     let told: Vec<_> = jobs.differences.iter().map(|d| (d.key.as_str(), d.column.as_str(), d.table.as_str())).collect();
-    assert!(told.contains(&("A", "name", "mine")) && told.contains(&("d", "", "another row has a UNIQUE value of it")), "{told:?}");
+    assert!(
+        told.contains(&("A", "name", "mine")) && told.contains(&("d", "", "another row has a UNIQUE value of it")),
+        "{told:?}"
+    );
     assert_eq!(a.text("SELECT name FROM jobs WHERE id = 'a'").unwrap(), "mine");
     let verified = a.replica.verify_import(&map(), &a.documents).unwrap();
     let jobs = &verified.sources[1];
@@ -209,7 +220,10 @@ fn what_is_there_stays_unless_the_document_is_to_replace_it() {
     let report = a.import(&ImportOptions::default().replace(true)).unwrap();
     assert!(report.backup.is_some(), "no backup was made before rows were replaced");
     assert_eq!((report.sources[1].inserted, report.sources[1].replaced), (1, 1));
-    assert_eq!(a.text("SELECT group_concat(name, ',') FROM (SELECT name FROM jobs ORDER BY id)").unwrap(), "theirs,back,new");
+    assert_eq!(
+        a.text("SELECT group_concat(name, ',') FROM (SELECT name FROM jobs ORDER BY id)").unwrap(),
+        "theirs,back,new"
+    );
     assert_eq!(a.number("SELECT runs FROM jobs WHERE id = 'a'"), 4, "what the document does not name stays");
     let verified = a.replica.verify_import(&map(), &a.documents).unwrap();
     assert_eq!((verified.sources[1].missing, verified.sources[1].extra), (0, 1));
@@ -224,7 +238,10 @@ fn one_fault_keeps_everything_as_it_was() {
     let cases = [
         ("[\n{\"id\": \"a\", \"name\": \"x\"},\n{\"id\": \"b\"}]", "line 3, $[1]"),
         ("[{\"id\": \"a\", \"name\": \"x\", \"enabled\": 2}]", "$[0].enabled"),
-        ("[{\"id\": \"a\", \"name\": \"x\"},\n{\"id\": \"A\", \"name\": \"y\"}]", "line 2, $[1]: it has the key of the row in line 1"),
+        (
+            "[{\"id\": \"a\", \"name\": \"x\"},\n{\"id\": \"A\", \"name\": \"y\"}]",
+            "line 2, $[1]: it has the key of the row in line 1",
+        ),
         ("[{\"name\": \"x\"}]", "no value for id"),
         ("[{\"id\": \"a\", \"name\": \"x\", \"size\": \"07\"}]", "column size makes 7 of the text \"07\""),
         ("[{\"id\": \"a\", \"name\": 5}]", "column name makes the text \"5\" of 5"),
@@ -244,7 +261,10 @@ fn one_fault_keeps_everything_as_it_was() {
     }
     let nowhere = a.replica.import(&map(), &folder.path().join("nowhere"), &ImportOptions::default()).unwrap_err();
     assert!(matches!(nowhere, Error::Interchange(InterchangeError::Nothing { .. })), "{nowhere}");
-    let odd = Mapping::from_toml("[[source]]\nfile = 'jobs.json'\ntable = 'jobs'\nrows = 'items'\n[source.columns]\nname = 'name'").unwrap();
+    let odd = Mapping::from_toml(
+        "[[source]]\nfile = 'jobs.json'\ntable = 'jobs'\nrows = 'items'\n[source.columns]\nname = 'name'",
+    )
+    .unwrap();
     let error = a.replica.import(&odd, &a.documents, &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("nothing fills \"id\"") || error.contains("line 1"), "{error}");
 }
@@ -346,7 +366,8 @@ fn statements_make_the_same_rows_in_a_plain_database() {
     let dump = "SELECT group_concat(quote(id) || quote(name) || quote(path) || quote(size) || typeof(size) || quote(data), ';') FROM (SELECT * FROM jobs ORDER BY id)";
     let there: String = plain.query_row(dump, [], |row| row.get(0)).unwrap();
     assert_eq!(there, a.text(dump).unwrap());
-    let length: i64 = plain.query_row("SELECT length(CAST(value AS BLOB)) FROM settings", [], |row| row.get(0)).unwrap();
+    let length: i64 =
+        plain.query_row("SELECT length(CAST(value AS BLOB)) FROM settings", [], |row| row.get(0)).unwrap();
     assert_eq!(length, 2);
     // The others refuse what they cannot hold rather than changing it.
     let error = a.replica.export_sql(&[], Dialect::Postgres, &mut Vec::new()).unwrap_err().to_string();

@@ -456,8 +456,9 @@ impl Engine {
             return Ok(Vec::new());
         }
         let mut own = self.own()?;
-        let sealed =
-            self.guard.with(Mode::Engine, || crate::seal::seal_queue(&self.conn, &mut own, &self.tables, Stamping::now(now_ms)))?;
+        let sealed = self.guard.with(Mode::Engine, || {
+            crate::seal::seal_queue(&self.conn, &mut own, &self.tables, Stamping::now(now_ms))
+        })?;
         self.own = Some(own);
         self.queue_empty = true;
         Ok(sealed.map(|sealed| sealed.tables).unwrap_or_default())

@@ -20,7 +20,9 @@ pub(crate) enum ImportAction {
     #[command(after_help = "Example:\n  isle import status ~/.app --map import.toml")]
     Status(Documents),
     /// Compare documents with the tables, value by value and both ways; nothing is changed
-    #[command(after_help = "Exits with 1 if anything differs.\n\nExample:\n  isle import verify campaigns.yaml --map import.toml")]
+    #[command(
+        after_help = "Exits with 1 if anything differs.\n\nExample:\n  isle import verify campaigns.yaml --map import.toml"
+    )]
     Verify(Documents),
     /// Documents that imports have put aside
     Archives,
@@ -86,8 +88,10 @@ pub(crate) enum ExportAction {
     #[command(after_help = EXPORT_HELP)]
     Yaml(Export),
     /// Statements that make the tables and their rows in another database
-    #[command(after_help = "Columns get the type that fits what they hold. Primary keys and NOT NULL go along; other constraints, views and triggers do not.\n\n\
-        Example:\n  isle export sql --dialect postgres | psql mydb")]
+    #[command(
+        after_help = "Columns get the type that fits what they hold. Primary keys and NOT NULL go along; other constraints, views and triggers do not.\n\n\
+        Example:\n  isle export sql --dialect postgres | psql mydb"
+    )]
     Sql {
         /// The tables; all replicated ones if none is named
         #[arg(value_name = "TABLE")]

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use isle::{DocumentFormat, ExportFollower, ExportOptions, Exported, ImportOptions, Imported, Mapping, Replica, SourceState, Verification};
+use isle::{
+    DocumentFormat, ExportFollower, ExportOptions, Exported, ImportOptions, Imported, Mapping, Replica, SourceState,
+    Verification,
+};
 use serde_json::json;
 
 use super::remotes;
@@ -100,14 +103,26 @@ fn run(replica: &Replica, wanted: &Import, format: DocumentFormat, out: &mut Out
         .dry_run(wanted.dry_run);
     // What is compared afterwards is still under its name.
     let compared = options.clone().archive(false);
-    let report = spinner::beside("importing", || replica.import(&mapping, path, if wanted.checklist { &compared } else { &options }))?;
+    let report = spinner::beside("importing", || {
+        replica.import(&mapping, path, if wanted.checklist { &compared } else { &options })
+    })?;
     let mut report = report;
     if wanted.checklist {
         checklist(replica, &mapping, wanted, &mut steps)?;
         if wanted.archive {
-            report.sources = replica.import(&mapping, path, &options)?.sources.into_iter().zip(report.sources).map(|(now, then)| Imported { archive: now.archive, ..then }).collect();
+            report.sources = replica
+                .import(&mapping, path, &options)?
+                .sources
+                .into_iter()
+                .zip(report.sources)
+                .map(|(now, then)| Imported { archive: now.archive, ..then })
+                .collect();
         }
-        let kept = if wanted.archive { "as ….bak; `isle import prune` removes them after 30 days" } else { "where they are; keep them for 30 days" };
+        let kept = if wanted.archive {
+            "as ….bak; `isle import prune` removes them after 30 days"
+        } else {
+            "where they are; keep them for 30 days"
+        };
         steps.push((true, format!("the documents stay {kept}")));
     }
     let sound = steps.iter().all(|(done, _)| *done);
@@ -133,9 +148,18 @@ fn run(replica: &Replica, wanted: &Import, format: DocumentFormat, out: &mut Out
 }
 
 /// What is looked at after a careful move.
-fn checklist(replica: &Replica, mapping: &Mapping, wanted: &Import, steps: &mut Vec<(bool, String)>) -> anyhow::Result<()> {
+fn checklist(
+    replica: &Replica,
+    mapping: &Mapping,
+    wanted: &Import,
+    steps: &mut Vec<(bool, String)>,
+) -> anyhow::Result<()> {
     let compared = spinner::beside("comparing", || replica.verify_import(mapping, &wanted.documents.path))?;
-    let what = if compared.is_equal() { "documents and tables say the same, both ways" } else { "documents and tables differ: `isle import verify` says where" };
+    let what = if compared.is_equal() {
+        "documents and tables say the same, both ways"
+    } else {
+        "documents and tables differ: `isle import verify` says where"
+    };
     steps.push((compared.is_equal(), what.to_owned()));
     let report = spinner::beside("checking", || replica.check())?;
     let sound = report.findings.is_empty();
@@ -160,12 +184,19 @@ fn show(sources: &[Imported], out: &mut Out) -> anyhow::Result<()> {
         for difference in source.differences.iter().take(SHOWN_MAX) {
             let what = match difference.column.as_str() {
                 "" => format!("{} {}: {}", source.table, difference.key, difference.table),
-                column => format!("{} {}: {column} is {}, the document has {}", source.table, difference.key, difference.table, difference.document),
+                column => format!(
+                    "{} {}: {column} is {}, the document has {}",
+                    source.table, difference.key, difference.table, difference.document
+                ),
             };
             out.line(out.style.yellow(printable(&what)))?;
         }
         if source.kept > 0 {
-            out.note(format!("{} of {} stay as they are; --replace lets the document count", count(source.kept, "row"), source.file))?;
+            out.note(format!(
+                "{} of {} stay as they are; --replace lets the document count",
+                count(source.kept, "row"),
+                source.file
+            ))?;
         }
     }
     Ok(())
@@ -260,7 +291,13 @@ fn write(replica: &Replica, wanted: &Export, format: DocumentFormat, out: &mut O
 }
 
 /// Exports after each change, until the process ends. Documents are renamed into place: there is no bad moment for that.
-fn follow(replica: &Replica, mapping: &Mapping, path: &Path, options: &ExportOptions, out: &mut Out) -> anyhow::Result<u8> {
+fn follow(
+    replica: &Replica,
+    mapping: &Mapping,
+    path: &Path,
+    options: &ExportOptions,
+    out: &mut Out,
+) -> anyhow::Result<u8> {
     let mut follower = ExportFollower::new(replica)?;
     loop {
         if follower.has_news()? {
@@ -281,7 +318,8 @@ fn exported(written: &[Exported], out: &mut Out) -> anyhow::Result<u8> {
     }
     for exported in written {
         let path = printable(&exported.path.display().to_string());
-        let kept = exported.kept.as_ref().map(|kept| format!("; what was there is {}", kept.display())).unwrap_or_default();
+        let kept =
+            exported.kept.as_ref().map(|kept| format!("; what was there is {}", kept.display())).unwrap_or_default();
         let what = if exported.written { "" } else { ", as it was" };
         out.line(format!("{path}: {}, {}{what}{kept}", count(exported.rows, "row"), bytes(exported.bytes)))?;
     }

@@ -117,7 +117,8 @@ impl Replica {
         old.retain(|archive| archive.archived_ms < before_ms && archive.bytes.is_some());
         if !dry_run {
             for archive in &old {
-                std::fs::remove_file(&archive.path).map_err(|error| InterchangeError::file("remove", &archive.path, error))?;
+                std::fs::remove_file(&archive.path)
+                    .map_err(|error| InterchangeError::file("remove", &archive.path, error))?;
             }
         }
         Ok(old)

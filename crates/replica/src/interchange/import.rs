@@ -226,13 +226,19 @@ impl Replica {
     }
 
     /// Runs the transaction under the stamp that its rows are to have.
-    fn commit<T>(&self, options: &ImportOptions, write: impl Fn(&Transaction<'_>) -> Result<T, Stop<T>>) -> Result<T, Stop<T>> {
+    fn commit<T>(
+        &self,
+        options: &ImportOptions,
+        write: impl Fn(&Transaction<'_>) -> Result<T, Stop<T>>,
+    ) -> Result<T, Stop<T>> {
         if options.replace {
             return self.inner.store.write(write);
         }
         match self.inner.store.write_baseline(&write) {
             Err(Stop::Failed(error)) if matches!(*error, Error::Store(StoreError::NotNew { .. })) => {
-                tracing::info!("rows of an earlier import are there: these count as written after what this file has seen");
+                tracing::info!(
+                    "rows of an earlier import are there: these count as written after what this file has seen"
+                );
                 self.inner.store.write_early(&write)
             }
             other => other,
@@ -333,7 +339,9 @@ impl<'a> Writer<'a> {
         for at in &self.fitted.key {
             match row.cells[*at].as_ref() {
                 None | Some(Value::Null) => {
-                    return Err(self.fault(row, format!("it has no value for {}, which is its key", self.fitted.columns[*at])));
+                    return Err(
+                        self.fault(row, format!("it has no value for {}, which is its key", self.fitted.columns[*at]))
+                    );
                 }
                 Some(value) => key.push(value),
             }
@@ -343,7 +351,12 @@ impl<'a> Writer<'a> {
 
     /// The row of the table with this key.
     fn stored(&self, key: &[&Value]) -> Result<Option<Vec<Value>>, Error> {
-        let sql = format!("SELECT {} FROM {} WHERE {}", self.fitted.column_list(), quoted(&self.found.source.table), self.fitted.key_match(1));
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {}",
+            self.fitted.column_list(),
+            quoted(&self.found.source.table),
+            self.fitted.key_match(1)
+        );
         let count = self.fitted.columns.len();
         let bound = key.iter().map(|value| Bound(value));
         let rows = self.tx.query(&sql, rusqlite::params_from_iter(bound), |row| read(row, count))?;
@@ -452,7 +465,8 @@ impl<'a> Writer<'a> {
             places.join(", ")
         );
         let bound = values.into_iter().map(Bound);
-        let changed = self.tx.execute(&sql, rusqlite::params_from_iter(bound)).map_err(|error| self.refused(row, error))?;
+        let changed =
+            self.tx.execute(&sql, rusqlite::params_from_iter(bound)).map_err(|error| self.refused(row, error))?;
         Ok(changed > 0)
     }
 
@@ -462,8 +476,11 @@ impl<'a> Writer<'a> {
         if differing.is_empty() {
             return Ok(());
         }
-        let sets: Vec<String> =
-            differing.iter().enumerate().map(|(n, at)| format!("{} = ?{}", quoted(&self.fitted.columns[*at]), n + 1)).collect();
+        let sets: Vec<String> = differing
+            .iter()
+            .enumerate()
+            .map(|(n, at)| format!("{} = ?{}", quoted(&self.fitted.columns[*at]), n + 1))
+            .collect();
         let sql = format!(
             "UPDATE {} SET {} WHERE {}",
             quoted(&self.found.source.table),
@@ -478,7 +495,9 @@ impl<'a> Writer<'a> {
     /// Reads back what was written; gives the row's exact key.
     fn check(&self, row: &Row, key: &[&Value]) -> Result<String, Error> {
         let Some(stored) = self.stored(key)? else {
-            return Err(self.fault(row, "the table does not have the row that was just written; a trigger took it away"));
+            return Err(
+                self.fault(row, "the table does not have the row that was just written; a trigger took it away")
+            );
         };
         if let Some(at) = self.differing(row, &stored).first().copied() {
             let reason = format!(
@@ -502,5 +521,10 @@ fn debug(value: &Value) -> String {
 }
 
 fn whole(key: &[&Value], why: &str) -> Difference {
-    Difference { key: shown_key(key.iter().copied()), column: String::new(), document: String::new(), table: why.to_owned() }
+    Difference {
+        key: shown_key(key.iter().copied()),
+        column: String::new(),
+        document: String::new(),
+        table: why.to_owned(),
+    }
 }

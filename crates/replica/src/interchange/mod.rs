@@ -145,7 +145,8 @@ fn find<'m>(
         }
         Err(error) => return Err(reading(error)),
         Ok(metadata) if metadata.len() > isle_interchange::DOCUMENT_MAX as u64 => {
-            let reason = format!("{} bytes are more than the {} that are read", metadata.len(), isle_interchange::DOCUMENT_MAX);
+            let reason =
+                format!("{} bytes are more than the {} that are read", metadata.len(), isle_interchange::DOCUMENT_MAX);
             return Err(InterchangeError::from(isle_interchange::Fault::new(0, "$", reason).of(path)).into());
         }
         Ok(_) => {}

@@ -21,13 +21,11 @@ pub(super) struct Fitted<'m> {
 impl<'m> Fitted<'m> {
     /// Looks whether the table has what the source fills.
     pub(super) fn of(conn: &Connection, source: &'m Source) -> Result<Fitted<'m>, Error> {
-        let refused = |reason: String| InterchangeError::Table {
-            file: source.file.clone(),
-            table: source.table.clone(),
-            reason,
-        };
+        let refused =
+            |reason: String| InterchangeError::Table { file: source.file.clone(), table: source.table.clone(), reason };
         let failed = |error| isle_store::StoreError::of_statement("look at the table", error);
-        let sql = "SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name = ?1 COLLATE NOCASE";
+        let sql =
+            "SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name = ?1 COLLATE NOCASE";
         if conn.query_row(sql, [&source.table], |_| Ok(())).optional().map_err(failed)?.is_none() {
             return Err(refused("there is no such table in the file".to_owned()).into());
         }
@@ -36,10 +34,14 @@ impl<'m> Fitted<'m> {
         let known: Vec<(String, i64)> = known.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
         let columns: Vec<String> = source.column_names().map(str::to_owned).collect();
         let named = |name: &str| columns.iter().position(|column| column.eq_ignore_ascii_case(name));
-        if let Some(odd) = columns.iter().find(|column| known.iter().all(|(name, _)| !name.eq_ignore_ascii_case(column))) {
+        if let Some(odd) =
+            columns.iter().find(|column| known.iter().all(|(name, _)| !name.eq_ignore_ascii_case(column)))
+        {
             return Err(refused(format!("it has no column {odd:?} that can be written")).into());
         }
-        if let Some(odd) = source.order.iter().find(|column| known.iter().all(|(name, _)| !name.eq_ignore_ascii_case(column))) {
+        if let Some(odd) =
+            source.order.iter().find(|column| known.iter().all(|(name, _)| !name.eq_ignore_ascii_case(column)))
+        {
             return Err(refused(format!("it has no column {odd:?} to put rows in order by")).into());
         }
         let mut parts: Vec<&(String, i64)> = known.iter().filter(|(_, pk)| *pk > 0).collect();
@@ -49,7 +51,11 @@ impl<'m> Fitted<'m> {
         }
         let mut key = Vec::new();
         for (name, _) in parts {
-            let reason = || format!("nothing fills {name:?}, a column of its primary key: rows have to be the same on every device (from = \"$hash\" makes a key of a row's values)");
+            let reason = || {
+                format!(
+                    "nothing fills {name:?}, a column of its primary key: rows have to be the same on every device (from = \"$hash\" makes a key of a row's values)"
+                )
+            };
             key.push(named(name).ok_or_else(|| refused(reason()))?);
         }
         let mut forms: Vec<Form> = source.columns.0.iter().map(|(_, column)| column.form).collect();
@@ -59,7 +65,8 @@ impl<'m> Fitted<'m> {
 
     /// The condition that a row has the key that is bound from `?first` on.
     pub(super) fn key_match(&self, first: usize) -> String {
-        let parts = self.key.iter().enumerate().map(|(n, at)| format!("{} = ?{}", quoted(&self.columns[*at]), first + n));
+        let parts =
+            self.key.iter().enumerate().map(|(n, at)| format!("{} = ?{}", quoted(&self.columns[*at]), first + n));
         parts.collect::<Vec<_>>().join(" AND ")
     }
 
@@ -89,8 +96,11 @@ impl<'m> Fitted<'m> {
         mut f: impl FnMut(Vec<Value>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let failed = |error| isle_store::StoreError::of_statement("read the rows", error);
-        let constants: Vec<Value> =
-            self.source.constants().map(|(_, _, column)| isle_interchange::constant(column).unwrap_or(Value::Null)).collect();
+        let constants: Vec<Value> = self
+            .source
+            .constants()
+            .map(|(_, _, column)| isle_interchange::constant(column).unwrap_or(Value::Null))
+            .collect();
         let mut statement = conn.prepare(&self.select_all()).map_err(failed)?;
         let mut rows = statement.query(rusqlite::params_from_iter(constants.iter().map(Bound))).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {

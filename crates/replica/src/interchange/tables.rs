@@ -7,10 +7,10 @@ use isle_changeset::Value;
 use isle_interchange::{Datum, Dialect, Format, Held, Inserts, Kind, Mapping, Node, canonical_json};
 use rusqlite::Connection;
 
+use super::InterchangeError;
 use super::export::{ExportOptions, Exported, write};
 use super::row::{Bound, read, shown_key};
 use super::table::quoted;
-use super::InterchangeError;
 use crate::{Error, Replica};
 
 impl Replica {
@@ -129,7 +129,8 @@ fn names(conn: &Connection, wanted: &[&str]) -> Result<Vec<String>, Error> {
 /// The columns of a table, generated ones left out.
 fn columns_of(conn: &Connection, table: &str) -> Result<Vec<Held>, Error> {
     let failed = |error| isle_store::StoreError::of_statement("look at the table", error);
-    let mut statement = conn.prepare("SELECT name, type, \"notnull\", pk FROM pragma_table_info(?1)").map_err(failed)?;
+    let mut statement =
+        conn.prepare("SELECT name, type, \"notnull\", pk FROM pragma_table_info(?1)").map_err(failed)?;
     let columns = statement.query_map([table], |row| {
         let key = usize::try_from(row.get::<_, i64>(3)?).ok().filter(|pk| *pk > 0);
         let empty = kind_of(&row.get::<_, String>(1)?);
@@ -138,7 +139,9 @@ fn columns_of(conn: &Connection, table: &str) -> Result<Vec<Held>, Error> {
     let columns: Vec<Held> = columns.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if columns.is_empty() {
         let reason = "there is no such table in the file".to_owned();
-        return Err(InterchangeError::Table { file: "of the export".to_owned(), table: table.to_owned(), reason }.into());
+        return Err(
+            InterchangeError::Table { file: "of the export".to_owned(), table: table.to_owned(), reason }.into()
+        );
     }
     Ok(columns)
 }
@@ -170,7 +173,8 @@ fn for_each(
         true => list.clone(),
         false => key.iter().map(|held| format!("{} COLLATE BINARY", quoted(&held.name))).collect::<Vec<_>>().join(", "),
     };
-    let mut statement = conn.prepare(&format!("SELECT {list} FROM {} ORDER BY {order}", quoted(table))).map_err(failed)?;
+    let mut statement =
+        conn.prepare(&format!("SELECT {list} FROM {} ORDER BY {order}", quoted(table))).map_err(failed)?;
     let mut rows = statement.query(rusqlite::params_from_iter(std::iter::empty::<Bound<'_>>())).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
         f(read(row, columns.len()).map_err(failed)?)?;

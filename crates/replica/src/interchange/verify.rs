@@ -75,11 +75,13 @@ impl Replica {
             }
             let mut sources = Vec::new();
             for (n, one) in compared.iter().enumerate() {
-                let alike = |other: &&Compared<'_>| other.found.hash.is_some() && other.fitted.is_same_rows(&one.fitted);
+                let alike =
+                    |other: &&Compared<'_>| other.found.hash.is_some() && other.fitted.is_same_rows(&one.fitted);
                 let mut report = one.report.clone();
                 // What several documents say of one table is extra where none of them has it; the last of them tells.
                 if one.found.hash.is_some() && compared[n + 1..].iter().all(|later| !alike(&later)) {
-                    let known: HashSet<&String> = compared.iter().filter(alike).flat_map(|other| &other.matched).collect();
+                    let known: HashSet<&String> =
+                        compared.iter().filter(alike).flat_map(|other| &other.matched).collect();
                     one.extra(conn, &known, &mut report)?;
                 }
                 sources.push(report);
@@ -132,7 +134,9 @@ impl<'a> Compared<'a> {
             matched.insert(fitted.shown_key_of(&stored));
             let mut differs = false;
             for (at, cell) in row.cells.iter().enumerate() {
-                let Some(cell) = cell.as_ref().filter(|cell| !is_same(fitted.forms[at], cell, &stored[at])) else { continue };
+                let Some(cell) = cell.as_ref().filter(|cell| !is_same(fitted.forms[at], cell, &stored[at])) else {
+                    continue;
+                };
                 differs = true;
                 list(&mut report.differences, || Difference {
                     key: shown_key(key.iter().copied()),
@@ -147,7 +151,12 @@ impl<'a> Compared<'a> {
     }
 
     /// Counts the rows of the table that no document has.
-    fn extra(&self, conn: &rusqlite::Connection, known: &HashSet<&String>, report: &mut VerifiedSource) -> Result<(), Error> {
+    fn extra(
+        &self,
+        conn: &rusqlite::Connection,
+        known: &HashSet<&String>,
+        report: &mut VerifiedSource,
+    ) -> Result<(), Error> {
         self.fitted.for_each(conn, |stored| {
             let key = self.fitted.shown_key_of(&stored);
             if !known.contains(&key) {

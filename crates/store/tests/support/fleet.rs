@@ -31,6 +31,11 @@ pub enum Action {
         way: Way,
         statements: Vec<Sql>,
     },
+    /// New rows that count as older than any write, or as early ones where that cannot be.
+    Import {
+        device: usize,
+        statements: Vec<Sql>,
+    },
     Clock {
         device: usize,
         ms: i64,
@@ -54,6 +59,7 @@ pub fn actions(style: Style, count: std::ops::Range<usize>) -> impl Strategy<Val
     prop::collection::vec(
         prop_oneof![
             10 => (device(), way, statements(style, 1..5)).prop_map(|(device, way, statements)| Action::Write { device, way, statements }),
+            2 => (device(), statements(style, 1..5)).prop_map(|(device, statements)| Action::Import { device, statements }),
             2 => (device(), ms).prop_map(|(device, ms)| Action::Clock { device, ms }),
             6 => (device(), device(), any::<u64>().no_shrink()).prop_map(|(from, to, seed)| Action::Send { from, to, seed }),
             4 => device().prop_map(Action::Apply),
@@ -96,6 +102,15 @@ pub fn write(device: &Device, way: Way, statements: &[Sql]) {
     }
 }
 
+/// Runs statements as an import does.
+pub fn import(device: &Device, statements: &[Sql]) {
+    let run = |tx: &Transaction<'_>| statements.iter().try_for_each(|Sql(sql)| write_one(tx, sql));
+    match device.store.write_baseline(run) {
+        Err(StoreError::NotNew { .. }) => device.store.write_early(run).unwrap(),
+        result => result.unwrap(),
+    }
+}
+
 fn write_one(tx: &Transaction<'_>, sql: &str) -> Result<(), StoreError> {
     let run = |tx: &Transaction<'_>| match tx.execute(sql, []) {
         Err(error) if !error.is_constraint() => Err(error),
@@ -128,6 +143,7 @@ impl Fleet {
         let count = self.devices.len();
         match action {
             Action::Write { device, way, statements } => write(&self.devices[device % count], *way, statements),
+            Action::Import { device, statements } => import(&self.devices[device % count], statements),
             Action::Clock { device, ms } => {
                 let clock = &self.devices[device % count].runtime.now_ms;
                 clock.store(clock.load(Ordering::SeqCst).saturating_add_signed(*ms), Ordering::SeqCst);
