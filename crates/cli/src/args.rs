@@ -3,6 +3,7 @@
 mod backup;
 mod files;
 mod interchange;
+mod rows;
 mod schema;
 #[cfg(feature = "sim")]
 mod sim;
@@ -10,6 +11,7 @@ mod sim;
 pub(crate) use backup::{BackupAction, BackupPlace};
 pub(crate) use files::{By, FilesAction, IdentityBy, KindAdd, Moving, SetAction, TrashAction};
 pub(crate) use interchange::{DialectBy, Documents, Export, ExportAction, Import, ImportAction};
+pub(crate) use rows::{List, PerBy, Search, Stats};
 pub(crate) use schema::SchemaAction;
 #[cfg(feature = "sim")]
 pub(crate) use sim::{SimAction, SimRun};
@@ -86,6 +88,16 @@ pub(crate) enum Command {
         Examples:\n  isle search notes 'sand* planet'\n  isle search notes 'title:dune -film' -n 5"
     )]
     Search(Search),
+    /// Rows of a table by what their columns hold
+    #[command(
+        after_help = "Examples:\n  isle list notes --where 'stars>=4' --where title~dune --order stars --desc -n 10"
+    )]
+    List(List),
+    /// How many rows there are, by what a column holds
+    #[command(
+        after_help = "Examples:\n  isle stats notes\n  isle stats notes --by stars\n  isle stats downloads --by downloaded_at --per day --sum bytes"
+    )]
+    Stats(Stats),
     /// What the tables should be, on every replica
     #[command(
         subcommand,
@@ -287,21 +299,6 @@ pub(crate) struct Query {
     /// As comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(crate) csv: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Search {
-    /// The table, or its full-text table
-    pub(crate) table: String,
-    /// What to look for
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) text: String,
-    /// How many
-    #[arg(short = 'n', long = "limit", default_value_t = 20, value_name = "N", value_parser = limit)]
-    pub(crate) limit: usize,
-    /// How many of the best to pass over
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(crate) offset: usize,
 }
 
 #[derive(Debug, Subcommand)]

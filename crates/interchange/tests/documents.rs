@@ -1,5 +1,7 @@
 //! Documents into rows and back, and what is refused on the way.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use isle_changeset::Value;
 use isle_interchange::{Datum, Format, Mapping, Node, document, parse, print, rows};
 use proptest::prelude::*;

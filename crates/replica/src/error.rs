@@ -111,6 +111,16 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// A table has no column of that name.
+    #[error("table {table:?} has no column {column:?}; its columns are {known}")]
+    NoSuchColumn {
+        /// The table.
+        table: String,
+        /// What was asked for.
+        column: String,
+        /// Those there are.
+        known: String,
+    },
     /// A name that somebody gave cannot be used.
     #[error("{what} {reason}")]
     InvalidName {
@@ -363,6 +373,7 @@ impl Error {
             | Error::NoSuchSite { .. }
             | Error::InvalidName { .. }
             | Error::NotSearchable { .. }
+            | Error::NoSuchColumn { .. }
             | Error::Remote { source: RemoteError::Address { .. }, .. }
             | Error::Document { .. }
             | Error::ConflictOfPart { .. }

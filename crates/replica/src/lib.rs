@@ -109,6 +109,7 @@ mod history;
 mod interchange;
 mod keystore;
 mod library;
+mod listing;
 mod names;
 mod operations;
 mod proofs;
@@ -153,6 +154,7 @@ pub use library::{
     ScanOptions, ScanProgress, ScanReport, Selection, Storage, Trashed, Validator, Validators, Verified, WatchEvent,
     WatchOptions,
 };
+pub use listing::{ColumnFacts, Comparison, Filter, Group, Grouping, Per};
 pub use replica::{RemoteInfo, Replica};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};

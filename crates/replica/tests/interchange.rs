@@ -1,6 +1,6 @@
 //! Imports and exports of documents: what counts as older than what, what is refused, what comes back.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -15,6 +15,7 @@ mod look;
 mod operations;
 mod peers;
 mod remotes;
+mod rows;
 mod schema;
 mod search;
 #[cfg(feature = "sim")]
@@ -40,6 +41,8 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Exec(exec) => sql::exec(args, exec, out),
         Command::Query(query) => sql::query(args, query, out),
         Command::Search(wanted) => search::search(args, wanted, out),
+        Command::List(wanted) => rows::list(args, wanted, out),
+        Command::Stats(wanted) => rows::stats(args, wanted, out),
         Command::Schema(action) => schema::run(args, action, out),
         Command::Remote(remote) => remotes::run(args, remote, out),
         Command::Key { action } => keys::run(args, action.as_ref(), out),

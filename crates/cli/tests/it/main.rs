@@ -15,6 +15,7 @@ mod library;
 mod look;
 mod peers;
 mod processes;
+mod rows;
 mod schema;
 mod sim;
 mod sql;
