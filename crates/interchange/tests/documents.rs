@@ -229,6 +229,9 @@ fn any_text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-zß0-9 ]{0,8}", "[\\PC]{0,6}", "(yes|no|null|~|1e5|0x10|-|:|#|'|\"|\\\\|\n|\t){0,3}"]
 }
 
+/// Its id, name and switch, one of its settings, and a member that has no column.
+type AnyJob = (String, Option<String>, Option<bool>, Node, Node);
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -248,7 +251,7 @@ proptest! {
         jobs in prop::collection::vec((any_text(), prop::option::of(any_text()), prop::option::of(any::<bool>()), any_node(), any_node()), 0..6)
     ) {
         let mapping = mapping(JOBS);
-        let job = |(n, (id, name, enabled, voice, odd)): (usize, (String, Option<String>, Option<bool>, Node, Node))| {
+        let job = |(n, (id, name, enabled, voice, odd)): (usize, AnyJob)| {
             let mut members = vec![("id".to_owned(), Node::new(Datum::Text(format!("{n}{id}"))))];
             members.extend(name.map(|name| ("name".to_owned(), Node::new(Datum::Text(name)))));
             members.push(("enabled".to_owned(), Node::new(enabled.map_or(Datum::Null, Datum::Bool))));
