@@ -245,3 +245,49 @@ fn planted_bugs_fit_the_sources_and_say_what_they_do() {
     });
     complain(&misfits.collect::<Vec<_>>());
 }
+
+/// Would catch: a test that was renamed and is still named as what shows a requirement, a row that is there twice.
+#[test]
+fn the_ledger_names_tests_that_exist() {
+    let ledger = fs::read_to_string(root().join("tests/ledger.md")).unwrap();
+    let rows: Vec<Vec<&str>> = ledger
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ID"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let mut findings = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut counts = [0; 3];
+    for row in &rows {
+        let [id, verdict, tests, note] = row[..] else {
+            findings.push(format!("{row:?}: four columns are expected"));
+            continue;
+        };
+        if !seen.insert(id) {
+            findings.push(format!("{id} is there twice"));
+        }
+        match (verdict, tests.is_empty(), note.is_empty()) {
+            ("shown", false, _) => counts[0] += 1,
+            ("partly", _, false) => counts[1] += 1,
+            ("no", _, false) => counts[2] += 1,
+            _ => findings.push(format!("{id}: {verdict} needs a test, or a note that says what is missing")),
+        }
+        for test in tests.split(", ").filter(|test| !test.is_empty()) {
+            let Some((file, name)) = test.trim_matches('`').split_once("::") else {
+                findings.push(format!("{id}: {test} is no `file::function`"));
+                continue;
+            };
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !text.contains(&format!("fn {name}(")) {
+                findings.push(format!("{id}: {file} has no function {name}"));
+            }
+        }
+    }
+    let [shown, partly, no] = counts;
+    let told = format!("Of {} rows {shown} are shown, {partly} partly, {no} not.", rows.len());
+    if !ledger.contains(&told) {
+        findings.push(format!("the head of the table should say: {told}"));
+    }
+    complain(&findings);
+    assert_eq!(rows.len(), 302, "each requirement has its row");
+}

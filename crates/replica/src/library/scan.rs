@@ -194,7 +194,8 @@ impl Library {
         let _within = span.enter();
         let mut report = ScanReport { operation: work.id(), ..ScanReport::default() };
         let (chunker, device) = (self.chunker()?, self.device()?);
-        let scanner = Scanner { library: self, options, kinds, chunker, device, kinds_now, work: &work };
+        let expected = roots.iter().map(|root| self.expected(root)).sum();
+        let scanner = Scanner { library: self, options, kinds, chunker, device, kinds_now, expected, work: &work };
         let mut failed = None;
         for root in &roots {
             if let Err(error) = scanner.scan(root, &mut report) {
@@ -208,6 +209,13 @@ impl Library {
             None => Ok(report),
         }
     }
+
+    /// How many files there will be, as far as the last scan tells.
+    fn expected(&self, root: &Root) -> u64 {
+        let sql = "SELECT count(*) FROM library_scan WHERE root = ?1 AND state <> 'missing'";
+        let count = self.replica.read(|q| q.one::<u64>(sql, params![root.id]));
+        count.ok().flatten().unwrap_or(0)
+    }
 }
 
 struct Scanner<'a> {
@@ -218,6 +226,8 @@ struct Scanner<'a> {
     device: String,
     /// By what it is seen that kinds have changed.
     kinds_now: String,
+    /// How many files there will be in all roots, as far as the last scans tell.
+    expected: u64,
     work: &'a Work,
 }
 
@@ -420,7 +430,6 @@ impl Scanner<'_> {
         sum: &mut Sum,
         report: &mut ScanReport,
     ) -> Result<(), Error> {
-        let expected = self.expected(book.root);
         for told in told {
             match told {
                 Told::Same(ids) => {
@@ -453,20 +462,14 @@ impl Scanner<'_> {
                     report.hashed_bytes += bytes;
                 }
             }
-            let total = expected.max(report.seen);
+            // Nobody knows how many there are beyond those of the last time.
+            let total = if self.expected > report.seen { self.expected } else { 0 };
             self.work.advance(report.seen, total, &format!("{}: {} files", book.root.name, report.seen));
             if let Some(progress) = &self.options.progress {
                 progress(&book.root.name, report.seen, report.hashed_bytes);
             }
         }
         Ok(())
-    }
-
-    /// How many files there will be, as far as the last scan tells.
-    fn expected(&self, root: &Root) -> u64 {
-        let sql = "SELECT count(*) FROM library_scan WHERE root = ?1 AND state <> 'missing'";
-        let count = self.library.replica.read(|q| q.one::<u64>(sql, params![root.id]));
-        count.ok().flatten().unwrap_or(0)
     }
 
     fn had_files(&self, root: &Root) -> Result<bool, Error> {

@@ -418,3 +418,50 @@ fn a_long_scan_can_be_followed_and_readers_go_on() {
     let operation = a.replica.operation(report.operation).unwrap().unwrap();
     assert_eq!((operation.state, operation.percent()), (OperationState::Completed, Some(100)));
 }
+
+/// Time goes on with each look at it: whatever a scan has to tell it tells at once.
+#[derive(Debug)]
+struct Hurried(std::sync::atomic::AtomicU64);
+
+impl isle::Runtime for Hurried {
+    fn now_ms(&self) -> u64 {
+        self.0.fetch_add(1_000, std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        isle::SystemRuntime.random()
+    }
+}
+
+/// Would catch: a scan that is done from its beginning, and one that goes back with its second root.
+#[test]
+fn how_far_a_scan_is_rises_over_all_roots_and_is_unknown_the_first_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Hurried(std::sync::atomic::AtomicU64::new(isle::Runtime::now_ms(&isle::SystemRuntime))));
+    let builder = Replica::builder(folder.path().join("a.db")).home(folder.path().join("home"));
+    let replica = builder.runtime(clock).init().unwrap();
+    let library = replica.library();
+    for name in ["first", "second"] {
+        let root = folder.path().join(name);
+        fs::create_dir(&root).unwrap();
+        for n in 0..700 {
+            fs::write(root.join(format!("{n}.txt")), format!("{name} {n}")).unwrap();
+        }
+        library.add_root(name, &root, &[]).unwrap();
+    }
+    let scan = || {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (told, looked) = (Arc::clone(&seen), replica.clone());
+        let progress: isle::ScanProgress = Arc::new(move |_, _, _| {
+            let running = looked.operations(Some("scan"), 1).unwrap().remove(0);
+            told.lock().unwrap().push(running.percent());
+        });
+        let report = library.scan_now(&ScanOptions { progress: Some(progress), ..ScanOptions::default() }).unwrap();
+        assert_eq!(replica.operation(report.operation).unwrap().unwrap().percent(), Some(100));
+        let seen = seen.lock().unwrap();
+        seen.clone()
+    };
+    assert!(scan().iter().all(Option::is_none), "nobody can know how far a first scan is");
+    let again: Vec<u8> = scan().into_iter().flatten().collect();
+    assert!(again.is_sorted() && !again.is_empty() && again.iter().all(|percent| *percent < 100), "{again:?}");
+}
