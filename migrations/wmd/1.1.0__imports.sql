@@ -26,3 +26,15 @@ CREATE TABLE alias_patterns(
   base TEXT NOT NULL,
   description TEXT
 );
+-- Two sources may have an answer to one question.
+DROP TABLE search_cache;
+CREATE TABLE search_cache( -- @scope local
+  query TEXT NOT NULL,
+  source TEXT NOT NULL,
+  result TEXT NOT NULL,
+  cached_at TEXT,
+  expires_at TEXT,                                      -- @expires
+  PRIMARY KEY(query, source)
+);
+CREATE INDEX idx_search_cache_source ON search_cache(source);
+CREATE INDEX idx_search_cache_expires ON search_cache(expires_at);

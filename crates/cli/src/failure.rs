@@ -138,13 +138,14 @@ pub(crate) fn hint_of_isle(error: &isle::Error) -> Option<&'static str> {
 }
 
 /// Shows an error and gives its exit code.
-pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, operation: &str, json: bool) -> ExitCode {
     let kind = Kind::of(error);
     let messages = messages(error.chain());
     let mut text = String::new();
     if json {
         let hint = hint(error);
-        let mut fields = serde_json::json!({ "kind": kind.as_str(), "message": messages.join(": ") });
+        let (kind, code, message) = (kind.as_str(), kind.code(), messages.join(": "));
+        let mut fields = serde_json::json!({ "operation": operation, "kind": kind, "code": code, "message": message });
         if let (Some(hint), Some(fields)) = (hint, fields.as_object_mut()) {
             fields.insert("hint".to_owned(), hint.into());
         }
@@ -171,7 +172,8 @@ pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
         // How it is used, and where help is, is for people.
         let message = text.trim().trim_start_matches("error: ").split("\n\nUsage:").next().unwrap_or_default();
         let message = message.split("\n\nFor more").next().unwrap_or_default().trim();
-        let object = serde_json::json!({ "error": { "kind": Kind::Invalid.as_str(), "message": message } });
+        let object =
+            serde_json::json!({ "error": { "kind": Kind::Invalid.as_str(), "code": code, "message": message } });
         let _ = writeln!(io::stderr(), "{object}");
     } else {
         // Nobody reads it: the exit code still tells.

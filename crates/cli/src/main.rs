@@ -23,15 +23,17 @@ mod values;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::Args;
 use crate::output::Out;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let args = match Args::try_parse_from(&words) {
-        Ok(args) => args,
+    let parsed = Args::command().try_get_matches_from(&words);
+    let parsed = parsed.and_then(|matches| Ok((operation(&matches), Args::from_arg_matches(&matches)?)));
+    let (operation, args) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return failure::usage(&error, words.iter().any(|word| word == "--json")),
     };
     log_to_stderr();
@@ -46,9 +48,20 @@ fn main() -> ExitCode {
         Err(error) => {
             // What was found before the failure is still worth reading.
             let _ = out.flush();
-            failure::report(&error, args.json)
+            failure::report(&error, &operation, args.json)
         }
     }
+}
+
+/// What was asked for, as `backup create`.
+fn operation(matches: &ArgMatches) -> String {
+    let mut names = Vec::new();
+    let mut below = matches.subcommand();
+    while let Some((name, matches)) = below {
+        names.push(name);
+        below = matches.subcommand();
+    }
+    names.join(" ")
 }
 
 /// `ISLE_LOG=isle=debug` shows what happens inside.

@@ -297,7 +297,7 @@ fn help_shows_an_example_for_every_command() {
         assert!(own.contains("Example") && own.contains("isle "), "{own}");
     }
     let wrong: serde_json::Value = serde_json::from_str(&device.fails(2, ["frob", "--json"])).expect("JSON");
-    assert_eq!(wrong["error"], json!({ "kind": "invalid", "message": "unrecognized subcommand 'frob'" }));
+    assert_eq!(wrong["error"], json!({ "kind": "invalid", "code": 2, "message": "unrecognized subcommand 'frob'" }));
     device.fails(2, ["sync", "--frob"]);
     assert!(device.ok(["--version"]).starts_with("isle 0."));
 }

@@ -45,7 +45,8 @@ fn a_script_that_fails_changes_nothing() {
     let text = device.fails(4, ["exec", "DROP TABLE notes"]);
     assert!(text.contains("untrack it before"), "{text}");
     let text = device.fails(4, ["exec", "--json", "DROP TABLE notes"]);
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["error"]["kind"], json!("blocked"));
+    let error = &serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["error"];
+    assert_eq!((&error["operation"], &error["kind"], &error["code"]), (&json!("exec"), &json!("blocked"), &json!(4)));
     device.fails(2, ["exec", "SELECT 1; SELECT ?1", "--param", "1"]);
 }
 
