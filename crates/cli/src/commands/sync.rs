@@ -172,7 +172,7 @@ fn ended(failed: Vec<(String, isle::Error)>, several: bool, code: u8, out: &mut 
     for error in failed {
         // With --json standard output has them all, with their kinds.
         if !out.json {
-            failure::report(&error, false);
+            failure::report(&error, "sync", false);
         }
         codes.push(Kind::of(&error).code());
     }
