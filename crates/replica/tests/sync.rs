@@ -472,3 +472,32 @@ async fn what_a_dead_writers_lost_segment_held_is_published_by_another() {
     c.sync().await.unwrap();
     assert_eq!(count(&c), 6000);
 }
+
+#[tokio::test]
+async fn what_a_head_with_a_damaged_changeset_held_before_is_published_by_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b) = (first(folder.path(), "a"), device(folder.path(), "b"));
+    for replica in [&a, &b] {
+        replica.add_open_remote("r", remote.clone()).unwrap();
+        replica.sync().await.unwrap();
+    }
+    b.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'sound', 1)", &[])).unwrap();
+    b.sync().await.unwrap();
+    a.sync().await.unwrap();
+    a.write(|tx| tx.execute("UPDATE notes SET stars = 2", &[])).unwrap();
+    b.write(|tx| tx.execute("INSERT INTO notes VALUES(2, 'damaged', 1)", &[])).unwrap();
+    // b's disk damages the last one, and b puts a head with both.
+    let last = "(SELECT max(id) FROM isle_log WHERE id >> 44 = (SELECT v FROM isle_meta WHERE k = 'site'))";
+    let damage = format!("UPDATE isle_log SET body = zeroblob(length(body)) WHERE id = {last}");
+    assert_eq!(rusqlite::Connection::open(b.path()).unwrap().execute(&damage, []).unwrap(), 1);
+    b.sync().await.unwrap();
+    let report = a.sync().await.unwrap().remove(0);
+    assert!(report.refused.len() == 1 && report.refused[0].contains("block does not match"), "{report:?}");
+    let c = device(folder.path(), "c");
+    c.add_open_remote("r", remote).unwrap();
+    c.sync().await.unwrap();
+    assert_eq!(a.state_hash().unwrap(), c.state_hash().unwrap());
+    let again = a.sync().await.unwrap().remove(0);
+    assert_eq!((again.pushed_versions, again.uploaded_bytes), (0, 0), "once is enough: {again:?}");
+}

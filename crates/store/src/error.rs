@@ -7,6 +7,9 @@ use isle_clock::{ClockError, GroupId, SiteId};
 use isle_schema::{MigrationError, Version};
 use rusqlite::ffi::ErrorCode;
 
+/// What a changeset names that does not follow the one before it.
+pub(crate) const CHAIN: &str = "chain of the site's versions";
+
 /// Why an operation on a replica's file failed. Nothing is applied halfway: the file is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -405,6 +408,16 @@ impl StoreError {
                 source.sqlite_error_code(),
                 Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted)
             ),
+            _ => false,
+        }
+    }
+
+    /// Whether what was handed in is broken in itself, so that nobody can take it. What only does not fit what is here may be whole: of a site with two
+    /// histories others have the other one.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::BadHeader { .. } | StoreError::BadProof { .. } | StoreError::ForeignGroup { .. } => true,
+            StoreError::BadChangeset { source, .. } => !matches!(source, DecodeError::Hash { what } if *what == CHAIN),
             _ => false,
         }
     }

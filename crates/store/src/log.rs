@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::apply::Applier;
 use crate::engine::Engine;
-use crate::error::Doing as _;
+use crate::error::{CHAIN, Doing as _};
 use crate::layout::{log_id, site_no_of, version_of};
 use crate::own::{Own, known_site_no, site_id, site_no};
 use crate::plan::{Next, Plan};
@@ -140,7 +140,7 @@ pub(crate) fn put_header(
             crate::proofs::discard(conn, no, version)?;
             return Ok(None);
         }
-        let source = DecodeError::Hash { what: "chain of the site's versions" };
+        let source = DecodeError::Hash { what: CHAIN };
         return Err(StoreError::BadChangeset { site, version, source });
     }
     let only = match (follows, header.blocks.as_slice()) {
@@ -488,7 +488,7 @@ fn ready(
         Err(error) => return refused(error),
     };
     if header.previous != next.chain {
-        return refused(DecodeError::Hash { what: "chain of the site's versions" });
+        return refused(DecodeError::Hash { what: CHAIN });
     }
     if header.hlc.bits() <= next.hlc {
         return refused(DecodeError::Inconsistent { what: "time of the site's versions, which must rise," });

@@ -107,8 +107,10 @@ impl Session<'_> {
             self.note_refusal(site, error);
             self.unread = true;
         }
-        // What its objects still hold need not be published here too; what is lost with them must be.
-        let lost = matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment", .. });
+        // What its objects still hold need not be published here too; what is lost with them must be. Of a head with a damaged changeset nobody takes
+        // what stands beside it, and the head before it, which was read whole, is not there any more.
+        let lost =
+            matches!(error, Error::Remote { .. } | Error::Refused { what: "head" | "segment" | "changeset", .. });
         self.heads.extend(last.filter(|_| !lost));
     }
 
@@ -359,7 +361,9 @@ impl Session<'_> {
                         tracing::warn!(%error, %site, "that a site has two histories cannot be noted");
                     }
                 }
-                Err(self.refusal("changeset", owner, &error))
+                // Where the site has another history, this one's is not put in its stead: those who have the other would refuse the head that carries it.
+                let what = if error.is_damage() { "changeset" } else { "history" };
+                Err(self.refusal(what, owner, &error))
             }
             Err(other) => Err(other),
         }
