@@ -4,8 +4,10 @@
 //! the same statements, and they load. Dates and JSON are texts, as they are in SQLite.
 //!
 //! * PostgreSQL: BIGINT, DOUBLE PRECISION, TEXT, BYTEA. A text with a NUL character has no form there and is an error.
+//! A column of integers beyond 2^53 and of floats is text there. SQLite itself reads some floats of a text one unit in the last place off, up to 3.40 at least.
+//!
 //! * MySQL and MariaDB: BIGINT, DOUBLE, LONGTEXT, LONGBLOB; VARCHAR and VARBINARY for columns of the key, which have to have a length. Backslashes are not escapes for
-//!   the session. Infinity has no form there.
+//!   the session. Infinity has no form there; keys that differ in blanks at their end alone are one key; CREATE TABLE ends a transaction.
 //! * SQLite: INTEGER, REAL, TEXT, BLOB, or no type where a column holds several.
 
 use std::fmt::Write as _;
@@ -27,8 +29,10 @@ pub enum Dialect {
 const ROWS_OF_ONE: usize = 100;
 /// Bytes of one statement after which it ends: less than the packet that MySQL takes.
 const BYTES_OF_ONE: usize = 1 << 20;
-/// Characters of a key of MySQL's, at least and at most.
+/// Characters of a key of MySQL's, at least and at most for all its columns together.
 const KEY_CHARACTERS: (usize, usize) = (255, 768);
+/// Bytes of a key that PostgreSQL has an index for.
+const KEY_BYTES: usize = 2_600;
 
 /// A column of a table, and what it holds.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +46,8 @@ pub struct Held {
     /// Its type if it holds nothing: by its declaration.
     pub empty: Kind,
     kinds: [bool; 4],
+    /// Whether there is an integer that no float is.
+    wide: bool,
     longest: usize,
 }
 
@@ -75,6 +81,7 @@ impl Held {
             Value::Blob(bytes) => (Kind::Blob, bytes.len()),
         };
         self.kinds[kind as usize] = true;
+        self.wide |= matches!(value, Value::Integer(number) if number.unsigned_abs() > 1 << f64::MANTISSA_DIGITS);
         self.longest = self.longest.max(length);
     }
 
@@ -83,6 +90,8 @@ impl Held {
         match self.kinds {
             [false, false, false, false] => self.empty,
             [true, false, false, false] => Kind::Integer,
+            // One of the two would be another number in the other's type.
+            [true, true, false, false] if self.wide => Kind::Text,
             [_, true, false, false] => Kind::Real,
             [_, _, true, false] => Kind::Text,
             [.., true] => Kind::Blob,
@@ -120,7 +129,13 @@ impl Dialect {
         let mut lines: Vec<String> = columns.iter().map(column).collect();
         let mut key: Vec<&Held> = columns.iter().filter(|held| held.key.is_some()).collect();
         key.sort_by_key(|held| held.key);
-        let too_long = self == Dialect::Mysql && key.iter().any(|held| held.longest > KEY_CHARACTERS.1);
+        let long = |held: &&&Held| matches!(held.kind(), Kind::Text | Kind::Blob);
+        let lengths = key.iter().filter(long).map(|held| held.longest);
+        let too_long = match self {
+            Dialect::Sqlite => false,
+            Dialect::Postgres => lengths.sum::<usize>() > KEY_BYTES,
+            Dialect::Mysql => lengths.map(|longest| longest.max(KEY_CHARACTERS.0)).sum::<usize>() > KEY_CHARACTERS.1,
+        };
         let names = key.iter().map(|held| self.quoted(&held.name)).collect::<Vec<_>>().join(", ");
         if !key.is_empty() && !too_long {
             lines.push(format!("  PRIMARY KEY ({names})"));

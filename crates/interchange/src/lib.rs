@@ -6,9 +6,9 @@
 //!   a value of another type than its column is declared to hold.
 //! * **There and back.** Rows that a document was read as are written as a document that is read as the same rows; members keep their values
 //!   and types, and a `null` that was written out stays one where there is a column for the rest. What may differ is layout, the order of rows (theirs is that of
-//!   their keys, or of the columns that the mapping names), and how a number is spelled (`1e2` and `100.0`).
+//!   their keys, or of the columns that the mapping names; so `$index` counts anew once rows are gone), whether a member is absent or `null` where there is no column for the rest, and how a number is spelled (`1e2` and `100.0`).
 //! * **The same rows, the same bytes**, on every device.
-//! * **Bounded.** Documents up to [`DOCUMENT_MAX`] bytes and [`DEPTH_MAX`] levels; aliases of YAML are limited in what they stand for, so that a document of a
+//! * **Bounded.** Documents up to [`DOCUMENT_MAX`] bytes and [`DEPTH_MAX`] levels ([`YAML_DEPTH_MAX`] in YAML); aliases of YAML are limited in what they stand for, so that a document of a
 //!   kilobyte cannot become gigabytes.
 //! * **Errors tell where**: the line, and the path in the document, as `$.jobs[3].enabled`.
 //!
@@ -30,7 +30,8 @@
 //! origin = { value = "campaigns" }              # the same in all rows; on export only rows that have it are this source's
 //! ```
 //!
-//! `$key` is the name of an entry, `$index` the place in the list, `$value` the row's value itself, `$hash` a hash of it for rows that have no key of their own. Of the value forms `as` names one: without it numbers and
+//! `$key` is the name of an entry, `$index` the place in the list, `$value` the row's value itself, `$hash` a hash of it for rows that have no key of their own and are not edited: an edited one
+//! that is exported and imported again has another hash, and is another row. Of the value forms `as` names one: without it numbers and
 //! text stand as they are, `text`, `integer`, `real` take only these, `bool` and `json` as above, `base64` is a blob.
 //!
 //! JSON is read with a cursor of our own over serde_json's raw values, for the lines and for integers that do not fit; YAML is read by serde-saphyr, as YAML 1.2:
@@ -59,6 +60,9 @@ pub const DOCUMENT_MAX: usize = 256 << 20;
 
 /// The most levels of lists and objects in one another.
 pub const DEPTH_MAX: usize = 100;
+
+/// The same in YAML, whose reader takes tens of kilobytes of the stack for each in a build without optimisation; a thread may have 2 MB.
+pub const YAML_DEPTH_MAX: usize = 32;
 
 /// Reads a document.
 ///

@@ -244,6 +244,16 @@ fn one_or_more<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializ
     })
 }
 
+impl Column {
+    /// The members of the row that lead to it.
+    fn members(&self) -> Option<&Vec<String>> {
+        match &self.from {
+            From::Members(members) => Some(members),
+            _ => None,
+        }
+    }
+}
+
 impl Format {
     /// By the end of a file's name.
     pub fn of_name(name: &str) -> Option<Format> {
@@ -378,6 +388,14 @@ impl Source {
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("it fills column {} twice", twice[0]));
+        }
+        let mut members: Vec<&Vec<String>> = self.columns.0.iter().filter_map(|(_, column)| column.members()).collect();
+        members.sort_unstable();
+        if let Some(pair) = members.windows(2).find(|pair| pair[1].starts_with(pair[0])) {
+            return Err(format!("two columns take the member {}, or a part of it", pair[0].join(".")));
+        }
+        if self.at.first().is_some_and(|first| self.frame.contains_key(first)) {
+            return Err("its frame has the member in which the rows are".to_owned());
         }
         let has = |wanted: &From| self.columns.0.iter().any(|(_, column)| column.from == *wanted);
         if has(&From::Key) && !self.rows.contains(&Shape::Entries) {

@@ -226,18 +226,15 @@ pub fn constant(column: &Column) -> Option<Value> {
 }
 
 fn value(column: &Column, node: &Node) -> Result<Value, String> {
-    let text = |text: &str| {
-        // SQLite's own functions end a text there, and so do many of its clients.
-        if text.contains('\0') {
-            Err("a text with a NUL character".to_owned())
-        } else {
-            Ok(Value::Text(text.as_bytes().to_vec()))
-        }
-    };
     match (column.form, &node.datum) {
         (Form::Json, _) => Ok(Value::Text(canonical_json(node).into_bytes())),
         (_, Datum::Null) => Ok(Value::Null),
-        (Form::Plain | Form::Text, Datum::Text(value)) => text(value),
+        (Form::Plain | Form::Text, Datum::Text(value)) => Ok(Value::Text(value.as_bytes().to_vec())),
+        // The name of an entry is a text, whatever it stands for.
+        (Form::Integer, Datum::Text(value)) if column.from == From::Key => {
+            let number = value.parse::<i64>().ok().filter(|number| number.to_string() == *value);
+            number.map(Value::Integer).ok_or_else(|| format!("{value:?} where a whole number is expected"))
+        }
         (Form::Plain | Form::Integer, Datum::Integer(value)) => Ok(Value::Integer(*value)),
         (Form::Plain | Form::Real, Datum::Real(value)) => Ok(Value::Real(*value)),
         (Form::Real, Datum::Integer(value)) if is_integer(*value as f64, *value) => Ok(Value::Real(*value as f64)),

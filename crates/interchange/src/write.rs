@@ -14,15 +14,24 @@ pub struct Written {
     pub reason: String,
 }
 
-/// The document that a source's rows are read from; they come in the order in which they are to stand.
+/// The document that a source's rows are read from; they come in the order in which they are to stand. `defaulted` says of each column whether it holds something else than
+/// NULL where a document has nothing for it.
 ///
 /// # Errors
 /// The first value that the mapping has no form for, with the number of its row.
-pub fn document(source: &Source, rows: &[Vec<Value>]) -> Result<Node, (usize, Written)> {
-    let mut nodes = Vec::with_capacity(rows.len());
+pub fn document(source: &Source, rows: &[Vec<Value>], defaulted: &[bool]) -> Result<Node, (usize, Written)> {
+    let mut nodes: Vec<(String, Node)> = Vec::with_capacity(rows.len());
+    let mut seen = std::collections::HashSet::new();
     for (n, cells) in rows.iter().enumerate() {
         let key = key_of(source, cells).map_err(|written| (n, written))?;
-        nodes.push((key, row(source, cells).map_err(|written| (n, written))?));
+        let refused = |reason: &str| Err((n, Written { column: String::new(), reason: reason.to_owned() }));
+        if source.rows == [Shape::Record] && n > 0 {
+            return refused("a second row, and the document is one record");
+        }
+        if source.rows == [Shape::Entries] && !seen.insert(key.clone()) {
+            return refused("a second entry of the same name");
+        }
+        nodes.push((key, row(source, cells, defaulted).map_err(|written| (n, written))?));
     }
     let mut node = match source.rows.as_slice() {
         [Shape::Record] => nodes.pop().map_or_else(|| Node::new(Datum::Map(Vec::new())), |(_, node)| node),
@@ -64,7 +73,7 @@ fn key_of(source: &Source, cells: &[Value]) -> Result<String, Written> {
     }
 }
 
-fn row(source: &Source, cells: &[Value]) -> Result<Node, Written> {
+fn row(source: &Source, cells: &[Value], defaulted: &[bool]) -> Result<Node, Written> {
     let failed = |column: &str, reason| Written { column: column.to_owned(), reason };
     let mut rest = match (&source.rest, cells.get(source.columns.0.len())) {
         (Some(column), Some(Value::Text(text))) => {
@@ -72,19 +81,26 @@ fn row(source: &Source, cells: &[Value]) -> Result<Node, Written> {
             crate::parse(Format::Json, text.as_bytes())
                 .map_err(|fault| failed(column, format!("it is no JSON: {fault}")))?
         }
+        (Some(column), Some(Value::Integer(_) | Value::Real(_) | Value::Blob(_))) => {
+            return Err(failed(column, "no text of JSON".to_owned()));
+        }
         _ => Node::new(Datum::Map(Vec::new())),
     };
     if let (Some(column), true) = (&source.rest, !matches!(rest.datum, Datum::Map(_))) {
         return Err(failed(column, format!("{} instead of an object", rest.kind())));
     }
     let mut first = Node::new(Datum::Map(Vec::new()));
-    for ((name, column), cell) in source.columns.0.iter().zip(cells) {
+    for (at, ((name, column), cell)) in source.columns.0.iter().zip(cells).enumerate() {
         let value = value(column, cell).map_err(|reason| failed(name, reason))?;
+        let has_to_be_told = defaulted.get(at).copied().unwrap_or(false);
         match &column.from {
+            From::Value if value.is_none() && column.form == Form::Json => {
+                return Err(failed(name, "NULL, for which the value itself leaves no room".to_owned()));
+            }
             From::Value => return Ok(value.unwrap_or_else(|| Node::new(Datum::Null))),
             From::Members(members) => {
                 let told = take_null(&mut rest, members);
-                let value = value.or_else(|| told.then(|| Node::new(Datum::Null)));
+                let value = value.or_else(|| (told || has_to_be_told).then(|| Node::new(Datum::Null)));
                 if let Some(value) = value {
                     put(&mut first, members, value);
                 }

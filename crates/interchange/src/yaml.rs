@@ -7,25 +7,34 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
-use crate::DEPTH_MAX;
+use crate::YAML_DEPTH_MAX;
 use crate::error::Fault;
 use crate::node::{Datum, Node};
 
+/// What aliases may stand for in all, in events of the reader.
+const ALIASED_MAX: usize = 1_000_000;
+
 /// Reads a document: the first and only one of its stream.
 pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
-    // Each level of a list or object is an event, and each value one; a document has at least two bytes for each.
-    let events = text.len().max(1 << 10);
+    // A document has at least a byte for each event of its own; what aliases stand for comes on top.
+    let events = text.len().max(1 << 10) + ALIASED_MAX;
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: events,
             max_nodes: events,
-            max_depth: 2 * DEPTH_MAX,
-            max_total_scalar_bytes: 2 * text.len() + (1 << 20),
+            max_depth: YAML_DEPTH_MAX,
+            max_total_scalar_bytes: 2 * text.len() + (64 << 20),
+            max_aliases: ALIASED_MAX,
+            max_anchors: ALIASED_MAX,
+            enforce_alias_anchor_ratio: false,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: ALIASED_MAX },
         duplicate_keys: DuplicateKeyPolicy::Error,
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
+        // Bytes are read by the columns that want them.
+        ignore_binary_tag_for_string: true,
     };
     let read: Spanned<Read> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(0, |place| place.line() as usize);
@@ -39,8 +48,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
 
 fn node(text: &str, read: Spanned<Read>, depth: usize) -> Result<Node, Fault> {
     let line = read.referenced.line() as usize;
-    if depth > DEPTH_MAX {
-        return Err(Fault::new(line, "$", format!("more than {DEPTH_MAX} levels in one another")));
+    if depth > YAML_DEPTH_MAX {
+        return Err(Fault::new(line, "$", format!("more than {YAML_DEPTH_MAX} levels in one another")));
     }
     let datum = match read.value {
         // The reader takes an integer that fits nowhere for a float, of which the last digits would be gone.

@@ -46,12 +46,6 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
-    /// A row that should be new.
-    #[error("table {table:?}: only new rows can be written as if they had always been there, and only once")]
-    NotNew {
-        /// The table.
-        table: String,
-    },
     /// A table that cannot be given as data.
     #[error("table {table:?} has a CHECK, which SQLite gives as text only: dump the schema as SQL")]
     Undescribed {

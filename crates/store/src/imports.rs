@@ -1,16 +1,20 @@
 //! What an import needs of the file: rows that count as older than any write, what is known of a key, and a ledger.
 
-use isle_changeset::{Header, ValueRef, canonical_key};
+use std::sync::Arc;
+
+use isle_changeset::{Value, ValueRef, canonical_key};
 use rusqlite::Connection;
 
 use crate::StoreError;
-use crate::clocks::ClockTable;
+use crate::capture::Capture;
+use crate::clocks::{ClockTable, LocalStamp, RowClock, SITE_MASK, from_sql};
 use crate::error::Doing as _;
 use crate::guard::Mode;
-use crate::layout::{self, log_id};
+use crate::layout;
 use crate::own::Own;
+use crate::seal::{Sealed, Stamping, seal_events, seal_queue};
 use crate::store::Store;
-use crate::tracked::Tracked;
+use crate::tracked::{Tracked, join};
 use crate::transaction::Transaction;
 
 /// What the ledger's entries are called among isle's facts.
@@ -27,24 +31,103 @@ pub enum Life {
     Deleted,
 }
 
-/// Notes that the version after the last is the site's baseline of a table, which it can have once only: which rows are of which of two could not be told.
-pub(crate) fn begin_baseline(conn: &Connection, own: &Own, tracked: &Tracked) -> Result<(), StoreError> {
-    if has_baseline(conn, tracked, own)? {
-        return Err(StoreError::NotNew { table: tracked.table.name.clone() });
+/// Seals what an import wrote: tables with new rows alone as a baseline, in a version of its own, and the others as early as can be. A site has one
+/// baseline of a table: which rows are of which of two could not be told.
+pub(crate) fn seal(
+    (conn, own): (&Connection, &mut Own),
+    tables: &[Arc<Tracked>],
+    capture: Option<&mut Capture>,
+    stamp: Stamping,
+) -> Result<(Option<Sealed>, bool), StoreError> {
+    let early = Stamping::now(1);
+    let Some(capture) = capture else {
+        let (mut new, mut others) = (Vec::new(), Vec::new());
+        for tracked in tables {
+            let keys = queued_keys(conn, tracked)?;
+            let is_new = are_new(conn, own, tracked, keys.iter().map(Vec::as_slice))?;
+            if is_new { &mut new } else { &mut others }.push(Arc::clone(tracked));
+        }
+        let first = seal_queue(conn, own, &new, stamp)?;
+        let second = seal_queue(conn, own, &others, early)?;
+        return Ok((both(first, second), true));
+    };
+    let mut new = Vec::new();
+    for n in 0..capture.tables.len() {
+        let tracked = Arc::clone(&capture.tables[n].tracked);
+        let (mut keys, mut key) = (Vec::new(), Vec::new());
+        for event in &capture.tables[n].events {
+            capture.key(event, tracked.table.key.len(), &mut key);
+            keys.push(key.iter().map(|value| value.to_value()).collect::<Vec<Value>>());
+        }
+        if are_new(conn, own, &tracked, keys.iter().map(Vec::as_slice))? {
+            new.push(tracked.no);
+        }
     }
-    layout::set_baseline(conn, tracked.no, own.no, own.version + 1)
+    let (first, whole) = seal_events(conn, own, capture, stamp, |tracked| new.contains(&tracked.no))?;
+    let (second, also) = seal_events(conn, own, capture, early, |tracked| !new.contains(&tracked.no))?;
+    Ok((both(first, second), whole && also))
 }
 
-/// Whether rows of the table may carry this site's time 0. A table that was empty when it was tracked has its baseline noted, and none in the log.
-fn has_baseline(conn: &Connection, tracked: &Tracked, own: &Own) -> Result<bool, StoreError> {
-    let Some(version) = layout::baselines(conn, tracked.no)?.get(&own.no).copied() else { return Ok(false) };
-    if version > own.version {
+/// What two versions in a row sealed.
+fn both(first: Option<Sealed>, second: Option<Sealed>) -> Option<Sealed> {
+    let (Some(first), Some(mut second)) = (&first, second.clone()) else { return first.or(second) };
+    second.rows += first.rows;
+    second.tables.extend(&first.tables);
+    Some(second)
+}
+
+/// The canonical keys of a table's entries in the queue.
+fn queued_keys(conn: &Connection, tracked: &Tracked) -> Result<Vec<Vec<Value>>, StoreError> {
+    let count = tracked.table.key.len();
+    let columns = join((0..count).map(|n| format!("k{n}")), ", ");
+    let sql = format!("SELECT {columns} FROM isle_queue WHERE t = ?1");
+    let mut statement = conn.prepare(&sql).doing("read the queue")?;
+    let mut rows = statement.query([tracked.no]).doing("read the queue")?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next().doing("read the queue")? {
+        let exact = (0..count).map(|n| row.get_ref(n).map(from_sql).doing("read the queue"));
+        keys.push(canonical_key(&exact.collect::<Result<Vec<_>, _>>()?, &tracked.table.key).0.to_vec());
+    }
+    Ok(keys)
+}
+
+/// Whether nobody has heard of rows with these keys, and no other row of the table carries this site's time 0.
+fn are_new<'k>(
+    conn: &Connection,
+    own: &Own,
+    tracked: &Arc<Tracked>,
+    keys: impl Iterator<Item = &'k [Value]>,
+) -> Result<bool, StoreError> {
+    if has_baseline(conn, tracked, own)? {
         return Ok(false);
     }
-    let sql = "SELECT header FROM isle_log WHERE id = ?1";
-    // What left the log may have been one.
-    let Some(header) = crate::clocks::one::<Vec<u8>>(conn, sql, [log_id(own.no, version)])? else { return Ok(true) };
-    Ok(Header::decode(&header).map_err(|source| StoreError::BadHeader { source })?.baseline)
+    let mut clocks = ClockTable::open(conn, tracked);
+    for key in keys {
+        let key: Vec<_> = key.iter().map(Value::as_ref).collect();
+        if clocks.length(&key)? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a cell of the table carries this site's time 0. What is owed to the clocks only takes such stamps away.
+fn has_baseline(conn: &Connection, tracked: &Tracked, own: &Own) -> Result<bool, StoreError> {
+    if !layout::baselines(conn, tracked.no)?.get(&own.no).is_some_and(|version| *version <= own.version) {
+        return Ok(false);
+    }
+    let sql =
+        format!("SELECT h, w, x FROM {} WHERE (h = 0 AND w & {SITE_MASK} = ?1) OR x IS NOT NULL", tracked.clock());
+    let mut statement = conn.prepare(&sql).doing("read row clocks")?;
+    let mut rows = statement.query([own.no]).doing("read row clocks")?;
+    while let Some(row) = rows.next().doing("read row clocks")? {
+        let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
+        let is_ours = |stamp: &LocalStamp| stamp.hlc == 0 && stamp.site == own.no;
+        if is_ours(&clock.stamp) || clock.exceptions.iter().any(|(_, stamp)| is_ours(stamp)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Transaction<'_> {
@@ -65,6 +148,30 @@ impl Transaction<'_> {
             (0, _) => Life::Unknown,
             (_, 1) => Life::Alive,
             _ => Life::Deleted,
+        })
+    }
+
+    /// Looks at foreign keys when the transaction ends, and not after each statement.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn defer_foreign_keys(&self) -> Result<(), StoreError> {
+        let engine = self.engine();
+        let defer = || engine.conn.execute_batch("PRAGMA defer_foreign_keys = ON");
+        engine.guard.with(Mode::Engine, defer).doing("look at foreign keys at the end")
+    }
+
+    /// The rows of a table whose foreign keys lead nowhere, by their rowids, with the table where the parent is missing.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn orphans(&self, table: &str) -> Result<Vec<(Option<i64>, String)>, StoreError> {
+        let engine = self.engine();
+        engine.guard.with(Mode::Engine, || {
+            let sql = "SELECT rowid, parent FROM pragma_foreign_key_check(?1)";
+            let mut statement = engine.conn.prepare(sql).doing("look at foreign keys")?;
+            let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)));
+            rows.doing("look at foreign keys")?.collect::<Result<_, _>>().doing("look at foreign keys")
         })
     }
 
@@ -89,6 +196,18 @@ impl Store {
             let mut statement = conn.prepare(sql).doing("read the ledger of imports")?;
             let rows = statement.query_map([PREFIX], |row| Ok((row.get(0)?, row.get(1)?)));
             rows.doing("read the ledger of imports")?.collect::<Result<_, _>>().doing("read the ledger of imports")
+        })
+    }
+
+    /// Whether rows of a table are there that count as older than any write, of this site's: new ones of an import cannot count so any more.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn has_baseline(&self, table: &str) -> Result<bool, StoreError> {
+        self.note(|engine| {
+            let named = |tracked: &&Arc<Tracked>| tracked.table.name.eq_ignore_ascii_case(table);
+            let Some(tracked) = engine.tables.iter().find(named) else { return Ok(false) };
+            has_baseline(&engine.conn, tracked, &engine.own()?)
         })
     }
 

@@ -31,8 +31,6 @@ pub(crate) struct Sealer<'c> {
     id: i64,
     hlc: Hlc,
     baseline: bool,
-    /// Rows that have a clock are refused.
-    new_only: bool,
     stamp: LocalStamp,
     writer: BodyWriter,
     infos: Vec<BlockInfo>,
@@ -90,7 +88,6 @@ impl<'c> Sealer<'c> {
             id: log_id(own.no, own.version + 1),
             hlc,
             baseline,
-            new_only: false,
             stamp: LocalStamp { hlc: cell_hlc.bits(), site: own.no },
             writer: BodyWriter::new(),
             infos: Vec::new(),
@@ -140,9 +137,6 @@ impl<'c> Sealer<'c> {
         touch: &Touch<'_>,
     ) -> Result<bool, StoreError> {
         let Touch { key, present, mask, .. } = *touch;
-        if self.new_only && clocks.length(key)? > 0 {
-            return Err(StoreError::NotNew { table: tracked.table.name.clone() });
-        }
         if self.shadowed && !self.meets_shadow(tracked, touch)? {
             return Ok(true);
         }
@@ -398,17 +392,18 @@ pub(crate) fn seal_events(
     own: &mut Own,
     capture: &mut Capture,
     Stamping { now_ms, baseline }: Stamping,
+    wanted: impl Fn(&Tracked) -> bool,
 ) -> Result<(Option<Sealed>, bool), StoreError> {
-    let mut order: Vec<usize> = (0..capture.tables.len()).filter(|n| !capture.tables[*n].events.is_empty()).collect();
+    let has_news = |n: &usize| !capture.tables[*n].events.is_empty() && wanted(&capture.tables[*n].tracked);
+    let mut order: Vec<usize> = (0..capture.tables.len()).filter(has_news).collect();
     order.sort_by_key(|n| capture.tables[*n].tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, now_ms, baseline)?;
-    sealer.new_only = baseline;
     let mut strays = Vec::new();
     for n in order {
         capture.sort(n);
         let tracked = Arc::clone(&capture.tables[n].tracked);
         if baseline {
-            crate::imports::begin_baseline(conn, own, &tracked)?;
+            crate::layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
         }
         sealer.table(&tracked)?;
         let mut clocks = ClockTable::open(conn, &tracked);
@@ -609,11 +604,10 @@ pub(crate) fn seal_queue(
     let mut order: Vec<&Arc<Tracked>> = tables.iter().filter(|tracked| queued.contains_key(&tracked.no)).collect();
     order.sort_by_key(|tracked| tracked.table.id);
     let mut sealer = Sealer::begin(conn, own, noted, baseline)?;
-    sealer.new_only = baseline;
     sealer.foreign = !baseline;
     for tracked in order {
         if baseline {
-            crate::imports::begin_baseline(conn, own, tracked)?;
+            crate::layout::set_baseline(conn, tracked.no, own.no, own.version + 1)?;
         }
         seal_table_queue(&mut sealer, conn, tracked, queued.get(&tracked.no).is_some_and(|updates| *updates))?;
     }

@@ -248,12 +248,12 @@ impl Store {
         self.write_as(|_| Stamping::now(1), f)
     }
 
-    /// The same for what came to be elsewhere and long ago: new rows, which any real write beats, as it beats rows that were there before their table was
-    /// tracked.
+    /// The same for what came to be elsewhere and long ago. Tables with new rows alone become a version whose cells any real write beats, as it beats
+    /// rows that were there before their table was tracked; a site has that once for a table. The others become a version after it, with the stamp of
+    /// [`Store::write_early`].
     ///
     /// # Errors
-    /// As [`Store::write`], and [`StoreError::NotNew`] for a change of a row that isle has heard of, and for a table of which this site wrote
-    /// such rows before: [`Store::write_early`] is the way then.
+    /// As [`Store::write`].
     pub fn write_baseline<T, E: From<StoreError>>(
         &self,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -695,12 +695,11 @@ fn seal(engine: &mut Engine, queued: bool, stamp: Stamping) -> Result<Vec<i64>, 
         *engine.captured() = capture;
         return Ok(Vec::new());
     }
-    let sealed = engine.guard.with(Mode::Engine, || {
-        if queued {
-            seal::seal_queue(&engine.conn, &mut own, &engine.tables, stamp).map(|sealed| (sealed, true))
-        } else {
-            seal::seal_events(&engine.conn, &mut own, &mut capture, stamp)
-        }
+    let sealed = engine.guard.with(Mode::Engine, || match (stamp.baseline, queued) {
+        (true, true) => crate::imports::seal((&engine.conn, &mut own), &engine.tables, None, stamp),
+        (true, false) => crate::imports::seal((&engine.conn, &mut own), &engine.tables, Some(&mut capture), stamp),
+        (false, true) => seal::seal_queue(&engine.conn, &mut own, &engine.tables, stamp).map(|sealed| (sealed, true)),
+        (false, false) => seal::seal_events(&engine.conn, &mut own, &mut capture, stamp, |_| true),
     });
     capture.clear();
     *engine.captured() = capture;

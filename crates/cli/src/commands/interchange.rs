@@ -80,7 +80,14 @@ fn mapping(replica: &Replica, documents: &Documents, format: Option<DocumentForm
     }
     let table = documents.table.as_deref().unwrap_or_default();
     let name = documents.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let format = format.or_else(|| DocumentFormat::of_name(&name)).unwrap_or(DocumentFormat::Json);
+    let named = DocumentFormat::of_name(&name);
+    let format = format.or(named).unwrap_or(DocumentFormat::Json);
+    // In a folder the document is called as its table.
+    let name = match (named, format) {
+        (Some(_), _) => name,
+        (None, DocumentFormat::Yaml) => format!("{table}.yaml"),
+        (None, _) => format!("{table}.json"),
+    };
     Ok(replica.plain_mapping(&name, format, table)?)
 }
 
@@ -102,29 +109,25 @@ fn run(replica: &Replica, wanted: &Import, format: DocumentFormat, out: &mut Out
         .archive(wanted.archive)
         .dry_run(wanted.dry_run);
     // What is compared afterwards is still under its name.
-    let compared = options.clone().archive(false);
-    let report = spinner::beside("importing", || {
-        replica.import(&mapping, path, if wanted.checklist { &compared } else { &options })
-    })?;
-    let mut report = report;
+    let first = if wanted.checklist { options.clone().archive(false) } else { options };
+    let mut report = spinner::beside("importing", || replica.import(&mapping, path, &first))?;
     if wanted.checklist {
         checklist(replica, &mapping, wanted, &mut steps)?;
-        if wanted.archive {
-            report.sources = replica
-                .import(&mapping, path, &options)?
-                .sources
-                .into_iter()
-                .zip(report.sources)
-                .map(|(now, then)| Imported { archive: now.archive, ..then })
-                .collect();
+        let sound = steps.iter().all(|(done, _)| *done);
+        if wanted.archive && sound {
+            let archived = replica.import(&mapping, path, &ImportOptions::default().archive(true))?;
+            for (told, now) in report.sources.iter_mut().zip(archived.sources) {
+                (told.archive, told.archive_error) = (now.archive, now.archive_error);
+            }
         }
-        let kept = if wanted.archive {
-            "as ….bak; `isle import prune` removes them after 30 days"
-        } else {
-            "where they are; keep them for 30 days"
+        let kept = match wanted.archive && sound {
+            true => "as ….bak; `isle import prune` removes them after 30 days",
+            false => "where they are; keep them for 30 days",
         };
         steps.push((true, format!("the documents stay {kept}")));
     }
+    let failed = report.sources.iter().filter_map(|source| source.archive_error.as_deref());
+    steps.extend(failed.map(|error| (false, format!("the rows are there; {error}"))));
     let sound = steps.iter().all(|(done, _)| *done);
     let list: Vec<_> = steps.iter().map(|(done, what)| json!({ "done": done, "what": what })).collect();
     let mut object = json!(report);
@@ -172,12 +175,17 @@ fn show(sources: &[Imported], out: &mut Out) -> anyhow::Result<()> {
     let row = |source: &Imported| {
         let state = match source.state {
             SourceState::Absent => Cell::dim("absent"),
+            SourceState::New if source.inserted + source.same + source.kept + source.replaced > 0 => {
+                Cell::text(told(source))
+            }
             SourceState::New => Cell::text("not imported"),
             SourceState::Known => Cell::dim("imported before"),
             SourceState::Imported => Cell::text(told(source)),
         };
+        let younger = source.inserted > 0 && !source.oldest && source.state == SourceState::Imported;
+        let younger = if younger { "as of now: this file has older rows of the table  " } else { "" };
         let archive = source.archive.as_ref().map(|path| format!("now {}", path.display())).unwrap_or_default();
-        vec![Cell::text(&source.file), Cell::text(&source.table), state, Cell::dim(archive)]
+        vec![Cell::text(&source.file), Cell::text(&source.table), state, Cell::dim(format!("{younger}{archive}"))]
     };
     out.table(&["DOCUMENT", "TABLE", "", ""], sources.iter().map(row).collect())?;
     for source in sources.iter().filter(|source| !source.differences.is_empty()) {
@@ -250,6 +258,10 @@ fn show_verified(verified: &Verification, out: &mut Out) -> anyhow::Result<()> {
             let (here, there) = (printable(&difference.table), printable(&difference.document));
             out.line(format!("{table} {key}: {column} is {here}, the document has {there}"))?;
         }
+        if !source.unmapped.is_empty() {
+            let columns = printable(&source.unmapped.join(", "));
+            out.note(format!("{table}: not in the mapping, and not compared: {columns}"))?;
+        }
         for key in source.extra_keys.iter().take(SHOWN_MAX) {
             out.line(format!("{table} {}: not in the document", printable(key)))?;
         }
@@ -301,12 +313,17 @@ fn follow(
     let mut follower = ExportFollower::new(replica)?;
     loop {
         if follower.has_news()? {
-            let written: Vec<Exported> =
-                replica.export(mapping, path, options)?.into_iter().filter(|exported| exported.written).collect();
-            if !written.is_empty() {
-                exported(&written, out)?;
-                out.flush()?;
+            match replica.export(mapping, path, options) {
+                Ok(mut written) => {
+                    written.retain(|exported| exported.written);
+                    if !written.is_empty() {
+                        exported(&written, out)?;
+                    }
+                }
+                // The next change may mend it.
+                Err(error) => out.note(out.style.yellow(format!("not written: {error}")))?,
             }
+            out.flush()?;
         }
         std::thread::sleep(FOLLOW_EVERY);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use isle_interchange::{Format, Mapping, Node, document, merge, print};
 use serde::Serialize;
 
-use super::archive::put_aside;
+use super::archive::keep_copy;
 use super::table::Fitted;
 use super::{InterchangeError, path_of};
 use crate::{Error, Replica};
@@ -59,13 +59,13 @@ impl Replica {
                     rows.push(row);
                     Ok(())
                 })?;
-                let value = |(n, written): (usize, isle_interchange::Written)| InterchangeError::Value {
+                let fault = |(n, written): (usize, isle_interchange::Written)| InterchangeError::Value {
                     table: source.table.clone(),
                     column: written.column,
                     key: fitted.shown_key_of(&rows[n]),
                     reason: written.reason,
                 };
-                let node = document(source, &rows).map_err(value)?;
+                let node = document(source, &rows, &fitted.defaulted()).map_err(fault)?;
                 match documents.iter_mut().find(|(known, ..)| *known == path) {
                     Some((_, count, known, _)) => {
                         *count += rows.len() as u64;
@@ -88,6 +88,8 @@ impl Replica {
 /// Writes a document, unless it is what it should be.
 pub(super) fn write(path: PathBuf, rows: u64, text: &str, options: &ExportOptions) -> Result<Exported, Error> {
     let bytes = text.len() as u64;
+    // What a link leads to is written, not the link.
+    let path = std::fs::canonicalize(&path).unwrap_or(path);
     let failed = |error| InterchangeError::file("write", &path, error);
     let before = match std::fs::read(&path) {
         Ok(before) => Some(before),
@@ -107,7 +109,8 @@ pub(super) fn write(path: PathBuf, rows: u64, text: &str, options: &ExportOption
     if let Some(permissions) = permissions.or_else(readable) {
         file.as_file().set_permissions(permissions).map_err(failed)?;
     }
-    let kept = if options.keep && before.is_some() { Some(put_aside(&path)?) } else { None };
+    // The old one has both names until the new one is there: at no moment there is none.
+    let kept = if options.keep && before.is_some() { Some(keep_copy(&path)?) } else { None };
     file.persist(&path).map_err(|error| failed(error.error))?;
     Ok(Exported { path, rows, bytes, written: true, kept })
 }

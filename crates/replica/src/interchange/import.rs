@@ -116,8 +116,12 @@ pub struct Imported {
     pub dropped: u64,
     /// Where rows differ from the document, the first of them.
     pub differences: Vec<Difference>,
+    /// Whether its new rows count as older than any write anywhere; otherwise they count as written right after what this file had seen.
+    pub oldest: bool,
     /// What the document is called now, if it was archived.
     pub archive: Option<PathBuf>,
+    /// Why it could not be.
+    pub archive_error: Option<String>,
 }
 
 /// What an import did.
@@ -187,7 +191,15 @@ impl Replica {
             false => None,
         };
         let now_ms = self.inner.runtime.now_ms();
+        let mut younger = Vec::new();
+        for found in found.iter().filter(|found| is_new(found)) {
+            if options.replace || self.inner.store.has_baseline(&found.source.table)? {
+                younger.push(found.source.table.as_str());
+            }
+        }
         let write = |inner: &Transaction<'_>| {
+            inner.defer_foreign_keys()?;
+            let orphans = Orphans::before(inner, &found)?;
             let mut reports = Vec::new();
             for found in &found {
                 let mut report = Imported::of(found);
@@ -195,7 +207,8 @@ impl Replica {
                 if let Some(id) = id {
                     if is_new(found) {
                         Writer::new(inner, found, options.replace)?.write(&mut report)?;
-                        report.state = SourceState::Imported;
+                        report.state = if options.dry_run { SourceState::New } else { SourceState::Imported };
+                        report.oldest = !younger.contains(&found.source.table.as_str());
                         inner.note_import(&id, &Record::of(&report, now_ms).to_json())?;
                     } else {
                         report.state = SourceState::Known;
@@ -203,6 +216,7 @@ impl Replica {
                 }
                 reports.push(report);
             }
+            orphans.refuse_more(inner)?;
             match options.dry_run {
                 true => Err(Stop::DryRun(reports)),
                 false => Ok(reports),
@@ -218,7 +232,11 @@ impl Replica {
                 let Some(hash) = &found.hash else { continue };
                 let id = Record::id(mapping, found.source, hash);
                 // Two sources may have one document.
-                report.archive = self.archive(&id, &found.path, hash, moved.get(&found.path))?;
+                match self.archive(&id, &found.path, hash, moved.get(&found.path)) {
+                    Ok(archive) => report.archive = archive,
+                    // The rows are there, whatever becomes of the document.
+                    Err(error) => report.archive_error = Some(error.to_string()),
+                }
                 moved.extend(report.archive.clone().map(|archive| (found.path.clone(), archive)));
             }
         }
@@ -231,17 +249,9 @@ impl Replica {
         options: &ImportOptions,
         write: impl Fn(&Transaction<'_>) -> Result<T, Stop<T>>,
     ) -> Result<T, Stop<T>> {
-        if options.replace {
-            return self.inner.store.write(write);
-        }
-        match self.inner.store.write_baseline(&write) {
-            Err(Stop::Failed(error)) if matches!(*error, Error::Store(StoreError::NotNew { .. })) => {
-                tracing::info!(
-                    "rows of an earlier import are there: these count as written after what this file has seen"
-                );
-                self.inner.store.write_early(&write)
-            }
-            other => other,
+        match options.replace {
+            true => self.inner.store.write(write),
+            false => self.inner.store.write_baseline(write),
         }
     }
 
@@ -288,7 +298,9 @@ impl Imported {
             deleted: 0,
             dropped: 0,
             differences: Vec::new(),
+            oldest: false,
             archive: None,
+            archive_error: None,
         }
     }
 
@@ -299,14 +311,48 @@ impl Imported {
     }
 }
 
+/// Rows without a parent that were there before the import.
+struct Orphans<'m>(Vec<(&'m str, usize)>);
+
+impl<'m> Orphans<'m> {
+    fn before(tx: &Transaction<'_>, found: &[Found<'m>]) -> Result<Orphans<'m>, Error> {
+        let mut tables: Vec<(&str, usize)> = Vec::new();
+        for found in found.iter().filter(|found| !found.rows.is_empty()) {
+            if tables.iter().all(|(table, _)| *table != found.source.table) {
+                tables.push((&found.source.table, tx.orphans(&found.source.table)?.len()));
+            }
+        }
+        Ok(Orphans(tables))
+    }
+
+    /// Refuses an import that adds some: the commit would fail without saying which.
+    fn refuse_more(&self, tx: &Transaction<'_>) -> Result<(), Error> {
+        for (table, before) in &self.0 {
+            let orphans = tx.orphans(table)?;
+            if let Some((rowid, parent)) = orphans.last().filter(|_| orphans.len() > *before) {
+                let row = rowid.map_or_else(String::new, |rowid| format!(" (one is at rowid {rowid})"));
+                let reason =
+                    format!("{} of its rows{row} refer to rows of {parent} that are not there", orphans.len() - before);
+                return Err(InterchangeError::Table {
+                    file: "the import".to_owned(),
+                    table: (*table).to_owned(),
+                    reason,
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Writes the rows of one document.
 struct Writer<'a> {
     tx: &'a Transaction<'a>,
     found: &'a Found<'a>,
     fitted: Fitted<'a>,
     replace: bool,
-    /// The exact keys of rows that this document has written, and which of its rows they are.
-    written: HashMap<String, usize>,
+    /// The exact keys of this document's rows, which of its rows they are, and whether it has written them.
+    written: HashMap<String, (usize, bool)>,
 }
 
 impl<'a> Writer<'a> {
@@ -367,10 +413,10 @@ impl<'a> Writer<'a> {
         let key = self.key(row)?;
         if let Some(stored) = self.stored(&key)? {
             let exact = self.fitted.shown_key_of(&stored);
-            if let Some(first) = self.written.get(&exact).copied() {
-                return self.twice(row, first, &stored, report);
+            if let Some((first, written)) = self.written.get(&exact).copied() {
+                return self.twice(row, (first, written), &stored, report);
             }
-            self.written.insert(exact, n);
+            self.written.insert(exact, (n, self.replace));
             return self.meet(row, &key, &stored, report);
         }
         let references: Vec<_> = key.iter().map(|value| value.as_ref()).collect();
@@ -387,18 +433,29 @@ impl<'a> Writer<'a> {
             _ => {}
         }
         if !self.insert(row)? {
-            report.kept += 1;
-            report.differs(whole(&key, "another row has a UNIQUE value of it"));
+            let why = "another row has a UNIQUE value of it, or a trigger keeps it out";
+            if self.found.source.duplicates == Duplicates::Refuse {
+                let reason = format!("{why}; duplicates = \"first\" in the mapping leaves such rows out");
+                return Err(self.fault(row, reason));
+            }
+            report.dropped += 1;
+            report.differs(whole(&key, why));
             return Ok(());
         }
         report.inserted += 1;
         let exact = self.check(row, &key)?;
-        self.written.insert(exact, n);
+        self.written.insert(exact, (n, true));
         Ok(())
     }
 
     /// A second row of one key in the document.
-    fn twice(&self, row: &Row, first: usize, stored: &[Value], report: &mut Imported) -> Result<(), Error> {
+    fn twice(
+        &self,
+        row: &Row,
+        (first, written): (usize, bool),
+        stored: &[Value],
+        report: &mut Imported,
+    ) -> Result<(), Error> {
         let earlier = &self.found.rows[first];
         match self.found.source.duplicates {
             Duplicates::Refuse => {
@@ -412,9 +469,13 @@ impl<'a> Writer<'a> {
                 report.dropped += 1;
                 Ok(())
             }
+            // What was there before the import stays whichever of the two counts.
+            Duplicates::Last if !written => {
+                report.dropped += 1;
+                Ok(())
+            }
             Duplicates::Last => {
                 report.dropped += 1;
-                // The row that stays has the earlier one's place; it is new as well.
                 self.update(row, &self.key(row)?, stored)?;
                 self.check(row, &self.key(row)?).map(|_| ())
             }
@@ -471,8 +532,8 @@ impl<'a> Writer<'a> {
     }
 
     fn update(&self, row: &Row, key: &[&Value], stored: &[Value]) -> Result<(), Error> {
-        let is_key = |at: &usize| self.fitted.key.contains(at);
-        let differing: Vec<usize> = self.differing(row, stored).into_iter().filter(|at| !is_key(at)).collect();
+        // A key may differ in how it is written: `a` for `A` in a NOCASE column.
+        let differing = self.differing(row, stored);
         if differing.is_empty() {
             return Ok(());
         }
@@ -501,7 +562,7 @@ impl<'a> Writer<'a> {
         };
         if let Some(at) = self.differing(row, &stored).first().copied() {
             let reason = format!(
-                "column {} makes {} of {}; give it another type, or another form in the mapping",
+                "column {} makes {} of {}: its type does, or a trigger; give it another type, or another form in the mapping",
                 self.fitted.columns[at],
                 debug(&stored[at]),
                 row.cells[at].as_ref().map_or_else(String::new, debug)

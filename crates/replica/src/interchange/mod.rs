@@ -6,8 +6,10 @@
 //!
 //! * **Old data loses.** What is imported came to be before, perhaps on several devices at once: its rows count as older than any write, as rows do
 //!   that were there before their table was tracked. So a setting that somebody changed on another device meanwhile stays, whatever the clocks say, and documents
-//!   that two devices import, overlapping as they may, make no row twice and no conflict where they say the same. A second import into a table that
-//!   this file has imported to before cannot count so; its rows count as written right after what this file has seen, which is the next best.
+//!   that two devices import, overlapping as they may, make no row twice and no conflict where they say the same. A table can have that once in a file: where this
+//!   file has such rows already (of an earlier import, or from before the table was tracked), and where triggers change rows that are there, the new rows of that table count as
+//!   written right after what this file has seen, which is the next best; [`Imported::oldest`] tells. Of two rows that claim one UNIQUE value the older claim
+//!   shows, as always: that is the imported one.
 //! * **What is there stays.** A row that is in the table is left as it is, and the report says where it differs; a row that was deleted here stays
 //!   deleted. [`ImportOptions::replace`] is for documents that are newer than the table: what differs is written, as of now, after a backup.
 //! * **Once.** The file keeps a ledger of the documents that it has imported, by their hashes and the mapping's, written in the transaction of the import.
@@ -29,6 +31,7 @@ mod table;
 mod tables;
 mod verify;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use isle_interchange::{DocumentError, Mapping, MappingError, Node, Row, Source};
@@ -59,7 +62,7 @@ pub enum InterchangeError {
         source: Box<isle_store::StoreError>,
     },
     /// The mapping and the table do not belong together.
-    #[error("source {file} of the mapping, table {table:?}: {reason}")]
+    #[error("{file}, table {table:?}: {reason}")]
     Table {
         /// The source.
         file: String,
@@ -91,7 +94,7 @@ pub enum InterchangeError {
         source: std::io::Error,
     },
     /// There is nothing of what the mapping names.
-    #[error("none of the documents that the mapping names is in {}", folder.display())]
+    #[error("there is no document at {} of those that are meant", folder.display())]
     Nothing {
         /// Where they were looked for.
         folder: PathBuf,
@@ -144,14 +147,16 @@ fn find<'m>(
             return Ok(Found { source, path, hash: None, rows: Vec::new() });
         }
         Err(error) => return Err(reading(error)),
-        Ok(metadata) if metadata.len() > isle_interchange::DOCUMENT_MAX as u64 => {
-            let reason =
-                format!("{} bytes are more than the {} that are read", metadata.len(), isle_interchange::DOCUMENT_MAX);
-            return Err(InterchangeError::from(isle_interchange::Fault::new(0, "$", reason).of(path)).into());
+        Ok(metadata) if !metadata.is_file() => {
+            let fault = isle_interchange::Fault::new(0, "$", "it is no file");
+            return Err(InterchangeError::from(fault.of(path)).into());
         }
         Ok(_) => {}
     }
-    let bytes = std::fs::read(&path).map_err(reading)?;
+    // One more than is taken, so that the reader can tell; a file may grow while it is read.
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&path).map_err(reading)?;
+    file.take(isle_interchange::DOCUMENT_MAX as u64 + 1).read_to_end(&mut bytes).map_err(reading)?;
     let hash = *blake3::hash(&bytes).as_bytes();
     let mut rows = Vec::new();
     if wanted(&hash) {

@@ -16,6 +16,10 @@ pub(super) struct Fitted<'m> {
     pub(super) forms: Vec<Form>,
     /// The places of the primary key's columns among them, in the key's order.
     pub(super) key: Vec<usize>,
+    /// What each column holds where a document has nothing for it.
+    pub(super) defaults: Vec<Value>,
+    /// Columns of the table that the source does not fill.
+    pub(super) unmapped: Vec<String>,
 }
 
 impl<'m> Fitted<'m> {
@@ -29,28 +33,23 @@ impl<'m> Fitted<'m> {
         if conn.query_row(sql, [&source.table], |_| Ok(())).optional().map_err(failed)?.is_none() {
             return Err(refused("there is no such table in the file".to_owned()).into());
         }
-        let mut statement = conn.prepare("SELECT name, pk FROM pragma_table_info(?1)").map_err(failed)?;
-        let known = statement.query_map([&source.table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)));
-        let known: Vec<(String, i64)> = known.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+        let known = known_columns(conn, &source.table)?;
         let columns: Vec<String> = source.column_names().map(str::to_owned).collect();
-        let named = |name: &str| columns.iter().position(|column| column.eq_ignore_ascii_case(name));
-        if let Some(odd) =
-            columns.iter().find(|column| known.iter().all(|(name, _)| !name.eq_ignore_ascii_case(column)))
-        {
+        let of_table = |name: &str| known.iter().find(|known| known.name.eq_ignore_ascii_case(name));
+        if let Some(odd) = columns.iter().find(|column| of_table(column).is_none()) {
             return Err(refused(format!("it has no column {odd:?} that can be written")).into());
         }
-        if let Some(odd) =
-            source.order.iter().find(|column| known.iter().all(|(name, _)| !name.eq_ignore_ascii_case(column)))
-        {
+        if let Some(odd) = source.order.iter().find(|column| of_table(column).is_none()) {
             return Err(refused(format!("it has no column {odd:?} to put rows in order by")).into());
         }
-        let mut parts: Vec<&(String, i64)> = known.iter().filter(|(_, pk)| *pk > 0).collect();
-        parts.sort_by_key(|(_, pk)| *pk);
+        let mut parts: Vec<&Known> = known.iter().filter(|known| known.pk > 0).collect();
+        parts.sort_by_key(|known| known.pk);
         if parts.is_empty() {
             return Err(refused("it has no primary key, and nothing tells which row is which".to_owned()).into());
         }
+        let named = |name: &str| columns.iter().position(|column| column.eq_ignore_ascii_case(name));
         let mut key = Vec::new();
-        for (name, _) in parts {
+        for Known { name, .. } in parts {
             let reason = || {
                 format!(
                     "nothing fills {name:?}, a column of its primary key: rows have to be the same on every device (from = \"$hash\" makes a key of a row's values)"
@@ -60,7 +59,21 @@ impl<'m> Fitted<'m> {
         }
         let mut forms: Vec<Form> = source.columns.0.iter().map(|(_, column)| column.form).collect();
         forms.resize(columns.len(), Form::Json);
-        Ok(Fitted { source, columns, forms, key })
+        let defaults = columns.iter().map(|column| of_table(column).map_or(Value::Null, |known| known.default(conn)));
+        let defaults = defaults.collect();
+        let unmapped =
+            known.iter().filter(|known| named(&known.name).is_none()).map(|known| known.name.clone()).collect();
+        Ok(Fitted { source, columns, forms, key, defaults, unmapped })
+    }
+
+    /// Which columns hold something else than NULL where a document has nothing for them: of those a document has to say that they are NULL.
+    pub(super) fn defaulted(&self) -> Vec<bool> {
+        let of_mapping = self.source.columns.0.iter().map(|(_, column)| column.default.is_some()).chain([false]);
+        self.defaults
+            .iter()
+            .zip(of_mapping)
+            .map(|(default, of_mapping)| of_mapping || *default != Value::Null)
+            .collect()
     }
 
     /// The condition that a row has the key that is bound from `?first` on.
@@ -119,6 +132,30 @@ impl<'m> Fitted<'m> {
         let order: Vec<String> = order.map(|name| format!("{} COLLATE BINARY", quoted(name))).collect();
         format!("SELECT {} FROM {}{only} ORDER BY {}", self.column_list(), quoted(&self.source.table), order.join(", "))
     }
+}
+
+/// A column of a table that can be written.
+struct Known {
+    name: String,
+    pk: i64,
+    default_sql: Option<String>,
+}
+
+impl Known {
+    /// Its default, if it is the same each time.
+    fn default(&self, conn: &Connection) -> Value {
+        let Some(sql) = &self.default_sql else { return Value::Null };
+        let found = conn.query_row(&format!("SELECT {sql}"), [], |row| read(row, 1));
+        found.ok().and_then(|mut values| values.pop()).unwrap_or(Value::Null)
+    }
+}
+
+fn known_columns(conn: &Connection, table: &str) -> Result<Vec<Known>, Error> {
+    let failed = |error| isle_store::StoreError::of_statement("look at the table", error);
+    let mut statement = conn.prepare("SELECT name, pk, dflt_value FROM pragma_table_info(?1)").map_err(failed)?;
+    let known =
+        statement.query_map([table], |row| Ok(Known { name: row.get(0)?, pk: row.get(1)?, default_sql: row.get(2)? }));
+    Ok(known.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?)
 }
 
 /// An identifier quoted for SQL.

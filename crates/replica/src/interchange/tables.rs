@@ -32,9 +32,11 @@ impl Replica {
     pub fn export_sql(&self, tables: &[&str], dialect: Dialect, out: &mut impl Write) -> Result<(), Error> {
         let failed = |error| InterchangeError::file("write", Path::new("the statements"), error);
         self.inner.store.snapshot(|conn| {
+            // What cannot be is found before anything is written.
+            let names = names(conn, tables)?;
+            let shapes: Vec<Vec<Held>> = names.iter().map(|table| columns_of(conn, table)).collect::<Result<_, _>>()?;
             out.write_all(dialect.begin().as_bytes()).map_err(failed)?;
-            for table in names(conn, tables)? {
-                let mut columns = columns_of(conn, &table)?;
+            for (table, mut columns) in names.into_iter().zip(shapes) {
                 for_each(conn, &table, &columns.clone(), |row| {
                     columns.iter_mut().zip(&row).for_each(|(held, value)| held.see(value));
                     Ok(())
@@ -119,7 +121,22 @@ fn key_of(columns: &[Held], row: &[Value]) -> String {
 fn names(conn: &Connection, wanted: &[&str]) -> Result<Vec<String>, Error> {
     let failed = |error| isle_store::StoreError::of_statement("list the tables", error);
     if !wanted.is_empty() {
-        return Ok(wanted.iter().map(|name| (*name).to_owned()).collect());
+        let mut names: Vec<String> = Vec::new();
+        for name in wanted {
+            if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("isle_")) {
+                let reason = "it is isle's own".to_owned();
+                return Err(InterchangeError::Table {
+                    file: "the export".to_owned(),
+                    table: (*name).to_owned(),
+                    reason,
+                }
+                .into());
+            }
+            if names.iter().all(|known| !known.eq_ignore_ascii_case(name)) {
+                names.push((*name).to_owned());
+            }
+        }
+        return Ok(names);
     }
     let mut statement = conn.prepare("SELECT name FROM isle_table ORDER BY name").map_err(failed)?;
     let names = statement.query_map([], |row| row.get(0)).map_err(failed)?;
@@ -136,12 +153,15 @@ fn columns_of(conn: &Connection, table: &str) -> Result<Vec<Held>, Error> {
         let empty = kind_of(&row.get::<_, String>(1)?);
         Ok(Held::new(row.get(0)?, key, row.get(2)?, empty))
     });
-    let columns: Vec<Held> = columns.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    let mut columns: Vec<Held> = columns.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    // Columns that two devices have added stand in another order on each.
+    columns.sort_by(|a, b| {
+        let of_key = |held: &Held| (held.key.is_none(), held.key);
+        of_key(a).cmp(&of_key(b)).then_with(|| a.name.cmp(&b.name))
+    });
     if columns.is_empty() {
         let reason = "there is no such table in the file".to_owned();
-        return Err(
-            InterchangeError::Table { file: "of the export".to_owned(), table: table.to_owned(), reason }.into()
-        );
+        return Err(InterchangeError::Table { file: "the export".to_owned(), table: table.to_owned(), reason }.into());
     }
     Ok(columns)
 }

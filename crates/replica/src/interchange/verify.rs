@@ -39,6 +39,8 @@ pub struct VerifiedSource {
     pub differences: Vec<Difference>,
     /// Keys of those that are extra, the first of them.
     pub extra_keys: Vec<String>,
+    /// Columns of the table that the mapping does not name: they are neither compared nor exported.
+    pub unmapped: Vec<String>,
 }
 
 /// How documents and tables differ.
@@ -115,6 +117,7 @@ impl<'a> Compared<'a> {
             missing_keys: Vec::new(),
             differences: Vec::new(),
             extra_keys: Vec::new(),
+            unmapped: fitted.unmapped.clone(),
         };
         let table = quoted(&found.source.table);
         let sql = format!("SELECT {} FROM {table} WHERE {}", fitted.column_list(), fitted.key_match(1));
@@ -134,9 +137,11 @@ impl<'a> Compared<'a> {
             matched.insert(fitted.shown_key_of(&stored));
             let mut differs = false;
             for (at, cell) in row.cells.iter().enumerate() {
-                let Some(cell) = cell.as_ref().filter(|cell| !is_same(fitted.forms[at], cell, &stored[at])) else {
+                // Where the document has nothing, the table holds what it holds without it.
+                let cell = cell.as_ref().unwrap_or(&fitted.defaults[at]);
+                if is_same(fitted.forms[at], cell, &stored[at]) {
                     continue;
-                };
+                }
                 differs = true;
                 list(&mut report.differences, || Difference {
                     key: shown_key(key.iter().copied()),

@@ -105,10 +105,7 @@ pub fn write(device: &Device, way: Way, statements: &[Sql]) {
 /// Runs statements as an import does.
 pub fn import(device: &Device, statements: &[Sql]) {
     let run = |tx: &Transaction<'_>| statements.iter().try_for_each(|Sql(sql)| write_one(tx, sql));
-    match device.store.write_baseline(run) {
-        Err(StoreError::NotNew { .. }) => device.store.write_early(run).unwrap(),
-        result => result.unwrap(),
-    }
+    device.store.write_baseline(run).unwrap();
 }
 
 fn write_one(tx: &Transaction<'_>, sql: &str) -> Result<(), StoreError> {
