@@ -51,7 +51,7 @@ fn requests_that_make_no_sense_say_so() {
         .expect("written");
     laptop.fails(2, ["import", "json", "."]);
     assert!(laptop.fails(2, ["import", "json", ".", "--map", "map.toml"]).contains("no document of this format"));
-    assert!(laptop.fails(2, ["import", "yaml", ".", "--map", "map.toml"]).contains("none of the documents"));
+    assert!(laptop.fails(2, ["import", "yaml", ".", "--map", "map.toml"]).contains("there is no document"));
     assert!(laptop.fails(2, ["import", "json", "broken.json", "--table", "notes"]).contains("line 2"));
     assert!(laptop.fails(2, ["export", "json", "out.json", "--table", "nope"]).contains("no such table"));
     assert!(!laptop.folder.join("out.json").exists());
