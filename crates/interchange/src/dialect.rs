@@ -4,11 +4,12 @@
 //! the same statements, and they load. Dates and JSON are texts, as they are in SQLite.
 //!
 //! * PostgreSQL: BIGINT, DOUBLE PRECISION, TEXT, BYTEA. A text with a NUL character has no form there and is an error.
-//! A column of integers beyond 2^53 and of floats is text there. SQLite itself reads some floats of a text one unit in the last place off, up to 3.40 at least.
-//!
 //! * MySQL and MariaDB: BIGINT, DOUBLE, LONGTEXT, LONGBLOB; VARCHAR and VARBINARY for columns of the key, which have to have a length. Backslashes are not escapes for
 //!   the session. Infinity has no form there; keys that differ in blanks at their end alone are one key; CREATE TABLE ends a transaction.
 //! * SQLite: INTEGER, REAL, TEXT, BLOB, or no type where a column holds several.
+//!
+//! Elsewhere a column of integers beyond 2^53 and of floats is text. SQLite itself, up to 3.40 at least, reads some floats of a text one unit in the last
+//! place off.
 
 use std::fmt::Write as _;
 

@@ -113,7 +113,7 @@ fn are_new<'k>(
 
 /// Whether a cell of the table carries this site's time 0. What is owed to the clocks only takes such stamps away.
 fn has_baseline(conn: &Connection, tracked: &Tracked, own: &Own) -> Result<bool, StoreError> {
-    if !layout::baselines(conn, tracked.no)?.get(&own.no).is_some_and(|version| *version <= own.version) {
+    if layout::baselines(conn, tracked.no)?.get(&own.no).is_none_or(|version| *version > own.version) {
         return Ok(false);
     }
     let sql =
