@@ -219,10 +219,10 @@ pub(crate) enum Command {
     )]
     Backup(BackupAction),
     /// Rows out of JSON and YAML documents
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  isle import json ~/.app --map import.toml --archive")]
     Import(ImportAction),
     /// Documents, or SQL for other databases, out of rows
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  isle export json out --map import.toml")]
     Export(ExportAction),
     /// Files in folders that belong to the data: their rows travel, their contents come when they are wanted
     #[command(

@@ -3,6 +3,7 @@
 use isle_clock::{Hlc, SiteId};
 use isle_store::Reason;
 
+use crate::names::quoted;
 use crate::{ConflictBase, Error, Replica, Value};
 
 /// A row that a constraint keeps from showing as it is merged.
@@ -181,8 +182,4 @@ fn repaired(row: isle_store::Repaired) -> Repaired {
         values: row.values.iter().map(value).collect(),
         instead: row.instead_of.map(|key| key.iter().map(value).collect()),
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -6,6 +6,7 @@ use isle_store::StoreError;
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
+use crate::names::quoted;
 use crate::{Error, Value};
 
 /// How two files differ.
@@ -121,10 +122,6 @@ fn columns(conn: &Connection, file: &str, table: &str) -> Result<(Vec<String>, V
     let mut key: Vec<&(String, i64)> = rows.iter().filter(|(_, pk)| *pk > 0).collect();
     key.sort_by_key(|(_, pk)| *pk);
     Ok((rows.iter().map(|(name, _)| name.clone()).collect(), key.into_iter().map(|(name, _)| name.clone()).collect()))
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn compare(conn: &Connection, table: &str, limit: u64) -> Result<Option<TableDiff>, Error> {

@@ -5,6 +5,7 @@
 
 use rusqlite::Connection;
 
+use crate::names::quoted;
 use crate::{Error, Param, Queries, Replica, Row, Value};
 
 /// How a column is compared.
@@ -311,8 +312,4 @@ fn params(values: &[Value]) -> Vec<Param<'_>> {
 
 fn whole(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

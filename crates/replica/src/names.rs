@@ -1,4 +1,4 @@
-//! Names that users give: of a device, an app, a remote.
+//! Names that users give: of a device, an app, a remote, a table.
 
 use crate::Error;
 
@@ -24,6 +24,11 @@ pub(crate) fn check(what: &'static str, name: &str) -> Result<(), Error> {
         }
         None => Ok(()),
     }
+}
+
+/// An identifier of SQL.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The name as it can be shown and stored, for one that nobody typed.

@@ -2,6 +2,7 @@
 
 use isle_store::{FullText, match_expression};
 
+use crate::names::quoted;
 use crate::{Error, Param, Replica, Row, Value};
 
 /// A row that a search found.
@@ -71,8 +72,4 @@ impl SearchHit {
         };
         Some(SearchHit { row: rest, rank, snippet })
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -25,6 +25,7 @@ pub(crate) enum ImportAction {
     )]
     Verify(Documents),
     /// Documents that imports have put aside
+    #[command(after_help = "Example:\n  isle import archives")]
     Archives,
     /// Remove documents that imports put aside
     #[command(after_help = "Example:\n  isle import prune --older-than 60d --dry-run")]

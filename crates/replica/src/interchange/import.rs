@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::archive::Record;
 use super::row::{Bound, read, shown, shown_key};
-use super::table::{Fitted, quoted};
+use super::table::Fitted;
 use super::{Found, InterchangeError, find};
+use crate::names::quoted;
 use crate::operations::note;
 use crate::{BackedUp, Error, Replica};
 
@@ -222,25 +223,29 @@ impl Replica {
                 false => Ok(reports),
             }
         };
-        let mut sources = match (news, self.commit(options, write)) {
-            (_, Ok(reports) | Err(Stop::DryRun(reports))) => reports,
-            (_, Err(Stop::Failed(error))) => return Err(*error),
+        let mut sources = match self.commit(options, write) {
+            Ok(reports) | Err(Stop::DryRun(reports)) => reports,
+            Err(Stop::Failed(error)) => return Err(*error),
         };
         if options.archive && !options.dry_run {
-            let mut moved: HashMap<PathBuf, PathBuf> = HashMap::new();
-            for (report, found) in sources.iter_mut().zip(&found) {
-                let Some(hash) = &found.hash else { continue };
-                let id = Record::id(mapping, found.source, hash);
-                // Two sources may have one document.
-                match self.archive(&id, &found.path, hash, moved.get(&found.path)) {
-                    Ok(archive) => report.archive = archive,
-                    // The rows are there, whatever becomes of the document.
-                    Err(error) => report.archive_error = Some(error.to_string()),
-                }
-                moved.extend(report.archive.clone().map(|archive| (found.path.clone(), archive)));
-            }
+            self.archive_all(mapping, &found, &mut sources);
         }
         Ok(ImportReport { sources, backup })
+    }
+
+    /// Puts the documents aside. The rows are there, whatever becomes of them: what fails is reported.
+    fn archive_all(&self, mapping: &Mapping, found: &[Found<'_>], reports: &mut [Imported]) {
+        let mut moved: HashMap<PathBuf, PathBuf> = HashMap::new();
+        for (report, found) in reports.iter_mut().zip(found) {
+            let Some(hash) = &found.hash else { continue };
+            let id = Record::id(mapping, found.source, hash);
+            // Two sources may have one document.
+            match self.archive(&id, &found.path, hash, moved.get(&found.path)) {
+                Ok(archive) => report.archive = archive,
+                Err(error) => report.archive_error = Some(error.to_string()),
+            }
+            moved.extend(report.archive.clone().map(|archive| (found.path.clone(), archive)));
+        }
     }
 
     /// Runs the transaction under the stamp that its rows are to have.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::InterchangeError;
 use super::row::{Bound, read, shown_key};
 use crate::Error;
+use crate::names::quoted;
 
 /// A source and its table, as SQL needs them.
 pub(super) struct Fitted<'m> {
@@ -156,9 +157,4 @@ fn known_columns(conn: &Connection, table: &str) -> Result<Vec<Known>, Error> {
     let known =
         statement.query_map([table], |row| Ok(Known { name: row.get(0)?, pk: row.get(1)?, default_sql: row.get(2)? }));
     Ok(known.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?)
-}
-
-/// An identifier quoted for SQL.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::InterchangeError;
 use super::export::{ExportOptions, Exported, write};
 use super::row::{Bound, read, shown_key};
-use super::table::quoted;
+use crate::names::quoted;
 use crate::{Error, Replica};
 
 impl Replica {

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::import::Difference;
 use super::row::{Bound, read, shown, shown_key};
-use super::table::{Fitted, quoted};
+use super::table::Fitted;
 use super::{Found, InterchangeError, find};
+use crate::names::quoted;
 use crate::{Error, Replica};
 
 /// Rows and differences that are listed for each source.
