@@ -85,7 +85,7 @@ fn models(folder: &Path) -> Result<()> {
         )
     })?;
     let took = median(501, |_| {
-        let all: Vec<(String, i64)> = replica.read(|q| q.all("SELECT key, value FROM settings", &[]))?;
+        let all: Vec<(String, String)> = replica.read(|q| q.all("SELECT key, value FROM settings", &[]))?;
         anyhow::ensure!(all.len() == 50);
         Ok(())
     })?;
@@ -144,7 +144,7 @@ fn jobs(folder: &Path, count: usize) -> Result<()> {
     let yaml = folder.join("campaigns.yaml");
     let job = |n: usize| {
         format!(
-            "- id: {n:032x}\n  job_name: campaign {n}\n  product: product {}\n  persona: Student\n  emotion: calm\n  language: English\n  enabled: true\n  \
+            "- id: '{n:032x}'\n  job_name: campaign {n}\n  product: product {}\n  persona: Student\n  emotion: calm\n  language: English\n  enabled: true\n  \
              created_at: '2026-01-01T09:00:{:02}'\n  enhanced_settings:\n    text_overlays:\n    - {{ enabled: true, text: Now what, fontSize: 58 }}\n",
             n % 9,
             n % 60
