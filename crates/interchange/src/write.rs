@@ -154,9 +154,12 @@ fn take_null(node: &mut Node, members: &[String]) -> bool {
     if !below.is_empty() {
         return take_null(&mut held[at].1, below);
     }
-    // Something else than null stands there if another program wrote it; the column's own value counts.
-    let node = held.remove(at).1;
-    matches!(node.datum, Datum::Null)
+    // What another program wrote there stays: it shows where the column has no value.
+    let is_null = matches!(held[at].1.datum, Datum::Null);
+    if is_null {
+        held.remove(at);
+    }
+    is_null
 }
 
 /// Puts a value where members lead; objects on the way are made.

@@ -175,6 +175,16 @@ fn rows_that_no_document_can_have_are_refused_and_not_left_out() {
     assert!(refused(&whole, &[vec![text("a"), Value::Null]]).contains("NULL"));
 }
 
+/// Would catch: a member that another program wrote into the rest, and that goes with an export because its column is NULL.
+#[test]
+fn what_stands_in_the_rest_under_a_columns_name_shows_where_the_column_has_nothing() {
+    let mapping = mapping(JOBS);
+    let job = |name: Value| vec![vec![text("a"), name, Value::Null, Value::Null, text(r#"{"name":"theirs"}"#)]];
+    let shown = |name| print(Format::Json, &document(&mapping.sources[0], &job(name), &[]).unwrap()).unwrap();
+    assert!(shown(Value::Null).contains("theirs"));
+    assert!(shown(text("ours")).contains("ours") && !shown(text("ours")).contains("theirs"));
+}
+
 #[test]
 fn names_of_entries_can_be_whole_numbers() {
     let text = "[[source]]\nfile = 'a.json'\ntable = 't'\nrows = 'entries'\n[source.columns]\nid = { from = '$key', as = 'integer' }\nv = 'v'";

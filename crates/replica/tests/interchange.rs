@@ -477,3 +477,20 @@ fn a_null_beside_a_default_stays_and_what_is_not_said_is_compared() {
     let verified = a.replica.verify_import(&map(), &a.documents).unwrap();
     assert_eq!(verified.sources[1].differing, 1, "the table has NULL where the document leaves it to the default");
 }
+
+/// Would catch: keys of several columns that are one text for people, and are taken for one key.
+#[test]
+fn keys_of_several_columns_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = Device::new(folder.path(), "a");
+    a.run(
+        "CREATE TABLE pairs(x TEXT, y TEXT, PRIMARY KEY(x, y)); INSERT INTO pairs VALUES('p, q', 'r'), ('p', 'q, r')",
+    );
+    a.replica.track(&["pairs"]).unwrap();
+    let mapping = mapped("pairs", "x y", "");
+    a.write("pairs.json", r#"[{"x": "p, q", "y": "r"}, {"x": "p", "y": "q, r"}]"#);
+    let report = a.replica.import(&mapping, &a.documents, &ImportOptions::default()).unwrap();
+    assert_eq!(report.sources[0].same, 2);
+    a.write("pairs.json", r#"[{"x": "p, q", "y": "r"}]"#);
+    assert_eq!(a.replica.verify_import(&mapping, &a.documents).unwrap().sources[0].extra, 1);
+}

@@ -107,13 +107,13 @@ pub struct Imported {
     pub inserted: u64,
     /// Those that were there and say the same.
     pub same: u64,
-    /// Those that were there, or share a UNIQUE value with one that was, and stay as they are.
+    /// Those that were there, in the table or hidden by a constraint, and stay as they are.
     pub kept: u64,
     /// Those that were there and have become what the document says.
     pub replaced: u64,
     /// Those that were deleted here, and stay so.
     pub deleted: u64,
-    /// Those whose key another row of the document has, which counts instead.
+    /// Those whose key or UNIQUE value another row has, which counts instead, as the mapping's `duplicates` says.
     pub dropped: u64,
     /// Where rows differ from the document, the first of them.
     pub differences: Vec<Difference>,
@@ -357,7 +357,7 @@ struct Writer<'a> {
     fitted: Fitted<'a>,
     replace: bool,
     /// The exact keys of this document's rows, which of its rows they are, and whether it has written them.
-    written: HashMap<String, (usize, bool)>,
+    written: HashMap<Vec<u8>, (usize, bool)>,
 }
 
 impl<'a> Writer<'a> {
@@ -417,7 +417,7 @@ impl<'a> Writer<'a> {
     fn row(&mut self, n: usize, row: &Row, report: &mut Imported) -> Result<(), Error> {
         let key = self.key(row)?;
         if let Some(stored) = self.stored(&key)? {
-            let exact = self.fitted.shown_key_of(&stored);
+            let exact = self.fitted.exact_key_of(&stored);
             if let Some((first, written)) = self.written.get(&exact).copied() {
                 return self.twice(row, (first, written), &stored, report);
             }
@@ -559,7 +559,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Reads back what was written; gives the row's exact key.
-    fn check(&self, row: &Row, key: &[&Value]) -> Result<String, Error> {
+    fn check(&self, row: &Row, key: &[&Value]) -> Result<Vec<u8>, Error> {
         let Some(stored) = self.stored(key)? else {
             return Err(
                 self.fault(row, "the table does not have the row that was just written; a trigger took it away")
@@ -574,7 +574,7 @@ impl<'a> Writer<'a> {
             );
             return Err(self.fault(row, reason));
         }
-        Ok(self.fitted.shown_key_of(&stored))
+        Ok(self.fitted.exact_key_of(&stored))
     }
 }
 

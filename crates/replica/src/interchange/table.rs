@@ -98,7 +98,13 @@ impl<'m> Fitted<'m> {
         self.source.table.eq_ignore_ascii_case(&other.source.table) && constants(self) == constants(other)
     }
 
-    /// The exact key of a stored row, as text.
+    /// The exact key of a stored row, so that no two rows have the same.
+    pub(super) fn exact_key_of(&self, stored: &[Value]) -> Vec<u8> {
+        let key: Vec<_> = self.key.iter().map(|at| stored[*at].as_ref()).collect();
+        isle_changeset::pack_key(&key)
+    }
+
+    /// The key of a stored row, for people.
     pub(super) fn shown_key_of(&self, stored: &[Value]) -> String {
         shown_key(self.key.iter().map(|at| &stored[*at]))
     }

@@ -83,7 +83,7 @@ impl Replica {
                 let mut report = one.report.clone();
                 // What several documents say of one table is extra where none of them has it; the last of them tells.
                 if one.found.hash.is_some() && compared[n + 1..].iter().all(|later| !alike(&later)) {
-                    let known: HashSet<&String> =
+                    let known: HashSet<&Vec<u8>> =
                         compared.iter().filter(alike).flat_map(|other| &other.matched).collect();
                     one.extra(conn, &known, &mut report)?;
                 }
@@ -100,7 +100,7 @@ struct Compared<'a> {
     fitted: Fitted<'a>,
     report: VerifiedSource,
     /// The exact keys of its rows that the table has.
-    matched: HashSet<String>,
+    matched: HashSet<Vec<u8>>,
 }
 
 impl<'a> Compared<'a> {
@@ -135,7 +135,7 @@ impl<'a> Compared<'a> {
                 list(&mut report.missing_keys, || shown_key(key.iter().copied()));
                 continue;
             };
-            matched.insert(fitted.shown_key_of(&stored));
+            matched.insert(fitted.exact_key_of(&stored));
             let mut differs = false;
             for (at, cell) in row.cells.iter().enumerate() {
                 // Where the document has nothing, the table holds what it holds without it.
@@ -160,14 +160,13 @@ impl<'a> Compared<'a> {
     fn extra(
         &self,
         conn: &rusqlite::Connection,
-        known: &HashSet<&String>,
+        known: &HashSet<&Vec<u8>>,
         report: &mut VerifiedSource,
     ) -> Result<(), Error> {
         self.fitted.for_each(conn, |stored| {
-            let key = self.fitted.shown_key_of(&stored);
-            if !known.contains(&key) {
+            if !known.contains(&self.fitted.exact_key_of(&stored)) {
                 report.extra += 1;
-                list(&mut report.extra_keys, || key);
+                list(&mut report.extra_keys, || self.fitted.shown_key_of(&stored));
             }
             Ok(())
         })
