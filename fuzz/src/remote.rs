@@ -1,11 +1,11 @@
-//! What lies in a bucket or folder: the group's object, heads and segments.
+//! What lies in a bucket or folder: the group's object, heads and segments; and bundles.
 //!
 //! Input: form, then the bytes. Checksums are made to hold. How a remote finds, bounds and opens objects is private to it, and tested there;
 //! a sealed segment is opened here as it does it, by [`KeyRing::open`] and then [`read_segment`].
 
 use bytes::Bytes;
 use isle_blobs::{
-    FRAME_BYTES_MAX, FormatError, Frame, FrameKind, GroupObject, HEAD_BYTES_MAX, Head, PartRef, SegmentRef,
+    Bundle, FRAME_BYTES_MAX, FormatError, Frame, FrameKind, GroupObject, HEAD_BYTES_MAX, Head, PartRef, SegmentRef,
     SegmentWriter, SnapshotName, SnapshotRef, VersionRange, read_segment,
 };
 use isle_clock::{GroupId, SiteId};
@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
         let frames = script.rest();
         [&(frames.len() as u64).to_be_bytes(), frames].concat()
     };
-    match script.byte() % 9 {
+    match script.byte() % 10 {
         0 => {
             let bytes = script.rest();
             group(bytes);
@@ -49,8 +49,17 @@ pub fn run(data: &[u8]) {
             let packed = zstd::bulk::compress(frames, 1).expect("packed");
             segment(&envelope(b's', 1, &[(frames.len() as u64).to_be_bytes().as_slice(), &packed].concat()));
         }
-        _ => sealed(&envelope(b's', 0, &frames(&mut script))),
+        8 => sealed(&envelope(b's', 0, &frames(&mut script))),
+        _ => bundle(&envelope(b'b', 0, script.rest())),
     }
+}
+
+/// What a bundle says is no longer than the bundle; its segments are read like any other.
+fn bundle(bytes: &[u8]) {
+    let bundle = memory::bounded("reading a bundle", bound(bytes.len()), || Bundle::decode(bytes, None));
+    let Ok(bundle) = bundle else { return };
+    assert!(bundle.segments.iter().map(Bytes::len).sum::<usize>() <= bytes.len());
+    bundle.segments.iter().for_each(|bytes| segment(bytes));
 }
 
 /// One group's object has one encoding.
@@ -201,11 +210,20 @@ pub fn seeds() -> Vec<Seed> {
         [raw, vec![kind.into()], site.as_bytes().to_vec(), fields].concat()
     });
     let seed = |form: u8, parts: &[&[u8]]| [&[form], parts.concat().as_slice()].concat();
+    let bundle = Bundle {
+        app: "notes".to_owned(),
+        floor: [(SiteId::from_bytes([1; 16]), 300)].into_iter().collect(),
+        schema: vec![Bytes::from_static(b"op")],
+        members: vec![Bytes::from_static(b"op")],
+        segments: vec![segment.bytes().clone()],
+    };
+    let bundle = bundle.encode(GroupId::from_bytes([5; 16]), None).expect("small");
     let length = (raw.len() as u64).to_be_bytes();
     vec![
         ("object-group", seed(0, &[&object])),
         ("object-head", seed(0, &[&head])),
         ("object-segment", seed(0, &[segment.bytes()])),
+        ("bundle", seed(9, &[&bundle[40..]])),
         ("group", seed(1, &[&object[40..]])),
         ("head", seed(2, &[&head[40..]])),
         ("head-unsigned", seed(2, &[&unsigned[40..]])),

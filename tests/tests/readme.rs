@@ -118,6 +118,22 @@ fn definitions_are_such_as_isle_takes() {
     assert_eq!(plan.changes.len(), 6, "a table and its kinds: {plan:?}");
 }
 
+/// The programs in `extensions/isle/examples` and the packages' own descriptions are run, and read, by `scripts/test-extension`.
+#[test]
+fn the_examples_for_other_languages_are_those_of_the_packages_and_the_packages_are_tested() {
+    for (language, package) in [("python", "python"), ("js", "npm")] {
+        let package = workspace().join("extensions/isle").join(package).join("README.md");
+        let described = blocks(&std::fs::read_to_string(package).unwrap(), language);
+        let shown = blocks(&readme(), language);
+        assert_eq!((shown.len(), described.len()), (1, 1));
+        for line in shown[0].lines() {
+            assert!(described[0].contains(line), "{line:?} is not in the description of the package");
+        }
+    }
+    let checks = std::fs::read_to_string(workspace().join(".ci/run")).unwrap();
+    assert!(checks.lines().any(|line| line == "scripts/test-extension"));
+}
+
 #[test]
 fn commands_that_build_are_run_by_the_checks() {
     let checks = std::fs::read_to_string(workspace().join(".ci/run")).unwrap().replace(" --quiet", "");

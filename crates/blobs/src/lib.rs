@@ -44,8 +44,8 @@
 //!
 //! ```text
 //!  0  4  "isle"
-//!  4  1  kind: 'g' group, 'h' head, 'k' key rotation, 'm' membership operation, 'o' schema operation, 's' segment
-//!  5  1  flags: bit 0 of a segment = the frames are compressed with zstd; all others are 0
+//!  4  1  kind: 'b' bundle, 'g' group, 'h' head, 'k' key rotation, 'm' membership operation, 'o' schema operation, 's' segment
+//!  5  1  flags: bit 0 of a segment = the frames are compressed with zstd, of a bundle = it is sealed; all others are 0
 //!  6  2  format version, 1
 //!  8 32  BLAKE3 of bytes 0..8 and 40..end
 //! 40  …  body
@@ -59,6 +59,7 @@
 //! is opaque. The body of a segment is described at [`SegmentWriter`].
 
 mod address;
+mod bundle;
 mod chunks;
 mod codec;
 mod error;
@@ -78,6 +79,7 @@ mod snapshot;
 #[doc(hidden)]
 pub mod testing;
 
+pub use bundle::{BUNDLE_BYTES_MAX, BUNDLE_FORMAT, Bundle};
 pub use chunks::{CHUNK_BYTES_MAX, ChunkName, StoredChunk};
 pub use codec::FormatError;
 pub use error::{Cause, RemoteError};

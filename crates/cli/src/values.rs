@@ -1,7 +1,7 @@
 //! SQLite values as they are typed and shown.
 
 use isle::{Row, Value};
-use serde_json::{Map, json};
+use serde_json::Map;
 
 /// Reads a value as it is typed: `7` and `0.5` are numbers, `NULL` is null, `x'00ff'` are bytes, `'7'` is a text that would
 /// otherwise be something else, and all the rest is text.
@@ -45,16 +45,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The value in JSON. Bytes become `{"hex": …}`, so that no text is mistaken for them.
+/// The value in JSON.
 pub(crate) fn to_json(value: &Value) -> serde_json::Value {
-    match value {
-        Value::Null => serde_json::Value::Null,
-        Value::Integer(number) => json!(number),
-        Value::Real(number) if number.is_finite() => json!(number),
-        Value::Real(number) => json!(if *number > 0.0 { "Infinity" } else { "-Infinity" }),
-        Value::Text(text) => json!(text),
-        Value::Blob(bytes) => json!({ "hex": hex(bytes) }),
-    }
+    value.to_json()
 }
 
 /// Names that are all different: the second `id` becomes `id_2`.

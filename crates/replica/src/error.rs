@@ -9,7 +9,7 @@ use isle_protocol::SessionError;
 use isle_store::StoreError;
 use isle_transport::TransportError;
 
-use crate::{BackupError, InterchangeError, LibraryError, SyncReport};
+use crate::{BackupError, BundleError, InterchangeError, LibraryError, SyncReport};
 
 /// What went wrong, in terms of what a caller can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub enum Error {
     /// A backup.
     #[error(transparent)]
     Backup(#[from] BackupError),
+    /// Changes carried by the app.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// The file library.
     #[error(transparent)]
     Library(#[from] LibraryError),
@@ -382,6 +385,11 @@ impl Error {
             | Error::Backup(
                 BackupError::NoFolder { .. } | BackupError::NoSuchBackup { .. } | BackupError::Ambiguous { .. },
             ) => ErrorKind::Invalid,
+            Error::Bundle(BundleError::Format { .. } | BundleError::Have { .. }) => ErrorKind::Invalid,
+            Error::Bundle(BundleError::OtherApp { .. }) => ErrorKind::Decision,
+            Error::Bundle(BundleError::OtherGroup { .. } | BundleError::KeyMissing { .. } | BundleError::Plain) => {
+                ErrorKind::Blocked
+            }
             Error::Library(error) => error.kind(),
             Error::Interchange(error) => error.kind(),
             Error::Remotes { failed, .. } => {

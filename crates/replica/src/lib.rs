@@ -99,6 +99,7 @@
 mod auto;
 mod backups;
 mod builder;
+mod bundle;
 mod conflicts;
 mod definition;
 mod diff;
@@ -126,6 +127,7 @@ mod value;
 pub use auto::{AutoSync, Peers};
 pub use backups::{BackedUp, Backup, BackupError, Restored, backup_folder};
 pub use builder::Builder;
+pub use bundle::{BundleError, Have};
 pub use conflicts::{Conflict, Repaired, Resolution};
 pub use definition::Definition;
 pub use diff::{CellDiff, Diff, RowDiff, TableDiff, diff};

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use isle_store::Operation;
+use isle_store::{Applied, Operation};
 
 use crate::Error;
 use crate::replica::{Inner, Replica};
-use crate::sync::{SyncReport, blocking};
+use crate::sync::{SyncReport, blocking, reason};
 
 /// Keeps what came of a sync, if anything did.
 pub(crate) async fn note_operation(
@@ -48,6 +48,27 @@ pub(crate) fn note(inner: &Inner, kind: &str, target: &str, started_ms: u64, res
 }
 
 impl SyncReport {
+    /// Counts what was merged.
+    pub(crate) fn count(&mut self, applied: &Applied) {
+        self.pulled_versions += applied.versions;
+        self.pulled_rows += applied.rows;
+        self.conflicts += applied.conflicts;
+        for table in &applied.tables {
+            if !self.tables.contains(table) {
+                self.tables.push(table.clone());
+            }
+        }
+    }
+
+    /// The same, and what waits after it.
+    pub(crate) fn add(&mut self, applied: &Applied) {
+        self.count(applied);
+        let told = |(site, version, why): &(isle_clock::SiteId, u64, isle_store::Waiting)| {
+            (site.to_string(), *version, reason(why))
+        };
+        self.waiting = applied.waiting.iter().map(told).collect();
+    }
+
     /// Whether it did nothing that anybody would want to read of.
     fn is_idle(&self) -> bool {
         let changes = self.pulled_versions + self.pushed_versions + self.pulled_operations + self.pushed_operations;

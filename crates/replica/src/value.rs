@@ -56,6 +56,17 @@ impl Value {
         }
     }
 
+    /// The value in JSON. Bytes become `{"hex": …}`, so that no text is mistaken for them.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Value::Real(number) if number.is_infinite() => {
+                serde_json::json!(if *number > 0.0 { "Infinity" } else { "-Infinity" })
+            }
+            Value::Blob(bytes) => serde_json::json!({ "hex": data_encoding::HEXLOWER.encode(bytes) }),
+            other => serde_json::json!(other),
+        }
+    }
+
     /// The value as a parameter.
     pub fn as_param(&self) -> Param<'_> {
         match self {

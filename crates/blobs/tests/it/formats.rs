@@ -1,8 +1,8 @@
 //! Goldens: these bytes are in people's buckets.
 
-use isle_blobs::{Frame, FrameKind, GroupObject, Head, SegmentWriter, VersionRange, read_segment};
+use isle_blobs::{Bundle, FormatError, Frame, FrameKind, GroupObject, Head, SegmentWriter, VersionRange, read_segment};
 use isle_clock::{GroupId, SiteId};
-use isle_identity::DeviceSecret;
+use isle_identity::{DeviceSecret, GroupKey, KeyRing, SealError};
 use proptest::prelude::*;
 
 use crate::support::{full_head, group, hex, segment, site};
@@ -31,6 +31,51 @@ fn a_stored_segment_has_these_bytes() {
     let made = segment(std::slice::from_ref(&frame));
     assert_eq!(hex(made.bytes()), SEGMENT);
     assert_eq!(read_segment(made.bytes()).expect("valid").collect::<Vec<_>>(), [Ok(frame)]);
+}
+
+fn bundle() -> Bundle {
+    let frame = Frame::block(site(1), 2, 3, &b"ab"[..]);
+    Bundle {
+        app: "notes".to_owned(),
+        floor: [(site(1), 300)].into_iter().collect(),
+        schema: vec![b"op".to_vec().into()],
+        members: vec![b"m1".to_vec().into(), b"m2".to_vec().into()],
+        segments: vec![segment(&[frame]).bytes().clone()],
+    }
+}
+
+#[test]
+fn a_bundle_has_these_bytes() {
+    let of = GroupId::from_bytes([9; 16]);
+    let bytes = bundle().encode(of, None).expect("small");
+    assert_eq!(hex(&bytes), BUNDLE);
+    assert_eq!(Bundle::group(&bytes), Ok((of, false)));
+    assert_eq!(Bundle::decode(&bytes, None), Ok(bundle()));
+}
+
+#[test]
+fn a_sealed_bundle_opens_with_its_key_and_for_its_group_alone() {
+    let of = GroupId::from_bytes([9; 16]);
+    let ring = |secret: u8| KeyRing::new(of, GroupKey::from_secret(0, [secret; 32]));
+    let bytes = bundle().encode(of, Some((&ring(7), [1; 32]))).expect("small");
+    // "isle", 'b', sealed, format 1; then, after the checksum, the group.
+    assert_eq!(&hex(&bytes)[..16], "69736c6562010001");
+    assert_eq!(&bytes[40..56], [9; 16]);
+    assert_eq!(Bundle::group(&bytes), Ok((of, true)));
+    assert_eq!(Bundle::decode(&bytes, Some(&ring(7))), Ok(bundle()));
+    let closed = |source: &SealError, keys: Option<&KeyRing>, bytes: &[u8]| match Bundle::decode(bytes, keys) {
+        Err(FormatError::Sealed { source: found, .. }) => found == *source,
+        _ => false,
+    };
+    let unknown = SealError::UnknownKey { id: ring(7).current().id() };
+    assert!(closed(&unknown, None, &bytes) && closed(&unknown, Some(&ring(8)), &bytes));
+    // Of another group by its envelope, with a checksum that holds.
+    let mut moved = bytes.to_vec();
+    moved[40..56].copy_from_slice(&[8; 16]);
+    let mut hasher = blake3::Hasher::new();
+    let sum = *hasher.update(&moved[..8]).update(&moved[40..]).finalize().as_bytes();
+    moved[8..40].copy_from_slice(&sum);
+    assert!(closed(&SealError::Forged, Some(&ring(7)), &moved));
 }
 
 #[test]
@@ -138,6 +183,7 @@ const HEAD: &str = concat!(
     "0202011001010101010101010101010101010101ac020003746f70021001010101010101010101010101010101ac0200",
     "04626f6479067369676e656400",
 );
+const BUNDLE: &str = "69736c6562000001aba87730f31b3d308d63dc90fe267ad936898834a93eb145948ab985b07e86d109090909090909090909090909090909056e6f746573011001010101010101010101010101010101ac0201026f7002026d31026d32014f69736c65730100015b20f37696b5b7d19d8a88e77ad3eed7362454f6c078894ac8095695f4857bae000000000000002328b52ffd2023b50000700201000200000003000000026162020060101dc002";
 const SEGMENT: &str = "69736c657300000129d3dc0e9c3e2301c9c83a14a1dd0b64876c9403c2b0937d9c1dd4964aa648af000000000000002302101112131415161718191a1b1c1d1e1f0102030405060708090a0b0c000000026162";
 
 #[test]

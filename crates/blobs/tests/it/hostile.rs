@@ -1,6 +1,7 @@
 //! Bytes from a stranger: always an error or the same value, never a panic, never much memory.
 
-use isle_blobs::{FormatError, Frame, GroupObject, Head, SEGMENT_RAW_BYTES_MAX, read_segment};
+use bytes::Bytes;
+use isle_blobs::{Bundle, FormatError, Frame, GroupObject, Head, SEGMENT_RAW_BYTES_MAX, read_segment};
 use proptest::prelude::*;
 
 use crate::support::{full_head, group, segment, site};
@@ -180,8 +181,12 @@ proptest! {
         prop_assert!(GroupObject::decode(&bytes).is_err());
         prop_assert!(Head::decode(&bytes).is_err());
         prop_assert!(read(&bytes).is_err());
-        for (letter, flags) in [(b'g', 0), (b'h', 0), (b's', flags)] {
+        for (letter, flags) in [(b'b', flags & 1), (b'g', 0), (b'h', 0), (b's', flags)] {
             let bytes = wrapped(letter, flags, &bytes);
+            if let Ok(bundle) = Bundle::decode(&bytes, None) {
+                // Nothing comes of a length that is only claimed.
+                prop_assert!(bundle.segments.iter().map(Bytes::len).sum::<usize>() < bytes.len());
+            }
             if let Ok(object) = GroupObject::decode(&bytes) {
                 prop_assert_eq!(&object.encode().expect("small")[..], &bytes[..]);
             }

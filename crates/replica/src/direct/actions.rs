@@ -16,7 +16,7 @@ use super::live::LiveEvent;
 use super::peers::PeerState;
 use crate::Error;
 use crate::proofs::Proofs;
-use crate::sync::{SyncReport, reason};
+use crate::sync::SyncReport;
 
 /// Refusals that a session remembers.
 const REFUSALS_MAX: usize = 100;
@@ -301,18 +301,7 @@ impl Desk {
     }
 
     fn note(&self, applied: Applied) {
-        let mut state = self.state();
-        let report = &mut state.report;
-        report.pulled_versions += applied.versions;
-        report.pulled_rows += applied.rows;
-        report.conflicts += applied.conflicts;
-        for table in applied.tables {
-            if !report.tables.contains(&table) {
-                report.tables.push(table);
-            }
-        }
-        report.waiting =
-            applied.waiting.iter().map(|(site, version, why)| (site.to_string(), *version, reason(why))).collect();
+        self.state().report.add(&applied);
     }
 
     fn put(&self, frames: &[Frame]) -> Result<Answer, Error> {

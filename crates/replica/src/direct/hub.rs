@@ -269,7 +269,7 @@ fn update<T: PartialEq>(told: &watch::Sender<T>, now: T) {
 }
 
 /// Records foreign writes, and sees that this file is the one that last spoke under its site id. Blocks.
-pub(super) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
+pub(crate) fn confirm_identity(inner: &Inner) -> Result<(), Error> {
     inner.store.seal()?;
     // A sync with a remote that is under way has looked, and goes on speaking as the present site.
     if let Ok(_nobody_else) = inner.syncing.try_lock() {

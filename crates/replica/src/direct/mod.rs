@@ -35,6 +35,7 @@ mod session;
 mod watch;
 
 pub(crate) use contents::{Holder, Holders};
+pub(crate) use hub::confirm_identity;
 pub use live::{Connected, Live, LiveEvent, LiveOptions};
 pub(crate) use once::sync_known;
 pub use pairing::InviteOptions;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use isle_blobs::{Frame, FrameKind, Head, HeadRef, OperationKind, RemoteError, SegmentRef, read_segment};
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::{Migration, MigrationError, MigrationId};
-use isle_store::{Applied, Frame as StoreFrame, Merging, StoreError, Waiting};
+use isle_store::{Applied, Merging, StoreError, Waiting};
 
 use super::heads::went_back;
 use super::push::ranges;
@@ -322,19 +322,7 @@ impl Session<'_> {
     async fn put_frames(&mut self, owner: SiteId, frames: Vec<Frame>) -> Result<(), Error> {
         let mut tell = self.meter();
         let result = blocking(self.inner, move |inner| {
-            let frames = frames.iter().filter_map(|frame| match frame.kind {
-                FrameKind::Header => Some(StoreFrame::Header(&frame.payload)),
-                FrameKind::Block => Some(StoreFrame::Block {
-                    site: frame.site,
-                    version: frame.version,
-                    index: frame.index as usize,
-                    bytes: &frame.payload,
-                }),
-                FrameKind::Proof => {
-                    Some(StoreFrame::Proof { site: frame.site, version: frame.version, bytes: &frame.payload })
-                }
-                FrameKind::Other(_) => None,
-            });
+            let frames = frames.iter().filter_map(crate::bundle::store_frame);
             match &mut tell {
                 Some(tell) => Ok(inner.store.receive_with(frames, tell)?),
                 None => Ok(inner.store.receive(frames)?),
@@ -383,14 +371,7 @@ impl Session<'_> {
     }
 
     pub(super) fn note_applied(&mut self, applied: Applied) {
-        self.report.pulled_versions += applied.versions;
-        self.report.pulled_rows += applied.rows;
-        self.report.conflicts += applied.conflicts;
-        for table in applied.tables {
-            if !self.report.tables.contains(&table) {
-                self.report.tables.push(table);
-            }
-        }
+        self.report.count(&applied);
         self.waiting = applied.waiting;
     }
 
