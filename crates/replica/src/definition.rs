@@ -1,7 +1,7 @@
 //! Declared schemas: one file of SQL, a folder of numbered ones, or a JSON document, all the same in the end.
 
 use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use isle_schema::{Document, Version};
 use isle_store::Parts;
@@ -70,34 +70,41 @@ impl Definition {
     /// [`isle_store::StoreError::DefinitionRefused`] for statements that would do something else on each device.
     pub fn from_dir(folder: &Path) -> Result<Definition, Error> {
         let failed = |path: &Path, source| Error::Read { path: path.to_owned(), source };
-        let mut files: Vec<PathBuf> = Vec::new();
+        let mut files = Vec::new();
         for entry in folder.read_dir().map_err(|source| failed(folder, source))? {
             let path = entry.map_err(|source| failed(folder, source))?.path();
             if path.extension().is_some_and(|extension| extension == "sql") {
-                files.push(path);
+                let text = std::fs::read_to_string(&path).map_err(|source| failed(&path, source))?;
+                files.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text));
             }
         }
         if files.is_empty() {
             let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there are no .sql files in it");
             return Err(failed(folder, source));
         }
-        let name = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        files.sort_by(|a, b| compare(&name(a), &name(b)));
-        let named = |file: &PathBuf| {
-            let text = std::fs::read_to_string(file).map_err(|source| failed(file, source))?;
-            Ok((file.file_name().unwrap_or_default().to_string_lossy().into_owned(), text))
-        };
-        let texts = files.iter().map(named).collect::<Result<Vec<(String, String)>, Error>>()?;
-        let split = isle_store::split_definition(&texts)?;
+        Definition::of_numbered(files)
+    }
+
+    /// The same for files that an app brings along within itself: name and text of each, as `include_str!` gives it.
+    ///
+    /// # Errors
+    /// As [`Definition::from_dir`].
+    pub fn from_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Definition, Error> {
+        Definition::of_numbered(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect())
+    }
+
+    fn of_numbered(mut files: Vec<(String, String)>) -> Result<Definition, Error> {
+        let stem = |name: &str| name.strip_suffix(".sql").unwrap_or(name).to_owned();
+        files.sort_by(|(a, _), (b, _)| compare(&stem(a), &stem(b)));
+        let split = isle_store::split_definition(&files)?;
         let (mut sql, mut data, mut parts) = (String::new(), Vec::new(), Vec::new());
-        for (n, (file, Parts { structure, data: rows })) in files.iter().zip(split).enumerate() {
+        for (n, ((file, _), Parts { structure, data: rows })) in files.iter().zip(split).enumerate() {
             sql += &structure;
             data.extend(rows);
             // A file may end without either.
             sql += "\n;\n";
-            let stem = name(file);
-            let next = files.get(n + 1).map(|next| version_of(&name(next)));
-            match version_of(&stem) {
+            let next = files.get(n + 1).map(|(next, _)| version_of(&stem(next)));
+            match version_of(&stem(file)) {
                 // Several files of one version are one part.
                 Some(version) if next != Some(Some(version.clone())) => {
                     parts.push(Part { version, sql: sql.clone(), data: std::mem::take(&mut data) });
@@ -105,7 +112,7 @@ impl Definition {
                 Some(_) => {}
                 // Nobody could tell when a statement that changes rows has run.
                 None => {
-                    let texts: Vec<String> = texts.into_iter().map(|(_, text)| text).collect();
+                    let texts: Vec<String> = files.into_iter().map(|(_, text)| text).collect();
                     return Ok(Definition::from(texts.join("\n;\n")));
                 }
             }

@@ -3,6 +3,7 @@
 //! ```sql
 //! -- @version 1.2.0                the version of the app that this is the schema of; of several the last
 //! -- @requires 1.2.0               apps of earlier versions keep the schema that they have
+//! -- @partial                      there are other definitions beside this one: views, triggers and full-text tables that it does not name stay
 //! -- @rename old -> new            a table is called otherwise
 //! -- @rename table.old -> new      a column is
 //! -- @drop table.column            a column leaves the definition; its values stay
@@ -35,6 +36,8 @@ pub(crate) struct Directives {
     pub(crate) version: Option<Version>,
     /// The largest that is asked for.
     pub(crate) requires: Option<Version>,
+    /// Views, triggers and full-text tables that the definition does not name stay.
+    pub(crate) partial: bool,
     pub(crate) renames: Vec<Rename>,
     /// Table and column.
     pub(crate) drops: Vec<(String, String)>,
@@ -292,6 +295,7 @@ impl Directives {
                 Some(version) => self.requires = self.requires.take().max(Some(version)),
                 None => self.errors.push(format!("@{directive}: write `-- @requires 1.2.0`")),
             },
+            "partial" => self.partial = true,
             "merge" => self.merge(rest.trim(), place),
             "duplicates" => self.rename_duplicates(rest.trim(), place),
             "group" => match group_of(rest) {

@@ -91,10 +91,10 @@ fn same(a: &str, b: &str) -> bool {
     tracked::words(a) == tracked::words(b)
 }
 
-/// Adds what the definition in `wanted` asks for beside tables.
+/// Adds what the definition in `wanted` asks for beside tables. A `partial` one leaves alone what it does not name.
 pub(crate) fn plan(
     conn: &Connection,
-    wanted: &Connection,
+    (wanted, partial): (&Connection, bool),
     schema: &Schema,
     plan: &mut SchemaPlan,
 ) -> Result<(), StoreError> {
@@ -128,7 +128,7 @@ pub(crate) fn plan(
         }
         change(if known.is_some() { "replace" } else { "create" }, object, Step::PutObject(object.clone()));
     }
-    for object in schema.objects.values().flatten() {
+    for object in schema.objects.values().flatten().filter(|_| !partial) {
         if !wanted_objects.iter().any(|(_, wanted)| wanted.name.eq_ignore_ascii_case(&object.name)) {
             change("drop", object, Step::DropObject { name: object.name.clone() });
         }

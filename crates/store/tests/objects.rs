@@ -84,6 +84,26 @@ fn what_the_definition_says_otherwise_or_no_more_follows_everywhere() {
     }
 }
 
+/// Would catch: a part of an app, as the library of files, that takes the rest of the app's views and search away, on every device.
+#[test]
+fn a_definition_of_a_part_leaves_what_it_does_not_name() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    a.store.apply_schema(&format!("{NOTES}{SEARCH}")).unwrap();
+    let part =
+        "-- @partial\nCREATE TABLE parts(id INTEGER PRIMARY KEY); CREATE VIEW all_parts AS SELECT id FROM parts;";
+    let plan = a.store.apply_schema(part).unwrap();
+    assert!(plan.changes.iter().all(|change| change.kind != "drop"), "{:?}", plan.changes);
+    // Of what it names it is the word.
+    let plan = a.store.apply_schema(&part.replace("SELECT id FROM", "SELECT id + 1 AS id FROM")).unwrap();
+    assert_eq!(plan.changes.iter().map(|change| change.kind).collect::<Vec<_>>(), ["replace"]);
+    settle(&[&a, &b]);
+    b.run("INSERT INTO titles VALUES(3, 'Emma'); INSERT INTO parts VALUES(1)");
+    assert_eq!(
+        (found(&b, "emma"), b.rows("SELECT id FROM all_parts")),
+        (vec!["Integer(3)".into()], vec!["Integer(2)".into()])
+    );
+}
+
 #[test]
 fn a_rename_takes_views_and_search_along() {
     let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));

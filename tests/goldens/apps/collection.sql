@@ -1,4 +1,11 @@
--- @version 1.0.0
+-- @version 1.1.0
+CREATE TABLE device(
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  created_at TEXT,
+  last_seen TEXT
+);
+-- @merge "device"."last_seen" max
 CREATE TABLE emulator(
   id TEXT PRIMARY KEY,
   name TEXT NOT NULL,
@@ -58,6 +65,19 @@ CREATE TABLE system(
   name TEXT NOT NULL UNIQUE
 );
 -- @duplicates "system"."name" rename
+CREATE TABLE database_sync_log( -- @scope local
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  sync_type INTEGER NOT NULL CHECK(sync_type IN (0, 1)),
+  sync_time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  device_id TEXT NOT NULL,
+  cloud_version TEXT,
+  local_version TEXT,
+  conflict_detected INTEGER NOT NULL DEFAULT 0,
+  conflict_resolution INTEGER,
+  message TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX idx_database_sync_log_device ON database_sync_log(device_id, sync_time DESC);
+-- @scope "database_sync_log" local
 CREATE TABLE file_sync_log( -- @scope local
   id INTEGER PRIMARY KEY,
   file_sha1 TEXT REFERENCES file_info(sha1) ON DELETE CASCADE,

@@ -1,4 +1,4 @@
--- @version 1.1.0
+-- @version 1.2.0
 CREATE TABLE alias_patterns(
   id TEXT PRIMARY KEY,
   position INTEGER,
@@ -107,3 +107,5 @@ CREATE INDEX idx_search_cache_expires ON search_cache(expires_at);
 CREATE INDEX idx_search_cache_source ON search_cache(source);
 -- @scope "search_cache" local
 -- @expires "search_cache"."expires_at"
+CREATE TABLE secrets(key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT);
+-- @scope "secrets" local

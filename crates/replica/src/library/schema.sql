@@ -1,3 +1,5 @@
+-- An app's own definition stands beside this one.
+-- @partial
 -- The tables of a file library. Every replica of the group has them; what is marked as local has rows of this device alone.
 -- A table never loses a column: others may be of an earlier version.
 CREATE TABLE library_settings(

@@ -56,6 +56,7 @@ impl Store {
     /// `-- @scope local` on the line of a table's name whose rows do not travel, and `-- @expires` on that of its column that says when they go,
     /// `-- @merge counter`, `max`, `min`, `set`, `text` or `json` on the line of a column whose concurrent writes merge so,
     /// `-- @duplicates rename` on that of one in a UNIQUE index whose clashing values get a number,
+    /// `-- @partial` for one of several definitions beside each other: views, triggers and full-text tables that it does not name stay,
     /// `-- @rename old -> new` for a table and `-- @rename table.old -> new` for a column that is called otherwise now. Tables that the
     /// definition does not name stay as they are. Changes nothing.
     ///
@@ -227,7 +228,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
         }
     }
     planner.unnamed(&mut plan)?;
-    crate::objects::plan(conn, &wanted, &schema, &mut plan)?;
+    crate::objects::plan(conn, (&wanted, directives.partial), &schema, &mut plan)?;
     plan.set_version();
     plan.require(conn, &schema, directives.requires.as_ref())?;
     if !plan.refused.is_empty() {
