@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use isle::{Replica, params};
 use isle_tests::{Device, kill_after};
 
-const KILLS: u64 = 100;
+const KILLS: u64 = 200;
 
 fn open(folder: &Path, name: &str) -> Replica {
     Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(format!("{name}.home"))).init().unwrap()

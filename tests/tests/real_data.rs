@@ -286,6 +286,34 @@ fn json_files_of_an_app_move_in_on_two_devices_and_out_again() {
     }
 }
 
+/// Would catch: an endpoint that answers otherwise after the move to the database.
+#[test]
+fn an_app_answers_the_same_from_its_files_and_from_the_database() {
+    use isle_examples::wmd::Backend;
+    let folder = tempfile::tempdir().unwrap();
+    for file in real("models").read_dir().unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let home = folder.path().join("home");
+    let said = |backend: &Backend| {
+        let history = backend.history().unwrap();
+        let names = history.iter().map(|entry| entry["filename"].as_str().unwrap().to_owned());
+        let metadata: Vec<_> = names.map(|name| backend.metadata(&name).unwrap()).collect();
+        (backend.settings().unwrap(), history, metadata)
+    };
+    let files = Backend::detect(folder.path(), Some(&home), false).unwrap();
+    assert!(matches!(files, Backend::Json(_)));
+    let before = said(&files);
+    assert!(before.1.len() == 400 && before.2.iter().flatten().count() > 100);
+    let database = Backend::migrate(folder.path(), Some(&home), false).unwrap();
+    let after = said(&database);
+    assert!(matches!(database, Backend::Sqlite(_)));
+    assert_eq!(before.0, after.0);
+    assert_eq!(before.1, after.1);
+    assert_eq!(before.2, after.2);
+}
+
 #[test]
 fn jobs_of_a_yaml_file_move_in_and_out_again() {
     let folder = tempfile::tempdir().unwrap();

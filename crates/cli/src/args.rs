@@ -32,7 +32,7 @@ use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand, ValueEnum};
     Exit codes: 0 done, 1 failed, 2 wrong request, 3 needs your decision, 4 held back by a guard")]
 pub(crate) struct Args {
     /// The replica's file [default: the only one in the current folder]
-    #[arg(long, global = true, env = "ISLE_DB", value_name = "PATH", hide_env_values = true)]
+    #[arg(long, global = true, env = "ISLE_DB", value_name = "PATH", hide_env_values = true, value_parser = crate::db::named())]
     pub(crate) db: Option<PathBuf>,
     /// Results and errors as JSON
     #[arg(long, global = true)]
@@ -260,6 +260,7 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Init {
     /// The file; made if it is not there [default: --db]
+    #[arg(value_parser = crate::db::named())]
     pub(crate) file: Option<PathBuf>,
     /// The app whose schema the file holds; replicas that sync have the same [default: default]
     #[arg(long)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::Context as _;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use isle::{Replica, StoreError};
 
 use crate::args::Args;
@@ -15,6 +16,14 @@ use crate::output::count;
 /// How every SQLite file begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const ENDINGS: [&str; 3] = ["db", "sqlite", "sqlite3"];
+
+/// Reads the name of a file or folder. `~/` is the user's home folder where no shell has seen to that, as in `--db=~/notes.db`.
+pub(crate) fn named() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(|path| match (path.strip_prefix("~"), etcetera::home_dir()) {
+        (Ok(rest), Ok(home)) => home.join(rest),
+        _ => path,
+    })
+}
 
 /// Opens the replica that a command is about.
 pub(crate) fn open(args: &Args) -> anyhow::Result<Replica> {

@@ -148,7 +148,12 @@ fn many_rows_are_one_changeset_and_with_a_bad_one_none() {
     let bad: [(&[_], &str); 3] =
         [(params![3, None::<&str>], "NOT NULL"), (params![1, "again"], "UNIQUE"), (params![3], "2 parameters")];
     for (bad, why) in bad {
-        let lists = [params![1, "x"], params![2, "y"], bad, params![4, "z"]];
+        let keys: Vec<i64> = (1_001..2_000).collect();
+        let mut good: Vec<_> = keys.iter().map(|key| [(*key).into(), "x".into()]).collect();
+        good[0] = [1.into(), "x".into()];
+        // In the middle of a thousand.
+        let lists =
+            good.iter().take(500).map(|list| &list[..]).chain([bad]).chain(good.iter().skip(500).map(|list| &list[..]));
         let error = replica.write(|tx| tx.execute_many(sql, lists)).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
         let Error::Store(of_store) = &error else { panic!("{error:?}") };
@@ -158,11 +163,41 @@ fn many_rows_are_one_changeset_and_with_a_bad_one_none() {
         assert_eq!(error.kind(), kind, "{error:?}");
         assert_eq!((count(), replica.status().unwrap().version, replica.status().unwrap().queued), (0, before, 0));
     }
-    let titles: Vec<String> = (0..200).map(|n| format!("title {n}")).collect();
+    let titles: Vec<String> = (0..1000).map(|n| format!("title {n}")).collect();
     let lists: Vec<_> = titles.iter().enumerate().map(|(n, title)| [(n as i64).into(), title.into()]).collect();
     let changed = replica.write(|tx| tx.execute_many(sql, lists.iter().map(|list| &list[..]))).unwrap();
-    assert_eq!((changed, count(), replica.status().unwrap().version), (200, 200, before + 1));
-    assert_eq!(replica.log(1).unwrap()[0].rows, 200);
+    assert_eq!((changed, count(), replica.status().unwrap().version), (1000, 1000, before + 1));
+    assert_eq!(replica.log(1).unwrap()[0].rows, 1000);
+}
+
+/// Would catch: transactions that read a state which another one changes before they commit (a write skew).
+#[test]
+fn what_a_transaction_has_read_still_holds_when_it_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = replica(folder.path());
+    for id in 0..50 {
+        replica
+            .write(|tx| {
+                tx.execute(
+                    "INSERT INTO notes(id, title, stars) VALUES(?1, 'a', 1), (?2, 'b', 1)",
+                    params![2 * id, 2 * id + 1],
+                )
+            })
+            .unwrap();
+        // One of the two may go, as long as the other one is there.
+        let gone = at_once(2, |n| {
+            replica
+                .write(|tx| {
+                    let both = "SELECT count(*) FROM notes WHERE id IN (?1, ?2) AND stars = 1";
+                    match tx.one::<i64>(both, params![2 * id, 2 * id + 1])? {
+                        Some(2) => tx.execute("UPDATE notes SET stars = 0 WHERE id = ?1", params![2 * id + n as i64]),
+                        _ => Ok(0),
+                    }
+                })
+                .unwrap()
+        });
+        assert_eq!(gone.iter().sum::<usize>(), 1, "pair {id}");
+    }
 }
 
 #[test]

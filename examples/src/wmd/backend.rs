@@ -97,16 +97,17 @@ impl Backend {
     /// # Errors
     /// SQLite's reason, or the file's.
     pub fn metadata(&self, filename: &str) -> Result<Option<Map<String, Value>>, Error> {
-        Ok(match self {
-            Backend::Sqlite(wmd) => wmd.metadata().get(filename)?.map(|mut object| {
-                object.remove("filename");
-                object
-            }),
-            Backend::Json(files) => match files.read("model_metadata.json")?.get_mut(filename).map(Value::take) {
-                Some(Value::Object(object)) => Some(object.into_iter().filter(|(_, value)| !value.is_null()).collect()),
-                _ => None,
-            },
-        })
+        let files = match self {
+            Backend::Sqlite(wmd) => return wmd.metadata().get(filename),
+            Backend::Json(files) => files,
+        };
+        let Some(Value::Object(object)) = files.read("model_metadata.json")?.get_mut(filename).map(Value::take) else {
+            return Ok(None);
+        };
+        let mut object: Map<_, _> = object.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        // Some entries have it, some only stand under it.
+        object.insert("filename".to_owned(), filename.into());
+        Ok(Some(object))
     }
 }
 

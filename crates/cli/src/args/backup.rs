@@ -77,6 +77,6 @@ pub(crate) enum BackupAction {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BackupPlace {
     /// The folder of the backups
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = crate::db::named())]
     pub(crate) folder: Option<PathBuf>,
 }

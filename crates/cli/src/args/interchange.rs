@@ -50,7 +50,7 @@ pub(crate) struct Documents {
     /// The folder of the documents, or the only one itself
     pub(crate) path: PathBuf,
     /// The mapping: a TOML file that says which member of which document is which column
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = crate::db::named())]
     pub(crate) map: Option<PathBuf>,
     /// Without a mapping: the document is a list of objects with the columns of this table as members
     #[arg(long, value_name = "TABLE")]

@@ -31,7 +31,7 @@ pub(crate) enum SchemaAction {
         /// A file of SQL or JSON, or a folder; `-` reads standard input
         file: PathBuf,
         /// Where such copies go
-        #[arg(long, value_name = "FOLDER", conflicts_with = "no_backup")]
+        #[arg(long, value_name = "FOLDER", conflicts_with = "no_backup", value_parser = crate::db::named())]
         backups: Option<PathBuf>,
         /// Make none
         #[arg(long)]
@@ -93,7 +93,7 @@ pub(crate) enum SchemaAction {
         /// The operation, or the beginning of its id
         operation: String,
         /// Where the database is copied to first, if a table is made anew
-        #[arg(long, value_name = "FOLDER", conflicts_with = "no_backup")]
+        #[arg(long, value_name = "FOLDER", conflicts_with = "no_backup", value_parser = crate::db::named())]
         backups: Option<PathBuf>,
         /// Make no such copy
         #[arg(long)]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Place, sqlite3};
+use crate::support::{Gave, Place, sqlite3};
 
 #[test]
 fn an_existing_database_is_adopted_with_its_rows() {
@@ -36,6 +36,11 @@ fn a_new_file_says_what_comes_next() {
     let json = device.json(["init", "second.sqlite", "--no-track"]);
     assert_eq!((&json["new"], &json["app"]), (&json!(true), &json!("default")));
     assert_eq!(device.ok(["init", "third.db", "--quiet"]), "");
+    // As a shell does not expand it within quotes.
+    std::fs::create_dir(place.path("home folder")).unwrap();
+    let gave =
+        Gave::of(device.command(["init", "~/fourth.db"]).env("HOME", place.path("home folder")).output().unwrap());
+    assert!(gave.code == 0 && place.path("home folder").join("fourth.db").exists(), "{gave:?}");
 }
 
 #[test]

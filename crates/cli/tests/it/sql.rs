@@ -81,6 +81,9 @@ fn queries_are_tables_objects_and_csv() {
     );
     assert_eq!(device.ok(["query", sql, "--csv"]), "id,title,stars\n1,Dune,5\n2,Emma,\n");
     assert_eq!(device.json(["query", "SELECT 1 WHERE 0"]), json!([]));
+    device.ok(["exec", "CREATE TABLE loans(note INTEGER, who TEXT); INSERT INTO loans VALUES(2, 'Ann'), (2, 'Bob')"]);
+    let joined = "SELECT title, count(*) AS loans FROM notes JOIN loans ON loans.note = notes.id GROUP BY title";
+    assert_eq!(device.json(["query", joined]), json!([{ "title": "Emma", "loans": 2 }]));
     let odd = "SELECT x'00ff' AS b, 1 AS a, 2 AS a, 9e999 AS inf, 'line' || char(10) || 'two' AS t";
     assert_eq!(
         device.json(["query", odd]),
