@@ -13,6 +13,9 @@ pub const BUNDLE_FORMAT: u16 = 1;
 /// The largest bundle: what SQLite takes as one value unless it was built otherwise.
 pub const BUNDLE_BYTES_MAX: usize = 1_000_000_000;
 
+/// The most operations of a kind, and segments, in a bundle.
+const PARTS_MAX: usize = 100_000;
+
 const SEALED: u8 = 1;
 const KIND: Kind = Kind { letter: b'b', name: "bundle", format: BUNDLE_FORMAT, flags: SEALED };
 
@@ -83,8 +86,10 @@ impl Bundle {
             }
         };
         let malformed = |problem| FormatError::Malformed { object: KIND.name, problem };
-        let (bundle, rest) =
+        let (bundle, rest): (Bundle, _) =
             postcard::take_from_bytes(inside).map_err(|_| malformed("its content cannot be decoded"))?;
+        let parts = bundle.schema.len().max(bundle.members.len()).max(bundle.segments.len());
+        within("list of a bundle", parts, PARTS_MAX)?;
         if rest.is_empty() { Ok(bundle) } else { Err(malformed("something follows its content")) }
     }
 }

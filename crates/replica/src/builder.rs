@@ -123,7 +123,7 @@ impl Builder {
     /// Opens a replica. In one process the same file gives the same handle.
     ///
     /// # Errors
-    /// [`isle_store::StoreError::NotReplica`] when the file is none.
+    /// [`isle_store::StoreError::NotReplica`] when the file is none; [`Error::OtherHome`].
     pub fn open(self) -> Result<Replica, Error> {
         let replica = self.shared(|builder| Ok(Store::open(builder.options(), Arc::clone(&builder.runtime))?))?;
         self.begin(replica)
@@ -193,7 +193,16 @@ impl Builder {
         let mut replicas = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         // A file that is not there yet has no real path; it gets one by being made.
         if let Some(inner) = replicas.get(&real_path(&self.path)).and_then(Weak::upgrade) {
-            return Ok(Replica { inner, auto: None });
+            match inner.is_current() {
+                true if self.home.as_ref().is_some_and(|home| !inner.is_at_home(home)) => {
+                    return Err(Error::OtherHome { path: inner.path.clone() });
+                }
+                true => return Ok(Replica { inner, auto: None }),
+                // It belongs to the process that this one was forked from: not even its end is this one's to bring about.
+                false if inner.is_inherited() => std::mem::forget(inner),
+                // Another file stands there now.
+                false => {}
+            }
         }
         let store = open(self)?;
         if let Some(version) = &self.app_version {
@@ -209,6 +218,19 @@ impl Builder {
         replicas.insert(path, Arc::downgrade(&inner));
         Ok(Replica { inner, auto: None })
     }
+}
+
+/// What tells a file from every other one that may come to have its path.
+#[cfg(unix)]
+pub(crate) fn file_id(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    path.metadata().ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// Elsewhere a file that is open cannot be taken away.
+#[cfg(not(unix))]
+pub(crate) fn file_id(_: &Path) -> Option<(u64, u64)> {
+    None
 }
 
 /// The path without links, if the file is there.

@@ -11,7 +11,7 @@
 //! A bundle only carries what is in the log: what was compacted away goes by a remote or a direct sync. A group that compacts does not wait
 //! for devices that neither put a head in a remote nor meet others directly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use bytes::Bytes;
@@ -28,6 +28,8 @@ use crate::{Error, Replica, SyncReport};
 const SEGMENT_BYTES: usize = 8 << 20;
 /// The longest text that can say what a replica has.
 const HAVE_BYTES_MAX: usize = 16 << 20;
+/// Refusals after which the rest of a bundle is not looked at any more.
+const REFUSALS_MAX: usize = 100;
 /// What its operations are called in the file's own list of what was done.
 const TARGET: &str = "bundle";
 
@@ -61,6 +63,20 @@ pub enum BundleError {
         found: GroupId,
         /// This file's.
         group: GroupId,
+    },
+    /// The file has a key of its own group, and would leave that.
+    #[error("the bundle is of group {}, and this device has made a key for group {}, which this file belongs to: use a new file", found.short(), group.short())]
+    KeyedGroup {
+        /// The bundle's.
+        found: GroupId,
+        /// This file's.
+        group: GroupId,
+    },
+    /// Too much of it is refused.
+    #[error("the bundle is broken in many places; the first: {first}")]
+    Broken {
+        /// The first reason.
+        first: String,
     },
     /// It is of another app.
     #[error("the bundle is of app {found:?}, this replica is of app {app:?}")]
@@ -246,6 +262,10 @@ impl Replica {
         {
             return Err(BundleError::OtherGroup { found: group, group: status.group }.into());
         }
+        // Whoever made a key wants to know who is let in: no bundle, which anybody can make, takes the file away from that.
+        if group != status.group && inner.group_keys(status.group)?.is_some() {
+            return Err(BundleError::KeyedGroup { found: group, group: status.group }.into());
+        }
         let ring = inner.group_keys(group)?;
         match (&ring, sealed) {
             (None, true) => return Err(BundleError::KeyMissing { group }.into()),
@@ -253,6 +273,7 @@ impl Replica {
             _ => {}
         }
         let bundle = Bundle::decode(bytes, ring.as_ref()).map_err(BundleError::from)?;
+        crate::names::check("an app's name", &bundle.app)?;
         if group == status.group && bundle.app != status.app
             || group != status.group && !inner.store.join_group(group, Some(&bundle.app))?
         {
@@ -322,16 +343,14 @@ fn segments(inner: &Inner, changesets: Vec<(SiteId, Logged)>) -> Result<Vec<Byte
 fn take_operations(inner: &Inner, bundle: &Bundle, report: &mut SyncReport) -> Result<(), Error> {
     let store = &inner.store;
     let before = store.applied_operations()?;
-    let mut refuse = |error: StoreError| match error.is_local() {
-        true => Err(Error::Store(error)),
-        false => {
-            tracing::warn!(%error, "an operation of a bundle is refused");
-            report.refused.push(error.to_string());
-            Ok(())
+    let mut refuse = |error: StoreError| refuse(report, error, "an operation of a bundle is refused");
+    let members: Vec<&[u8]> = bundle.members.iter().map(AsRef::as_ref).collect();
+    if let Err(error) = store.put_member_ops(&members) {
+        // One that is broken must not stop the others.
+        refuse(error)?;
+        for op in members {
+            store.put_member_ops(&[op]).map(drop).or_else(&mut refuse)?;
         }
-    };
-    for op in &bundle.members {
-        store.put_member_ops(&[op]).map(drop).or_else(&mut refuse)?;
     }
     if !bundle.members.is_empty() {
         crate::direct::heed_cuts(store)?;
@@ -348,6 +367,19 @@ fn take_operations(inner: &Inner, bundle: &Bundle, report: &mut SyncReport) -> R
     Ok(())
 }
 
+/// Notes why something is not taken, unless it is this file that cannot take it, or it is one time too many.
+fn refuse(report: &mut SyncReport, error: StoreError, what: &'static str) -> Result<(), Error> {
+    if error.is_local() {
+        return Err(error.into());
+    }
+    tracing::warn!(%error, "{what}");
+    report.refused.push(error.to_string());
+    match report.refused.len() > REFUSALS_MAX {
+        true => Err(BundleError::Broken { first: report.refused.swap_remove(0) }.into()),
+        false => Ok(()),
+    }
+}
+
 fn take_frames(inner: &Inner, frames: &[Frame], report: &mut SyncReport) -> Result<(), Error> {
     let store = &inner.store;
     match store.receive(frames.iter().filter_map(store_frame)) {
@@ -355,15 +387,12 @@ fn take_frames(inner: &Inner, frames: &[Frame], report: &mut SyncReport) -> Resu
         Err(error) if error.is_local() => return Err(error.into()),
         // One site's broken data must not stop the others'.
         Err(_) => {
-            let sites: BTreeSet<SiteId> = frames.iter().map(|frame| frame.site).collect();
-            for site in sites {
-                match store.receive(frames.iter().filter(|frame| frame.site == site).filter_map(store_frame)) {
+            let mut by_site: BTreeMap<SiteId, Vec<&Frame>> = BTreeMap::new();
+            frames.iter().for_each(|frame| by_site.entry(frame.site).or_default().push(frame));
+            for frames in by_site.into_values() {
+                match store.receive(frames.into_iter().filter_map(store_frame)) {
                     Ok(applied) => report.add(&applied),
-                    Err(error) if error.is_local() => return Err(error.into()),
-                    Err(error) => {
-                        tracing::warn!(%site, %error, "a site's part of a bundle is refused");
-                        report.refused.push(error.to_string());
-                    }
+                    Err(error) => refuse(report, error, "a site's part of a bundle is refused")?,
                 }
             }
         }

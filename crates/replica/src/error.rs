@@ -232,6 +232,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The file is open with another folder that tells devices apart.
+    #[error("{} is open in this process already, with another home folder: close it first, or open it with that one", path.display())]
+    OtherHome {
+        /// The file.
+        path: PathBuf,
+    },
     /// The device's key store cannot be used.
     #[error("the device's folder {path} cannot be used: {source}; set ISLE_HOME to a folder that you own")]
     KeyStore {
@@ -387,9 +393,12 @@ impl Error {
             ) => ErrorKind::Invalid,
             Error::Bundle(BundleError::Format { .. } | BundleError::Have { .. }) => ErrorKind::Invalid,
             Error::Bundle(BundleError::OtherApp { .. }) => ErrorKind::Decision,
-            Error::Bundle(BundleError::OtherGroup { .. } | BundleError::KeyMissing { .. } | BundleError::Plain) => {
-                ErrorKind::Blocked
-            }
+            Error::Bundle(
+                BundleError::OtherGroup { .. }
+                | BundleError::KeyedGroup { .. }
+                | BundleError::KeyMissing { .. }
+                | BundleError::Plain,
+            ) => ErrorKind::Blocked,
             Error::Library(error) => error.kind(),
             Error::Interchange(error) => error.kind(),
             Error::Remotes { failed, .. } => {
@@ -419,6 +428,7 @@ impl Error {
             | Error::JoinsOtherGroup { .. }
             | Error::NotMember { .. }
             | Error::AlreadyLive
+            | Error::OtherHome { .. }
             | Error::KeyMissing { .. }
             | Error::RemotePlain { .. }
             | Error::RemoteSealed { .. }

@@ -9,7 +9,7 @@ use isle_store::{Changed, LogEntry, RemoteRow, Report, Runtime, Site, StateHash,
 use tokio::sync::broadcast;
 
 use crate::auto::Auto;
-use crate::builder::{Builder, real_path};
+use crate::builder::{Builder, file_id, real_path};
 use crate::keystore::{Device, KeyStore, SiteRecord};
 use crate::sync::{self, CheckReport, CompactOptions, CompactReport, Outcome, SyncOptions, SyncReport};
 use crate::{Error, Queries, Transaction};
@@ -23,6 +23,9 @@ pub(crate) struct Inner {
     /// The file's real path.
     pub(crate) path: PathBuf,
     home: Option<PathBuf>,
+    /// Which file it is, whatever its path, and the process that opened it.
+    file: Option<(u64, u64)>,
+    pid: u32,
     pub(crate) remote_options: RemoteOptions,
     pub(crate) runtime: Arc<dyn Runtime>,
     changes: broadcast::Sender<Changed>,
@@ -67,10 +70,13 @@ impl Inner {
         let secret = std::sync::OnceLock::new();
         let auto = std::sync::Mutex::default();
         let store = Arc::new(store);
+        let (file, pid) = (file_id(&path), std::process::id());
         Inner {
             store,
             path,
             home,
+            file,
+            pid,
             remote_options,
             runtime,
             changes,
@@ -81,6 +87,22 @@ impl Inner {
             auto,
             secret,
         }
+    }
+
+    /// Whether this process opened it, and its path still leads to the file that was opened.
+    pub(crate) fn is_current(&self) -> bool {
+        !self.is_inherited() && self.file == file_id(&self.path)
+    }
+
+    /// Whether it came by a fork. SQLite's connections do not outlive that.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.pid != std::process::id()
+    }
+
+    /// Whether this is the folder that it goes by.
+    pub(crate) fn is_at_home(&self, home: &Path) -> bool {
+        let own = self.home.clone().map_or_else(KeyStore::default_home, Ok);
+        own.is_ok_and(|own| real_path(&own) == real_path(home))
     }
 
     /// Is told of every committed change of tracked tables in this process.
@@ -267,6 +289,11 @@ impl Replica {
     /// As [`Builder::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Replica, Error> {
         Replica::builder(path).open()
+    }
+
+    /// Whether the path still leads to the file that was opened, and this process is the one that opened it; if not, open it again.
+    pub fn is_current(&self) -> bool {
+        self.inner.is_current()
     }
 
     /// The file.

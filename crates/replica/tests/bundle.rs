@@ -170,6 +170,54 @@ fn other_groups_and_other_apps_are_told_apart() {
     }
 }
 
+/// Would catch: a bundle that anybody can make, and that takes a file away from the group whose key was made for it.
+#[test]
+fn a_file_whose_group_has_a_key_goes_to_no_other_group() {
+    let devices = Devices::new();
+    let (a, stranger) = (devices.founder("a"), devices.founder("stranger"));
+    a.create_key().unwrap();
+    let theirs = stranger.export_bundle(&Have::default(), 1).unwrap().unwrap();
+    let before = a.status().unwrap().group;
+    let refused = a.apply_bundle(&theirs).unwrap_err();
+    assert!(matches!(refused, Error::Bundle(BundleError::KeyedGroup { .. })), "{refused}");
+    assert_eq!(a.status().unwrap().group, before);
+}
+
+/// Would catch: a small bundle that takes minutes, or an answer of gigabytes.
+#[test]
+fn a_bundle_that_is_broken_everywhere_is_given_up_soon() {
+    let devices = Devices::new();
+    let (a, b) = (devices.founder("a"), devices.open("b"));
+    b.apply_bundle(&a.export_bundle(&Have::default(), 1).unwrap().unwrap()).unwrap();
+    let group = a.status().unwrap().group;
+    let mut writer = isle_blobs::SegmentWriter::new();
+    for n in 0..50_000u128 {
+        writer
+            .push(&isle_blobs::Frame::header(isle::SiteId::from_bytes(n.to_be_bytes()), 1, &b"no header"[..]))
+            .unwrap();
+    }
+    let bundle = isle_blobs::Bundle {
+        app: "default".to_owned(),
+        floor: Default::default(),
+        schema: Vec::new(),
+        members: Vec::new(),
+        segments: vec![writer.finish().bytes().clone()],
+    };
+    let refused = b.apply_bundle(&bundle.encode(group, None).unwrap()).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Bundle(BundleError::Broken { .. })) && refused.to_string().len() < 1_000,
+        "{refused}"
+    );
+    let members =
+        isle_blobs::Bundle { members: vec![Default::default(); 200_000], segments: Vec::new(), ..bundle.clone() };
+    assert!(matches!(
+        b.apply_bundle(&members.encode(group, None).unwrap()),
+        Err(Error::Bundle(BundleError::Format { .. }))
+    ));
+    let named = isle_blobs::Bundle { app: "x".repeat(5_000_000), segments: Vec::new(), ..bundle };
+    assert!(matches!(b.apply_bundle(&named.encode(group, None).unwrap()), Err(Error::InvalidName { .. })));
+}
+
 #[tokio::test]
 async fn what_was_compacted_away_is_not_passed_over_in_silence() {
     let devices = Devices::new();

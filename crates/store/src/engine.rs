@@ -77,7 +77,8 @@ pub(crate) struct Engine {
 /// Opens a connection with the pragmas that every one of isle's has.
 pub(crate) fn connect(options: &Options, flags: OpenFlags) -> Result<Connection, StoreError> {
     let doing = format!("open {}", options.path.display());
-    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // An app may have made a shared cache of all its connections: then ours would wait for those that called us.
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
     let conn = Connection::open_with_flags(&options.path, flags).map_err(|e| StoreError::sqlite(&doing, e))?;
     conn.busy_timeout(options.busy_timeout).map_err(|e| StoreError::sqlite(&doing, e))?;
     conn.set_prepared_statement_cache_capacity(128);

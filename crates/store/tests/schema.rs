@@ -170,6 +170,7 @@ fn what_cannot_be_done_is_refused_by_name_and_nothing_is_changed() {
         ("CREATE TABLE notes(id TEXT PRIMARY KEY, title TEXT);", "column \"id\""),
         ("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT) STRICT;", "STRICT"),
         ("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT REFERENCES notes);", "compares text with numbers"),
+        ("CREATE TABLE other(id INTEGER PRIMARY KEY, x TEXT DEFAULT (of_the_app(1)));", "no such function: of_the_app"),
     ];
     for (sql, why) in refused {
         let Err(error) = a.store.apply_schema(sql) else { panic!("{sql} was taken") };

@@ -66,10 +66,16 @@ pub(crate) fn register(conn: &Connection, session: &Arc<Session>) -> Result<()> 
                     Err(format!("{name} takes {least} to {most} arguments, {given} were given").into())
                 }
             };
-            result.map(Answer).map_err(Error::UserFunctionError)
+            result.map(Answer).map_err(|error| Error::UserFunctionError(printable(error)))
         })?;
     }
     Ok(())
+}
+
+/// An error as C takes it: its text ends at the first zero.
+pub(crate) fn printable(error: Failure) -> Failure {
+    let text = error.to_string();
+    if text.contains('\0') { text.replace('\0', "\\0").into() } else { error }
 }
 
 /// What a function gives, as SQLite takes it.
@@ -322,7 +328,8 @@ fn undo(call: &Call<'_>) -> Outcome {
 }
 
 fn backup(call: &Call<'_>) -> Outcome {
-    let replica = call.replica(Access::Read)?;
+    // It writes down that it did.
+    let replica = call.replica(Access::Write)?;
     let folder = match call.optional_text(0)? {
         Some(folder) => PathBuf::from(folder),
         None => replica.backup_folder()?,

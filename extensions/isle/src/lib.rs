@@ -58,7 +58,10 @@
 //! A key of several columns is a JSON array, on the way in as well.
 //!
 //! # Limits
-//! SQLite 3.40 or later, built for threads. Only the main database of a connection, and only a file. Two copies of SQLite in one process cannot both load it.
+//! SQLite 3.40 or later, built for threads. Only the main database of a connection, and only a file that it opened with SQLite's usual VFS. Two copies of SQLite
+//! in one process cannot both load it, and it cannot be loaded by `sqlite3_auto_extension`: its own connections would load it again. What it does cannot be
+//! interrupted. After a fork the child opens its connections anew, as SQLite asks of everybody. A remote without encryption that stands in a file from
+//! somebody else is synced with like one's own: look at `isle_status()` first.
 //! `isle_changes` and `isle_history` read the whole log, and give the newest 100,000 rows.
 
 mod functions;
@@ -114,7 +117,7 @@ fn register(conn: &Connection) -> rusqlite::Result<()> {
         let reason = "isle needs a SQLite that was built for threads (THREADSAFE=1 or 2)";
         return Err(rusqlite::Error::UserFunctionError(reason.into()));
     }
-    let session = Arc::new(replica::Session::default());
+    let session = Arc::new(replica::Session::new());
     functions::register(conn, &session)?;
     relations::register(conn, &session)?;
     text::register(conn)

@@ -189,5 +189,5 @@ unsafe impl VTabCursor for Cursor<'_> {
 }
 
 fn failure(reason: &str) -> Error {
-    Error::ModuleError(reason.to_owned())
+    Error::ModuleError(reason.replace('\0', "\\0"))
 }

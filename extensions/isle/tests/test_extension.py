@@ -197,6 +197,100 @@ class Connections(Case):
         self.assertEqual(one(db, "SELECT isle_version()"), 2)
         db.execute("COMMIT")
 
+    def test_it_works_on_the_file_that_the_connection_has_and_on_no_other(self):
+        old = self.notes("a")
+        path = self.folder / "a.db"
+        for name in path.parent.glob("a.db*"):
+            name.unlink() if name.is_file() else None
+        # Another one at its place, while a connection on the old one is open yet.
+        new = self.connect("a")
+        new.execute("CREATE TABLE other(id INTEGER PRIMARY KEY)")
+        self.refused(new, "SELECT isle_version()", says="isle_init()")
+        one(new, "SELECT isle_init()")
+        one(new, "SELECT isle_track('other')")
+        self.assertEqual(rows(new, "SELECT * FROM isle_changes"), [])
+        self.assertEqual(json.loads(one(new, "SELECT isle_status()"))["tables"], ["other"])
+        self.refused(old, "SELECT isle_version()", says="moved or deleted")
+        for uri in [f"file:{self.folder}/memory.db?vfs=memdb", "file:shared?mode=memory&cache=shared", f"file:{self.folder}/dot.db?vfs=unix-dotfile"]:
+            db = sqlite3.connect(uri, uri=True, isolation_level=None)
+            isle_sqlite.load(db)
+            self.refused(db, "SELECT isle_init()", says="in memory")
+            db.close()
+        self.assertFalse((self.folder / "memory.db").exists())
+
+    def test_whoever_may_only_read_cannot_write_through_isle(self):
+        self.notes("a").close()
+        reader = sqlite3.connect(f"file:{self.folder}/a.db?mode=ro", uri=True, isolation_level=None)
+        isle_sqlite.load(reader)
+        one(reader, "SELECT isle_home(?)", str(self.folder / "a-home"))
+        self.refused(reader, "SELECT isle_detach()", says="only read")
+        self.assertEqual(json.loads(one(reader, "SELECT isle_status()"))["version"], 1)
+        reader.close()
+        db = self.connect("a")
+        db.execute("PRAGMA query_only = ON")
+        self.refused(db, "SELECT isle_untrack('notes')", says="only read")
+
+    def test_no_call_waits_for_its_own_connection(self):
+        db = self.notes("a")
+        db.execute("ATTACH ? AS again", [str(self.folder / "a.db")])
+        db.execute("BEGIN")
+        db.execute("INSERT INTO again.notes VALUES(2, 'x')")
+        self.refused(db, "SELECT isle_version()", says="COMMIT or ROLLBACK")
+        db.execute("ROLLBACK")
+        db.execute("DETACH again")
+        db.execute("BEGIN IMMEDIATE")
+        self.refused(db, "SELECT isle_backup()", says="COMMIT or ROLLBACK")
+        db.execute("ROLLBACK")
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.refused(db, "SELECT isle_version()", says="locking_mode")
+        db.execute("PRAGMA locking_mode = NORMAL")
+        rows(db, "SELECT * FROM notes")
+        self.assertEqual(one(db, "SELECT isle_version()"), 1)
+
+    def test_a_shared_cache_of_the_app_is_no_deadlock(self):
+        script = (
+            "import sqlite3, sys, isle_sqlite\n"
+            "sqlite3.enable_shared_cache(True)\n"
+            "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "isle_sqlite.load(db)\n"
+            "db.execute('SELECT isle_home(?)', [sys.argv[2]]).fetchone()\n"
+            "print(len(db.execute('SELECT * FROM isle_changes').fetchall()))\n"
+        )
+        self.notes("a").close()
+        said = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script, str(self.folder / "a.db"), str(self.folder / "a-home")],
+            timeout=60, check=True, capture_output=True, text=True,
+        )
+        self.assertEqual(said.stdout, "1\n")
+
+    def test_a_forked_child_has_connections_of_its_own(self):
+        db = self.notes("a")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                own = sqlite3.connect(self.folder / "a.db", timeout=60, isolation_level=None)
+                isle_sqlite.load(own)
+                one(own, "SELECT isle_home(?)", str(self.folder / "a-home"))
+                own.execute("INSERT INTO notes VALUES(2, 'of the child')")
+                code = 0 if one(own, "SELECT isle_version()") == 2 else 2
+                own.close()
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+        self.assertEqual(one(db, "SELECT isle_version()"), 2)
+        self.assertEqual(json.loads(one(db, "SELECT isle_check()"))["findings"], [])
+
+    def test_one_file_has_one_home(self):
+        db = self.notes("a")
+        other = sqlite3.connect(self.folder / "a.db", isolation_level=None)
+        isle_sqlite.load(other)
+        one(other, "SELECT isle_home(?)", str(self.folder / "elsewhere"))
+        self.refused(other, "SELECT isle_key_create()", says="another home")
+        other.close()
+        self.assertEqual(one(db, "SELECT isle_version()"), 1)
+        self.refused(db, "SELECT isle_sync('/tmp/a' || char(0) || 'b')", says="\\0")
+
     def test_a_rolled_back_transaction_leaves_no_trace(self):
         db = self.notes("a")
         before = one(db, "SELECT isle_hash()")

@@ -216,6 +216,7 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
         if crate::clocks::one::<i64>(&wanted, &format!("SELECT 1 FROM {} LIMIT 1", quoted(&name)), [])?.is_some() {
             plan.refused.push(format!("table {name}: a definition says what tables are; rows are not part of it"));
         }
+        plan.refused.extend(foreign_defaults(&wanted, &name)?);
         if let Some((_, reason)) = still.iter().find(|(table, _)| table.eq_ignore_ascii_case(&name)) {
             plan.refused.push(format!("table {name} stands still: {reason}; undo that change of the file first"));
         } else if let Some(local) = locals.iter().find(|local| local.name == name) {
@@ -235,6 +236,23 @@ pub(crate) fn plan(conn: &Connection, app: &str, sql: &str) -> Result<SchemaPlan
         plan.steps.clear();
     }
     Ok(plan)
+}
+
+/// Why a default that calls a function cannot be evaluated everywhere: SQLite looks for the function with the first row that needs it.
+fn foreign_defaults(wanted: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT name, dflt_value FROM pragma_table_xinfo(?1) WHERE dflt_value LIKE '%(%'";
+    let mut statement = wanted.prepare(sql).doing("read the definition")?;
+    let defaults = statement.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+    let mut refused = Vec::new();
+    for default in defaults.doing("read the definition")? {
+        let (column, default) = default.doing("read the definition")?;
+        if let Err(error) = wanted.prepare(&format!("SELECT {default}"))
+            && error.to_string().contains("no such function")
+        {
+            refused.push(format!("table {table}: the default of {column:?}: {error}"));
+        }
+    }
+    Ok(refused)
 }
 
 /// A definition beside the file and the schema that it is compared with.
