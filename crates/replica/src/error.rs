@@ -194,6 +194,16 @@ pub enum Error {
         /// The remote's name.
         name: String,
     },
+    /// The remote is not encrypted, and came with a file from another device.
+    #[error(
+        "remote {name:?} at {url} is not encrypted, and came with this file from elsewhere: whoever can read it can read the data; if that is wanted, `isle remote remove {name}` and add it again with `--plain`"
+    )]
+    RemoteNotOurs {
+        /// The remote's name.
+        name: String,
+        /// Where it is.
+        url: String,
+    },
     /// The remote is encrypted and was added as one that is not.
     #[error("remote {name:?} is encrypted: `isle remote remove {name}` and add it again without `--plain`")]
     RemoteSealed {
@@ -431,6 +441,7 @@ impl Error {
             | Error::OtherHome { .. }
             | Error::KeyMissing { .. }
             | Error::RemotePlain { .. }
+            | Error::RemoteNotOurs { .. }
             | Error::RemoteSealed { .. }
             | Error::Store(
                 StoreError::Untrackable { .. }

@@ -5,11 +5,13 @@
 //! <home>/device.json        { "id", "name" }; the id is derived from the key
 //! <home>/keys/<group>.json  { "keys": [{ "epoch", "secret", "author" }] }: the group's keys; for their owner alone
 //! <home>/invites/<id>.json  { "group", "secret", "expires_ms" }: tickets that nobody used yet
+//! <home>/plain-remotes.json ["address"]: remotes without encryption that were added on this device
 //! <home>/sites/<site>.json  { "path", "published", "chain" }
 //! <home>/sites/<site>.live  locked while a process is connected for this site; beside it, where it listens
 //! ```
 //! A file of SQLite can be copied, restored or rolled back; this folder is not part of it, and so tells when that happened.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,6 +132,21 @@ impl KeyStore {
         let sites = home.join("sites");
         create_private(&sites).map_err(|source| Error::KeyStore { path: sites, source })?;
         Ok(KeyStore { home })
+    }
+
+    /// Notes that this device was told to use a remote without encryption.
+    pub(crate) fn trust_plain(&self, url: &str) -> Result<(), Error> {
+        let _alone = self.lock_named(&self.home, "plain-remotes")?;
+        let mut trusted = self.trusted_plain()?;
+        match trusted.insert(url.to_owned()) {
+            true => write(&self.home.join("plain-remotes.json"), &trusted, true),
+            false => Ok(()),
+        }
+    }
+
+    /// The addresses of such remotes.
+    pub(crate) fn trusted_plain(&self) -> Result<BTreeSet<String>, Error> {
+        Ok(read(&self.home.join("plain-remotes.json"))?.unwrap_or_default())
     }
 
     /// The device; made when it is asked for first.

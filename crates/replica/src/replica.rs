@@ -426,6 +426,9 @@ impl Replica {
         Remote::create(url, &self.inner.remote_options)
             .map_err(|source| Error::Remote { name: name.to_owned(), source })?;
         self.library().forget_remote(name)?;
+        if plain {
+            self.inner.key_store()?.trust_plain(url)?;
+        }
         Ok(self.inner.store.put_remote(&RemoteRow {
             name: name.to_owned(),
             url: url.to_owned(),

@@ -462,6 +462,39 @@ async fn a_lost_device_that_still_can_write_steers_nobody_and_brings_nobody_in()
     }
 }
 
+/// Would catch: a file from a stranger, with a remote of his in it, that sends him what is written to it here.
+#[tokio::test]
+async fn a_plain_remote_that_came_with_a_file_is_not_synced_with_until_it_was_added_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = device(folder.path(), "stranger");
+    stranger.write(|tx| tx.execute_batch("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT)")).unwrap();
+    stranger.track(&["notes"]).unwrap();
+    let bucket = folder.path().join("bucket");
+    stranger.add_plain_remote("r", bucket.to_str().unwrap()).unwrap();
+    stranger.sync().await.unwrap();
+    let copy = folder.path().join("copy.db");
+    stranger
+        .read(|q| Ok(q.as_rusqlite().backup("main", &copy, None::<fn(rusqlite::backup::Progress)>).unwrap()))
+        .unwrap();
+    let own = Replica::builder(&copy).home(folder.path().join("own.home")).open().unwrap();
+    own.write(|tx| tx.execute("INSERT INTO notes VALUES(7, 'own words')", &[])).unwrap();
+    let objects = || walk(&bucket).len();
+    let before = objects();
+    let refused = own.sync().await.unwrap_err().to_string();
+    assert!(refused.contains("came with this file from elsewhere") && refused.contains("--plain"), "{refused}");
+    assert_eq!(objects(), before);
+    own.remove_remote("r").unwrap();
+    own.add_plain_remote("r", bucket.to_str().unwrap()).unwrap();
+    own.sync().await.unwrap();
+    stranger.sync().await.unwrap();
+    assert_eq!(titles(&stranger), ["own words"]);
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
 #[tokio::test]
 async fn who_may_write_to_a_plain_remote_gets_no_key_of_an_encrypted_one() {
     let folder = tempfile::tempdir().unwrap();

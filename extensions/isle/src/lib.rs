@@ -60,8 +60,7 @@
 //! # Limits
 //! SQLite 3.40 or later, built for threads. Only the main database of a connection, and only a file that it opened with SQLite's usual VFS. Two copies of SQLite
 //! in one process cannot both load it, and it cannot be loaded by `sqlite3_auto_extension`: its own connections would load it again. What it does cannot be
-//! interrupted. After a fork the child opens its connections anew, as SQLite asks of everybody. A remote without encryption that stands in a file from
-//! somebody else is synced with like one's own: look at `isle_status()` first.
+//! interrupted. After a fork the child opens its connections anew, as SQLite asks of everybody.
 //! `isle_changes` and `isle_history` read the whole log, and give the newest 100,000 rows.
 
 mod functions;

@@ -382,6 +382,10 @@ fn open(inner: &Inner, row: &RemoteRow) -> Result<Remote, Error> {
     if let Some((_, remote)) = opened.iter().find(|(name, _)| *name == row.name) {
         return Ok(remote.clone());
     }
+    // Whoever made the file would read along.
+    if row.plain && !inner.key_store()?.trusted_plain()?.contains(&row.url) {
+        return Err(Error::RemoteNotOurs { name: row.name.clone(), url: row.url.clone() });
+    }
     Remote::open(&row.url, &inner.remote_options).map_err(|source| Error::Remote { name: row.name.clone(), source })
 }
 
