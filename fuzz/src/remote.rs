@@ -213,6 +213,7 @@ pub fn seeds() -> Vec<Seed> {
     let bundle = Bundle {
         app: "notes".to_owned(),
         floor: [(SiteId::from_bytes([1; 16]), 300)].into_iter().collect(),
+        names: vec![(SiteId::from_bytes([1; 16]), "laptop".to_owned())],
         schema: vec![Bytes::from_static(b"op")],
         members: vec![Bytes::from_static(b"op")],
         segments: vec![segment.bytes().clone()],

@@ -1,7 +1,7 @@
 //! Bundles: what one replica has and another lacks as one run of bytes, for an app that has a way of its own to carry them.
 
 use bytes::Bytes;
-use isle_clock::{GroupId, VersionVector};
+use isle_clock::{GroupId, SiteId, VersionVector};
 use isle_identity::{KeyRing, SealError};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct Bundle {
     pub app: String,
     /// What its writer's group may have collected already.
     pub floor: VersionVector,
+    /// What the devices of sites are called.
+    pub names: Vec<(SiteId, String)>,
     /// Schema operations, those that others follow first.
     pub schema: Vec<Bytes>,
     /// Membership operations.
@@ -88,7 +90,7 @@ impl Bundle {
         let malformed = |problem| FormatError::Malformed { object: KIND.name, problem };
         let (bundle, rest): (Bundle, _) =
             postcard::take_from_bytes(inside).map_err(|_| malformed("its content cannot be decoded"))?;
-        let parts = bundle.schema.len().max(bundle.members.len()).max(bundle.segments.len());
+        let parts = bundle.names.len().max(bundle.schema.len()).max(bundle.members.len()).max(bundle.segments.len());
         within("list of a bundle", parts, PARTS_MAX)?;
         if rest.is_empty() { Ok(bundle) } else { Err(malformed("something follows its content")) }
     }

@@ -8,7 +8,8 @@
 //! group. Without a key a bundle is plain: whoever can read it can read the data, and whoever can alter it can add some.
 //!
 //! # Limits
-//! A bundle only carries what is in the log: what was compacted away goes by a remote or a direct sync. A group that compacts does not wait
+//! The bound on a bundle's size is kept for this device's own changes; those of others go along up to a version that their device has signed, which may be 256 of
+//! them. A bundle only carries what is in the log: what was compacted away goes by a remote or a direct sync. A group that compacts does not wait
 //! for devices that neither put a head in a remote nor meet others directly.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,7 +88,9 @@ pub enum BundleError {
         app: String,
     },
     /// The text does not say what a replica has.
-    #[error("what the other replica has cannot be read: {reason}; give what `have` tells there")]
+    #[error(
+        "what the other replica has cannot be read: {reason}; give what `isle_vector()` or `Replica::have` tells there"
+    )]
     Have {
         /// What is wrong.
         reason: String,
@@ -205,11 +208,26 @@ impl Replica {
         if let Some(last) = own.max() {
             inner.record_published(status.site, last)?;
         }
-        let segments = segments(inner, up_to_signatures(inner, found.changesets)?)?;
-        let bundle = Bundle { app: status.app, floor: store.floor()?, schema, members, segments };
+        let own = self.signed_here(status.site, &found.changesets)?;
+        let segments = segments(inner, up_to_signatures(inner, found.changesets, own.as_ref())?, own)?;
+        let named = |site: &isle_store::Site| Some((site.id, site.name.clone()?));
+        let mut names: Vec<_> = status.sites.iter().filter(|site| !site.own).filter_map(named).collect();
+        names.push((status.site, inner.device()?.name));
+        let bundle = Bundle { app: status.app, floor: store.floor()?, names, schema, members, segments };
         let ring = inner.group_keys(status.group)?;
         let keys = ring.as_ref().map(|ring| (ring, inner.random_32()));
         Ok(Some(bundle.encode(status.group, keys).map_err(BundleError::from)?))
+    }
+
+    /// This device's signature under its last version among these: one that is kept may be of a later version, up to which everything would have to go along.
+    fn signed_here(&self, site: SiteId, changesets: &[(SiteId, Logged)]) -> Result<Option<Frame>, Error> {
+        let own = changesets.iter().filter(|(of, _)| *of == site).map(|(_, logged)| logged);
+        let Some(last) = own.max_by_key(|logged| logged.version) else { return Ok(None) };
+        let Some(nonce) = self.inner.store.site_nonce()? else { return Ok(None) };
+        let secret = self.inner.key_store()?.secret(self.inner.runtime.as_ref())?;
+        let (group, chain) = (self.inner.store.group()?, Header::hash(&last.header));
+        let proof = isle_identity::prove(&secret, &nonce, group, last.version, &chain);
+        Ok(Some(Frame::proof(site, last.version, proof)))
     }
 
     /// Takes in a bundle of [`Replica::export_bundle`]. A file that has exchanged nothing yet becomes one of the bundle's group. What is refused of
@@ -244,8 +262,11 @@ impl Replica {
         if store.vector()?.includes(floor) && store.is_below_floor(floor)? {
             store.restate()?;
         }
-        let status = store.status()?;
-        (report.local_version, report.hidden) = (status.version, status.repaired);
+        let known = store.status()?.sites;
+        for (site, name) in bundle.names.iter().filter(|(of, _)| known.iter().any(|site| site.id == *of && !site.own)) {
+            store.name_site(*site, &crate::names::tame(name))?;
+        }
+        report.describe(store.status()?);
         report.pending = crate::sync::pending(inner)?;
         report.conflict_detected = report.conflicts > 0;
         report.duration_ms = inner.runtime.now_ms().saturating_sub(started_ms);
@@ -288,10 +309,14 @@ fn hex(id: &[u8]) -> String {
 }
 
 /// Adds what is needed of each site to come to a version that its device has signed: nobody merges what stands before it alone.
-fn up_to_signatures(inner: &Inner, mut changesets: Vec<(SiteId, Logged)>) -> Result<Vec<(SiteId, Logged)>, Error> {
+fn up_to_signatures(
+    inner: &Inner,
+    mut changesets: Vec<(SiteId, Logged)>,
+    own: Option<&Frame>,
+) -> Result<Vec<(SiteId, Logged)>, Error> {
     let mut reached = VersionVector::new();
     changesets.iter().for_each(|(site, logged)| reached.advance(*site, logged.version));
-    for (site, mut last) in reached.iter() {
+    for (site, mut last) in reached.iter().filter(|(site, _)| own.is_none_or(|own| own.site != *site)) {
         let Some((signed, _)) = inner.store.proof_for(site, last)? else { continue };
         while last < signed {
             let (mut more, _) = inner.store.changesets(site, last, SEGMENT_BYTES)?;
@@ -307,7 +332,7 @@ fn up_to_signatures(inner: &Inner, mut changesets: Vec<(SiteId, Logged)>) -> Res
 }
 
 /// Puts changesets into segments, with the signatures that they need before them.
-fn segments(inner: &Inner, changesets: Vec<(SiteId, Logged)>) -> Result<Vec<Bytes>, Error> {
+fn segments(inner: &Inner, changesets: Vec<(SiteId, Logged)>, own: Option<Frame>) -> Result<Vec<Bytes>, Error> {
     let (mut proofs, mut proved) = (Proofs::default(), VersionVector::new());
     let (mut done, mut writer) = (Vec::new(), SegmentWriter::new());
     let mut put = |frame: &Frame| -> Result<(), Error> {
@@ -316,6 +341,10 @@ fn segments(inner: &Inner, changesets: Vec<(SiteId, Logged)>) -> Result<Vec<Byte
         }
         Ok(writer.push(frame).map_err(BundleError::from)?)
     };
+    if let Some(own) = own {
+        proved.advance(own.site, own.version);
+        put(&own)?;
+    }
     for (site, Logged { version, header, mut only, .. }) in changesets {
         if version > proved.get(site)
             && let Some((last, proof)) = proofs.of(&inner.store, site, version)?

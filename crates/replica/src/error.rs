@@ -277,7 +277,9 @@ pub enum Error {
         id: i64,
     },
     /// The row of a conflict is gone, so the value has no place.
-    #[error("conflict {id}: its row is gone from {table:?}; insert the row again with the value that you want")]
+    #[error(
+        "conflict {id}: its row is gone from {table:?}; insert it again with the value that you want, or take the change that deleted it back (`isle undo`)"
+    )]
     ConflictRowGone {
         /// The entry.
         id: i64,

@@ -48,6 +48,12 @@ pub(crate) fn note(inner: &Inner, kind: &str, target: &str, started_ms: u64, res
 }
 
 impl SyncReport {
+    /// How the replica stands after it.
+    pub(crate) fn describe(&mut self, status: isle_store::Status) {
+        (self.local_version, self.hidden) = (status.version, status.repaired);
+        self.standing_still = status.standing_still;
+    }
+
     /// Counts what was merged.
     pub(crate) fn count(&mut self, applied: &Applied) {
         self.pulled_versions += applied.versions;

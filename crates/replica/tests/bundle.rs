@@ -199,6 +199,7 @@ fn a_bundle_that_is_broken_everywhere_is_given_up_soon() {
     let bundle = isle_blobs::Bundle {
         app: "default".to_owned(),
         floor: Default::default(),
+        names: Vec::new(),
         schema: Vec::new(),
         members: Vec::new(),
         segments: vec![writer.finish().bytes().clone()],

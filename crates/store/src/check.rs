@@ -111,7 +111,9 @@ fn foreign_keys(conn: &Connection, report: &mut Report) -> Result<(), StoreError
 fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<(), StoreError> {
     let name = &tracked.table.name;
     for column in surplus(conn, &tracked.table)? {
-        let how = format!("on every device untrack {name}, add the column, and track it again");
+        let how = format!(
+            "`isle schema apply` with a definition of {name} that has the column makes it part of the schema everywhere, with its values"
+        );
         report.add("schema", format!("column {column} of {name} does not travel: {how}"));
     }
     for trigger in &triggers::names(tracked.no)[..3] {

@@ -23,7 +23,9 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// Another process holds the write lock for longer than the busy timeout.
-    #[error("cannot {doing}: another process is writing to the database for longer than the busy timeout, try again")]
+    #[error(
+        "cannot {doing}: another connection, of this program or of another one, keeps a transaction open for longer than the busy timeout; end it, or try again"
+    )]
     Busy {
         /// What was tried.
         doing: String,
@@ -130,7 +132,7 @@ pub enum StoreError {
     },
     /// A tracked table was altered past isle, and no longer is what its replicas agreed on.
     #[error(
-        "table {table:?} was changed behind isle's back: {reason}; it stands still until the change is undone, or `isle untrack` and `isle track` take it as it is"
+        "table {table:?} was changed behind isle's back: {reason}; it stands still until the change is undone; then `isle schema apply` with the definition that is wanted makes it everywhere"
     )]
     Drifted {
         /// The table.

@@ -210,7 +210,7 @@ impl Names {
             {
                 Some(format!(
                     "table {table_name} stands still, because it was changed past isle: what is written would not be recorded; `isle schema status` \
-                     says what was changed, and `isle untrack` and `isle track` take it as it is"
+                     says what was changed, and once it is undone `isle schema apply` makes it everywhere"
                 ))
             }
             AuthAction::DropTable { table_name } | AuthAction::AlterTable { table_name, .. }

@@ -20,9 +20,9 @@ function device(name) {
 const value = (db, sql, ...params) => db.prepare(sql).pluck().get(...params);
 
 const laptop = device('laptop');
-laptop.exec('CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INTEGER)');
+laptop.exec('CREATE TABLE notes(id TEXT PRIMARY KEY DEFAULT (lower(hex(randomblob(16)))), title TEXT, stars INTEGER)');
 value(laptop, "SELECT isle_track('notes')");
-laptop.exec("INSERT INTO notes VALUES(1, 'Dune', 3)");
+laptop.exec("INSERT INTO notes(title, stars) VALUES('Dune', 3)");
 value(laptop, 'SELECT isle_sync(?)', bucket);
 
 const phone = device('phone');
@@ -30,12 +30,12 @@ value(phone, 'SELECT isle_key_import(?)', value(laptop, 'SELECT isle_key_export(
 value(phone, 'SELECT isle_sync(?)', bucket);
 
 // Offline, both write to the same row.
-laptop.exec('UPDATE notes SET stars = 5 WHERE id = 1');
-phone.exec("UPDATE notes SET title = 'Dune, again' WHERE id = 1; INSERT INTO notes VALUES(2, 'Solaris', 4)");
+laptop.exec("UPDATE notes SET stars = 5 WHERE title = 'Dune'");
+phone.exec("UPDATE notes SET title = 'Dune, again' WHERE title = 'Dune'; INSERT INTO notes(title, stars) VALUES('Solaris', 4)");
 
 for (const db of [laptop, phone, laptop]) value(db, 'SELECT isle_sync()');
 
 for (const db of [laptop, phone]) {
-  for (const row of db.prepare('SELECT id, title, stars FROM notes ORDER BY id').raw().all()) console.log(row.join(' | '));
+  for (const row of db.prepare('SELECT title, stars FROM notes ORDER BY title').raw().all()) console.log(row.join(' | '));
 }
 console.log(value(laptop, 'SELECT isle_hash()') === value(phone, 'SELECT isle_hash()') ? 'the same' : 'not the same');

@@ -20,9 +20,9 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 bucket = str(folder / "bucket")
 
 laptop = device(folder, "laptop")
-laptop.execute("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INTEGER)")
+laptop.execute("CREATE TABLE notes(id TEXT PRIMARY KEY DEFAULT (lower(hex(randomblob(16)))), title TEXT, stars INTEGER)")
 laptop.execute("SELECT isle_track('notes')")
-laptop.execute("INSERT INTO notes VALUES(1, 'Dune', 3)")
+laptop.execute("INSERT INTO notes(title, stars) VALUES('Dune', 3)")
 laptop.commit()
 laptop.execute("SELECT isle_sync(?)", [bucket])
 
@@ -31,17 +31,17 @@ phone.execute("SELECT isle_key_import(?)", laptop.execute("SELECT isle_key_expor
 phone.execute("SELECT isle_sync(?)", [bucket])
 
 # Offline, both write to the same row.
-laptop.execute("UPDATE notes SET stars = 5 WHERE id = 1")
+laptop.execute("UPDATE notes SET stars = 5 WHERE title = 'Dune'")
 laptop.commit()
-phone.execute("UPDATE notes SET title = 'Dune, again' WHERE id = 1")
-phone.execute("INSERT INTO notes VALUES(2, 'Solaris', 4)")
+phone.execute("UPDATE notes SET title = 'Dune, again' WHERE title = 'Dune'")
+phone.execute("INSERT INTO notes(title, stars) VALUES('Solaris', 4)")
 phone.commit()
 
 for db in (laptop, phone, laptop):
     db.execute("SELECT isle_sync()")
 
 for db in (laptop, phone):
-    for row in db.execute("SELECT id, title, stars FROM notes ORDER BY id"):
+    for row in db.execute("SELECT title, stars FROM notes ORDER BY title"):
         print(*row, sep=" | ")
 same = laptop.execute("SELECT isle_hash()").fetchone() == phone.execute("SELECT isle_hash()").fetchone()
 print("the same" if same else "not the same")

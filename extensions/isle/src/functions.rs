@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use isle::{BackedUp, Have, Replica, Resolution, SchemaPlan, SchemaReport, SiteId, Value};
+use isle::{BackedUp, ConflictBase, Have, Replica, Resolution, SchemaPlan, SchemaReport, SiteId, Value};
 use rusqlite::functions::{ConnectionRef, Context, FunctionFlags};
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error, Result};
@@ -42,6 +42,8 @@ const FUNCTIONS: &[Function] = &[
     ("isle_schema_plan", 1..=1, schema_plan),
     ("isle_schema_apply", 1..=2, schema_apply),
     ("isle_resolve", 2..=3, resolve),
+    ("isle_conflict_base", 1..=1, conflict_base),
+    ("isle_device_name", 0..=1, device_name),
     ("isle_undo", 1..=2, undo),
     ("isle_backup", 0..=1, backup),
     ("isle_build", 0..=0, |call| Ok(text(json!({ "isle": env!("CARGO_PKG_VERSION"), "sqlite": call.sqlite()? })))),
@@ -72,10 +74,35 @@ pub(crate) fn register(conn: &Connection, session: &Arc<Session>) -> Result<()> 
     Ok(())
 }
 
-/// An error as C takes it: its text ends at the first zero.
+/// What errors name from the command line, and what it is here.
+const SPOKEN: &[(&str, &str)] = &[
+    (
+        "`isle key export FILE` on a device that has it, then `isle key import FILE` here",
+        "isle_key_export() on a device that has it, then isle_key_import(text) here",
+    ),
+    ("`isle key create`", "isle_key_create()"),
+    ("`isle key import FILE`", "isle_key_import(text)"),
+    ("and add it again with `--plain`", "and isle_sync(url, '{\"plain\": true}')"),
+    ("and add it again without `--plain`", "and isle_sync(url)"),
+    ("add one with `isle remote add NAME URL`", "isle_sync(url) adds one"),
+    ("`isle remote list`", "isle_status()"),
+    ("`isle remote remove ", "`isle_forget_remote "),
+    ("`isle conflicts list`", "isle_conflicts"),
+    ("`isle conflicts resolve", "`isle_resolve"),
+    ("`isle schema apply`", "isle_schema_apply(sql)"),
+    ("`isle schema status`", "isle_status()"),
+    ("`isle status`", "isle_status()"),
+    ("`isle doctor`", "isle_check()"),
+    ("`isle devices`", "isle_devices"),
+    ("`isle undo`", "isle_undo(version, site)"),
+    ("`isle untrack`", "isle_untrack(table)"),
+    ("`isle track`", "isle_track(table)"),
+    ("`isle sync`", "isle_sync()"),
+];
+
+/// An error in the words of SQL, as C takes it: its text ends at the first zero.
 pub(crate) fn printable(error: Failure) -> Failure {
-    let text = error.to_string();
-    if text.contains('\0') { text.replace('\0', "\\0").into() } else { error }
+    SPOKEN.iter().fold(error.to_string().replace('\0', "\\0"), |text, (from, to)| text.replace(from, to)).into()
 }
 
 /// What a function gives, as SQLite takes it.
@@ -102,6 +129,11 @@ pub(crate) fn value_of(value: ValueRef<'_>) -> Value {
         ValueRef::Text(value) => Value::Text(String::from_utf8_lossy(value).into_owned()),
         ValueRef::Blob(value) => Value::Blob(value.to_vec()),
     }
+}
+
+/// The integer that a real number is: Node.js knows no other numbers.
+pub(crate) fn whole(value: f64) -> Option<i64> {
+    (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64)
 }
 
 /// A call of a function.
@@ -158,6 +190,10 @@ impl Call<'_> {
         match self.given(n) {
             ValueRef::Null => Ok(None),
             ValueRef::Integer(value) if value >= 0 => Ok(Some(value as u64)),
+            ValueRef::Real(value) => match whole(value) {
+                Some(value) if value >= 0 => Ok(Some(value as u64)),
+                _ => Err(self.wrong(n, "an integer of 0 or more")),
+            },
             _ => Err(self.wrong(n, "an integer of 0 or more")),
         }
     }
@@ -313,8 +349,23 @@ fn resolve(call: &Call<'_>) -> Outcome {
             );
         }
     };
-    call.replica(Access::Write)?.resolve(call.count(0)? as i64, &resolution)?;
-    Ok(Value::Null)
+    let (replica, id) = (call.replica(Access::Write)?, call.count(0)? as i64);
+    replica.resolve(id, &resolution)?;
+    Ok(replica.conflict(id)?.current.unwrap_or(Value::Null))
+}
+
+fn conflict_base(call: &Call<'_>) -> Outcome {
+    Ok(match call.replica(Access::Write)?.conflict_base(call.count(0)? as i64)? {
+        ConflictBase::Value(value) => value,
+        ConflictBase::Absent | ConflictBase::Unknown => Value::Null,
+    })
+}
+
+fn device_name(call: &Call<'_>) -> Outcome {
+    Ok(Value::Text(match call.optional_text(0)? {
+        Some(name) => call.replica(Access::Write)?.rename_device(name)?.name,
+        None => call.replica(Access::Read)?.device()?.name,
+    }))
 }
 
 fn undo(call: &Call<'_>) -> Outcome {

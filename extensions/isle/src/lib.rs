@@ -38,7 +38,10 @@
 //! isle_export([vector [, bytes]])  what another one with that vector lacks, as a blob; NULL if nothing
 //! isle_apply(blob)                 takes it in
 //! isle_schema_plan(sql), isle_schema_apply(sql [, backups])      what it takes to make the tables so; does it, on all devices
-//! isle_resolve(conflict, take [, value])   'keep', 'put-back', 'base', 'ours', 'theirs', or 'value' and one
+//! isle_resolve(conflict, take [, value])   'keep', 'put-back', 'base', 'ours', 'theirs', or 'value' and one; gives what stands then. The side that won keeps what
+//!                                  stands, also where somebody has written something else since
+//! isle_conflict_base(conflict)     what the cell held before either of the two values; NULL if nothing, or if the log does not reach back
+//! isle_device_name([name])         what this device is called; gives it another name
 //! isle_undo(version [, site])      takes a changeset back, by a new one
 //! isle_backup([folder])            an online backup, verified
 //! isle_text_splice(text, at, delete, insert)    text with a piece replaced; at counts characters from 0
@@ -49,13 +52,25 @@
 //! # Tables
 //! ```text
 //! isle_changes      every changed row that the log has, newest first: site, device, version, time_ms, baseline, change, table_name, row_key, cells
-//! isle_history(table [, key])    the same by cell: …, row_key, column_name, before, after, kind
+//! isle_history(table [, key])    the same by cell: site, device, version, time_ms, baseline, change, row_key, column_name, before, after, kind; before is NULL without a key
 //! isle_conflicts    values that lost: id, table_name, row_key, column_name, lost, lost_site, lost_ms, current, won_site, won_ms, reason, resolved
 //! isle_repaired     rows that a constraint keeps from showing: table_name, row_key, hidden, constrained_by, instead
 //! isle_devices      replicas of the group: site, name, version, last_write_ms, this, retired
 //! isle_parked       what came for tables and columns that are not here: table_name, table_id, columns, changesets, needs
 //! ```
 //! A key of several columns is a JSON array, on the way in as well.
+//!
+//! # What an app has to know
+//! * A device is a folder, `ISLE_HOME`, that holds its keys: one for all files of an app on a device. The second device takes over the key of what is encrypted, by `isle_key_export()`
+//!   and `isle_key_import(text)`, or joins with a ticket; it needs no tables, they come with the first sync.
+//! * Commit before a call. Those that write are refused in a write transaction of their own connection: all but `isle_status`, `isle_site_id`, `isle_group_id`,
+//!   `isle_check`, `isle_schema_plan`, `isle_key_export`, `isle_devices`, `isle_conflicts`, `isle_repaired` and `isle_parked`. They wait for others' transactions as long as
+//!   the connection's busy timeout says, for each remote anew, or 5 s if it says nothing; `isle_sync(url, '{"timeout_ms": 3000}')` bounds the whole.
+//! * Keys are the app's to choose: two devices that both insert `id` 1 have written the same row. Where that can happen: `id TEXT PRIMARY KEY DEFAULT (lower(hex(randomblob(16))))`.
+//! * Change tracked tables by `isle_schema_apply` with the whole definition that is wanted, not by ALTER TABLE: what that adds does not travel until it is in a definition,
+//!   and a table that was changed otherwise stands still (`standing_still` of a sync).
+//! * The fields of a sync's JSON are those of `SyncReport`, of the status those of `Status` (`cargo doc -p isle --open`). An app shows `tables` anew, looks at `isle_conflicts` when
+//!   `conflict_detected` is true, and tells its user of `refused`, `waiting`, `pending`, `standing_still`, `stale` and `turned_away` where they are not empty.
 //!
 //! # Limits
 //! SQLite 3.40 or later, built for threads. Only the main database of a connection, and only a file that it opened with SQLite's usual VFS. Two copies of SQLite

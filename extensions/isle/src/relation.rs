@@ -154,7 +154,7 @@ unsafe impl VTabCursor for Cursor<'_> {
     fn filter(&mut self, mask: c_int, _: Option<&str>, given: &Filters<'_>) -> Result<()> {
         match catch_unwind(AssertUnwindSafe(|| self.look(mask, given))) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(failure(&error.to_string())),
+            Ok(Err(error)) => Err(failure(&crate::functions::printable(error).to_string())),
             Err(_) => Err(failure("isle failed; that is a fault of isle's")),
         }
     }
@@ -189,5 +189,5 @@ unsafe impl VTabCursor for Cursor<'_> {
 }
 
 fn failure(reason: &str) -> Error {
-    Error::ModuleError(reason.replace('\0', "\\0"))
+    Error::ModuleError(reason.to_owned())
 }

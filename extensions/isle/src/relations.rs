@@ -27,7 +27,7 @@ static RELATIONS: [Relation; 6] = [
     Relation {
         name: c"isle_history",
         declaration: c"CREATE TABLE x(site TEXT, device TEXT, version INTEGER, time_ms INTEGER, baseline INTEGER, change TEXT, \
-                       changed_key, column_name TEXT, before, after, kind TEXT, table_name TEXT HIDDEN, row_key HIDDEN)",
+                       row_key, column_name TEXT, before, after, kind TEXT, of_table TEXT HIDDEN, of_key HIDDEN)",
         columns: 11,
         arguments: &["the table", "the key"],
         required: 1,

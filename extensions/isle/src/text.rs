@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, OptionalExtension as _, Result};
 use serde_json::value::RawValue;
 
-use crate::functions::Answer;
+use crate::functions::{Answer, whole};
 use crate::replica::Failure;
 
 /// Makes them known to a connection.
@@ -41,6 +41,9 @@ fn splice(context: &Context<'_>) -> std::result::Result<Value, Failure> {
         ValueRef::Integer(value) => {
             usize::try_from(value).map_err(|_| format!("isle_text_splice: {what} has to be 0 or more, and is {value}"))
         }
+        ValueRef::Real(value) => whole(value)
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or_else(|| format!("isle_text_splice: {what} has to be an integer of 0 or more, and is {value}")),
         _ => Err(format!("isle_text_splice: {what} has to be an integer")),
     };
     let (at, delete) = (number(1, "the place")?, number(2, "the number of characters to delete")?);
@@ -69,7 +72,7 @@ fn insert(context: &Context<'_>) -> std::result::Result<Value, Failure> {
     let found: Option<(Option<String>, Option<String>, String)> = conn
         .query_row(
             "SELECT json_type(?1, ?2), json_extract(?1, ?2), CASE WHEN ?4 THEN json(?3) ELSE json_quote(?3) END",
-            rusqlite::params![json, array, Answer(crate::functions::value_of(context.get_raw(2))), is_json(context)],
+            rusqlite::params![json, array, Answer(inserted(context.get_raw(2))), is_json(context)],
             |row| Ok((row.get(0)?, row.get(1).unwrap_or_default(), row.get(2)?)),
         )
         .optional()?;
@@ -92,6 +95,14 @@ fn insert(context: &Context<'_>) -> std::result::Result<Value, Failure> {
     let elements = serde_json::to_string(&elements)?;
     let put = "SELECT json_replace(?1, ?2, json(?3))";
     Ok(Value::Text(conn.query_row(put, rusqlite::params![json, array, elements], |row| row.get(0))?))
+}
+
+/// What is inserted; 5.0 is 5, for Node.js knows no other numbers.
+fn inserted(value: ValueRef<'_>) -> Value {
+    match crate::functions::value_of(value) {
+        Value::Real(number) => whole(number).map_or(Value::Real(number), Value::Integer),
+        other => other,
+    }
 }
 
 /// Whether SQLite says that the value came out of one of its JSON functions.

@@ -284,6 +284,10 @@ pub(crate) fn details(report: &SyncReport, names: &Names) -> Vec<String> {
         let lost = count(report.conflicts, "value");
         lines.push(format!("{lost} lost against concurrent writes and wait in the journal: `isle conflicts`"));
     }
+    if !report.standing_still.is_empty() {
+        let tables = report.standing_still.join(", ");
+        lines.push(format!("{tables}: changed past isle, and does not travel: `isle schema status` says why"));
+    }
     if report.hidden > 0 && report.pulled_rows > 0 {
         let rows = count(report.hidden, "row");
         lines.push(format!(

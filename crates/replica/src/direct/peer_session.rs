@@ -226,7 +226,7 @@ impl PeerSession {
             state.learn_versions(&has);
         })?;
         let status = inner.store.status()?;
-        (report.local_version, report.hidden) = (status.version, status.repaired);
+        report.describe(status);
         let outcome = self.failure.map_or(Ok(&report), Err);
         operations::note_sync(inner, &self.desk.name, self.started_ms, outcome)?;
         Ok(report)

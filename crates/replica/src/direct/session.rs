@@ -168,7 +168,7 @@ pub(super) async fn run(
         Ok(inner.store.status()?)
     });
     match noted.await {
-        Ok(status) => (report.local_version, report.hidden) = (status.version, status.repaired),
+        Ok(status) => report.describe(status),
         Err(error) => tracing::warn!(%error, "what a session did cannot be noted"),
     }
     report.conflict_detected = report.conflicts > 0;

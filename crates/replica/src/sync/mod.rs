@@ -168,6 +168,8 @@ pub struct SyncReport {
     pub hidden: u64,
     /// Tables that changed here.
     pub tables: Vec<String>,
+    /// Tracked tables that were changed past isle, whose rows do not travel ([`Replica::schema_state`]).
+    pub standing_still: Vec<String>,
     /// Replicas seen in the remote, this one included.
     pub replicas: u64,
     /// What a bucket with versioning calls the head that this sync put: what to ask for to see this state again.
@@ -529,7 +531,7 @@ impl<'a> Session<'a> {
             Ok((inner.store.status()?, pending(inner)?))
         })
         .await?;
-        (self.report.local_version, self.report.hidden) = (status.version, status.repaired);
+        self.report.describe(status);
         self.report.pending = pending;
         self.state.last_sync_ms = Some(self.inner.runtime.now_ms());
         self.state.last_error = None;
