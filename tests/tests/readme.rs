@@ -134,6 +134,20 @@ fn the_examples_for_other_languages_are_those_of_the_packages_and_the_packages_a
     assert!(checks.lines().any(|line| line == "scripts/test-extension"));
 }
 
+/// Would catch: a setting in the README that isle does not know.
+#[test]
+fn the_settings_are_such_as_isle_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = blocks(&readme(), "toml");
+    assert_eq!(settings.len(), 1);
+    std::fs::write(folder.path().join("isle.toml"), settings[0].replace("~/.isle", "home")).unwrap();
+    let mut command = Command::new(isle_binary());
+    command.args(["init"]).current_dir(folder.path()).env_remove("ISLE_HOME").env_remove("ISLE_DB");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", describe(&output));
+    assert!(folder.path().join("notes.db").exists() && folder.path().join("home/device.key").exists());
+}
+
 #[test]
 fn commands_that_build_are_run_by_the_checks() {
     let checks = std::fs::read_to_string(workspace().join(".ci/run")).unwrap().replace(" --quiet", "");

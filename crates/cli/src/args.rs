@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// The replica's file [default: the only one in the current folder]
     #[arg(long, global = true, env = "ISLE_DB", value_name = "PATH", hide_env_values = true, value_parser = crate::db::named())]
     pub(crate) db: Option<PathBuf>,
+    /// A file of settings [default: isle.toml, else isle/config.toml in the user's folder of settings]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Results and errors as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -453,10 +456,10 @@ pub(crate) struct DiffArgs {
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct Patience {
     /// How long a request to a remote may go without progress [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "ISLE_TIMEOUT", hide_env_values = true)]
     pub(crate) timeout: Option<Duration>,
     /// How often a request is tried again after a broken connection, a timeout or a server's error [default: 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "ISLE_RETRIES", hide_env_values = true)]
     pub(crate) retries: Option<u32>,
 }
 

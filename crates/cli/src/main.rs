@@ -11,6 +11,7 @@
 mod args;
 mod bar;
 mod commands;
+mod config;
 mod confirm;
 mod db;
 mod demo;
@@ -30,11 +31,15 @@ use crate::output::Out;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    let json = words.iter().any(|word| word == "--json");
+    if let Err(error) = config::load(&words) {
+        return failure::report(&error.into(), "", json);
+    }
     let parsed = Args::command().try_get_matches_from(&words);
     let parsed = parsed.and_then(|matches| Ok((operation(&matches), Args::from_arg_matches(&matches)?)));
     let (operation, args) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return failure::usage(&error, words.iter().any(|word| word == "--json")),
+        Err(error) => return failure::usage(&error, json),
     };
     log_to_stderr();
     let mut out = Out::new(args.json, args.quiet);

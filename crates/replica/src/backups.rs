@@ -154,7 +154,7 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> BackupE
 }
 
 impl Replica {
-    /// Where backups of this file go if nobody names a folder: `backups` beside it, or beside its folder where that is called `data`.
+    /// Where backups of this file go if nobody names a folder: `ISLE_BACKUPS`, else `backups` beside it, or beside its folder where that is called `data`.
     ///
     /// # Errors
     /// [`BackupError::NoFolder`].
@@ -448,7 +448,7 @@ fn step_aside(database: &Path) -> Result<Option<PathBuf>, BackupError> {
     Ok(moved.then(|| named(&aside)))
 }
 
-/// Where backups of a database go if nobody names a folder: `backups` beside it, or beside its folder where that is called `data`.
+/// Where backups of a database go if nobody names a folder: `ISLE_BACKUPS`, else `backups` beside it, or beside its folder where that is called `data`.
 ///
 /// # Errors
 /// [`BackupError::NoFolder`].
@@ -485,6 +485,9 @@ fn manifest(path: &Path) -> Option<Backup> {
 
 /// The folder for backups of a database.
 fn folder_of(database: &Path) -> Result<PathBuf, BackupError> {
+    if let Some(folder) = std::env::var_os("ISLE_BACKUPS").filter(|folder| !folder.is_empty()) {
+        return Ok(folder.into());
+    }
     let no_folder = || BackupError::NoFolder { database: database.to_owned() };
     let folder = database.parent().filter(|folder| folder.is_dir()).ok_or_else(no_folder)?;
     let is_data = folder.file_name().is_some_and(|name| name == "data");

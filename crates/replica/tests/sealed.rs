@@ -474,7 +474,10 @@ async fn a_plain_remote_that_came_with_a_file_is_not_synced_with_until_it_was_ad
     stranger.sync().await.unwrap();
     let copy = folder.path().join("copy.db");
     stranger
-        .read(|q| Ok(q.as_rusqlite().backup("main", &copy, None::<fn(rusqlite::backup::Progress)>).unwrap()))
+        .read(|q| {
+            q.as_rusqlite().backup("main", &copy, None::<fn(rusqlite::backup::Progress)>).unwrap();
+            Ok(())
+        })
         .unwrap();
     let own = Replica::builder(&copy).home(folder.path().join("own.home")).open().unwrap();
     own.write(|tx| tx.execute("INSERT INTO notes VALUES(7, 'own words')", &[])).unwrap();

@@ -310,6 +310,8 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     let done = out.json(&json!({
         "file": status.path.to_string_lossy(),
         "home": home,
+        "backups": replica.backup_folder().ok().map(|folder| folder.display().to_string()),
+        "config": crate::config::path().map(|path| path.display().to_string()),
         "device": status.device.name,
         "sqlite": sqlite,
         "journal_mode": mode,
@@ -325,6 +327,12 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
     let style = out.style;
     out.note(format!("file    {}", status.path.display()))?;
     out.note(format!("home    {home} (device {})", status.device.name))?;
+    if let Ok(folder) = replica.backup_folder() {
+        out.note(format!("backups {}", folder.display()))?;
+    }
+    if let Some(path) = crate::config::path() {
+        out.note(format!("config  {}", path.display()))?;
+    }
     out.note(format!("isle    {}, SQLite {sqlite}, journal mode {mode}", env!("CARGO_PKG_VERSION")))?;
     for found in &report.findings {
         out.line(format!("{} {}: {}", style.yellow("!"), found.check, found.message))?;

@@ -5,6 +5,7 @@
 mod backups;
 mod compact;
 mod compare;
+mod config;
 mod demo;
 mod files;
 mod full;

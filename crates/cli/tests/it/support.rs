@@ -85,7 +85,15 @@ impl Place {
 impl Device {
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_isle"));
-        command.args(args).current_dir(&self.folder).env("ISLE_HOME", &self.home).env("TZ", "Europe/Copenhagen");
+        command
+            .args(args)
+            .current_dir(&self.folder)
+            .env("ISLE_HOME", &self.home)
+            .env("XDG_CONFIG_HOME", &self.home)
+            .env("TZ", "Europe/Copenhagen");
+        for name in ["ISLE_BACKUPS", "ISLE_CONFIG", "ISLE_RETRIES", "ISLE_TIMEOUT"] {
+            command.env_remove(name);
+        }
         for name in ["ISLE_DB", "ISLE_LOG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"] {
             command.env_remove(name);
         }
