@@ -209,6 +209,12 @@ impl Replica {
             inner.record_published(status.site, last)?;
         }
         let own = self.signed_here(status.site, &found.changesets)?;
+        if let Some(own) = &own
+            && !is_in_log(inner, own, &found.changesets)?
+        {
+            // It was sealed anew before it counted as published, which it does now.
+            return self.export_bundle(have, bytes);
+        }
         let segments = segments(inner, up_to_signatures(inner, found.changesets, own.as_ref())?, own)?;
         let named = |site: &isle_store::Site| Some((site.id, site.name.clone()?));
         let mut names: Vec<_> = status.sites.iter().filter(|site| !site.own).filter_map(named).collect();
@@ -302,6 +308,13 @@ impl Replica {
         }
         Ok(bundle)
     }
+}
+
+/// Whether the version that is signed here is the one that the log has.
+fn is_in_log(inner: &Inner, own: &Frame, changesets: &[(SiteId, Logged)]) -> Result<bool, Error> {
+    let same = |(site, logged): &&(SiteId, Logged)| *site == own.site && logged.version == own.version;
+    let chain = changesets.iter().find(same).map(|(_, logged)| Header::hash(&logged.header));
+    Ok(inner.store.own_site()? == own.site && inner.store.own_chain(own.version)? == chain)
 }
 
 fn hex(id: &[u8]) -> String {
