@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod backup;
+mod bundle;
 mod files;
 mod interchange;
 mod rows;
@@ -9,6 +10,7 @@ mod schema;
 mod sim;
 
 pub(crate) use backup::{BackupAction, BackupPlace};
+pub(crate) use bundle::BundleAction;
 pub(crate) use files::{By, FilesAction, IdentityBy, KindAdd, Moving, SetAction, TrashAction};
 pub(crate) use interchange::{DialectBy, Documents, Export, ExportAction, Import, ImportAction};
 pub(crate) use rows::{List, PerBy, Search, Stats};
@@ -221,6 +223,9 @@ pub(crate) enum Command {
         Examples:\n  isle backup create --comment 'before the move'\n  isle backup list\n  isle backup restore 3f2a"
     )]
     Backup(BackupAction),
+    /// Changes that somebody carries as a file, where devices share no network
+    #[command(subcommand, after_help = "Example:\n  isle bundle export usb/notes.bundle --have usb/phone.have")]
+    Bundle(BundleAction),
     /// Rows out of JSON and YAML documents
     #[command(subcommand, after_help = "Example:\n  isle import json ~/.app --map import.toml --archive")]
     Import(ImportAction),

@@ -46,7 +46,7 @@ pub enum BundleError {
     },
     /// It is encrypted, and this device has no key of its group.
     #[error(
-        "the bundle is encrypted, and this device has no key of its group {}: export the key on a device that has it, and import it here", group.short()
+        "the bundle is encrypted, and this device has no key of its group {}: `isle key export FILE` on a device that has it, then `isle key import FILE` here", group.short()
     )]
     KeyMissing {
         /// The group.

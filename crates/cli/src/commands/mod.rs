@@ -1,6 +1,7 @@
 //! The commands, by what they are about.
 
 mod backups;
+mod bundle;
 mod compact;
 pub(crate) mod conflicts;
 mod devices;
@@ -62,6 +63,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Peers { action } => peers::run(args, action.as_ref(), out),
         Command::Devices { action } => devices::run(args, action.as_ref(), out),
         Command::Backup(action) => backups::run(args, action, out),
+        Command::Bundle(action) => bundle::run(args, action, out),
         Command::Import(action) => interchange::import(args, action, out),
         Command::Export(action) => interchange::export(args, action, out),
         Command::Files(action) => library::run(args, action, out),

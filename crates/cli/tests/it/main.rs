@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "a test that a tool is missing for says so")]
 
 mod backups;
+mod bundle;
 mod compact;
 mod compare;
 mod config;
