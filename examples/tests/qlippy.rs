@@ -139,18 +139,23 @@ fn files_are_taken_up_and_fetched_where_they_are_wanted() {
             }
         }
         std::fs::write(own_a.join("models/tiny.gguf"), gguf()).unwrap();
+        std::fs::write(own_a.join("models/No name.Q4.gguf"), gguf_named("")).unwrap();
         std::fs::write(own_a.join("models/broken.gguf"), b"GGUF and no more").unwrap();
         std::fs::write(own_a.join("voices/hey-isle.ppn"), [7; 2048]).unwrap();
         let report = pair.a.refresh(NOW).unwrap();
-        assert_eq!((report.added, report.invalid), (2, 1), "{report:?}");
+        assert_eq!((report.added, report.invalid), (3, 1), "{report:?}");
+        let failed = pair.a.replica().operations(Some("scan"), 1).unwrap().remove(0);
+        assert!(failed.facts.contains("broken.gguf"), "the reason is in the list of operations: {}", failed.facts);
         let state: (String, i64, i64) = pair
             .a
             .replica()
             .read(|q| q.one("SELECT status, progress_percent, files_total FROM sync_status", &[]))
             .unwrap()
             .unwrap();
-        assert_eq!(state, ("completed".to_owned(), 100, 3));
+        assert_eq!(state, ("completed".to_owned(), 100, 4));
         pair.sync();
+        let names: Vec<String> = pair.b.models().unwrap().into_iter().map(|model| model.name).collect();
+        assert_eq!(names, ["No name.Q4", "tiny"], "one without a name is called as its file");
         let model = pair.b.models().unwrap().pop().unwrap();
         assert_eq!((model.architecture.as_deref(), model.file_path.as_deref()), (Some("llama"), None));
         assert_eq!(pair.b.wake_words().unwrap(), [("hey-isle".to_owned(), false)]);
@@ -158,7 +163,7 @@ fn files_are_taken_up_and_fetched_where_they_are_wanted() {
             pair.runtime.block_on(pair.a.library().push(&isle::MoveOptions::default())).unwrap();
         }
         pair.runtime.block_on(pair.b.fetch(&model.id, NOW)).unwrap();
-        let here = pair.b.models().unwrap().pop().unwrap().file_path.unwrap();
+        let here = pair.b.models().unwrap().into_iter().find_map(|model| model.file_path).unwrap();
         assert_eq!(std::fs::read(here).unwrap(), gguf());
         // Gone from one device it is the other's yet.
         std::fs::remove_file(own_a.join("models/tiny.gguf")).unwrap();
@@ -166,7 +171,7 @@ fn files_are_taken_up_and_fetched_where_they_are_wanted() {
         pair.a.refresh(NOW + 1).unwrap();
         pair.sync();
         let places: Vec<bool> = pair.a.models().unwrap().iter().map(|model| model.file_path.is_some()).collect();
-        assert_eq!((pair.a.models().unwrap().len(), places), (2, vec![true, false]));
+        assert_eq!(places, [true, true, false], "no name, other, tiny");
         assert!(pair.b.models().unwrap().iter().any(|model| model.file_path.is_some()));
     }
 }

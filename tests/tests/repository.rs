@@ -229,6 +229,14 @@ fn shared_dependencies_stand_in_the_root() {
     complain(&own);
 }
 
+/// Would catch: a crate that comes to need an app that is built on it.
+#[test]
+fn no_crate_knows_the_apps() {
+    let crates = files(&["Cargo.toml"]).into_iter().filter(|path| path.starts_with(root().join("crates")));
+    let knowing = crates.filter(|path| fs::read_to_string(path).unwrap().contains("isle-examples"));
+    complain(&knowing.map(|path| path.display().to_string()).collect::<Vec<_>>());
+}
+
 /// A patch that fits no more would show nothing; `scripts/planted-bugs` shows that the simulations find each.
 #[test]
 fn planted_bugs_fit_the_sources_and_say_what_they_do() {

@@ -494,3 +494,60 @@ fn keys_of_several_columns_are_told_apart() {
     a.write("pairs.json", r#"[{"x": "p, q", "y": "r"}]"#);
     assert_eq!(a.replica.verify_import(&mapping, &a.documents).unwrap().sources[0].extra, 1);
 }
+
+/// Any JSON of a few levels.
+fn any_json() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
+    use proptest::prelude::*;
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        (-1e9f64..1e9).prop_map(Into::into),
+        "\\PC{0,12}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(3, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+            prop::collection::btree_map("[a-zé\"$. ]{1,6}", inner, 0..5)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
+    /// Would catch: a value that does not come out of the database as it went in.
+    #[test]
+    fn documents_of_any_content_come_out_of_the_file_as_they_went_in(
+        settings in proptest::collection::btree_map("[a-z_]{1,8}", any_json(), 0..6),
+        odd in proptest::collection::vec(proptest::collection::btree_map("[f-h]{1,3}", any_json(), 0..4), 0..5),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let a = Device::new(folder.path(), "a");
+        let settings = serde_json::Value::Object(settings.into_iter().collect());
+        let jobs: Vec<serde_json::Value> = odd
+            .into_iter()
+            .enumerate()
+            .map(|(n, odd)| {
+                let mut job: serde_json::Map<_, _> = odd.into_iter().collect();
+                job.insert("id".to_owned(), format!("{n:03}").into());
+                job.insert("name".to_owned(), "x".into());
+                job.into()
+            })
+            .collect();
+        a.write("settings.json", &settings.to_string());
+        a.write("jobs.json", &serde_json::Value::from(jobs.clone()).to_string());
+        let mapping = Mapping::from_toml(MAP).unwrap();
+        a.replica.import(&mapping, &a.documents, &ImportOptions::default()).unwrap();
+        let out = folder.path().join("out");
+        a.replica.export(&mapping, &out, &ExportOptions::default()).unwrap();
+        let read = |name: &str| -> serde_json::Value { serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap() };
+        proptest::prop_assert_eq!(read("settings.json"), settings);
+        for (job, given) in read("jobs.json").as_array().unwrap().iter().zip(&jobs) {
+            for (member, value) in given.as_object().unwrap() {
+                proptest::prop_assert_eq!(&job[member], value, "{} of {}", member, given);
+            }
+        }
+    }
+}

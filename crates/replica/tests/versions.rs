@@ -44,6 +44,79 @@ fn versions(replica: &Replica) -> Vec<String> {
         .collect()
 }
 
+/// Would catch: forms of one definition that devices take for two schemas, and a constraint of the data's form that is left out.
+#[test]
+fn sql_and_data_of_one_schema_get_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let sql = "CREATE TABLE pages(id TEXT PRIMARY KEY, page INTEGER NOT NULL DEFAULT 1, CHECK(page > 0)); CREATE INDEX by_page ON pages(page) WHERE page > 7;";
+    let json = r#"{"tables": {"pages": {"columns": [{"name": "id", "type": "TEXT", "primary_key": true},
+        {"name": "page", "type": "INTEGER", "not_null": true, "default": "1"}], "check_constraints": [{"expression": "page > 0"}]}},
+        "indexes": [{"name": "by_page", "table": "pages", "columns": ["page"], "where_clause": "page > 7"}]}"#;
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    let of_json = || Definition::from_json(json).unwrap();
+    a.apply_schema(sql).unwrap();
+    b.apply_schema(of_json()).unwrap();
+    assert!(a.plan_schema(of_json()).unwrap().changes.is_empty() && b.plan_schema(sql).unwrap().changes.is_empty());
+    a.write(|tx| tx.execute("INSERT INTO pages VALUES('a', 1)", &[])).unwrap();
+    b.write(|tx| tx.execute("INSERT INTO pages VALUES('b', 2)", &[])).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for replica in [&a, &b, &a] {
+        runtime.block_on(replica.sync()).unwrap();
+    }
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    for replica in [&a, &b] {
+        assert_eq!(replica.read(|q| q.all::<String>("SELECT id FROM pages ORDER BY id", &[])).unwrap(), ["a", "b"]);
+        let refused = replica.write(|tx| tx.execute("INSERT INTO pages VALUES('x', 0)", &[])).unwrap_err().to_string();
+        assert!(refused.contains("CHECK"), "{refused}");
+    }
+    let other = Definition::from_json(&json.replace("page > 0", "page >= 0")).unwrap();
+    assert_eq!(b.plan_schema(other).unwrap().changes[0].kind, "change table");
+}
+
+#[test]
+fn what_only_adds_makes_no_backup() {
+    let folder = tempfile::tempdir().unwrap();
+    let (replica, backups) = (replica(folder.path(), "a"), folder.path().join("copies"));
+    replica.sync_schema("CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT);", &backups).unwrap();
+    replica.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'x')", &[])).unwrap();
+    let more =
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT, stars INT); CREATE TABLE tags(id INTEGER PRIMARY KEY);";
+    let report = replica.sync_schema(more, &backups).unwrap();
+    assert!(report.plan.changes.len() == 2 && report.backup.is_none() && !backups.exists());
+    let strict = more.replace("title TEXT", "title TEXT NOT NULL DEFAULT ''");
+    assert!(
+        replica.sync_schema(strict.as_str(), &backups).unwrap().backup.is_some_and(|copy| copy.starts_with(&backups))
+    );
+}
+
+/// Would catch: a version that is told of a file whose schema cannot be read, or told before its change is made.
+#[test]
+fn a_version_is_told_when_its_change_is_made_and_of_no_damaged_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (replica(folder.path(), "a"), replica(folder.path(), "b"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let sync = || [&a, &b].map(|replica| drop(runtime.block_on(replica.sync()).unwrap()));
+    a.apply_schema("-- @version 1.0\nCREATE TABLE notes(id INTEGER PRIMARY KEY);").unwrap();
+    sync();
+    assert_eq!(b.schema_version().unwrap(), Some(version("1.0")));
+    // Something of b's own stands in the way of the next one.
+    b.write(|tx| tx.execute_batch("CREATE TABLE tags(name TEXT PRIMARY KEY)")).unwrap();
+    a.apply_schema(
+        "-- @version 2.0\nCREATE TABLE notes(id INTEGER PRIMARY KEY); CREATE TABLE tags(id INTEGER PRIMARY KEY);",
+    )
+    .unwrap();
+    sync();
+    assert_eq!(
+        (a.schema_version().unwrap(), b.schema_version().unwrap()),
+        (Some(version("2.0")), Some(version("1.0")))
+    );
+    b.write(|tx| tx.execute_batch("DROP TABLE tags")).unwrap();
+    sync();
+    assert_eq!(b.schema_version().unwrap(), Some(version("2.0")));
+    rusqlite::Connection::open(b.path()).unwrap().execute("UPDATE isle_migration SET body = x'00'", []).unwrap();
+    b.schema_version().unwrap_err();
+}
+
 #[test]
 fn each_version_that_is_new_is_an_operation_and_the_second_run_does_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -84,6 +84,27 @@ fn what_the_definition_says_otherwise_or_no_more_follows_everywhere() {
     }
 }
 
+#[test]
+fn a_column_that_search_gets_is_searched_in_the_rows_that_are_there() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    let search = |columns: &str| {
+        format!("CREATE VIRTUAL TABLE notes_fts USING fts5({columns}, content='notes', content_rowid='id');")
+    };
+    a.store.apply_schema(&format!("{NOTES}{}", search("title"))).unwrap();
+    a.run("INSERT INTO notes VALUES(1, 'Dune', 'sand and spice')");
+    settle(&[&a, &b]);
+    assert!(found(&b, "spice").is_empty());
+    b.store.apply_schema(&format!("{NOTES}{}", search("title, body"))).unwrap();
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(
+            (found(device, "body:spice"), found(device, "dune")),
+            (vec!["Integer(1)".into()], vec!["Integer(1)".into()])
+        );
+        fts_is_sound(device);
+    }
+}
+
 /// Would catch: a part of an app, as the library of files, that takes the rest of the app's views and search away, on every device.
 #[test]
 fn a_definition_of_a_part_leaves_what_it_does_not_name() {

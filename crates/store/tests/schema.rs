@@ -393,6 +393,24 @@ fn a_column_that_leaves_the_definition_keeps_its_values_and_may_return() {
 }
 
 #[test]
+fn an_index_over_other_rows_is_another_index() {
+    let (a, b) = pair();
+    let with = |condition: &str| {
+        format!(
+            "CREATE TABLE notes(id INTEGER PRIMARY KEY, title TEXT); CREATE INDEX some ON notes(title) WHERE {condition};"
+        )
+    };
+    a.store.apply_schema(&with("id > 1")).unwrap();
+    let plan = a.store.apply_schema(&with("id > 2")).unwrap();
+    let kinds: Vec<&str> = plan.changes.iter().map(|change| change.kind).collect();
+    assert_eq!(kinds, ["create index"], "in the place of the one of that name");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(device.rows("SELECT sql LIKE '%id > 2%' FROM sqlite_schema WHERE name = 'some'"), ["Integer(1)"]);
+    }
+}
+
+#[test]
 fn a_table_that_takes_the_name_which_another_was_given_meanwhile_is_not_taken_for_it() {
     let (a, b) = pair();
     a.store.apply_schema("-- @rename notes -> todo\nCREATE TABLE todo(id INTEGER PRIMARY KEY, title TEXT);").unwrap();

@@ -291,6 +291,8 @@ async fn sets_pins_and_sums() {
     assert_eq!(sums(&b), ("zelda".into(), 2, 10, 0, 10));
     let pulled = b.library.pull(&Selection::Set("zelda".into()), &MoveOptions::default()).await.unwrap();
     assert_eq!(pulled.files, 2);
+    let operation = b.replica.operation(pulled.operation).unwrap().unwrap();
+    assert_eq!((operation.kind.as_str(), operation.percent(), operation.done), ("pull", Some(100), operation.total));
     assert_eq!(sums(&b), ("zelda".into(), 2, 10, 10, 0));
     let mario = b.file("mario");
     assert!(mario.here.is_empty());
