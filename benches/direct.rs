@@ -201,7 +201,7 @@ fn apply_locally(from: &Replica, to: &Replica) -> Duration {
         match &logged.only {
             Some(only) => vec![only.clone()],
             None => (0..count)
-                .map(|n| source.block(status.site, logged.version, count, n).expect("reads").expect("a block"))
+                .map(|n| source.block(status.site, logged.version, n).expect("reads").expect("a block"))
                 .collect(),
         }
     };

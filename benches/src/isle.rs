@@ -140,7 +140,7 @@ fn export(store: &Store, site: SiteId, since: u64) -> Result<Vec<Changeset>> {
                 continue;
             }
             let count = Header::decode(&header)?.blocks.len();
-            let block = |n| store.block(site, version, count, n)?.context("a block is not in the log");
+            let block = |n| store.block(site, version, n)?.context("a block is not in the log");
             changesets.push(Changeset { header, blocks: (0..count).map(block).collect::<Result<_>>()?, proof });
         }
     }

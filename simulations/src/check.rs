@@ -407,7 +407,7 @@ fn sealed(store: &isle_store::Store, site: SiteId, version: u64) -> Result<Optio
     let count = Header::decode(&header).map_err(|source| isle::StoreError::BadHeader { source })?.blocks.len();
     let mut blocks = Vec::new();
     for n in 0..count {
-        match store.block(site, version, count, n)? {
+        match store.block(site, version, n)? {
             Some(block) => blocks.push(block),
             None => return Ok(None),
         }

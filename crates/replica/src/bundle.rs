@@ -370,7 +370,7 @@ fn segments(inner: &Inner, changesets: Vec<(SiteId, Logged)>, own: Option<Frame>
         for index in 0..blocks {
             let block = match only.take() {
                 Some(only) => Some(only),
-                None => inner.store.block(site, version, blocks, index)?,
+                None => inner.store.block(site, version, index)?,
             };
             let block = block.ok_or(BundleError::BlockGone { site, version, index })?;
             put(&Frame::block(site, version, index as u32, block))?;

@@ -474,6 +474,41 @@ async fn what_a_dead_writers_lost_segment_held_is_published_by_another() {
 }
 
 #[tokio::test]
+async fn a_device_publishes_nothing_that_its_disk_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::in_memory();
+    let (a, b) = (first(folder.path(), "a"), device(folder.path(), "b"));
+    for replica in [&a, &b] {
+        replica.add_open_remote("r", remote.clone()).unwrap();
+        replica.sync().await.unwrap();
+    }
+    b.write(|tx| tx.execute("INSERT INTO notes VALUES(1, 'sound', 1)", &[])).unwrap();
+    b.sync().await.unwrap();
+    b.write(|tx| tx.execute("INSERT INTO notes VALUES(2, 'damaged', 1)", &[])).unwrap();
+    a.write(|tx| tx.execute("INSERT INTO notes VALUES(3, 'of another', 1)", &[])).unwrap();
+    a.sync().await.unwrap();
+    let conn = rusqlite::Connection::open(b.path()).unwrap();
+    let last = "(SELECT max(id) FROM isle_log WHERE id >> 44 = (SELECT v FROM isle_meta WHERE k = 'site'))";
+    let (id, body): (i64, Vec<u8>) = conn
+        .query_row(&format!("SELECT id, body FROM isle_log WHERE id = {last}"), [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    let set = "UPDATE isle_log SET body = ?2 WHERE id = ?1";
+    conn.execute(set, rusqlite::params![id, vec![0u8; body.len()]]).unwrap();
+    let error = b.sync().await.unwrap_err().to_string();
+    assert!(error.contains("damaged in this file's log") && error.contains("isle doctor"), "{error}");
+    // What others have comes in all the same, and they keep what they could have before.
+    assert_eq!(count(&b), 3);
+    assert_eq!(a.sync().await.unwrap().remove(0).refused, Vec::<String>::new());
+    assert_eq!(count(&a), 2);
+    conn.execute(set, rusqlite::params![id, body]).unwrap();
+    b.sync().await.unwrap();
+    a.sync().await.unwrap();
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+}
+
+#[tokio::test]
 async fn what_a_head_with_a_damaged_changeset_held_before_is_published_by_another() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Remote::in_memory();
@@ -487,11 +522,14 @@ async fn what_a_head_with_a_damaged_changeset_held_before_is_published_by_anothe
     a.sync().await.unwrap();
     a.write(|tx| tx.execute("UPDATE notes SET stars = 2", &[])).unwrap();
     b.write(|tx| tx.execute("INSERT INTO notes VALUES(2, 'damaged', 1)", &[])).unwrap();
-    // b's disk damages the last one, and b puts a head with both.
-    let last = "(SELECT max(id) FROM isle_log WHERE id >> 44 = (SELECT v FROM isle_meta WHERE k = 'site'))";
-    let damage = format!("UPDATE isle_log SET body = zeroblob(length(body)) WHERE id = {last}");
-    assert_eq!(rusqlite::Connection::open(b.path()).unwrap().execute(&damage, []).unwrap(), 1);
+    // b puts a head with both, in which the last one is damaged.
     b.sync().await.unwrap();
+    let site = b.status().unwrap().site;
+    let (mut head, _) = remote.get_head(site).await.unwrap().unwrap();
+    let block = head.tail.iter_mut().rfind(|frame| frame.kind == isle_blobs::FrameKind::Block).unwrap();
+    block.payload = vec![0; block.payload.len()].into();
+    sign_as(&folder.path().join("b.home"), &mut head, b.status().unwrap().group);
+    remote.put_head(&head).await.unwrap();
     let report = a.sync().await.unwrap().remove(0);
     assert!(report.refused.len() == 1 && report.refused[0].contains("block does not match"), "{report:?}");
     let c = device(folder.path(), "c");

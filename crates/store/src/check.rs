@@ -1,5 +1,7 @@
 //! Looking for damage, in the file and in isle's own bookkeeping.
 
+use std::collections::BTreeMap;
+
 use isle_changeset::{Block, Header};
 use rusqlite::Connection;
 
@@ -97,7 +99,7 @@ fn integrity(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
 fn foreign_keys(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
     let mut statement = conn.prepare("PRAGMA foreign_key_check").doing("check foreign keys")?;
     let orphans = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(2)?)));
-    let mut counts = std::collections::BTreeMap::<(String, String), u64>::new();
+    let mut counts = BTreeMap::<(String, String), u64>::new();
     for orphan in orphans.doing("check foreign keys")? {
         *counts.entry(orphan.doing("check foreign keys")?).or_default() += 1;
     }
@@ -180,6 +182,11 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
 fn log(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
     let mut statement = conn.prepare("SELECT id, header FROM isle_log ORDER BY id").doing("check the log")?;
     let mut rows = statement.query([]).doing("check the log")?;
+    let sql = "SELECT no, version, chain FROM isle_site WHERE chain IS NOT NULL";
+    let mut sites = conn.prepare(sql).doing("check the log")?;
+    let sites = sites.query_map([], |row| Ok((row.get(0)?, (row.get::<_, i64>(1)? as u64, row.get(2)?))));
+    let merged: BTreeMap<i64, (u64, isle_changeset::Hash)> =
+        sites.and_then(Iterator::collect).doing("check the log")?;
     let mut last: Option<(i64, u64, isle_changeset::Hash)> = None;
     while let Some(row) = rows.next().doing("check the log")? {
         let (id, encoded): (i64, Vec<u8>) = (row.get(0).doing("check the log")?, row.get(1).doing("check the log")?);
@@ -199,7 +206,11 @@ fn log(conn: &Connection, report: &mut Report) -> Result<(), StoreError> {
         {
             report.add("log", format!("version {version} of site {} does not follow the one before it", header.site));
         }
-        last = Some((no, version, Header::hash(&encoded)));
+        let hash = Header::hash(&encoded);
+        if merged.get(&no).is_some_and(|(last, chain)| *last == version && *chain != hash) {
+            report.add("log", format!("version {version} of site {} is not what was merged", header.site));
+        }
+        last = Some((no, version, hash));
         for (n, info) in header.blocks.iter().enumerate() {
             let Some(stored) = crate::log::block(conn, id, header.blocks.len(), n)? else { continue };
             if let Err(error) = Block::open(&stored, info).and_then(|block| block.check(info)) {

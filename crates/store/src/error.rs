@@ -169,6 +169,18 @@ pub enum StoreError {
         /// What is wrong.
         source: DecodeError,
     },
+    /// What the log has of a version is not what was written to it.
+    #[error(
+        "version {version} of site {site} is damaged in this file's log ({what}) and is not handed over: run `isle doctor`, then restore a backup or start from the remote"
+    )]
+    LogDamaged {
+        /// The author.
+        site: SiteId,
+        /// The author's version.
+        version: u64,
+        /// What does not match.
+        what: String,
+    },
     /// A header cannot be read.
     #[error("a changeset header is refused: {source}")]
     BadHeader {
@@ -399,6 +411,7 @@ impl StoreError {
             | StoreError::DiskFull { .. }
             | StoreError::ReadOnly { .. }
             | StoreError::Damaged { .. }
+            | StoreError::LogDamaged { .. }
             | StoreError::Internal { .. } => true,
             StoreError::Sqlite { source, .. } => matches!(
                 source.sqlite_error_code(),

@@ -5,8 +5,8 @@ use isle_clock::{SiteId, VersionVector};
 use isle_schema::MigrationId;
 
 use crate::engine::Engine;
-use crate::log;
 use crate::{Applied, LogEntry, Logged, Merging, Store, StoreError, own, track};
+use crate::{handover, log};
 
 impl Store {
     /// Takes an encoded header into the log, to be merged by [`Store::apply`]; false if it was known.
@@ -117,33 +117,29 @@ impl Store {
         self.read(|conn| Ok(log::header(conn, site, version)?.map(|(_, header)| header)))
     }
 
-    /// The encoded header of a logged version and, if it has just one block, that block.
+    /// A logged version.
     ///
     /// # Errors
-    /// SQLite's reason.
-    #[expect(clippy::type_complexity, reason = "a pair that its reader takes apart at once")]
-    pub fn changeset(&self, site: SiteId, version: u64) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, StoreError> {
-        self.read(|conn| log::changeset(conn, site, version))
+    /// [`StoreError::LogDamaged`]; SQLite's reason.
+    pub fn changeset(&self, site: SiteId, version: u64) -> Result<Option<Logged>, StoreError> {
+        self.snapshot(|conn| handover::changeset(conn, site, version))
     }
 
     /// Logged versions of a site after one, in order and in one read: as many as it takes to hold `bytes`, and at least one.
     /// True beside them if there are more.
     ///
     /// # Errors
-    /// SQLite's reason.
+    /// [`StoreError::LogDamaged`]; SQLite's reason.
     pub fn changesets(&self, site: SiteId, after: u64, bytes: usize) -> Result<(Vec<Logged>, bool), StoreError> {
-        self.read(|conn| log::changesets(conn, site, after, bytes))
+        self.snapshot(|conn| handover::changesets(conn, site, after, bytes))
     }
 
-    /// A stored block of a logged version that has `blocks` of them.
+    /// A stored block of a logged version.
     ///
     /// # Errors
-    /// SQLite's reason.
-    pub fn block(&self, site: SiteId, version: u64, blocks: usize, n: usize) -> Result<Option<Vec<u8>>, StoreError> {
-        self.snapshot(|conn| match log::header(conn, site, version)? {
-            Some((id, _)) => log::block(conn, id, blocks, n),
-            None => Ok(None),
-        })
+    /// [`StoreError::LogDamaged`]; SQLite's reason.
+    pub fn block(&self, site: SiteId, version: u64, n: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        self.snapshot(|conn| handover::block(conn, site, version, n))
     }
 
     /// What has been applied here, own versions included.

@@ -8,6 +8,8 @@
 //!   joined.
 //! * The same set of changesets gives the same [`StateHash`], whatever the order, the duplicates and the path.
 //! * Every step is one SQLite transaction. A crash leaves the file before it or after it.
+//! * What the disk damaged in the log is not handed over to anybody (see `handover`), but for the header of the own last version, whose hash nothing
+//!   else knows.
 //! * A concurrent value that loses is in the journal ([`Store::conflicts`]).
 //! * UNIQUE indexes and foreign keys hold in the table at all times. What a merge brings against them is kept, and shows once nothing is
 //!   against it any more ([`Store::repaired`]).
@@ -75,6 +77,7 @@ mod error;
 mod exchange;
 mod forks;
 mod guard;
+mod handover;
 mod hash;
 mod history;
 mod identity;
@@ -122,13 +125,14 @@ pub use dump::SchemaOperation;
 pub use error::StoreError;
 pub use exchange::Frame;
 pub use forks::Fork;
+pub use handover::Logged;
 pub use hash::StateHash;
 pub use history::{Base, CellChange, RowChange, RowChangeKind};
 pub use imports::Life;
 pub use info::{Info, TableInfo};
 pub use journal::{Conflict, Reason};
 pub use lint::{Lint, lint_schema};
-pub use log::{Applied, LogEntry, Logged, Merging, Waiting};
+pub use log::{Applied, LogEntry, Merging, Waiting};
 pub use operations::{Operation, OperationState};
 pub use parked::Parked;
 pub use peers::{CommitCounter, Held, Lacking, PartialChangeset, PeerRow};

@@ -220,67 +220,6 @@ pub(crate) fn block(conn: &Connection, id: i64, blocks: usize, n: usize) -> Resu
     crate::clocks::one(conn, "SELECT body FROM isle_block WHERE id = ?1 AND n = ?2", params![id, n as i64])
 }
 
-/// A logged header and the block beside it, if it has just one.
-#[expect(clippy::type_complexity, reason = "a row of two columns")]
-pub(crate) fn changeset(
-    conn: &Connection,
-    site: SiteId,
-    version: u64,
-) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, StoreError> {
-    if version_of(log_id(0, version)) != version {
-        return Ok(None);
-    }
-    let sql = "SELECT header, body FROM isle_log WHERE id = (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2";
-    let mut statement = conn.prepare_cached(sql).doing("read the log")?;
-    let found = statement.query_row(params![site.as_bytes(), version as i64], |row| Ok((row.get(0)?, row.get(1)?)));
-    found.optional().doing("read the log")
-}
-
-/// A version as the log has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Logged {
-    /// The author's version.
-    pub version: u64,
-    /// Its time, as the bits of an [`Hlc`].
-    pub hlc: u64,
-    /// The encoded header.
-    pub header: Vec<u8>,
-    /// The stored block, if there is just one; those of a larger changeset are read one by one.
-    pub only: Option<Vec<u8>>,
-}
-
-/// Logged versions of a site after one, in order, until they hold `bytes`; true beside them if there are more.
-pub(crate) fn changesets(
-    conn: &Connection,
-    site: SiteId,
-    after: u64,
-    bytes: usize,
-) -> Result<(Vec<Logged>, bool), StoreError> {
-    let mut found = Vec::new();
-    if version_of(log_id(0, after)) != after {
-        return Ok((found, false));
-    }
-    // No join with the sites: SQLite would look at ?1 when it plans, and plan anew at each call.
-    let sql =
-        "SELECT id, header, body, hlc FROM isle_log WHERE id > (SELECT no FROM isle_site WHERE id = ?1) << 44 | ?2
-               AND id < (SELECT no + 1 FROM isle_site WHERE id = ?1) << 44 ORDER BY id";
-    let mut statement = conn.prepare_cached(sql).doing("read the log")?;
-    let mut rows = statement.query(params![site.as_bytes(), after as i64]).doing("read the log")?;
-    let mut held = 0;
-    while let Some(row) = rows.next().doing("read the log")? {
-        if held >= bytes && !found.is_empty() {
-            return Ok((found, true));
-        }
-        let version = version_of(row.get(0).doing("read the log")?);
-        let header: Vec<u8> = row.get(1).doing("read the log")?;
-        let only: Option<Vec<u8>> = row.get(2).doing("read the log")?;
-        held += header.len() + only.as_ref().map_or(0, Vec::len);
-        let hlc = row.get::<_, i64>(3).doing("read the log")? as u64;
-        found.push(Logged { version, hlc, header, only });
-    }
-    Ok((found, false))
-}
-
 /// A logged header; `None` if the version is not in the log.
 pub(crate) fn header(conn: &Connection, site: SiteId, version: u64) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
     let Some(no) = known_site_no(conn, site)? else { return Ok(None) };

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::error::Doing as _;
 use crate::layout::{log_id, version_of};
-use crate::{Logged, Store, StoreError, layout, log};
+use crate::{Logged, Store, StoreError, handover, layout, log};
 
 /// What is read of a site at once while others have something to send as well, in bytes.
 const SITE_BYTES_MIN: usize = 16 << 10;
@@ -263,7 +263,7 @@ impl Store {
     /// What is applied here and not in `have`, about `bytes` of it; nothing of the sites in `without`.
     ///
     /// # Errors
-    /// SQLite's reason.
+    /// [`StoreError::LogDamaged`]; SQLite's reason.
     pub fn lacking(
         &self,
         have: &VersionVector,
@@ -402,7 +402,7 @@ fn lacking(
     let mut changesets = Vec::new();
     for (site, last) in lagging {
         let next = have.get(site) + 1;
-        let (mut found, mut beyond) = log::changesets(conn, site, next - 1, each)?;
+        let (mut found, mut beyond) = handover::changesets(conn, site, next - 1, each)?;
         // What waits is of no use to anybody yet.
         beyond &= found.last().is_some_and(|logged| logged.version < last);
         found.retain(|logged| logged.version <= last);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use isle_changeset::Header;
 use isle_clock::{Hlc, SiteId, VersionVector};
-use isle_store::Frame;
+use isle_store::{Frame, StoreError};
 
 use support::Device;
 
@@ -54,6 +54,57 @@ fn causes_come_first_however_little_is_asked_for_at_once() {
     let without: BTreeSet<SiteId> = [b.site()].into();
     let only = a.store.lacking(&VersionVector::new(), &without, 1 << 20).unwrap();
     assert!(only.changesets.len() == 40 && only.changesets.iter().all(|(site, _)| *site == a.site()));
+}
+
+#[test]
+fn what_the_disk_damaged_in_the_log_is_not_handed_over() {
+    let (a, _b) = talk(3);
+    let conn = rusqlite::Connection::open(a.path()).unwrap();
+    let mut statement = conn.prepare("SELECT id, header, body FROM isle_log").unwrap();
+    let logged = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    let logged: Vec<(i64, Vec<u8>, Vec<u8>)> = logged.unwrap().map(Result::unwrap).collect();
+    assert_eq!(logged.len(), 6);
+    let none = BTreeSet::new();
+    for (id, header, body) in &logged {
+        let Header { site, version, .. } = Header::decode(header).unwrap();
+        let sound = a.store.changeset(site, version).unwrap().unwrap();
+        assert_eq!((&sound.header, sound.only.as_ref()), (header, Some(body)));
+        for (column, bytes) in [("header", header), ("body", body)] {
+            // The own last header has nothing that names its hash yet.
+            if column == "header" && (site, version) == (a.site(), 3) {
+                continue;
+            }
+            let set = format!("UPDATE isle_log SET {column} = ?2 WHERE id = ?1");
+            for bit in (0..bytes.len() * 8).step_by(7) {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                conn.execute(&set, rusqlite::params![id, flipped]).unwrap();
+                let damage = |error| matches!(error, StoreError::LogDamaged { site: of, .. } if of == site);
+                let place = format!("bit {bit} of the {column} of version {version}");
+                assert!(a.store.changeset(site, version).is_err_and(damage), "{place}");
+                assert!(a.store.changesets(site, 0, usize::MAX).is_err_and(damage), "{place}");
+                assert!(a.store.changesets(site, version - 1, 1).is_err_and(damage), "{place}");
+                assert!(a.store.lacking(&VersionVector::new(), &none, 1 << 20).is_err_and(damage), "{place}");
+                assert!(a.store.check().unwrap().findings.iter().any(|finding| finding.check == "log"), "{place}");
+                assert!(column == "header" || a.store.block(site, version, 0).is_err_and(damage), "{place}");
+            }
+            conn.execute(&set, rusqlite::params![id, bytes]).unwrap();
+        }
+    }
+    assert_eq!(a.store.lacking(&VersionVector::new(), &none, 1 << 20).unwrap().changesets.len(), 6);
+}
+
+#[test]
+fn a_damaged_block_of_a_large_changeset_is_not_handed_over() {
+    let a = Device::new(1, SCHEMA);
+    a.run("INSERT INTO t SELECT value, randomblob(1000000) FROM json_each('[1, 2, 3, 4]')");
+    let count = Header::decode(&a.store.header(a.site(), 1).unwrap().unwrap()).unwrap().blocks.len();
+    assert!(count > 2, "{count}");
+    let conn = rusqlite::Connection::open(a.path()).unwrap();
+    conn.execute("UPDATE isle_block SET body = zeroblob(length(body)) WHERE n = 1", []).unwrap();
+    assert!(a.store.block(a.site(), 1, 0).unwrap().is_some());
+    let damaged = a.store.block(a.site(), 1, 1).unwrap_err();
+    assert!(matches!(damaged, StoreError::LogDamaged { version: 1, .. }), "{damaged}");
 }
 
 #[test]

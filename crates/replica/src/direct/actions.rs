@@ -95,7 +95,7 @@ impl Desk {
             Action::ReadBlocks { site, version, first, end, bytes } => {
                 let (mut blocks, mut held) = (Vec::new(), 0);
                 for n in first..end {
-                    let block = store.block(site, version, end as usize, n as usize)?;
+                    let block = store.block(site, version, n as usize)?;
                     let Some(block) = block.filter(|_| held < bytes || blocks.is_empty()) else { break };
                     held += block.len();
                     blocks.push(Bytes::from(block));

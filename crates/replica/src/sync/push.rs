@@ -372,7 +372,7 @@ impl Session<'_> {
 
     async fn changeset(&self, site: SiteId, version: u64) -> Result<Option<Changeset>, Error> {
         let found = blocking(self.inner, move |inner| Ok(inner.store.changeset(site, version)?)).await?;
-        found.map(|(header, only)| self.opened(site, header, only)).transpose()
+        found.map(|logged| self.opened(site, logged.header, logged.only)).transpose()
     }
 
     fn opened(&self, site: SiteId, encoded: Vec<u8>, only: Option<Vec<u8>>) -> Result<Changeset, Error> {
@@ -381,10 +381,9 @@ impl Session<'_> {
     }
 
     async fn block(&self, site: SiteId, version: u64, changeset: &mut Changeset, index: usize) -> Result<Frame, Error> {
-        let count = changeset.blocks;
         let block = match changeset.only.take() {
             Some(only) => Some(only),
-            None => blocking(self.inner, move |inner| Ok(inner.store.block(site, version, count, index)?)).await?,
+            None => blocking(self.inner, move |inner| Ok(inner.store.block(site, version, index)?)).await?,
         };
         let block = block
             .ok_or_else(|| self.refusal("changeset", site, &format!("block {index} of version {version} is gone")))?;

@@ -237,7 +237,7 @@ fn held(device: &Device) -> Vec<Held> {
         let (site, version) = (entry.site, entry.version);
         let header = store.header(site, version).unwrap().unwrap();
         let count = Header::decode(&header).unwrap().blocks.len();
-        let blocks = (0..count).filter_map(|n| Some((n, store.block(site, version, count, n).unwrap()?))).collect();
+        let blocks = (0..count).filter_map(|n| Some((n, store.block(site, version, n).unwrap()?))).collect();
         (site, version, header, blocks)
     });
     entries.collect()

@@ -127,7 +127,7 @@ impl Device {
     pub fn export(&self, site: SiteId, version: u64) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
         let header = self.store.header(site, version).unwrap()?;
         let count = Header::decode(&header).unwrap().blocks.len();
-        let block = |n| self.store.block(site, version, count, n).unwrap().unwrap();
+        let block = |n| self.store.block(site, version, n).unwrap().unwrap();
         Some((header, (0..count).map(block).collect()))
     }
 
