@@ -118,7 +118,8 @@ fn a_connection_that_ends_anywhere_costs_nothing_but_another_one() {
         pair
     };
     let whole = carry(&mut written().sessions(), usize::MAX, usize::MAX).unwrap();
-    for limit in (1..whole).step_by(whole / 23) {
+    // What is random packs into some bytes more or less in each pair.
+    for limit in (1..whole - 200).step_by(whole / 23) {
         let pair = written();
         let mut ends = pair.sessions();
         assert_eq!(carry(&mut ends, usize::MAX, limit).unwrap(), limit);

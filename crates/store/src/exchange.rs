@@ -117,14 +117,6 @@ impl Store {
         self.read(|conn| Ok(log::header(conn, site, version)?.map(|(_, header)| header)))
     }
 
-    /// A logged version.
-    ///
-    /// # Errors
-    /// [`StoreError::LogDamaged`]; SQLite's reason.
-    pub fn changeset(&self, site: SiteId, version: u64) -> Result<Option<Logged>, StoreError> {
-        self.snapshot(|conn| handover::changeset(conn, site, version))
-    }
-
     /// Logged versions of a site after one, in order and in one read: as many as it takes to hold `bytes`, and at least one.
     /// True beside them if there are more.
     ///

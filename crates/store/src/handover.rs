@@ -22,21 +22,6 @@ pub struct Logged {
     pub only: Option<Vec<u8>>,
 }
 
-/// One version of a site.
-pub(crate) fn changeset(conn: &Connection, site: SiteId, version: u64) -> Result<Option<Logged>, StoreError> {
-    let Some(author) = Author::load(conn, site)?.filter(|_| version_of(log_id(0, version)) == version) else {
-        return Ok(None);
-    };
-    let sql = "SELECT header, body, hlc FROM isle_log WHERE id = ?1";
-    let mut statement = conn.prepare_cached(sql).doing("read the log")?;
-    let found = statement.query_row([log_id(author.no, version)], |row| {
-        Ok(Logged { version, header: row.get(0)?, only: row.get(1)?, hlc: row.get::<_, i64>(2)? as u64 })
-    });
-    let Some(logged) = found.optional().doing("read the log")? else { return Ok(None) };
-    author.check(&logged, author.header(conn, version + 1)?.as_ref())?;
-    Ok(Some(logged))
-}
-
 /// Versions of a site after one, in order, until they hold `bytes`; true beside them if there are more.
 pub(crate) fn changesets(
     conn: &Connection,

@@ -67,8 +67,8 @@ fn what_the_disk_damaged_in_the_log_is_not_handed_over() {
     let none = BTreeSet::new();
     for (id, header, body) in &logged {
         let Header { site, version, .. } = Header::decode(header).unwrap();
-        let sound = a.store.changeset(site, version).unwrap().unwrap();
-        assert_eq!((&sound.header, sound.only.as_ref()), (header, Some(body)));
+        let (sound, _) = a.store.changesets(site, version - 1, 1).unwrap();
+        assert_eq!((&sound[0].header, sound[0].only.as_ref()), (header, Some(body)));
         for (column, bytes) in [("header", header), ("body", body)] {
             // The own last header has nothing that names its hash yet.
             if column == "header" && (site, version) == (a.site(), 3) {
@@ -81,7 +81,6 @@ fn what_the_disk_damaged_in_the_log_is_not_handed_over() {
                 conn.execute(&set, rusqlite::params![id, flipped]).unwrap();
                 let damage = |error| matches!(error, StoreError::LogDamaged { site: of, .. } if of == site);
                 let place = format!("bit {bit} of the {column} of version {version}");
-                assert!(a.store.changeset(site, version).is_err_and(damage), "{place}");
                 assert!(a.store.changesets(site, 0, usize::MAX).is_err_and(damage), "{place}");
                 assert!(a.store.changesets(site, version - 1, 1).is_err_and(damage), "{place}");
                 assert!(a.store.lacking(&VersionVector::new(), &none, 1 << 20).is_err_and(damage), "{place}");

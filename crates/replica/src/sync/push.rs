@@ -1,6 +1,6 @@
 //! The outgoing half of a sync.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use isle_blobs::{Frame, FrameKind, Head, OperationKind, SegmentRef, SegmentWriter};
@@ -8,7 +8,7 @@ use isle_changeset::Header;
 use isle_clock::{SiteId, VersionVector};
 use isle_identity::OpId;
 use isle_schema::{Migration, MigrationError, MigrationId};
-use isle_store::RemoteRow;
+use isle_store::{Logged, RemoteRow};
 
 use super::{Phase, RemoteState, Session, blocking};
 use crate::Error;
@@ -19,6 +19,8 @@ use crate::replica::Inner;
 const TAIL_BYTES_MAX: usize = 24 << 10;
 /// A segment is closed when its frames take this many bytes.
 const SEGMENT_BYTES: usize = 8 << 20;
+/// Of the log so much is read at once.
+const READ_BYTES: usize = 1 << 20;
 /// The own segments are not replaced by a snapshot before they take this many bytes.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 16 << 20;
 /// A site without news says what it has applied when it is this many versions behind, …
@@ -315,9 +317,10 @@ impl Session<'_> {
         let mut proved = VersionVector::new();
         let mut done = 0u64;
         for range in ranges {
+            let mut ahead = VecDeque::new();
             for version in range.first..=range.last {
                 // What stands behind a gap is of no use to anybody.
-                let Some(mut changeset) = self.changeset(range.site, version).await? else { break };
+                let Some(mut changeset) = self.changeset(range.site, version, &mut ahead).await? else { break };
                 for n in 0..=changeset.blocks {
                     let frame = match n.checked_sub(1) {
                         None => Frame::header(range.site, version, changeset.header.clone()),
@@ -370,8 +373,20 @@ impl Session<'_> {
         Ok(raw_bytes)
     }
 
-    async fn changeset(&self, site: SiteId, version: u64) -> Result<Option<Changeset>, Error> {
-        let found = blocking(self.inner, move |inner| Ok(inner.store.changeset(site, version)?)).await?;
+    /// The version of a site, of what was read `ahead`.
+    async fn changeset(
+        &self,
+        site: SiteId,
+        version: u64,
+        ahead: &mut VecDeque<Logged>,
+    ) -> Result<Option<Changeset>, Error> {
+        if ahead.is_empty() {
+            let after = version.saturating_sub(1);
+            let (found, _) =
+                blocking(self.inner, move |inner| Ok(inner.store.changesets(site, after, READ_BYTES)?)).await?;
+            ahead.extend(found);
+        }
+        let found = ahead.pop_front().filter(|logged| logged.version == version);
         found.map(|logged| self.opened(site, logged.header, logged.only)).transpose()
     }
 
@@ -405,9 +420,7 @@ impl Session<'_> {
                 blocking(self.inner, move |inner| Ok(inner.store.changesets(site, after, TAIL_BYTES_MAX)?)).await?;
             let Some(newest) = found.last() else { return Ok(()) };
             after = newest.version;
-            for isle_store::Logged { version, header, only, .. } in
-                found.into_iter().filter(|logged| logged.version <= last)
-            {
+            for Logged { version, header, only, .. } in found.into_iter().filter(|logged| logged.version <= last) {
                 let mut changeset = self.opened(site, header, only)?;
                 head.tail.push(Frame::header(site, version, changeset.header.clone()));
                 for index in 0..changeset.blocks {
