@@ -48,11 +48,13 @@ pub(crate) fn block(conn: &Connection, site: SiteId, version: u64, n: usize) -> 
     let Some((id, encoded)) = crate::log::header(conn, site, version)? else { return Ok(None) };
     let damaged = |what| StoreError::LogDamaged { site, version, what };
     let header = Header::decode(&encoded).map_err(|error| damaged(error.to_string()))?;
+    // Whoever asks for more than there is finds no damage.
+    let Some(info) = header.blocks.get(n) else { return Ok(None) };
     let Some(stored) = crate::log::block(conn, id, header.blocks.len(), n)? else { return Ok(None) };
-    match header.blocks.get(n) {
-        Some(info) if *blake3::hash(&stored).as_bytes() == info.hash => Ok(Some(stored)),
-        _ => Err(damaged(format!("block {n} does not match its hash"))),
+    if *blake3::hash(&stored).as_bytes() != info.hash {
+        return Err(damaged(format!("block {n} does not match its hash")));
     }
+    Ok(Some(stored))
 }
 
 /// Who wrote the versions, and what is known of them beside the log.

@@ -69,6 +69,7 @@ fn what_the_disk_damaged_in_the_log_is_not_handed_over() {
         let Header { site, version, .. } = Header::decode(header).unwrap();
         let (sound, _) = a.store.changesets(site, version - 1, 1).unwrap();
         assert_eq!((&sound[0].header, sound[0].only.as_ref()), (header, Some(body)));
+        assert_eq!(a.store.block(site, version, 1).unwrap(), None, "there is just one");
         for (column, bytes) in [("header", header), ("body", body)] {
             // The own last header has nothing that names its hash yet.
             if column == "header" && (site, version) == (a.site(), 3) {
