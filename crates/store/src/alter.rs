@@ -233,10 +233,9 @@ impl Change<'_> {
             || self.is_reshaped()
             || self.requires(&mut model.clone())?
         {
+            crate::companion::release(conn, self.tracked)?;
             crate::objects::set_aside(conn)?;
-            for trigger in triggers::names(self.tracked.no) {
-                conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).doing("change the table")?;
-            }
+            triggers::remove(conn, self.tracked.no)?;
             self.rename(&mut model)?;
             for added in &missing {
                 let Some(column) = self.target.columns.iter().find(|column| column.id == added.id) else { continue };
@@ -280,10 +279,7 @@ impl Change<'_> {
             if !news.is_empty() {
                 crate::standing::show_began(conn, &changed, &news)?;
             }
-            let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
-            let sql = crate::clocks::one::<String>(conn, sql, [&self.target.name])?.unwrap_or_default();
-            let plain = !tracked::contains_word(&sql, "COLLATE");
-            conn.execute_batch(&triggers::create_sql(&changed, plain)).doing("watch the table")?;
+            triggers::install(conn, &changed)?;
         }
         self.indexes()?;
         Ok(adopted)

@@ -307,6 +307,7 @@ pub(crate) fn collect(engine: &Engine, raised: &[Cause]) -> Result<u64, StoreErr
         crate::parked::note_gone(conn, tracked, &collected)?;
         let sql = format!("DELETE {collected}");
         tombstones += conn.execute(&sql, []).doing("collect tombstones")? as u64;
+        crate::companion::forget_collected(conn, tracked)?;
     }
     tracing::info!(tombstones, "collected below the floor");
     Ok(tombstones)

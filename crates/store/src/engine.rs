@@ -18,7 +18,7 @@ use crate::own::Own;
 use crate::plan::Plan;
 use crate::seal::Stamping;
 use crate::tracked::{self, LocalTable, Tracked, join};
-use crate::{Options, StoreError, layout};
+use crate::{Options, StoreError, companion, layout};
 
 /// The table and key of the row that a merge deletes itself, for the guard against deletes by triggers.
 pub(crate) type Direct = Arc<Mutex<Vec<u8>>>;
@@ -72,6 +72,17 @@ pub(crate) struct Engine {
     ahead: Mutex<Option<(i64, Arc<crate::ahead::Ahead>)>>,
     /// Tables in which the last transaction repaired rows that were owed.
     pub(crate) repaired: Vec<i64>,
+    library: Option<isle_crsqlite::Library>,
+    /// cr-sqlite is loaded into this connection.
+    companion: bool,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if self.companion {
+            isle_crsqlite::release(&self.conn);
+        }
+    }
 }
 
 /// Opens a connection with the pragmas that every one of isle's has.
@@ -102,6 +113,11 @@ impl Engine {
             conn.execute_batch("PRAGMA ignore_check_constraints = ON;").doing("open the database")?;
         }
         check_format(&conn, options)?;
+        let library = companion::library(options);
+        let companion = companion::attach(library.as_ref(), &conn)?;
+        if companion && role == Role::Merge {
+            isle_crsqlite::quiet(&conn, true)?;
+        }
         let guard = Guard::install(&mut conn, role == Role::Merge)?;
         let capture = Arc::new(Mutex::new(Capture::default()));
         let direct = Direct::default();
@@ -157,6 +173,8 @@ impl Engine {
             direct,
             ahead: Mutex::new(None),
             repaired: Vec::new(),
+            library,
+            companion,
         })
     }
 
@@ -244,6 +262,11 @@ impl Engine {
 
     /// Loads the tracked tables, and puts the temporary triggers on those that are new.
     pub(crate) fn load_tables(&mut self) -> Result<(), StoreError> {
+        // Another process may have given the file to cr-sqlite meanwhile.
+        if !self.companion && companion::attach(self.library.as_ref(), &self.conn)? {
+            self.companion = true;
+            isle_crsqlite::quiet(&self.conn, self.role == Role::Merge)?;
+        }
         self.tables = load_tables(&self.conn)?;
         self.by_id = self.tables.iter().map(|tracked| (tracked.table.id, Arc::clone(tracked))).collect();
         self.guard.watch(&self.tables, still(&self.conn, &self.tables)?);
@@ -332,8 +355,10 @@ impl Engine {
     /// Lets triggers of the app delete nothing from replicated tables while this connection merges: the authorizer can
     /// skip their inserts and updates, but not their deletes. Compiling one statement of each kind shows which tables need it.
     fn guard_deletes(&mut self) -> Result<(), StoreError> {
-        let sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\'";
-        let mut statement = self.conn.prepare(sql).doing("look for triggers")?;
+        let sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' AND "
+            .to_owned()
+            + companion::not_of_cr_sqlite!("name");
+        let mut statement = self.conn.prepare(&sql).doing("look for triggers")?;
         let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("look for triggers")?;
         let names: Vec<String> = names.collect::<Result<_, _>>().doing("look for triggers")?;
         drop(statement);
@@ -458,6 +483,7 @@ impl Engine {
         }
         let mut own = self.own()?;
         let sealed = self.guard.with(Mode::Engine, || {
+            companion::collect(&self.conn, &self.tables, now_ms)?;
             crate::seal::seal_queue(&self.conn, &mut own, &self.tables, Stamping::now(now_ms))
         })?;
         self.own = Some(own);
@@ -505,9 +531,11 @@ pub(crate) fn load_each(conn: &Connection) -> Result<Vec<Result<Tracked, StoreEr
     let mut statement = conn.prepare("SELECT no, def FROM isle_table ORDER BY no").doing("read the tracked tables")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
     let mut tables = Vec::new();
+    let companions = companion::Companions::look(conn)?;
     for row in rows.doing("read the tracked tables")? {
         let (no, definition) = row.doing("read the tracked tables")?;
-        tables.push(tracked::load(conn, no, LocalTable::of_json(&definition)?));
+        let loaded = tracked::load(conn, no, LocalTable::of_json(&definition)?);
+        tables.push(loaded.and_then(|tracked| companions.join(tracked)));
     }
     Ok(tables)
 }
@@ -538,6 +566,10 @@ fn still(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<std::collections:
 }
 
 fn app_triggers(conn: &Connection) -> Result<bool, StoreError> {
-    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' LIMIT 1";
+    let sql = concat!(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' AND ",
+        companion::not_of_cr_sqlite!("name"),
+        " LIMIT 1"
+    );
     Ok(crate::clocks::one::<i64>(conn, sql, [])?.is_some())
 }

@@ -48,6 +48,18 @@ pub enum StoreError {
         /// SQLite's answer.
         source: rusqlite::Error,
     },
+    /// The file is kept by cr-sqlite, and nobody said where that is.
+    #[error(
+        "this file is kept by cr-sqlite, and can only be written to with it: name the built extension of cr-sqlite 0.17 (ISLE_CR_SQLITE, `cr-sqlite` in \
+         isle.toml, or `Builder::cr_sqlite`)"
+    )]
+    NeedsCrSqlite,
+    /// cr-sqlite failed.
+    #[error(transparent)]
+    CrSqlite {
+        /// Why.
+        source: isle_crsqlite::CrSqliteError,
+    },
     /// A table that cannot be given as data.
     #[error("table {table:?} has a CHECK, which SQLite gives as text only: dump the schema as SQL")]
     Undescribed {
@@ -358,6 +370,15 @@ pub enum StoreError {
         /// What was found.
         detail: String,
     },
+}
+
+impl From<isle_crsqlite::CrSqliteError> for StoreError {
+    fn from(error: isle_crsqlite::CrSqliteError) -> StoreError {
+        match error {
+            isle_crsqlite::CrSqliteError::Sqlite { doing, source } => StoreError::sqlite(doing, source),
+            source => StoreError::CrSqlite { source },
+        }
+    }
 }
 
 impl StoreError {

@@ -74,11 +74,13 @@ fn info(conn: &Connection) -> Result<Info, StoreError> {
     let parts = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)? as u64)));
     let parts: Vec<(String, u64)> = parts.doing(LOOK)?.collect::<Result<_, _>>().doing(LOOK)?;
     let mut statement = conn
-        .prepare(
+        .prepare(concat!(
             "SELECT l.name, EXISTS (SELECT 1 FROM isle_table AS t WHERE t.name = l.name) FROM pragma_table_list AS l
              WHERE l.schema = 'main' AND l.type = 'table' AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\'
-             AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY l.name",
-        )
+             AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND ",
+            crate::companion::not_of_cr_sqlite!("l.name"),
+            " ORDER BY l.name"
+        ))
         .doing(LOOK)?;
     let names = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?))).doing(LOOK)?;
     let names: Vec<(String, bool)> = names.collect::<Result<_, _>>().doing(LOOK)?;

@@ -55,10 +55,14 @@ pub(crate) fn left_out(conn: &Connection) -> Result<Vec<String>, StoreError> {
 
 /// What of a file or a scratch database is an object: views, triggers, virtual tables.
 fn list(conn: &Connection) -> Result<Vec<(String, Object)>, StoreError> {
-    let sql = "SELECT iif(s.type = 'table', 'virtual', s.type), s.name, s.sql FROM sqlite_schema AS s
-               WHERE s.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND (s.type IN ('view', 'trigger') OR EXISTS
+    let sql = concat!(
+        "SELECT iif(s.type = 'table', 'virtual', s.type), s.name, s.sql FROM sqlite_schema AS s
+               WHERE s.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND ",
+        crate::companion::not_of_cr_sqlite!("s.name"),
+        " AND (s.type IN ('view', 'trigger') OR EXISTS
                  (SELECT 1 FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.name = s.name AND l.type = 'virtual'))
-               ORDER BY s.type, s.name";
+               ORDER BY s.type, s.name"
+    );
     let mut statement = conn.prepare(sql).doing("read views and triggers")?;
     let mut rows = statement.query([]).doing("read views and triggers")?;
     let mut objects = Vec::new();

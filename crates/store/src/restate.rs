@@ -74,7 +74,8 @@ pub(crate) fn restate(engine: &mut Engine, now_ms: u64) -> Result<(), StoreError
     tracing::info!(replaced, by = own.version - published, "unpublished versions were sealed anew");
     engine.own = Some(own);
     crate::repair::owe_claims(&engine.conn)?;
-    engine.repair().map(|_| ())
+    engine.repair()?;
+    crate::companion::mirror_all(engine)
 }
 
 /// Brings back a clock that ran ahead: other devices would hold back what it stamps. The unpublished versions are sealed anew if

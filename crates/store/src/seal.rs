@@ -583,7 +583,8 @@ pub(crate) fn enqueue(
 
 /// Whether foreign clients left something in the queue.
 pub(crate) fn queue_waits(conn: &Connection) -> Result<bool, StoreError> {
-    Ok(crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_queue LIMIT 1", [])?.is_some())
+    let queued = crate::clocks::one::<i64>(conn, "SELECT 1 FROM isle_queue LIMIT 1", [])?.is_some();
+    Ok(queued || crate::companion::waits(conn)?)
 }
 
 /// Seals the queue as one version and empties it.
@@ -611,7 +612,9 @@ pub(crate) fn seal_queue(
         }
         seal_table_queue(&mut sealer, conn, tracked, queued.get(&tracked.no).is_some_and(|updates| *updates))?;
     }
+    let stamp = sealer.stamp();
     let sealed = sealer.finish(own)?;
+    crate::companion::stamp(conn, tables, stamp)?;
     let listed = crate::clocks::one::<i64>(conn, "SELECT count(*) FROM isle_table", [])?.unwrap_or(0);
     if listed == tables.len() as i64 {
         conn.execute("DELETE FROM isle_queue", []).doing("empty the queue")?;

@@ -52,6 +52,8 @@ pub struct Options {
     /// Pages of the write-ahead log after which a commit writes it back into the file; 0 = never. Default: 4,000, where
     /// SQLite's own is 1,000: row clocks and the log double the pages that a small transaction touches.
     pub checkpoint_pages: u32,
+    /// The built extension of cr-sqlite 0.17, for files that it keeps ([`TableEngine::CrSqlite`]). Code that runs in this process.
+    pub cr_sqlite: Option<PathBuf>,
 }
 
 impl Options {
@@ -66,6 +68,7 @@ impl Options {
             unset_before_ms,
             page_cache_bytes: 16 << 20,
             checkpoint_pages: 4_000,
+            cr_sqlite: None,
         }
     }
 }
@@ -551,7 +554,7 @@ impl Store {
                 tables: tables.collect::<Result<_, _>>().doing("list the tables")?,
                 untracked: track::untracked(conn)?,
                 standing_still: crate::drift::standing_still(conn)?.into_iter().map(|(table, _)| table).collect(),
-                queued: count("SELECT count(*) FROM isle_queue")?,
+                queued: count("SELECT count(*) FROM isle_queue")? + crate::companion::waiting(conn)?,
                 waiting: count(&format!(
                     "SELECT coalesce(sum((SELECT count(*) FROM isle_log AS l
                        WHERE l.id > (s.no << 44 | s.version) AND l.id < (s.no + 1) << 44)), 0)

@@ -14,7 +14,7 @@ use crate::layout::{self, quoted};
 use crate::own::Own;
 use crate::seal::{Sealed, Sealer, Touch};
 use crate::tracked::{self, LocalTable, Tracked, collation_name, join};
-use crate::{SchemaPlan, StoreError, triggers};
+use crate::{SchemaPlan, StoreError, companion, triggers};
 
 /// Tables of one schema operation that are taken from another device.
 const TABLES_MAX: usize = 1_000;
@@ -80,6 +80,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     }
     crate::parked::replay(engine)?;
     engine.repair()?;
+    companion::review(engine)?;
     Ok(sealed)
 }
 
@@ -174,7 +175,7 @@ pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64,
     }
     crate::parked::replay(engine)?;
     engine.repair()?;
-    Ok(())
+    companion::review(engine)
 }
 
 /// Refuses what no isle would have made, as far as that can be told of the operation alone.
@@ -344,9 +345,8 @@ fn adopt(engine: &mut Engine, definitions: &[TableDefinition]) -> Result<Vec<Arc
         let tracked = tracked::load(conn, no, model)?;
         refuse_null_keys(conn, &tracked)?;
         widen_queue(conn, &tracked)?;
-        let plain = !tracked::contains_word(&definition.create_sql, "COLLATE");
-        let sql = format!("{};{}", tracked.create_clock_sql(), triggers::create_sql(&tracked, plain));
-        conn.execute_batch(&sql).doing(&format!("track table {}", table.name))?;
+        conn.execute_batch(&tracked.create_clock_sql()).doing(&format!("track table {}", table.name))?;
+        triggers::install(conn, &tracked)?;
         numbers.push(no);
     }
     engine.load_tables()?;
@@ -439,11 +439,11 @@ fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
     let id = crate::clocks::one::<Vec<u8>>(&engine.conn, "SELECT id FROM isle_table WHERE no = ?1", [no])?;
     // Stamps that are owed go with the clocks; those that a replay will write must not be stamped again.
     engine.settle()?;
-    let mut sql = String::new();
-    for trigger in triggers::names(no) {
-        sql += &format!("DROP TRIGGER IF EXISTS {trigger};");
+    if let Some(tracked) = engine.tables.iter().find(|tracked| tracked.no == no) {
+        companion::release(&engine.conn, tracked)?;
     }
-    sql += &format!("DROP TABLE IF EXISTS isle_c{no}; DROP TABLE IF EXISTS isle_s{no};");
+    triggers::remove(&engine.conn, no)?;
+    let mut sql = format!("DROP TABLE IF EXISTS isle_c{no}; DROP TABLE IF EXISTS isle_s{no};");
     sql += &format!("DELETE FROM isle_claim WHERE t = {no}; DELETE FROM isle_owed WHERE t = {no};");
     sql += &format!("DELETE FROM isle_meta WHERE k = 'constraints {no}';");
     engine.conn.execute_batch(&sql).doing("untrack the table")?;
@@ -483,10 +483,13 @@ pub(crate) fn detach(engine: &mut Engine) -> Result<(), StoreError> {
 
 /// The tables of the file that could be tracked and are not.
 pub(crate) fn untracked(conn: &Connection) -> Result<Vec<String>, StoreError> {
-    let sql = "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.type = 'table'
-               AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-               AND l.name NOT IN (SELECT name FROM isle_table)
-               AND NOT EXISTS (SELECT 1 FROM isle_meta WHERE k = 'local ' || lower(l.name)) ORDER BY l.name";
+    let sql = concat!(
+        "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.type = 'table'
+         AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND ",
+        companion::not_of_cr_sqlite!("l.name"),
+        " AND l.name NOT IN (SELECT name FROM isle_table)
+         AND NOT EXISTS (SELECT 1 FROM isle_meta WHERE k = 'local ' || lower(l.name)) ORDER BY l.name"
+    );
     let mut statement = conn.prepare(sql).doing("list the tables")?;
     let names = statement.query_map([], |row| row.get(0)).doing("list the tables")?;
     names.collect::<Result<_, _>>().doing("list the tables")

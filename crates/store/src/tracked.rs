@@ -92,6 +92,8 @@ pub(crate) struct Tracked {
     pub(crate) required: Vec<(usize, Value)>,
     /// Cells that begin with another value than the table's default says.
     pub(crate) defaults: Vec<(usize, Value)>,
+    /// The table is a CRR of cr-sqlite as well (see `companion`).
+    pub(crate) crr: Option<isle_crsqlite::Crr>,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -192,6 +194,7 @@ impl Tracked {
             renamed,
             required,
             defaults,
+            crr: None,
         }
     }
 
@@ -242,10 +245,10 @@ impl Tracked {
     }
 
     /// Whether writes through `Replica` can be taken in passing: their masks must fit one word, an update's values the
-    /// arguments of one function, and text in the key must have just one form.
+    /// arguments of one function, text in the key must have just one form, and nobody else may record them.
     pub(crate) fn hookable(&self) -> bool {
         let one_form = self.table.key.iter().all(|column| column.collation == Collation::Binary);
-        one_form && self.cells() + self.table.key.len() <= 60
+        one_form && self.cells() + self.table.key.len() <= 60 && self.crr.is_none()
     }
 
     /// The clock table.
@@ -405,8 +408,8 @@ pub(crate) fn introspect(conn: &Connection, app: &str, name: &str) -> Result<Tab
             "only ordinary tables can; views, virtual tables and their shadow tables are rebuilt locally",
         ));
     };
-    if name.starts_with("isle_") || name.starts_with("sqlite_") {
-        return Err(untrackable("it belongs to isle or to SQLite"));
+    if name.starts_with("isle_") || name.starts_with("sqlite_") || isle_crsqlite::is_internal(&name) {
+        return Err(untrackable("it belongs to isle, to SQLite or to cr-sqlite"));
     }
     if contains_word(&create_sql, "AUTOINCREMENT") {
         return Err(untrackable(

@@ -308,6 +308,9 @@ impl<'a> Transaction<'a> {
         let needs_queue = self.spilled.get() || self.capture().tables.iter().any(|table| table.hints);
         // One changeset for one transaction: tables without triggers of their own in memory, or all through the queue.
         let queued = self.engine.tables.iter().any(|tracked| !tracked.hookable());
+        if queued {
+            crate::companion::collect(&self.engine.conn, &self.engine.tables, self.now_ms)?;
+        }
         let queued = queued && crate::seal::queue_waits(&self.engine.conn)?;
         if needs_queue || queued {
             self.spill()?;

@@ -13,7 +13,10 @@
 //! calls equal for equal.
 
 use isle_schema::Affinity;
+use rusqlite::Connection;
 
+use crate::StoreError;
+use crate::error::Doing as _;
 use crate::layout::{literal, quoted};
 use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
 
@@ -33,9 +36,29 @@ pub(crate) fn names(no: i64) -> [String; 6] {
     ["isle_i", "isle_u", "isle_d", "isle_z", "isle_r", "isle_q"].map(|name| format!("{name}{no}"))
 }
 
+/// Puts the triggers on a table.
+pub(crate) fn install(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let sql = crate::clocks::one::<String>(conn, sql, [&tracked.table.name])?.unwrap_or_default();
+    let plain = !crate::tracked::contains_word(&sql, "COLLATE");
+    conn.execute_batch(&create_sql(tracked, plain)).doing(&format!("watch table {}", tracked.table.name))
+}
+
+/// Puts on a table that cr-sqlite keeps the one trigger that notes what cr-sqlite takes for no change.
+pub(crate) fn install_zero_sign(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+    let [_, _, _, zero, ..] = names(tracked.no);
+    conn.execute_batch(&zero_sign(tracked, &zero)).doing(&format!("watch table {}", tracked.table.name))
+}
+
+/// Takes them off.
+pub(crate) fn remove(conn: &Connection, no: i64) -> Result<(), StoreError> {
+    let sql: String = names(no).iter().map(|trigger| format!("DROP TRIGGER IF EXISTS {trigger};")).collect();
+    conn.execute_batch(&sql).doing("take the triggers off a table")
+}
+
 /// The statements that create the triggers of a table. `plain` says that none of its columns names a collation, so that text is
 /// compared byte by byte without more words.
-pub(crate) fn create_sql(tracked: &Tracked, plain: bool) -> String {
+fn create_sql(tracked: &Tracked, plain: bool) -> String {
     let [insert, update, delete, zero, ..] = names(tracked.no);
     let on = quoted(&tracked.table.name);
     let inserted = entry(tracked, &[], "NEW", false);

@@ -11,8 +11,9 @@ use isle_changeset::{Header, RowKind, Value, pack_key};
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::{ColumnId, Table};
 use proptest::prelude::*;
+use support::companion::schema;
 use support::fleet::{Action, Fleet, Way, actions, write};
-use support::random::{Rng, SCHEMA, Sql, Style, statements};
+use support::random::{Rng, Sql, Style, statements};
 use support::reference::{self, Model, Sealed, Write, tables, writes};
 use support::{Device, START_MS};
 
@@ -80,7 +81,7 @@ proptest! {
     fn both_ways_of_capture_give_the_same_blocks(
         transactions in prop::collection::vec(statements(Style::NoZeros, 1..7), 1..7)
     ) {
-        let (isle, plain) = (Device::new(1, SCHEMA), Device::new(1, SCHEMA));
+        let (isle, plain) = (Device::new(1, &schema()), Device::new(1, &schema()));
         for (n, statements) in transactions.iter().enumerate() {
             write(&isle, Way::Isle, statements);
             write(&plain, Way::Transaction, statements);

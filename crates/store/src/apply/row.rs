@@ -108,7 +108,7 @@ impl Merge<'_, '_> {
         self.table.clocks.put(&row.key, known, &clock)?;
         match row.kind {
             RowKind::Delete if alive => self.delete(&row.key),
-            RowKind::Delete => Ok(()),
+            RowKind::Delete => self.table.bury(&row.key).map(|_| ()),
             _ if alive => {
                 // The columns that the new life does not name begin with their defaults.
                 self.delete(&row.key)?;

@@ -7,7 +7,8 @@ use isle_changeset::{Key, Value, ValueRef, pack_key, unpack_key};
 use rusqlite::{CachedStatement, Connection};
 
 use crate::StoreError;
-use crate::clocks::{ClockTable, bind, from_sql, to_sql};
+use crate::clocks::{ClockTable, RowClock, bind, from_sql, to_sql};
+use crate::companion::Shown;
 use crate::error::Doing as _;
 use crate::layout::quoted;
 use crate::seal::bits;
@@ -43,6 +44,8 @@ pub(crate) struct TableApplier<'c> {
     pub(super) deleted: bool,
     /// Whether that is so of every row that is written, and not just of those that go or clash.
     watched: bool,
+    /// Of a table that cr-sqlite keeps.
+    shown: Option<Shown<'c>>,
 }
 
 impl<'c> TableApplier<'c> {
@@ -57,6 +60,7 @@ impl<'c> TableApplier<'c> {
             shadowed: tracked.constrained && shadow::any(conn, &tracked)?,
             touched: BTreeSet::new(),
             deleted: false,
+            shown: tracked.crr.as_ref().map(|_| Shown::new(conn)),
             watched: tracked.constrained
                 && (tracked.referenced_by_columns
                     || !tracked.foreign.is_empty()
@@ -110,6 +114,10 @@ impl<'c> TableApplier<'c> {
         if self.shadowed {
             shadow::forget(conn, &self.tracked, key)?;
         }
+        self.deleted = true;
+        if self.shown.is_some() && self.bury(key)? {
+            return Ok(());
+        }
         let delete = match &mut self.delete {
             Some(delete) => delete,
             slot => {
@@ -119,10 +127,39 @@ impl<'c> TableApplier<'c> {
                 )
             }
         };
-        self.deleted = true;
         bind(delete, key, 1)?;
         delete.raw_execute().doing("delete a merged row")?;
-        Ok(())
+        let Some((shown, crr)) = self.shown.as_mut().zip(self.tracked.crr.as_ref()) else { return Ok(()) };
+        // Where its clock says that it lives, a new life is about to begin.
+        let clock = self.clocks.get(key)?.filter(|clock| !clock.is_alive());
+        shown.settle(crr, key, clock.as_ref(), self.tracked.cells())
+    }
+
+    /// Lets cr-sqlite delete a row, or note one as deleted that was never here; false if that is not done yet, or the table is not kept by it.
+    pub(super) fn bury(&mut self, key: &[ValueRef<'_>]) -> Result<bool, StoreError> {
+        let Some((shown, crr)) = self.shown.as_mut().zip(self.tracked.crr.as_ref()) else { return Ok(false) };
+        match self.clocks.get(key)?.filter(|clock| !clock.is_alive()) {
+            Some(clock) => shown.delete(crr, key, &clock),
+            None => Ok(false),
+        }
+    }
+
+    /// Lets cr-sqlite merge the masked cells; false if the row has to be written, and its clocks settled.
+    fn merged_by_companion(
+        &mut self,
+        key: &[ValueRef<'_>],
+        mask: &[u64],
+        cells: &[ValueRef<'_>],
+    ) -> Result<bool, StoreError> {
+        let Some((shown, crr)) = self.shown.as_mut().zip(self.tracked.crr.as_ref()) else { return Ok(false) };
+        // The exact form of a key is a cell of isle's alone.
+        if mask[0] & 1 == 1 {
+            return Ok(false);
+        }
+        match self.clocks.get(key)?.filter(RowClock::is_alive) {
+            Some(clock) => shown.merge(crr, key, &clock, (mask, cells)),
+            None => Ok(false),
+        }
     }
 
     /// Writes masked cells: of a new row, or into the row that is there. False if nothing was written.
@@ -154,6 +191,9 @@ impl<'c> TableApplier<'c> {
         if !self.tracked.required.is_empty() && self.tracked.lacks_a_value(mask, cells) {
             return self.give_way(conn, new, (key, exact.as_deref()), mask, cells).map(|()| true);
         }
+        if self.shown.is_some() && self.merged_by_companion(key, mask, cells)? {
+            return Ok(true);
+        }
         let statement = self.statement(conn, new, mask)?;
         bind(statement, if new { exact.as_deref().unwrap_or(key) } else { key }, 1)?;
         let mut at = 1 + key.len();
@@ -165,7 +205,12 @@ impl<'c> TableApplier<'c> {
             statement.raw_bind_parameter(at + n, to_sql(cells[cell])).doing("bind a value")?;
         }
         match statement.raw_execute().doing("write a merged row") {
-            Ok(written) => Ok(written > 0),
+            Ok(written) => {
+                if let Some((shown, crr)) = self.shown.as_mut().zip(self.tracked.crr.as_ref()) {
+                    shown.settle(crr, key, self.clocks.get(key)?.as_ref(), self.tracked.cells())?;
+                }
+                Ok(written > 0)
+            }
             Err(error) if error.is_unique() && !self.tracked.unique.is_empty() => {
                 self.give_way(conn, new, (key, exact.as_deref()), mask, cells)?;
                 Ok(true)

@@ -7,9 +7,9 @@ use isle_changeset::Header;
 use isle_clock::SiteId;
 use isle_store::{Applied, Frame, StoreError, Transaction};
 use proptest::prelude::*;
-use rusqlite::Connection;
 
-use super::random::{KEPT, Rng, SCHEMA, Sql, Style, UNDONE, statements};
+use super::companion::schema;
+use super::random::{KEPT, Rng, Sql, Style, UNDONE, statements};
 use super::reference::Sealed;
 use super::{Device, START_MS};
 
@@ -77,7 +77,7 @@ pub fn write(device: &Device, way: Way, statements: &[Sql]) {
         let run = |tx: &Transaction<'_>| statements.iter().try_for_each(|Sql(sql)| write_one(tx, sql));
         return device.store.write(run).unwrap();
     }
-    let conn = Connection::open(device.path()).unwrap();
+    let conn = device.connection();
     conn.execute_batch(if way == Way::Transaction {
         "PRAGMA synchronous = OFF; BEGIN"
     } else {
@@ -128,7 +128,7 @@ impl Fleet {
     /// Replicas that adopt what the statements left in their files.
     pub fn new(adopted: &[Vec<Sql>]) -> Fleet {
         let device = |(n, statements): (usize, &Vec<Sql>)| {
-            let device = Device::untracked(n as u64 + 1, SCHEMA);
+            let device = Device::untracked(n as u64 + 1, &schema());
             write(&device, Way::Transaction, statements);
             device.store.track(&["ints", "names", "pairs", "tags", "loose"]).unwrap();
             device

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
 
+pub mod companion;
 pub mod fleet;
 pub mod forger;
 pub mod random;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use isle_changeset::Header;
 use isle_clock::SiteId;
 use isle_identity::DeviceKey;
-use isle_store::{Frame, Init, Options, Runtime, Store};
+use isle_store::{Frame, Init, Runtime, Store};
 use rusqlite::Connection;
 
 /// 2026-06-01.
@@ -53,6 +54,8 @@ pub struct Device {
     pub store: Store,
     pub runtime: Arc<TestRuntime>,
     pub folder: tempfile::TempDir,
+    /// cr-sqlite keeps its tables.
+    pub companion: bool,
 }
 
 impl Device {
@@ -82,16 +85,21 @@ impl Device {
         Connection::open(&path).unwrap().execute_batch(schema).unwrap();
         let runtime = Arc::new(TestRuntime::new(n));
         let init = Init { app: "test".into(), owner };
-        let store = Store::init(Options::new(&path), Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
+        let companion = companion::is_asked_for(n);
+        let options = companion::options(&path, companion);
+        let store = Store::init(options, Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
+        if companion {
+            store.set_engine(isle_store::TableEngine::CrSqlite).unwrap();
+        }
         let group = isle_clock::GroupId::from_bytes([7; 16]);
         store.join_group(group, None).unwrap();
-        Device { store, runtime, folder }
+        Device { store, runtime, folder, companion }
     }
 
     /// The process ends and starts again.
     pub fn restart(&mut self) {
         let runtime = Arc::clone(&self.runtime) as Arc<dyn Runtime>;
-        let again = Store::open(Options::new(self.path()), runtime).unwrap();
+        let again = Store::open(companion::options(&self.path(), self.companion), runtime).unwrap();
         drop(std::mem::replace(&mut self.store, again));
     }
 
@@ -114,7 +122,12 @@ impl Device {
 
     /// Statements of a client that knows nothing of isle.
     pub fn foreign(&self, sql: &str) {
-        foreign(&self.path(), sql);
+        self.connection().execute_batch(sql).unwrap();
+    }
+
+    /// A connection of a client that knows nothing of isle; with cr-sqlite, where that keeps the tables.
+    pub fn connection(&self) -> companion::Foreign {
+        companion::Foreign::open(&self.path(), self.companion)
     }
 
     /// All rows of a query as text, exact to type and bytes.
@@ -183,7 +196,7 @@ impl Device {
     /// Tries SQL, by isle or by another client, of which some look after foreign keys; what is refused is not done.
     pub fn attempt(&self, foreign: bool, sql: &str) {
         if foreign {
-            let conn = Connection::open(self.path()).unwrap();
+            let conn = self.connection();
             conn.execute_batch(&format!("PRAGMA foreign_keys = {}", sql.len() % 2)).unwrap();
             drop(conn.execute_batch(sql));
         } else {
