@@ -68,6 +68,15 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "TABLE")]
         tables: Vec<String>,
     },
+    /// Show what keeps the tables, or change it: isle alone, or cr-sqlite
+    #[command(
+        after_help = "cr-sqlite 0.17 is a loadable extension, which ISLE_CR_SQLITE names (`cr-sqlite` in isle.toml). Tables that it cannot hold stay with isle.\n\n\
+        Examples:\n  isle engine\n  ISLE_CR_SQLITE=./crsqlite.so isle engine cr-sqlite\n  isle engine native"
+    )]
+    Engine {
+        /// What is to keep them
+        engine: Option<Engine>,
+    },
     /// Make a plain database of the replica again
     #[command(after_help = "Example:\n  isle --db notes.db detach --yes")]
     Detach {
@@ -282,6 +291,18 @@ pub(crate) struct Init {
     /// Exit with 4 if a table could not be tracked
     #[arg(long)]
     pub(crate) strict: bool,
+    /// What keeps the tables of a new replica: `native` (isle alone) or `cr-sqlite`, whose extension ISLE_CR_SQLITE names
+    #[arg(long, value_name = "ENGINE", default_value = "native", hide_default_value = true)]
+    pub(crate) engine: Engine,
+}
+
+/// What records and merges the tables of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Engine {
+    /// isle alone
+    Native,
+    /// cr-sqlite, where it can hold a table
+    CrSqlite,
 }
 
 #[derive(Debug, ClapArgs)]

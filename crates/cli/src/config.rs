@@ -7,6 +7,7 @@
 //! timeout = "20s"           # --timeout, ISLE_TIMEOUT
 //! retries = 2               # --retries, ISLE_RETRIES
 //! log = "isle=info"         # ISLE_LOG
+//! cr-sqlite = "crsqlite.so" # ISLE_CR_SQLITE: the extension, for files that it keeps
 //! ```
 //! It is the one that `--config` or `ISLE_CONFIG` names, else `isle.toml` in the current folder, else `isle/config.toml` in the user's folder of settings. Paths
 //! count from the folder that it lies in.
@@ -20,13 +21,14 @@ use toml::Value;
 use crate::failure::{Failure, Kind};
 
 /// What can stand in the file, the variable that says the same, and what it is.
-const KEYS: [(&str, &str, Is); 6] = [
+const KEYS: [(&str, &str, Is); 7] = [
     ("db", "ISLE_DB", Is::Path),
     ("home", "ISLE_HOME", Is::Path),
     ("backups", "ISLE_BACKUPS", Is::Path),
     ("timeout", "ISLE_TIMEOUT", Is::Text),
     ("retries", "ISLE_RETRIES", Is::Number),
     ("log", "ISLE_LOG", Is::Text),
+    ("cr-sqlite", "ISLE_CR_SQLITE", Is::Path),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

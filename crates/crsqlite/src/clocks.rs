@@ -37,6 +37,19 @@ pub struct Life {
     pub site: Site,
 }
 
+/// What was done to a row in one version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Past {
+    /// cr-sqlite's number of the row.
+    pub number: i64,
+    /// Its key.
+    pub key: Vec<Value>,
+    /// Its causal length today.
+    pub length: u64,
+    /// The columns that were written.
+    pub columns: Vec<usize>,
+}
+
 /// What cr-sqlite's clocks say of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -52,6 +65,7 @@ pub struct Crr {
     table: String,
     columns: Vec<String>,
     numbers: HashMap<String, usize>,
+    rows: String,
     written: String,
     lives: String,
     dead: String,
@@ -79,6 +93,7 @@ impl Crr {
         let at = key.len();
         let rows = format!("{clock} AS c JOIN {pks} AS p ON p.__crsql_key = c.key");
         Crr {
+            rows: format!("{of_key} FROM {rows}"),
             written: format!("SELECT c.key, c.col_name, {of_key} FROM {rows} WHERE c.site_id = 0 ORDER BY c.key"),
             lives: format!("SELECT c.key, {of_key} FROM {rows} WHERE c.site_id = 0 AND c.col_name = '{SENTINEL}'"),
             dead: format!(
@@ -372,6 +387,85 @@ impl Crr {
             statement.execute((number, name, at, at, site, at.to_string())).doing(doing)?;
         }
         Ok(())
+    }
+
+    /// The versions of its cells, each once. Deleted rows, and rows of tables without other columns, count as of version 1.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn versions(&self, conn: &Connection) -> Result<Vec<i64>, CrSqliteError> {
+        let sql = format!(
+            "SELECT DISTINCT iif(col_name = '{SENTINEL}', 1, col_version) FROM {} WHERE col_version > 0",
+            self.clock
+        );
+        let mut statement = conn.prepare(&sql).doing("read versions")?;
+        let versions = statement.query_map([], |row| row.get(0)).doing("read versions")?;
+        versions.collect::<Result<_, _>>().doing("read versions")
+    }
+
+    /// Sorts what the clocks say by version, in a temporary table, for [`Crr::past`].
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn open_past(&self, conn: &Connection) -> Result<(), CrSqliteError> {
+        // The sentinel of a row that lives says nothing but its length, where it has other columns.
+        let counts = if self.columns.is_empty() { "1" } else { "col_name <> '-1' OR col_version % 2 = 0" };
+        let sql = format!(
+            "CREATE TEMP TABLE {0}(version INT, key INT, name TEXT, PRIMARY KEY(version, key, name)) WITHOUT ROWID;
+             INSERT INTO temp.{0} SELECT iif(col_name = '{SENTINEL}', 1, col_version), key, col_name FROM {1} WHERE col_version > 0 AND ({counts})",
+            self.past_table(),
+            self.clock
+        );
+        conn.execute_batch(&sql).doing("sort the past")
+    }
+
+    /// Drops that table.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn close_past(&self, conn: &Connection) -> Result<(), CrSqliteError> {
+        conn.execute_batch(&format!("DROP TABLE temp.{}", self.past_table())).doing("sort the past")
+    }
+
+    fn past_table(&self) -> String {
+        quoted(&format!("{}__past", self.table))
+    }
+
+    /// Gives what has this version, by row in the order of the keys.
+    ///
+    /// # Errors
+    /// What `f` gives, and SQLite's reason.
+    pub fn past<E: From<CrSqliteError>>(
+        &self,
+        conn: &Connection,
+        version: i64,
+        mut f: impl FnMut(Past) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let doing = "read the past";
+        let of_key = (0..self.keys).map(|n| (n + 4).to_string()).collect::<Vec<_>>().join(", ");
+        let length = format!(
+            "coalesce((SELECT l.col_version FROM {} AS l WHERE l.key = c.key AND l.col_name = '{SENTINEL}'), 1)",
+            self.clock
+        );
+        let rows = self.rows.replace(&self.clock, &format!("temp.{}", self.past_table()));
+        let sql = format!("SELECT c.key, c.name, {length}, {rows} WHERE c.version = ?1 ORDER BY {of_key}, c.key");
+        let mut statement = conn.prepare(&sql).doing(doing)?;
+        let mut rows = statement.query([version]).doing(doing)?;
+        let mut last: Option<Past> = None;
+        while let Some(row) = rows.next().doing(doing)? {
+            let (number, name): (i64, String) = (row.get(0).doing(doing)?, row.get(1).doing(doing)?);
+            if last.as_ref().is_none_or(|last| last.number != number) {
+                let length = row.get::<_, i64>(2).doing(doing)? as u64;
+                let next = Past { number, key: self.key_of(row, 3)?, length, columns: Vec::new() };
+                if let Some(last) = last.replace(next) {
+                    f(last)?;
+                }
+            }
+            if let (Some(last), Some(column)) = (&mut last, self.numbers.get(&name)) {
+                last.columns.push(*column);
+            }
+        }
+        last.map_or(Ok(()), f)
     }
 
     /// Forgets deleted rows for which `keep` is false.

@@ -36,7 +36,7 @@ mod clocks;
 mod crr;
 mod library;
 
-pub use clocks::{Cell, Crr, Life, Site, State};
+pub use clocks::{Cell, Crr, Life, Past, Site, State};
 pub use crr::{cannot_hold, crrs, is_crr, is_internal, make_crr, make_table};
 pub use library::{Library, is_written, quiet, release};
 

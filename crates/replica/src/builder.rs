@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use isle_blobs::RemoteOptions;
 use isle_schema::Version;
-use isle_store::{Init, Options, Runtime, Store, StoreError};
+use isle_store::{Init, Options, Runtime, Store, StoreError, TableEngine};
 
 use crate::keystore::{KeyStore, SiteRecord};
 use crate::replica::{Inner, Replica};
@@ -27,6 +27,8 @@ pub struct Builder {
     drift: Option<Duration>,
     page_cache_bytes: Option<u64>,
     checkpoint_pages: Option<u32>,
+    cr_sqlite: Option<PathBuf>,
+    engine: TableEngine,
     remote_options: RemoteOptions,
     pub(crate) remotes: Vec<(String, String)>,
     pub(crate) peers: Option<Peers>,
@@ -45,6 +47,8 @@ impl Builder {
             drift: None,
             page_cache_bytes: None,
             checkpoint_pages: None,
+            cr_sqlite: None,
+            engine: TableEngine::Native,
             remote_options: RemoteOptions::default(),
             remotes: Vec::new(),
             peers: None,
@@ -106,6 +110,23 @@ impl Builder {
         self
     }
 
+    /// The built extension of cr-sqlite 0.17, for files that it keeps. Default: `ISLE_CR_SQLITE`. It is native code that runs in this process. Needs the
+    /// feature `cr-sqlite` of this crate.
+    #[must_use]
+    pub fn cr_sqlite(mut self, library: impl Into<PathBuf>) -> Builder {
+        self.cr_sqlite = Some(library.into());
+        self
+    }
+
+    /// What keeps the tables of a file that [`Builder::init`] makes a replica of; one that is a replica already stays as it is
+    /// ([`Replica::set_engine`]). With [`TableEngine::CrSqlite`] tables that are CRRs already keep what cr-sqlite's clocks say of them.
+    /// Default: [`TableEngine::Native`].
+    #[must_use]
+    pub fn engine(mut self, engine: TableEngine) -> Builder {
+        self.engine = engine;
+        self
+    }
+
     /// Endpoint, credentials, timeouts and retries of remotes.
     #[must_use]
     pub fn remote_options(mut self, options: RemoteOptions) -> Builder {
@@ -157,8 +178,15 @@ impl Builder {
             // One that is busy, say, is a replica all the same, and what is recorded of it stays.
             let fresh = !builder.path.exists() || matches!(before, Err(StoreError::NotReplica { .. }));
             drop(before);
+            if fresh && builder.engine == TableEngine::CrSqlite {
+                // Before the file is touched.
+                isle_store::try_cr_sqlite(&builder.options())?;
+            }
             let store = Store::init(builder.options(), Arc::clone(&builder.runtime), &init)?;
             if fresh {
+                if builder.engine == TableEngine::CrSqlite {
+                    store.set_engine(TableEngine::CrSqlite)?;
+                }
                 let site = store.status()?.site;
                 let path = real_path(&builder.path);
                 builder.key_store()?.put_site(site, &SiteRecord { path, published: 0, chain: String::new() })?;
@@ -179,6 +207,8 @@ impl Builder {
         options.drift = self.drift.unwrap_or(options.drift);
         options.page_cache_bytes = self.page_cache_bytes.unwrap_or(options.page_cache_bytes);
         options.checkpoint_pages = self.checkpoint_pages.unwrap_or(options.checkpoint_pages);
+        let default = || std::env::var_os("ISLE_CR_SQLITE").filter(|path| !path.is_empty()).map(PathBuf::from);
+        options.cr_sqlite = self.cr_sqlite.clone().or_else(default);
         options
     }
 

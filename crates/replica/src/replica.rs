@@ -364,6 +364,32 @@ impl Replica {
         Ok(self.inner.store.untrack(table)?)
     }
 
+    /// Makes cr-sqlite keep the tables of this file, where it can hold them, or isle alone. What others see of them, and every stamp, stays as it
+    /// is. Takes what the rows take.
+    ///
+    /// # Errors
+    /// [`isle_store::StoreError::NeedsCrSqlite`] when [`Builder::cr_sqlite`](crate::Builder::cr_sqlite) names no extension,
+    /// [`isle_store::StoreError::CrSqlite`] when it cannot be loaded.
+    pub fn set_engine(&self, engine: isle_store::TableEngine) -> Result<(), Error> {
+        Ok(self.inner.store.set_engine(engine)?)
+    }
+
+    /// What the file is for.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn engine(&self) -> Result<isle_store::TableEngine, Error> {
+        Ok(self.inner.store.engine()?)
+    }
+
+    /// What keeps each tracked table, and why not cr-sqlite where the file is for that.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn table_engines(&self) -> Result<Vec<isle_store::TableEngineOf>, Error> {
+        Ok(self.inner.store.table_engines()?)
+    }
+
     /// Makes a plain database of the file again: every table, trigger and fact of isle's is removed. Other handles on the
     /// file fail from then on.
     ///

@@ -82,13 +82,22 @@ impl<'c> Sealer<'c> {
     /// Starts the next version, stamped as of `now_ms`.
     pub(crate) fn begin(conn: &'c Connection, own: &mut Own, now_ms: u64, baseline: bool) -> Result<Self, StoreError> {
         let hlc = own.clock.tick(now_ms)?;
-        let cell_hlc = if baseline { Hlc::ZERO } else { hlc };
-        Ok(Sealer {
+        let mut sealer = Sealer::at(conn, own, hlc);
+        if baseline {
+            sealer.baseline = true;
+            sealer.stamp.hlc = Hlc::ZERO.bits();
+        }
+        Ok(sealer)
+    }
+
+    /// Starts the next version with a time that is long past, which the site's clock does not know of.
+    pub(crate) fn at(conn: &'c Connection, own: &Own, hlc: Hlc) -> Self {
+        Sealer {
             conn,
             id: log_id(own.no, own.version + 1),
             hlc,
-            baseline,
-            stamp: LocalStamp { hlc: cell_hlc.bits(), site: own.no },
+            baseline: false,
+            stamp: LocalStamp { hlc: hlc.bits(), site: own.no },
             writer: BodyWriter::new(),
             infos: Vec::new(),
             first: None,
@@ -97,7 +106,7 @@ impl<'c> Sealer<'c> {
             foreign: false,
             shadowed: false,
             repair: false,
-        })
+        }
     }
 
     /// What the cells of this version carry.
@@ -535,7 +544,7 @@ fn seal_run(
 }
 
 /// Reads the cells of a row into `packed`; false if it is not there.
-fn read_row(
+pub(crate) fn read_row(
     conn: &Connection,
     tracked: &Tracked,
     key: &[ValueRef<'_>],

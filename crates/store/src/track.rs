@@ -73,7 +73,10 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let is_added = |tracked: &&Arc<Tracked>| added.iter().any(|added| added.no == tracked.no);
     let added: Vec<Arc<Tracked>> = engine.tables.iter().filter(is_added).cloned().collect();
     let before = own.version;
-    let sealed = seal_baseline(&engine.conn, &mut own, &added, now_ms)?;
+    let past = companion::adopt::with_past(engine, &own, &added)?;
+    companion::adopt::seal(engine, &mut own, &past)?;
+    let rest: Vec<_> = added.iter().filter(|added| past.iter().all(|past| past.no != added.no)).cloned().collect();
+    let sealed = seal_baseline(&engine.conn, &mut own, &rest, now_ms)?;
     engine.own = Some(own);
     for tracked in &added {
         crate::log::replay(engine, tracked.table.id, before, &settled)?;

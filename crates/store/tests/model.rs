@@ -11,11 +11,11 @@ use isle_changeset::{Header, RowKind, Value, pack_key};
 use isle_clock::{SiteId, VersionVector};
 use isle_schema::{ColumnId, Table};
 use proptest::prelude::*;
-use support::companion::schema;
+use support::companion::{self, schema};
 use support::fleet::{Action, Fleet, Way, actions, write};
 use support::random::{Rng, Sql, Style, statements};
 use support::reference::{self, Model, Sealed, Write, tables, writes};
-use support::{Device, START_MS};
+use support::{Device, START_MS, oracle};
 
 fn config(cases: u32) -> ProptestConfig {
     let cases = std::env::var("ISLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
@@ -43,6 +43,9 @@ proptest! {
         let mut rng = Rng(seed);
         let mut all = fleet.settle(&mut rng);
         rng.shuffle(&mut all);
+        if companion::is_in_use() {
+            oracle::assert_agrees(&tables(&fleet.devices[0]), &all, &mut rng);
+        }
         let mut model = Model::default();
         for write in all.iter().flat_map(writes) {
             model.take(write);

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use isle::{BackedUp, Replica, Status, StoreError};
+use isle::{BackedUp, Replica, Status, StoreError, TableEngine, TableEngineOf};
 use serde_json::json;
 
 use crate::args::{Args, Init};
+use crate::commands::engines;
 use crate::confirm;
 use crate::db;
 use crate::failure::{Failure, Kind};
@@ -41,7 +42,12 @@ pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8
         Some(app) => builder.app(app),
         None => builder,
     };
-    let replica = spinner::beside("opening", || builder.init())?;
+    let engine = engines::wanted(init.engine);
+    let replica = spinner::beside("opening", || builder.engine(engine).init())?;
+    if engine == TableEngine::CrSqlite && replica.engine()? == TableEngine::Native {
+        let message = format!("{} is a replica already, which isle alone keeps", path.display());
+        return Err(Failure::new(Kind::Invalid, message).hint("`isle engine cr-sqlite` lets cr-sqlite keep it").into());
+    }
     let status = replica.status()?;
     if let Some(app) = init.app.as_ref().filter(|app| **app != status.app) {
         let message = format!("{} is a replica of app {:?} already, not of {app:?}", path.display(), status.app);
@@ -51,7 +57,7 @@ pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8
         true => track_all(&replica)?,
         false => Vec::new(),
     };
-    show_init(path, &status, (existed, known), &outcomes, out)?;
+    show_init(path, &status, (existed, known), &outcomes, &engines::lowered(&replica)?, out)?;
     let refused = outcomes.iter().any(|outcome| outcome.refused.is_some());
     Ok(if refused && init.strict { Kind::Blocked.code() } else { 0 })
 }
@@ -78,6 +84,7 @@ fn show_init(
     status: &Status,
     (existed, known): (bool, bool),
     outcomes: &[Outcome],
+    lowered: &[TableEngineOf],
     out: &mut Out,
 ) -> anyhow::Result<()> {
     let state = match (known, existed) {
@@ -94,6 +101,7 @@ fn show_init(
         "was_replica": known,
         "tracked": tracked.iter().map(|t| json!({ "table": t.table, "rows": t.rows })).collect::<Vec<_>>(),
         "refused": refused.iter().map(|t| json!({ "table": t.table, "reason": t.refused })).collect::<Vec<_>>(),
+        "not_in_cr_sqlite": lowered.iter().map(|t| json!({ "table": t.table, "reason": t.reason })).collect::<Vec<_>>(),
     }))?;
     if done {
         return Ok(());
@@ -107,6 +115,7 @@ fn show_init(
         let reason = outcome.refused.as_deref().unwrap_or_default();
         out.note(format!("{yellow} does not track {}: {reason}", outcome.table))?;
     }
+    engines::show_lowered(lowered, out)?;
     if status.tables.is_empty() && outcomes.is_empty() {
         out.note("no table is tracked yet: create some with `isle exec`, then `isle track TABLE…`")?;
     } else if status.remotes.is_empty() {

@@ -6,6 +6,7 @@ mod compact;
 pub(crate) mod conflicts;
 mod devices;
 mod diff;
+mod engines;
 mod files;
 mod history;
 mod interchange;
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         Command::Init(init) => files::init(args, init, out),
         Command::Track { tables } => files::track(args, tables, out),
         Command::Untrack { tables } => files::untrack(args, tables, out),
+        Command::Engine { engine } => engines::run(args, *engine, out),
         Command::Detach { yes } => files::detach(args, *yes, out),
         Command::Exec(exec) => sql::exec(args, exec, out),
         Command::Query(query) => sql::query(args, query, out),

@@ -19,6 +19,11 @@ pub fn is_asked_for(n: u64) -> bool {
     }
 }
 
+/// Whether it is for any.
+pub fn is_in_use() -> bool {
+    std::env::var_os("ISLE_TEST_ENGINE").is_some_and(|engine| engine != "native")
+}
+
 /// The extension that the project's script installs.
 pub fn library() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/cr-sqlite/crsqlite.so");
@@ -33,9 +38,9 @@ pub fn options(path: &Path, companion: bool) -> Options {
 
 /// The random fleets' tables. cr-sqlite wants keys that say that they are not NULL; which is another definition, so that all devices have it.
 pub fn schema() -> String {
-    match std::env::var_os("ISLE_TEST_ENGINE") {
-        None => SCHEMA.to_owned(),
-        Some(_) => SCHEMA
+    match is_in_use() {
+        false => SCHEMA.to_owned(),
+        true => SCHEMA
             .replace("INTEGER PRIMARY KEY", "INTEGER PRIMARY KEY NOT NULL")
             .replace("BLOB PRIMARY KEY", "BLOB PRIMARY KEY NOT NULL")
             .replace("x INT, y TEXT", "x INT NOT NULL, y TEXT NOT NULL"),

@@ -6,6 +6,7 @@
 pub mod companion;
 pub mod fleet;
 pub mod forger;
+pub mod oracle;
 pub mod random;
 pub mod reference;
 

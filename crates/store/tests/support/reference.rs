@@ -20,9 +20,13 @@ pub fn tables(device: &Device) -> Vec<Table> {
 
 /// The rows of a file in the form of [`Model::visible`].
 pub fn visible(device: &Device, table: &Table) -> Vec<String> {
+    visible_in(&rusqlite::Connection::open(device.path()).unwrap(), table)
+}
+
+/// The same of any database.
+pub fn visible_in(conn: &rusqlite::Connection, table: &Table) -> Vec<String> {
     let names = table.key.iter().map(|column| &column.name).chain(table.columns.iter().map(|column| &column.name));
     let list = names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    let conn = rusqlite::Connection::open(device.path()).unwrap();
     let mut statement = conn.prepare(&format!("SELECT {list} FROM \"{}\"", table.name)).unwrap();
     let count = statement.column_count();
     let rows = statement.query_map([], |row| {

@@ -13,6 +13,8 @@
 //!
 //! On the merging connection cr-sqlite's triggers stand aside at all times, but for the moments in which it merges itself.
 
+pub(crate) mod adopt;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -545,6 +547,18 @@ impl Store {
             Ok(found)
         })
     }
+}
+
+/// Whether the extension that the options name can be loaded.
+///
+/// # Errors
+/// [`StoreError::NeedsCrSqlite`] when they name none, [`StoreError::CrSqlite`] when it cannot.
+pub fn try_cr_sqlite(options: &Options) -> Result<(), StoreError> {
+    let library = library(options).ok_or(StoreError::NeedsCrSqlite)?;
+    let conn = Connection::open_in_memory().doing("try cr-sqlite")?;
+    let loaded = library.load(&conn);
+    isle_crsqlite::release(&conn);
+    Ok(loaded?)
 }
 
 /// The extension that the options name.
