@@ -38,7 +38,7 @@ mod library;
 
 pub use clocks::{Cell, Crr, Life, Past, Site, State};
 pub use crr::{cannot_hold, crrs, is_crr, is_internal, make_crr, make_table};
-pub use library::{Library, is_written, quiet, release};
+pub use library::{Library, check_version, is_written, quiet, release};
 
 /// The first version of cr-sqlite whose tables are known here, as it records it: 0.17.0.
 pub const VERSION_MIN: i64 = 170_000;

@@ -78,7 +78,11 @@ pub fn is_written(conn: &Connection, table: &str) -> Result<bool, CrSqliteError>
     Ok(statement.query_row([], |_| Ok(())).optional().doing("look for writes")?.is_some())
 }
 
-fn check_version(conn: &Connection) -> Result<(), CrSqliteError> {
+/// Refuses tables of another version of cr-sqlite. No extension is needed.
+///
+/// # Errors
+/// [`CrSqliteError::Version`], or SQLite's reason.
+pub fn check_version(conn: &Connection) -> Result<(), CrSqliteError> {
     let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'crsql_master'";
     if conn.query_row(sql, [], |_| Ok(())).optional().doing("look for its version")?.is_none() {
         return Ok(());

@@ -559,8 +559,9 @@ fn still(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<std::collections:
     let mut still = std::collections::HashSet::new();
     for (no, _) in still_listed(conn, tables)? {
         let [inserts, ..] = crate::triggers::names(no);
-        let sql = "SELECT lower(tbl_name) FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
-        still.extend(crate::clocks::one::<String>(conn, sql, [inserts])?);
+        let sql = "SELECT lower(tbl_name) FROM sqlite_schema WHERE type = 'trigger' AND name = ?1
+                   UNION ALL SELECT lower(name) FROM isle_table WHERE no = ?2 LIMIT 1";
+        still.extend(crate::clocks::one::<String>(conn, sql, rusqlite::params![inserts, no])?);
     }
     Ok(still)
 }

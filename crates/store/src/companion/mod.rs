@@ -549,7 +549,7 @@ impl Store {
     }
 }
 
-/// Whether the extension that the options name can be loaded.
+/// Whether the extension that the options name can be loaded, and knows the tables that cr-sqlite has in the file already.
 ///
 /// # Errors
 /// [`StoreError::NeedsCrSqlite`] when they name none, [`StoreError::CrSqlite`] when it cannot.
@@ -558,7 +558,11 @@ pub fn try_cr_sqlite(options: &Options) -> Result<(), StoreError> {
     let conn = Connection::open_in_memory().doing("try cr-sqlite")?;
     let loaded = library.load(&conn);
     isle_crsqlite::release(&conn);
-    Ok(loaded?)
+    loaded?;
+    if options.path.exists() {
+        isle_crsqlite::check_version(&crate::store::open_reader(options)?)?;
+    }
+    Ok(())
 }
 
 /// The extension that the options name.

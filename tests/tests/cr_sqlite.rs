@@ -1,0 +1,418 @@
+//! Files that cr-sqlite keeps: beside native ones, adopted with their past, changed by migrations, handed over to isle alone, and what goes wrong with them.
+
+#![cfg(feature = "cr-sqlite")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use isle::{Builder, InviteOptions, LiveOptions, Replica, TableEngine, params};
+use isle_crsqlite::Library;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+const NOTES: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY NOT NULL, title TEXT, stars INT);
+    CREATE TABLE links(a TEXT NOT NULL, b TEXT NOT NULL, PRIMARY KEY(a, b));";
+
+fn library() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/cr-sqlite/crsqlite.so");
+    path.canonicalize().expect("cr-sqlite is not installed: run scripts/fetch-cr-sqlite")
+}
+
+/// A connection of an app that uses cr-sqlite and knows nothing of isle.
+struct Client(Connection);
+
+impl Client {
+    fn open(path: &Path) -> Client {
+        let conn = Connection::open(path).unwrap();
+        Library::new(library()).load(&conn).unwrap();
+        Client(conn)
+    }
+}
+
+impl Deref for Client {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        isle_crsqlite::release(&self.0);
+    }
+}
+
+fn builder(folder: &Path, name: &str) -> Builder {
+    Replica::builder(folder.join(name).join("app.db")).home(folder.join(name).join("home")).cr_sqlite(library())
+}
+
+/// A device whose file begins with this SQL, run by a client of cr-sqlite's; all its tables are tracked.
+fn device(folder: &TempDir, name: &str, engine: TableEngine, sql: &str) -> Replica {
+    std::fs::create_dir(folder.path().join(name)).unwrap();
+    Client::open(&folder.path().join(name).join("app.db")).execute_batch(sql).unwrap();
+    let replica = builder(folder.path(), name).engine(engine).init().unwrap();
+    let (_, refused) = replica.track_all().unwrap();
+    assert!(refused.is_empty(), "{refused:?}");
+    replica
+}
+
+fn run(replica: &Replica, sql: &str) {
+    replica.write(|tx| tx.execute_batch(sql)).unwrap();
+}
+
+fn texts(replica: &Replica, sql: &str) -> Vec<String> {
+    let rows = replica.read(|queries| queries.query(sql, params![])).unwrap();
+    rows.iter().map(|row| row.values().iter().map(|value| format!("{value:?}")).collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn engine_of(replica: &Replica, table: &str) -> TableEngine {
+    replica.table_engines().unwrap().into_iter().find(|found| found.table == table).unwrap().engine
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+/// Syncs by a folder until nothing moves; all end in one state, in which cr-sqlite's clocks say what isle's say.
+fn sync(replicas: &[&Replica]) {
+    for _ in 0..2 {
+        for replica in replicas {
+            block_on(replica.sync()).unwrap();
+        }
+    }
+    for replica in replicas {
+        assert_eq!(replica.state_hash().unwrap(), replicas[0].state_hash().unwrap());
+        assert_eq!(replica.check().unwrap().findings, []);
+    }
+}
+
+fn share(folder: &TempDir, replicas: &[&Replica]) {
+    let bucket = folder.path().join("bucket");
+    for replica in replicas {
+        replica.add_plain_remote("bucket", bucket.to_str().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn native_and_cr_sqlite_devices_end_in_one_state_by_a_bucket() {
+    let folder = tempfile::tempdir().unwrap();
+    let native = device(&folder, "native", TableEngine::Native, NOTES);
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, NOTES);
+    let third = device(&folder, "third", TableEngine::CrSqlite, "");
+    assert_eq!((engine_of(&crr, "notes"), engine_of(&native, "notes")), (TableEngine::CrSqlite, TableEngine::Native));
+    share(&folder, &[&native, &crr, &third]);
+    run(
+        &native,
+        "INSERT INTO notes VALUES(1, 'one', 1), (2, 'two', 2), (3, 'three', 3); INSERT INTO links VALUES('a', 'b')",
+    );
+    sync(&[&native, &crr, &third]);
+    assert_eq!(engine_of(&third, "notes"), TableEngine::CrSqlite, "a table that comes from another device");
+    // Five early edits lose to one later edit, whatever cr-sqlite would have counted.
+    for stars in 10..15 {
+        run(&crr, &format!("UPDATE notes SET stars = {stars} WHERE id = 1"));
+    }
+    run(
+        &native,
+        "UPDATE notes SET stars = 5, title = 'uno' WHERE id = 1; DELETE FROM notes WHERE id = 2; DELETE FROM links",
+    );
+    run(&crr, "UPDATE notes SET title = 'zwei' WHERE id = 2; INSERT INTO links VALUES('c', 'd')");
+    run(
+        &third,
+        "DELETE FROM notes WHERE id = 3; INSERT INTO notes VALUES(3, 'again', 0); UPDATE notes SET id = 9 WHERE id = 3",
+    );
+    sync(&[&native, &crr, &third]);
+    assert_eq!(
+        texts(&crr, "SELECT id, title, stars FROM notes ORDER BY id"),
+        texts(&native, "SELECT id, title, stars FROM notes ORDER BY id")
+    );
+    assert_eq!(texts(&crr, "SELECT stars FROM notes WHERE id = 1"), ["Integer(5)"]);
+    let lost = crr.conflicts(false, 10).unwrap();
+    assert!(lost.iter().any(|conflict| format!("{conflict:?}").contains("zwei")), "{lost:?}");
+    // A client of cr-sqlite's own writes beside isle, and reads what came.
+    let client = Client::open(crr.path());
+    client.execute("INSERT INTO notes VALUES(20, 'by hand', 1)", []).unwrap();
+    client.execute("UPDATE notes SET stars = stars + 1 WHERE id = 1", []).unwrap();
+    drop(client);
+    assert_eq!(crr.status().unwrap().queued, 2);
+    sync(&[&native, &crr, &third]);
+    assert_eq!(texts(&native, "SELECT title FROM notes WHERE id = 20"), ["Text(\"by hand\")"]);
+    assert_eq!(texts(&third, "SELECT stars FROM notes WHERE id = 1"), ["Integer(6)"]);
+}
+
+#[test]
+fn a_newcomer_takes_a_snapshot_of_a_compacted_bucket() {
+    let folder = tempfile::tempdir().unwrap();
+    let native = device(&folder, "native", TableEngine::Native, NOTES);
+    share(&folder, &[&native]);
+    for n in 0..40 {
+        run(&native, &format!("INSERT INTO notes VALUES({n}, 'n{n}', {n})"));
+    }
+    run(&native, "DELETE FROM notes WHERE id < 5; UPDATE notes SET stars = -1 WHERE id = 7");
+    block_on(native.sync()).unwrap();
+    block_on(native.compact(&isle::CompactOptions::default())).unwrap();
+    let crr = device(
+        &folder,
+        "crr",
+        TableEngine::CrSqlite,
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY NOT NULL, title TEXT, stars INT); INSERT INTO notes VALUES(7, 'mine', 7), (50, 'fifty', 50)",
+    );
+    share(&folder, &[&crr]);
+    sync(&[&native, &crr]);
+    assert_eq!(
+        texts(&native, "SELECT count(*), sum(stars) FROM notes"),
+        texts(&crr, "SELECT count(*), sum(stars) FROM notes")
+    );
+    run(&crr, "UPDATE notes SET stars = 0");
+    sync(&[&native, &crr]);
+    assert_eq!(texts(&native, "SELECT sum(stars) FROM notes"), ["Integer(0)"]);
+}
+
+#[test]
+fn they_meet_directly() {
+    let folder = tempfile::tempdir().unwrap();
+    let native = device(&folder, "native", TableEngine::Native, NOTES);
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, "");
+    run(&native, "INSERT INTO notes VALUES(1, 'one', 1)");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let options = LiveOptions { listen: Some("127.0.0.1:0".parse().unwrap()), ..LiveOptions::default() };
+        let live = native.go_live(&options).await.unwrap();
+        let options = InviteOptions { addresses: live.addresses().to_vec(), ..InviteOptions::default() };
+        crr.join(&native.invite(&options).unwrap()).await.unwrap();
+        for stars in 2..5 {
+            run(
+                &crr,
+                &format!(
+                    "UPDATE notes SET stars = {stars} WHERE id = 1; INSERT INTO notes VALUES({stars}, NULL, NULL)"
+                ),
+            );
+            run(&native, &format!("UPDATE notes SET title = 'n{stars}' WHERE id = 1"));
+            for outcome in crr.sync_peers().await.unwrap() {
+                outcome.result.unwrap();
+            }
+            assert_eq!(native.state_hash().unwrap(), crr.state_hash().unwrap());
+        }
+        live.stop().await.unwrap();
+    });
+    assert_eq!(texts(&native, "SELECT title, stars FROM notes WHERE id = 1"), ["Text(\"n4\") Integer(4)"]);
+    assert_eq!(crr.check().unwrap().findings, []);
+}
+
+#[test]
+fn a_migration_changes_a_crr_and_takes_it_to_isle_where_cr_sqlite_cannot_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let native = device(&folder, "native", TableEngine::Native, NOTES);
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, "");
+    share(&folder, &[&native, &crr]);
+    run(&native, "INSERT INTO notes VALUES(1, 'one', 1), (2, 'two', 2)");
+    sync(&[&native, &crr]);
+    let define = |replica: &Replica, notes: &str| {
+        let links = "CREATE TABLE links(a TEXT NOT NULL, b TEXT NOT NULL, PRIMARY KEY(a, b));";
+        replica.apply_schema(format!("CREATE TABLE notes({notes});\n{links}").as_str()).unwrap();
+    };
+    // A column, on one side; a write to it, on the other.
+    define(&native, "id INTEGER PRIMARY KEY NOT NULL, title TEXT, stars INT, due TEXT DEFAULT 'never'");
+    run(&crr, "UPDATE notes SET stars = 7 WHERE id = 1");
+    sync(&[&native, &crr]);
+    run(&crr, "UPDATE notes SET due = 'soon' WHERE id = 2; INSERT INTO notes VALUES(3, 'three', 3, 'now')");
+    sync(&[&native, &crr]);
+    assert_eq!(engine_of(&crr, "notes"), TableEngine::CrSqlite);
+    assert_eq!(
+        texts(&native, "SELECT due, stars FROM notes ORDER BY id"),
+        ["Text(\"never\") Integer(7)", "Text(\"soon\") Integer(2)", "Text(\"now\") Integer(3)"]
+    );
+    // A new name, from the device that cr-sqlite keeps.
+    define(
+        &crr,
+        "-- @rename notes.stars -> rating\n id INTEGER PRIMARY KEY NOT NULL, title TEXT, rating INT, due TEXT DEFAULT 'never'",
+    );
+    run(&crr, "UPDATE notes SET rating = 9 WHERE id = 1");
+    sync(&[&native, &crr]);
+    assert_eq!(
+        (texts(&native, "SELECT rating FROM notes WHERE id = 1"), engine_of(&crr, "notes")),
+        (vec!["Integer(9)".to_owned()], TableEngine::CrSqlite)
+    );
+    // cr-sqlite has no UNIQUE.
+    define(&native, "id INTEGER PRIMARY KEY NOT NULL, title TEXT UNIQUE, rating INT, due TEXT DEFAULT 'never'");
+    sync(&[&native, &crr]);
+    let kept = crr.table_engines().unwrap();
+    let notes = kept.iter().find(|table| table.table == "notes").unwrap();
+    assert_eq!(notes.engine, TableEngine::Native);
+    assert!(notes.reason.as_ref().unwrap().contains("UNIQUE"), "{notes:?}");
+    run(&crr, "UPDATE notes SET rating = 10 WHERE id = 1");
+    run(&native, "UPDATE notes SET title = 'same' WHERE id = 1");
+    run(&crr, "UPDATE notes SET title = 'same' WHERE id = 2");
+    sync(&[&native, &crr]);
+    assert_eq!(
+        texts(&native, "SELECT rating FROM notes WHERE id = 1 OR id = 2"),
+        texts(&crr, "SELECT rating FROM notes WHERE id = 1 OR id = 2")
+    );
+    // And has it again without.
+    define(&native, "id INTEGER PRIMARY KEY NOT NULL, title TEXT, rating INT, due TEXT DEFAULT 'never'");
+    sync(&[&native, &crr]);
+    assert_eq!(engine_of(&crr, "notes"), TableEngine::CrSqlite);
+    run(&crr, "UPDATE notes SET title = 'other' WHERE id = 2");
+    sync(&[&native, &crr]);
+    // Columns of a kind are isle's alone, too.
+    define(
+        &native,
+        "id INTEGER PRIMARY KEY NOT NULL, title TEXT, rating INT, -- @merge counter\n due TEXT DEFAULT 'never'",
+    );
+    sync(&[&native, &crr]);
+    assert_eq!(engine_of(&crr, "notes"), TableEngine::Native);
+    run(&crr, "UPDATE notes SET rating = rating + 1 WHERE id = 1");
+    run(&native, "UPDATE notes SET rating = rating + 1 WHERE id = 1");
+    sync(&[&native, &crr]);
+    assert_eq!(texts(&crr, "SELECT rating FROM notes WHERE id = 1"), ["Integer(12)"]);
+}
+
+#[test]
+fn a_file_of_cr_sqlites_keeps_its_past() {
+    let folder = tempfile::tempdir().unwrap();
+    let crrs = format!("{NOTES} SELECT crsql_as_crr('notes'); SELECT crsql_as_crr('links');");
+    // Two files with one past: both have rows 1 to 3 as they were; one has gone on.
+    let past =
+        "INSERT INTO notes VALUES(1, 'one', 1), (2, 'two', 2), (3, 'three', 3); INSERT INTO links VALUES('a', 'b');
+        DELETE FROM notes WHERE id = 3; INSERT INTO notes VALUES(3, 'second life', 3);";
+    let behind = device(&folder, "behind", TableEngine::CrSqlite, &format!("{crrs} {past}"));
+    let ahead = device(
+        &folder,
+        "ahead",
+        TableEngine::CrSqlite,
+        &format!(
+            "{crrs} {past} UPDATE notes SET stars = 20 WHERE id = 2; UPDATE notes SET stars = 1 WHERE id = 2; DELETE FROM notes WHERE id = 1; DELETE FROM links;"
+        ),
+    );
+    assert_eq!(
+        texts(&ahead, "SELECT id, title, stars FROM notes ORDER BY id"),
+        ["Integer(2) Text(\"two\") Integer(1)", "Integer(3) Text(\"second life\") Integer(3)"]
+    );
+    let clocks = "SELECT col_name, col_version FROM notes__crsql_clock WHERE key = 2 ORDER BY 1";
+    assert_eq!(
+        texts(&ahead, clocks),
+        ["Text(\"stars\") Integer(3)", "Text(\"title\") Integer(1)"],
+        "the versions stand"
+    );
+    share(&folder, &[&behind, &ahead]);
+    sync(&[&behind, &ahead]);
+    // The smaller value that came later, and the deletes, as cr-sqlite would have had it.
+    assert_eq!(
+        texts(&behind, "SELECT id, stars FROM notes ORDER BY id"),
+        ["Integer(2) Integer(1)", "Integer(3) Integer(3)"]
+    );
+    assert_eq!(texts(&behind, "SELECT count(*) FROM links"), ["Integer(0)"]);
+    // Whatever is written now is later than all of it.
+    run(&behind, "UPDATE notes SET stars = 0 WHERE id = 2; INSERT INTO notes VALUES(1, 'back', 1)");
+    sync(&[&behind, &ahead]);
+    assert_eq!(
+        texts(&ahead, "SELECT id, stars FROM notes ORDER BY id"),
+        ["Integer(1) Integer(1)", "Integer(2) Integer(0)", "Integer(3) Integer(3)"]
+    );
+    // A native device joins, and one of the two is handed over to isle: no stamp moves.
+    let native = device(&folder, "native", TableEngine::Native, "");
+    share(&folder, &[&native]);
+    sync(&[&behind, &ahead, &native]);
+    let before = ahead.state_hash().unwrap();
+    ahead.set_engine(TableEngine::Native).unwrap();
+    assert_eq!((ahead.state_hash().unwrap(), engine_of(&ahead, "notes")), (before, TableEngine::Native));
+    Connection::open(ahead.path()).unwrap().execute("UPDATE notes SET title = 'plain' WHERE id = 2", []).unwrap();
+    sync(&[&behind, &ahead, &native]);
+    ahead.set_engine(TableEngine::CrSqlite).unwrap();
+    run(&ahead, "UPDATE notes SET title = 'again' WHERE id = 3; DELETE FROM notes WHERE id = 1");
+    sync(&[&behind, &ahead, &native]);
+    assert_eq!(texts(&behind, "SELECT title FROM notes ORDER BY id"), ["Text(\"plain\")", "Text(\"again\")"]);
+}
+
+#[test]
+fn without_the_extension_a_file_can_be_read_and_says_what_writing_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, NOTES);
+    run(&crr, "INSERT INTO notes VALUES(1, 'one', 1)");
+    let path = crr.path().to_owned();
+    drop(crr);
+    let opened = |builder: Builder| builder.home(folder.path().join("crr/home")).open().unwrap();
+    let without = opened(Replica::builder(&path));
+    assert_eq!(texts(&without, "SELECT title FROM notes"), ["Text(\"one\")"]);
+    let refused = without.write(|tx| tx.execute_batch("DELETE FROM notes")).unwrap_err().to_string();
+    assert!(refused.contains("ISLE_CR_SQLITE"), "{refused}");
+    drop(without);
+    std::fs::write(folder.path().join("no.so"), "no extension").unwrap();
+    let wrong = opened(Replica::builder(&path).cr_sqlite(folder.path().join("no.so")));
+    let refused = wrong.write(|tx| tx.execute_batch("DELETE FROM notes")).unwrap_err().to_string();
+    assert!(refused.contains("cannot load cr-sqlite from") && refused.contains("no.so"), "{refused}");
+    drop(wrong);
+    // A client without it is refused by cr-sqlite's own triggers, and nothing is half done.
+    let plain = Connection::open(&path).unwrap().execute("DELETE FROM notes", []).unwrap_err().to_string();
+    assert!(plain.contains("no such function: crsql_"), "{plain}");
+    let again = opened(Replica::builder(&path).cr_sqlite(library()));
+    run(&again, "UPDATE notes SET stars = 2");
+    assert_eq!(
+        (texts(&again, "SELECT stars FROM notes"), again.check().unwrap().findings),
+        (vec!["Integer(2)".to_owned()], vec![])
+    );
+}
+
+#[test]
+fn a_table_of_both_engines_stands_still_until_one_lets_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let native = device(&folder, "native", TableEngine::Native, NOTES);
+    run(&native, "INSERT INTO notes VALUES(1, 'one', 1)");
+    let client = Client::open(native.path());
+    client.query_row("SELECT crsql_as_crr('notes')", [], |_| Ok(())).unwrap();
+    let refused = native.write(|tx| tx.execute_batch("UPDATE notes SET stars = 2")).unwrap_err().to_string();
+    assert!(refused.contains("stands still"), "{refused}");
+    let found = native.check().unwrap().findings;
+    assert!(found.iter().any(|finding| finding.message.contains("both record it")), "{found:?}");
+    client.query_row("SELECT crsql_as_table('notes')", [], |_| Ok(())).unwrap();
+    drop(client);
+    run(&native, "UPDATE notes SET stars = 2");
+    assert_eq!(native.check().unwrap().findings, []);
+    // And the other way round.
+    native.set_engine(TableEngine::CrSqlite).unwrap();
+    let client = Client::open(native.path());
+    client.query_row("SELECT crsql_as_table('notes')", [], |_| Ok(())).unwrap();
+    let refused = native.write(|tx| tx.execute_batch("UPDATE notes SET stars = 3")).unwrap_err().to_string();
+    assert!(refused.contains("stands still"), "{refused}");
+    drop(client);
+    // A CRR in a native file is not taken for an ordinary table.
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    let sql = format!("{NOTES} SELECT crsql_as_crr('notes');");
+    Client::open(&folder.path().join("other/app.db")).execute_batch(&sql).unwrap();
+    let other = builder(folder.path(), "other").init().unwrap();
+    let (tracked, refused) = other.track_all().unwrap();
+    assert_eq!(tracked, ["links"]);
+    assert!(refused[0].1.to_string().contains("--engine cr-sqlite"), "{refused:?}");
+}
+
+#[test]
+fn tables_of_an_older_cr_sqlite_are_refused_before_anything_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("old")).unwrap();
+    let path = folder.path().join("old/app.db");
+    let sql = format!(
+        "{NOTES} SELECT crsql_as_crr('notes'); UPDATE crsql_master SET value = 160300 WHERE key = 'crsqlite_version'"
+    );
+    Client::open(&path).execute_batch(&sql).unwrap();
+    let refused = builder(folder.path(), "old").engine(TableEngine::CrSqlite).init().unwrap_err().to_string();
+    assert!(refused.contains("160300") && refused.contains("0.17"), "{refused}");
+    let conn = Connection::open(&path).unwrap();
+    let isle: i64 =
+        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'isle%'", [], |row| row.get(0)).unwrap();
+    assert_eq!(isle, 0);
+}
+
+#[test]
+fn untracked_and_detached_tables_are_plain_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, NOTES);
+    run(&crr, "INSERT INTO notes VALUES(1, 'one', 1)");
+    crr.untrack("notes").unwrap();
+    let path = crr.path().to_owned();
+    let plain = |sql: &str| Connection::open(&path).unwrap().execute(sql, []);
+    assert_eq!(plain("UPDATE notes SET stars = 2").unwrap(), 1);
+    crr.track(&["notes"]).unwrap();
+    assert_eq!(engine_of(&crr, "notes"), TableEngine::CrSqlite);
+    crr.detach().unwrap();
+    assert_eq!(plain("INSERT INTO links VALUES('x', 'y')").unwrap(), 1);
+}
