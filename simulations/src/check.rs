@@ -172,7 +172,7 @@ impl World {
         let furthest = 40 * 3_600_000;
         tokio::time::sleep(tokio::time::Duration::from_millis(furthest)).await;
         for n in self.alive() {
-            if self.devices[n].app_version < 2 && self.scenario.schema == "kinds" {
+            if self.devices[n].app_version < 2 && crate::schemas::changes(&self.scenario.schema) {
                 self.devices[n].replica = None;
                 self.devices[n].app_version = 2;
                 let opened = self.devices[n].open();
@@ -369,7 +369,7 @@ impl World {
     /// Whoever comes now and has nothing but the bucket gets the same.
     async fn check_newcomer(&mut self) -> Checked<()> {
         let n = self.devices.len() + 100 + self.coverage.events.get("newcomer").copied().unwrap_or(0) as usize;
-        let device = Device::new(&self.root, n, self.scenario.seed, self.time, &self.bucket);
+        let device = Device::new(&self.root, n, &self.scenario, self.time, &self.bucket);
         let mut device = device.map_err(|error| self.broken("setup", error.to_string()))?;
         device.app_version = 2;
         device.open().map_err(|error| self.broken("newcomer", chain(&error)))?;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use isle::{Error, Replica, SiteId, Version};
+use isle::{Error, Replica, SiteId, TableEngine, Version};
 use isle_blobs::testing::{FaultPlan, Faults, History};
 use isle_blobs::{Remote, RemoteOptions};
+use isle_crsqlite::Library;
 use rusqlite::Connection;
 
 use crate::clock::{DeviceRuntime, WorldTime};
 use crate::disk::Disk;
 use crate::random::Rng;
-use crate::scenario::BucketFault;
+use crate::scenario::{BucketFault, Scenario};
 use crate::workload::{Shape, Token, quoted, shapes};
 
 /// What is remembered of a value that was written and acknowledged.
@@ -87,6 +88,10 @@ pub(crate) struct Device {
     pub(crate) drops_at_once: bool,
     /// What goes to the bucket is encrypted.
     encrypted: bool,
+    /// Of a fleet with files that cr-sqlite keeps.
+    library: Option<Library>,
+    /// What is to keep a file that is made here.
+    engine: TableEngine,
     shapes: Option<(i64, Vec<Shape>)>,
 }
 
@@ -100,7 +105,16 @@ pub(crate) const BUCKET: &str = "bucket";
 
 impl Device {
     /// A device without a file yet.
-    pub(crate) fn new(root: &Path, n: usize, seed: u64, time: WorldTime, bucket: &Bucket) -> std::io::Result<Device> {
+    pub(crate) fn new(
+        root: &Path,
+        n: usize,
+        scenario: &Scenario,
+        time: WorldTime,
+        bucket: &Bucket,
+    ) -> std::io::Result<Device> {
+        let seed = scenario.seed;
+        let library = if scenario.cr_sqlite == 0 { None } else { Some(library()?) };
+        let engine = if scenario.is_cr_sqlite(n) { TableEngine::CrSqlite } else { TableEngine::Native };
         let folder = root.join(format!("d{n}"));
         std::fs::create_dir_all(folder.join("home"))?;
         let folder = folder.canonicalize()?;
@@ -141,6 +155,8 @@ impl Device {
             drops_at_once: false,
             went_back: None,
             encrypted: is_encrypted(seed),
+            library,
+            engine,
             shapes: None,
         })
     }
@@ -172,7 +188,12 @@ impl Device {
             .runtime(Arc::clone(&self.runtime) as Arc<dyn isle_store::Runtime>)
             .page_cache_bytes(1 << 20)
             .checkpoint_pages(60)
-            .remote_options(options);
+            .remote_options(options)
+            .engine(self.engine);
+        let builder = match &self.library {
+            Some(library) => builder.cr_sqlite(library.path()),
+            None => builder,
+        };
         let fresh = !self.path().exists();
         let replica = if fresh { builder.init()? } else { builder.open()? };
         if fresh {
@@ -189,11 +210,15 @@ impl Device {
         self.replica.as_ref().filter(|_| !self.off && !self.gone)
     }
 
-    /// A connection that knows nothing of isle.
-    pub(crate) fn plain(&self) -> rusqlite::Result<Connection> {
-        let conn = Connection::open(self.path())?;
+    /// A connection that knows nothing of isle, but of cr-sqlite where that keeps the file.
+    pub(crate) fn plain(&self) -> rusqlite::Result<Plain> {
+        let conn = Plain(Connection::open(self.path())?);
         conn.busy_timeout(std::time::Duration::from_millis(1))?;
         conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA cache_size = -200")?;
+        let kept = conn.query_row("SELECT 1 FROM isle_meta WHERE k = 'engine'", [], |_| Ok(())).is_ok();
+        if let Some(library) = self.library.as_ref().filter(|_| kept) {
+            library.load(&conn).map_err(|error| rusqlite::Error::UserFunctionError(Box::new(error)))?;
+        }
         Ok(conn)
     }
 
@@ -262,4 +287,31 @@ impl Device {
     pub(crate) fn is_gone(conn: &Connection, token: &Token) -> bool {
         Device::looks(conn, token) == Some(false)
     }
+}
+
+/// A connection that lets go of cr-sqlite before it is closed.
+pub(crate) struct Plain(Connection);
+
+impl std::ops::Deref for Plain {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        isle_crsqlite::release(&self.0);
+    }
+}
+
+/// cr-sqlite, as `ISLE_CR_SQLITE` names it: which file that is changes nothing of what happens.
+fn library() -> std::io::Result<Library> {
+    let missing = || {
+        std::io::Error::other(
+            "ISLE_CR_SQLITE has to name the extension of cr-sqlite: `scripts/fetch-cr-sqlite` installs it and says where",
+        )
+    };
+    std::env::var_os("ISLE_CR_SQLITE").filter(|path| !path.is_empty()).map(Library::new).ok_or_else(missing)
 }

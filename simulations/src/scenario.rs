@@ -22,6 +22,9 @@ pub struct Scenario {
     /// Most writes are of one of so many tables, which the seed chooses; of any for 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub focus: u32,
+    /// The devices whose files cr-sqlite keeps, as bits.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cr_sqlite: u32,
     /// What happens, in the order of time.
     pub steps: Vec<Step>,
 }
@@ -276,6 +279,26 @@ impl Scenario {
         })
     }
 
+    /// The same fleet with files that cr-sqlite keeps, beside native ones if `mixed`; its tables have keys that cr-sqlite takes.
+    #[must_use]
+    pub fn with_cr_sqlite(mut self, mixed: bool) -> Scenario {
+        self.cr_sqlite = match mixed {
+            // The first device, which makes the tables, is one of them in every second fleet.
+            true if self.seed.is_multiple_of(2) => 0x5555_5555,
+            true => 0xaaaa_aaaa,
+            false => u32::MAX,
+        };
+        if self.schema == "kinds" {
+            self.schema = "keyed".to_owned();
+        }
+        self
+    }
+
+    /// Whether cr-sqlite keeps the file of a device.
+    pub(crate) fn is_cr_sqlite(&self, n: usize) -> bool {
+        self.cr_sqlite >> (n % 32) & 1 == 1
+    }
+
     /// The scenario of a seed.
     pub fn generate(seed: u64, profile: Profile, devices: Option<u32>) -> Scenario {
         let mut rng = Rng(seed ^ 0x151e);
@@ -308,7 +331,7 @@ impl Scenario {
             at_ms += HOUR;
             kinds = Kinds::draw(&mut rng, profile, schema);
         }
-        Scenario { note: String::new(), seed, schema: schema.to_owned(), devices, focus, steps }
+        Scenario { note: String::new(), seed, schema: schema.to_owned(), devices, focus, cr_sqlite: 0, steps }
     }
 }
 

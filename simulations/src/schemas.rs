@@ -14,11 +14,23 @@ const APPS: [(&str, &str); 5] = [
     ("massugc", include_str!("../../migrations/massugc/1.0.0__start.sql")),
 ];
 
-/// The definition of a schema, with these changes if it is `kinds`.
+/// Whether the schema is the one that changes.
+pub(crate) fn changes(name: &str) -> bool {
+    name == "kinds" || name == "keyed"
+}
+
+/// The definition of a schema, with these changes if it is `kinds`, or `keyed`: the same with keys that say that they are not NULL, as cr-sqlite wants it.
 pub(crate) fn definition(name: &str, changes: &BTreeSet<u32>) -> Option<String> {
     match APPS.iter().find(|(app, _)| *app == name) {
         Some((_, sql)) => Some((*sql).to_owned()),
         None if name == "kinds" => Some(KINDS.lines().filter_map(|line| kept(line, changes)).collect()),
+        None if name == "keyed" => {
+            let not_null = |sql: String, key: &str| {
+                sql.replace(&format!("{key} PRIMARY KEY"), &format!("{key} PRIMARY KEY NOT NULL"))
+            };
+            let sql = not_null(not_null(definition("kinds", changes)?, "INTEGER"), "TEXT");
+            Some(sql.replace("pairs(a INT, b TEXT,", "pairs(a INT NOT NULL, b TEXT NOT NULL,"))
+        }
         None => None,
     }
 }
@@ -64,7 +76,7 @@ pub(crate) fn changes_in(conn: &Connection, store: &Store) -> BTreeSet<u32> {
 
 /// The names of all schemas.
 pub(crate) fn names() -> Vec<&'static str> {
-    std::iter::once("kinds").chain(APPS.iter().map(|(name, _)| *name)).collect()
+    ["kinds", "keyed"].into_iter().chain(APPS.iter().map(|(name, _)| *name)).collect()
 }
 
 #[cfg(test)]
@@ -74,8 +86,11 @@ mod tests {
     #[test]
     fn every_schema_is_sql_whatever_has_changed() {
         for changes in [vec![], vec![0, 3, 6], vec![0, 1, 2, 3, 4, 5, 6, 7]] {
-            let sql = definition("kinds", &changes.into_iter().collect()).unwrap();
-            Connection::open_in_memory().unwrap().execute_batch(&sql).unwrap();
+            let changes = changes.into_iter().collect();
+            for name in ["kinds", "keyed"] {
+                let sql = definition(name, &changes).unwrap();
+                Connection::open_in_memory().unwrap().execute_batch(&sql).unwrap();
+            }
         }
         for (name, _) in APPS {
             let sql = definition(name, &BTreeSet::new()).unwrap();

@@ -65,6 +65,9 @@ pub(crate) fn shapes(conn: &Connection, store: &Store) -> Result<Vec<Shape>, Str
     let mut shapes = Vec::new();
     for table in tables {
         let (name, sql) = table.map_err(text)?;
+        if isle_crsqlite::is_internal(&name) {
+            continue;
+        }
         let state = schema.tables.values().find(|state| state.name.eq_ignore_ascii_case(&name));
         let kind_of = |column: &str| {
             let state = state?;

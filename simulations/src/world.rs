@@ -135,7 +135,7 @@ impl World {
     }
 
     fn add_device(&mut self, n: usize) -> Checked<()> {
-        let device = Device::new(&self.root, n, self.scenario.seed, self.time, &self.bucket);
+        let device = Device::new(&self.root, n, &self.scenario, self.time, &self.bucket);
         let mut device = device.map_err(|error| self.broken("setup", error.to_string()))?;
         device.open().map_err(|error| self.broken("setup", error.to_string()))?;
         self.devices.push(device);

@@ -403,6 +403,37 @@ fn tables_of_an_older_cr_sqlite_are_refused_before_anything_is_touched() {
 }
 
 #[test]
+fn the_command_line_makes_shows_and_hands_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let isle = |args: &[&str]| {
+        let mut command = std::process::Command::new(isle_tests::isle_binary());
+        command
+            .current_dir(folder.path())
+            .env("ISLE_HOME", folder.path().join("home"))
+            .env("ISLE_CR_SQLITE", library());
+        let output = command.args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    isle(&["init", "app.db", "--engine", "cr-sqlite"]);
+    isle(&[
+        "exec",
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY NOT NULL, t TEXT); CREATE TABLE names(id INTEGER PRIMARY KEY NOT NULL, n TEXT UNIQUE)",
+    ]);
+    let tracked = isle(&["track", "notes", "names"]);
+    assert!(tracked.contains("isle keeps names, which cr-sqlite cannot hold: it has a UNIQUE index"), "{tracked}");
+    isle(&["exec", "INSERT INTO notes VALUES(1, 'x'); INSERT INTO names VALUES(1, 'y')"]);
+    let shown = isle(&["engine", "--json"]);
+    assert!(shown.contains("\"engine\": \"cr-sqlite\"") || shown.contains("\"engine\":\"cr-sqlite\""), "{shown}");
+    let before = isle(&["hash", "--json"]);
+    isle(&["engine", "native"]);
+    assert_eq!(isle(&["hash", "--json"]), before);
+    isle(&["doctor"]);
+    assert!(!isle(&["engine"]).contains("cr-sqlite"));
+    assert!(!isle(&["status"]).contains("crsql"), "cr-sqlite's own tables are nobody's business");
+}
+
+#[test]
 fn untracked_and_detached_tables_are_plain_again() {
     let folder = tempfile::tempdir().unwrap();
     let crr = device(&folder, "crr", TableEngine::CrSqlite, NOTES);

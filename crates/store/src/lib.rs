@@ -52,6 +52,10 @@
 //! isle_ops        what was done with the file, and what came of it
 //! ```
 //!
+//! # cr-sqlite
+//! A table may be a CRR of cr-sqlite as well, which then records and merges it beside the row clocks (see `companion`): for files that an app
+//! opens with that extension. Everything else is as it is for any other table.
+//!
 //! # Limits
 //! UNIQUE indexes on expressions, AUTOINCREMENT, NULL in keys and custom collations are refused when a table is tracked, as are rows
 //! without the parent that a foreign key names. CHECKs bind local writes; a merge does not enforce them. SQLite's incremental blob writes fire no triggers and are not captured. A row may have 32 MiB.

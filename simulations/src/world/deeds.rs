@@ -146,7 +146,7 @@ impl World {
         let copied = self.at(n, copy_of);
         let Some(kept) = copied else { return Ok(()) };
         let new = self.devices.len();
-        let device = Device::new(&self.root, new, self.scenario.seed, self.time, &self.bucket);
+        let device = Device::new(&self.root, new, &self.scenario, self.time, &self.bucket);
         let mut device = device.map_err(|error| self.broken("setup", error.to_string()))?;
         let written = std::fs::copy(&kept.backup.path, device.path());
         written.map_err(|error| self.broken("setup", error.to_string()))?;

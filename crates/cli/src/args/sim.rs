@@ -39,6 +39,9 @@ pub(crate) struct SimRun {
     /// How much goes wrong
     #[arg(long, default_value = "default", value_parser = ["calm", "default", "chaos"])]
     pub(crate) profile: String,
+    /// What keeps the files: isle alone, cr-sqlite (which ISLE_CR_SQLITE names), or each for some devices
+    #[arg(long, default_value = "native", value_parser = ["native", "mixed", "cr-sqlite"])]
+    pub(crate) engine: String,
     /// Show all that happens to one seed
     #[arg(long, conflicts_with = "count")]
     pub(crate) timeline: bool,

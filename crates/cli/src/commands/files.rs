@@ -143,6 +143,9 @@ pub(crate) fn track(args: &Args, tables: &[String], out: &mut Out) -> anyhow::Re
             let mark = out.style.green("✓");
             out.note(format!("{mark} tracks {table}, {}", count(rows.unsigned_abs(), "row")))?;
         }
+        let mut lowered = engines::lowered(&replica)?;
+        lowered.retain(|lowered| tables.iter().any(|table| table.eq_ignore_ascii_case(&lowered.table)));
+        engines::show_lowered(&lowered, out)?;
     }
     Ok(0)
 }

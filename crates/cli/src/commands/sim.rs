@@ -97,7 +97,13 @@ struct Sum {
 
 fn seeds(wanted: &SimRun, out: &mut Out) -> anyhow::Result<u8> {
     let profile = Profile::parse(&wanted.profile).unwrap_or(Profile::Default);
-    let scenario = |seed| Scenario::generate(seed, profile, wanted.devices);
+    let scenario = |seed| {
+        let scenario = Scenario::generate(seed, profile, wanted.devices);
+        match wanted.engine.as_str() {
+            "native" => scenario,
+            engine => scenario.with_cr_sqlite(engine == "mixed"),
+        }
+    };
     anyhow::ensure!(wanted.keep.is_dir(), "{} is no folder to keep a failure in", wanted.keep.display());
     let began = Instant::now();
     if wanted.count == 1 {

@@ -8,6 +8,7 @@ mod compact;
 mod compare;
 mod config;
 mod demo;
+mod engines;
 mod files;
 mod full;
 mod history;

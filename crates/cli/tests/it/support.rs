@@ -91,7 +91,7 @@ impl Device {
             .env("ISLE_HOME", &self.home)
             .env("XDG_CONFIG_HOME", &self.home)
             .env("TZ", "Europe/Copenhagen");
-        for name in ["ISLE_BACKUPS", "ISLE_CONFIG", "ISLE_RETRIES", "ISLE_TIMEOUT"] {
+        for name in ["ISLE_BACKUPS", "ISLE_CONFIG", "ISLE_CR_SQLITE", "ISLE_RETRIES", "ISLE_TIMEOUT"] {
             command.env_remove(name);
         }
         for name in ["ISLE_DB", "ISLE_LOG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"] {
