@@ -114,6 +114,7 @@ fn checkers_notice_what_is_wrong() {
         seed: 5,
         schema: "massugc".to_owned(),
         devices: 2,
+        cr_sqlite: 0,
         focus: 0,
         steps: steps.to_vec(),
     };

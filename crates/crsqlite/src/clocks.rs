@@ -379,7 +379,7 @@ impl Crr {
             let (at, site) = (life.version, known_ordinal(conn, life.site)?);
             statement.execute((number, SENTINEL, length as i64, at, site, at.to_string())).doing(doing)?;
         }
-        if length % 2 == 0 {
+        if length.is_multiple_of(2) {
             return Ok(());
         }
         for cell in cells {

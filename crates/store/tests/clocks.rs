@@ -72,7 +72,7 @@ fn what_was_merged_before_a_restart_with_an_earlier_clock_is_written_over_and_no
 fn skewed() -> (Device, Device) {
     let (mut a, mut b) = (Device::new(1, NOTES), Device::new(2, NOTES));
     for device in [&mut a, &mut b] {
-        let options = Options { drift: Duration::from_secs(2 * 3600), ..Options::new(device.path()) };
+        let options = Options { drift: Duration::from_secs(2 * 3600), ..support::companion::options(device.path()) };
         device.store = Store::open(options, Arc::clone(&device.runtime) as Arc<dyn Runtime>).unwrap();
     }
     a.pass(HOUR);

@@ -9,8 +9,9 @@ use isle_changeset::Value;
 use isle_clock::{Hlc, VersionVector};
 use isle_store::{Applied, StoreError};
 use proptest::prelude::*;
+use support::companion::schema;
 use support::fleet::{Way, write};
-use support::random::{SCHEMA, Sql, Style, statements};
+use support::random::{Sql, Style, statements};
 use support::{Device, START_MS};
 
 fn config(cases: u32) -> ProptestConfig {
@@ -97,7 +98,7 @@ struct Group {
 impl Group {
     fn new(count: usize) -> Group {
         let device = |n| {
-            let device = Device::untracked(n as u64 + 1, SCHEMA);
+            let device = Device::untracked(n as u64 + 1, &schema());
             device.store.track(&["ints", "names", "pairs", "tags", "loose"]).unwrap();
             device
         };
@@ -453,15 +454,15 @@ fn a_snapshot_that_holds_versions_this_file_never_wrote_is_a_fork() {
     let old = bytes(&a);
     a.run("INSERT INTO notes VALUES(8, 'eight', 8)");
     b.pull(&a);
-    let Device { store, runtime, folder } = copy;
+    let Device { store, runtime, folder, companion } = copy;
     drop(store);
     std::fs::write(folder.path().join("test.db"), old).unwrap();
     for rest in ["test.db-wal", "test.db-shm"] {
         drop(std::fs::remove_file(folder.path().join(rest)));
     }
-    let options = isle_store::Options::new(folder.path().join("test.db"));
+    let options = support::companion::options(folder.path().join("test.db"));
     let shared = std::sync::Arc::clone(&runtime) as std::sync::Arc<dyn isle_store::Runtime>;
-    let restored = Device { store: isle_store::Store::open(options, shared).unwrap(), runtime, folder };
+    let restored = Device { store: isle_store::Store::open(options, shared).unwrap(), runtime, folder, companion };
     restored.run("INSERT INTO notes VALUES(9, 'nine', 9)");
     let (header, blocks) = export(&b);
     restored.store.stage_snapshot(&header, &VersionVector::new()).unwrap();

@@ -68,7 +68,7 @@ fn threads_and_a_foreign_writer_lose_no_row_and_leave_no_gap() {
 fn two_stores_on_one_file_take_turns_and_notice_each_other() {
     let (a, b) = (Device::new(1, T), Device::new(2, T));
     let runtime = Arc::clone(&a.runtime) as Arc<dyn Runtime>;
-    let second = Store::open(Options::new(a.path()), runtime).unwrap();
+    let second = Store::open(support::companion::options(a.path()), runtime).unwrap();
     for n in 0..30 {
         let store = if n % 2 == 0 { &a.store } else { &second };
         store.write(|tx| tx.execute("INSERT INTO t VALUES(?1, 0, 0)", [n])).unwrap();
@@ -101,7 +101,7 @@ fn two_stores_on_one_file_take_turns_and_notice_each_other() {
 fn two_stores_in_two_threads_write_one_chain() {
     let (a, b) = (Device::new(1, T), Device::new(2, T));
     let runtime = Arc::clone(&a.runtime) as Arc<dyn Runtime>;
-    let second = Store::open(Options::new(a.path()), runtime).unwrap();
+    let second = Store::open(support::companion::options(a.path()), runtime).unwrap();
     std::thread::scope(|scope| {
         for (thread, store) in [(0, &a.store), (1, &second)] {
             scope.spawn(move || {
@@ -121,7 +121,7 @@ fn two_stores_in_two_threads_write_one_chain() {
 #[test]
 fn a_foreign_writer_that_holds_the_lock_too_long_gives_busy_and_no_damage() {
     let a = Device::new(1, T);
-    let mut options = Options::new(a.path());
+    let mut options = support::companion::options(a.path());
     options.busy_timeout = Duration::ZERO;
     let store = Store::open(options, Arc::clone(&a.runtime) as Arc<dyn Runtime>).unwrap();
     store.write(|tx| tx.execute("INSERT INTO t VALUES(1, 1, 1)", [])).unwrap();
@@ -138,7 +138,7 @@ fn a_foreign_writer_that_holds_the_lock_too_long_gives_busy_and_no_damage() {
 
 /// As a process of its own would: with its own ids, and nothing shared but the file.
 fn init(path: &std::path::Path, seed: u64, busy_timeout: Duration) -> Result<Store, StoreError> {
-    let options = Options { busy_timeout, ..Options::new(path) };
+    let options = Options { busy_timeout, ..support::companion::options(path) };
     Store::init(options, Arc::new(TestRuntime::new(seed)), &Init { app: "test".into(), owner: None })
 }
 

@@ -7,16 +7,16 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use isle_store::{Init, Options, Runtime, Store, StoreError};
+use isle_store::{Init, Runtime, Store, StoreError};
 use support::{Device, TestRuntime, folder};
 
 fn open(path: &Path) -> Result<Store, StoreError> {
-    Store::open(Options::new(path), Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>)
+    Store::open(support::companion::options(path), Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>)
 }
 
 fn init(path: &Path) -> Result<Store, StoreError> {
     Store::init(
-        Options::new(path),
+        support::companion::options(path),
         Arc::new(TestRuntime::new(1)) as Arc<dyn Runtime>,
         &Init { app: "test".into(), owner: None },
     )
@@ -84,7 +84,10 @@ fn a_format_that_rose_is_noticed_when_the_file_is_opened_again() {
     device.foreign("UPDATE isle_meta SET v = 99 WHERE k = 'format'");
     let mut device = device;
     let runtime = Arc::clone(&device.runtime) as Arc<dyn Runtime>;
-    assert!(matches!(Store::open(Options::new(device.path()), runtime), Err(StoreError::NewerFormat { .. })));
+    assert!(matches!(
+        Store::open(support::companion::options(device.path()), runtime),
+        Err(StoreError::NewerFormat { .. })
+    ));
     device.foreign("UPDATE isle_meta SET v = 1 WHERE k = 'format'");
     device.restart();
     device.run("INSERT INTO t VALUES(1, 1)");

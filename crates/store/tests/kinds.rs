@@ -305,8 +305,8 @@ fn the_original_of_a_copied_file_is_still_counted() {
     rusqlite::Connection::open(a.path()).unwrap().execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
     let runtime = std::sync::Arc::new(support::TestRuntime::new(9));
     let runtime_of_store = std::sync::Arc::clone(&runtime) as std::sync::Arc<dyn isle_store::Runtime>;
-    let store = isle_store::Store::open(isle_store::Options::new(&path), runtime_of_store).unwrap();
-    let copy = Device { store, runtime, folder };
+    let store = isle_store::Store::open(support::companion::options(&path), runtime_of_store).unwrap();
+    let copy = Device { store, runtime, folder, companion: false };
     // The copy counts at a later time than the original, and learns only then that it is one.
     copy.pass(60_000);
     copy.run("UPDATE usage SET uses = uses + 10");

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use isle_changeset::{Cause, Header, ValueRef};
 use isle_clock::{Hlc, SiteId};
 use isle_schema::Table;
-use isle_store::{Frame, Merging, Options, Runtime, Store, StoreError, Waiting};
+use isle_store::{Frame, Merging, Runtime, Store, StoreError, Waiting};
 use support::forger::{Forger, insert};
 use support::reference::{Sealed, tables};
 use support::{Device, START_MS, settle};
@@ -108,7 +108,7 @@ fn what_another_connection_put_into_the_log_is_found() {
     let waits = forged(&device, &notes, 1, &[2]);
     assert_eq!(device.store.receive(frames(&[waits])).unwrap().waiting.len(), 1);
     let runtime = Arc::clone(&device.runtime) as Arc<dyn Runtime>;
-    let other = Store::open(Options::new(device.path()), runtime).unwrap();
+    let other = Store::open(support::companion::options(device.path()), runtime).unwrap();
     other.put_frames(frames(&[forged(&device, &notes, 2, &[])])).unwrap();
     let applied = device.store.apply().unwrap();
     assert_eq!((applied.versions, applied.waiting.len()), (2, 0));

@@ -369,6 +369,7 @@ pub(crate) fn mirror_all(engine: &Engine) -> Result<(), StoreError> {
     for tracked in &engine.tables {
         if let Some(crr) = &tracked.crr {
             mirror(&engine.conn, tracked, crr)?;
+            forget_collected(&engine.conn, tracked)?;
         }
     }
     Ok(())

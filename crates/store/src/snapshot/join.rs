@@ -146,6 +146,8 @@ pub(super) fn join(
     if restate::is_below_floor(conn, &VersionVector::new())? {
         restate::restate(engine, now_ms)?;
     }
+    // Lives and stamps moved in rows that were not written.
+    crate::companion::mirror_all(engine)?;
     changed.dedup();
     let name = |no: &i64| engine.tables.iter().find(|t| t.no == *no).map(|t| t.table.name.clone());
     let tables = changed.iter().filter_map(name).collect();

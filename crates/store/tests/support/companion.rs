@@ -30,9 +30,10 @@ pub fn library() -> PathBuf {
     path.canonicalize().expect("cr-sqlite is not installed: run scripts/fetch-cr-sqlite")
 }
 
-pub fn options(path: &Path, companion: bool) -> Options {
+/// How a file is opened, whatever keeps it.
+pub fn options(path: impl Into<PathBuf>) -> Options {
     let mut options = Options::new(path);
-    options.cr_sqlite = companion.then(library);
+    options.cr_sqlite = is_in_use().then(library);
     options
 }
 

@@ -87,7 +87,7 @@ impl Device {
         let runtime = Arc::new(TestRuntime::new(n));
         let init = Init { app: "test".into(), owner };
         let companion = companion::is_asked_for(n);
-        let options = companion::options(&path, companion);
+        let options = companion::options(&path);
         let store = Store::init(options, Arc::clone(&runtime) as Arc<dyn Runtime>, &init).unwrap();
         if companion {
             store.set_engine(isle_store::TableEngine::CrSqlite).unwrap();
@@ -100,7 +100,7 @@ impl Device {
     /// The process ends and starts again.
     pub fn restart(&mut self) {
         let runtime = Arc::clone(&self.runtime) as Arc<dyn Runtime>;
-        let again = Store::open(companion::options(&self.path(), self.companion), runtime).unwrap();
+        let again = Store::open(companion::options(self.path()), runtime).unwrap();
         drop(std::mem::replace(&mut self.store, again));
     }
 
