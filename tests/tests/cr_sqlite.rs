@@ -402,6 +402,248 @@ fn tables_of_an_older_cr_sqlite_are_refused_before_anything_is_touched() {
     assert_eq!(isle, 0);
 }
 
+/// A native device and one that cr-sqlite keeps, with these tables and a bucket.
+fn pair(folder: &TempDir, sql: &str) -> (Replica, Replica) {
+    let native = device(folder, "native", TableEngine::Native, sql);
+    let crr = device(folder, "crr", TableEngine::CrSqlite, sql);
+    share(folder, &[&native, &crr]);
+    sync(&[&native, &crr]);
+    (native, crr)
+}
+
+fn same(a: &Replica, b: &Replica, sql: &str) -> Vec<String> {
+    assert_eq!(texts(a, sql), texts(b, sql));
+    texts(a, sql)
+}
+
+#[test]
+fn what_another_program_takes_from_sites_of_cr_sqlites_own_travels() {
+    let folder = tempfile::tempdir().unwrap();
+    let (native, crr) = pair(&folder, NOTES);
+    run(&native, "INSERT INTO notes VALUES(1, 'one', 1)");
+    sync(&[&native, &crr]);
+    let take = "INSERT INTO crsql_changes(\"table\", pk, cid, val, col_version, db_version, site_id, cl, seq, ts)
+        VALUES('notes', crsql_pack_columns(?1), ?2, ?3, ?4, 1, x'11111111111111111111111111111111', ?5, 0, '0')";
+    let client = Client::open(crr.path());
+    client.execute(take, (7, "title", "seven", 1, 1)).unwrap();
+    client.execute(take, (1, "-1", None::<String>, 2, 2)).unwrap();
+    drop(client);
+    assert_eq!((crr.status().unwrap().queued, crr.check().unwrap().findings), (2, vec![]));
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT * FROM notes"), ["Integer(7) Text(\"seven\") Null"]);
+}
+
+#[test]
+fn a_table_that_cannot_be_tracked_takes_no_past_from_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let sql = "CREATE TABLE k(id INTEGER PRIMARY KEY NOT NULL, v); CREATE TABLE m(id INTEGER PRIMARY KEY NOT NULL, v);
+        SELECT crsql_as_crr('k'); SELECT crsql_as_crr('m'); INSERT INTO m VALUES(1, 'm'), (2, 'old'); CREATE TABLE zlog(x);";
+    let open = |name: &str, more: &str| {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        Client::open(&folder.path().join(name).join("app.db")).execute_batch(&format!("{sql} {more}")).unwrap();
+        let replica = builder(folder.path(), name).engine(TableEngine::CrSqlite).init().unwrap();
+        let (tracked, refused) = replica.track_all().unwrap();
+        assert_eq!((tracked.len(), refused.len()), (2, 1));
+        replica
+    };
+    let a = open("a", "");
+    let b = open(
+        "b",
+        "DELETE FROM m WHERE id = 1; UPDATE m SET v = 'n1' WHERE id = 2; UPDATE m SET v = 'newer' WHERE id = 2",
+    );
+    share(&folder, &[&a, &b]);
+    sync(&[&a, &b]);
+    assert_eq!(same(&a, &b, "SELECT id, v FROM m"), ["Integer(2) Text(\"newer\")"]);
+}
+
+#[test]
+fn triggers_of_the_app_see_whole_rows_in_merges() {
+    let folder = tempfile::tempdir().unwrap();
+    let (native, crr) = pair(&folder, "CREATE TABLE notes(id INTEGER PRIMARY KEY NOT NULL, t TEXT, u TEXT)");
+    let triggers = "CREATE TABLE seen(id, t, u);
+        CREATE TRIGGER half BEFORE INSERT ON notes WHEN new.t IS NULL OR new.u IS NULL BEGIN SELECT RAISE(ROLLBACK, 'half a row'); END;
+        CREATE TRIGGER log AFTER INSERT ON notes BEGIN INSERT INTO seen VALUES(new.id, new.t, new.u); END;
+        CREATE TRIGGER gone AFTER DELETE ON notes BEGIN INSERT INTO seen VALUES(old.id, old.t, 'gone'); END";
+    Client::open(crr.path()).execute_batch(triggers).unwrap();
+    run(&native, "INSERT INTO notes VALUES(1, 'x', 'y'), (2, 'v', 'w')");
+    sync(&[&native, &crr]);
+    run(&native, "DELETE FROM notes WHERE id = 2; UPDATE notes SET u = 'z'");
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT * FROM notes"), ["Integer(1) Text(\"x\") Text(\"z\")"]);
+    assert_eq!(
+        texts(&crr, "SELECT * FROM seen"),
+        [
+            "Integer(1) Text(\"x\") Text(\"y\")",
+            "Integer(2) Text(\"v\") Text(\"w\")",
+            "Integer(2) Text(\"v\") Text(\"gone\")"
+        ]
+    );
+    run(&crr, "UPDATE notes SET t = 'again'");
+    sync(&[&native, &crr]);
+}
+
+#[test]
+fn names_are_cr_sqlites_letter_by_letter_and_nothing_is_lost_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (native, crr) = pair(&folder, NOTES);
+    run(&native, "INSERT INTO notes VALUES(1, 'one', 1)");
+    sync(&[&native, &crr]);
+    let client = Client::open(crr.path());
+    client.execute_batch("ALTER TABLE notes RENAME COLUMN title TO TITLE").unwrap();
+    client.execute("UPDATE notes SET title = 'kept'", []).unwrap();
+    drop(client);
+    sync(&[&native, &crr]);
+    run(&native, "UPDATE notes SET title = 'more'");
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT title FROM notes"), ["Text(\"more\")"]);
+    // cr-sqlite was told another case of the table's name.
+    let sql = "CREATE TABLE Notes(id INTEGER PRIMARY KEY NOT NULL, t TEXT); SELECT crsql_as_crr('notes'); INSERT INTO notes VALUES(1, 'x')";
+    let other = device(&folder, "other", TableEngine::CrSqlite, sql);
+    run(&other, "UPDATE notes SET t = 'y'; INSERT INTO notes VALUES(2, 'z')");
+    assert_eq!((other.status().unwrap().version > 0, other.check().unwrap().findings), (true, vec![]));
+}
+
+#[test]
+fn what_happens_while_cr_sqlite_is_off_a_table_comes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (native, crr) = pair(&folder, NOTES);
+    for (put_on_by_isle, id) in [(false, 10), (true, 20)] {
+        run(&native, &format!("INSERT INTO notes VALUES({id}, 'a', 1), ({}, 'b', 2)", id + 1));
+        sync(&[&native, &crr]);
+        let client = Client::open(crr.path());
+        client.query_row("SELECT crsql_as_table('notes')", [], |_| Ok(())).unwrap();
+        client
+            .execute_batch(&format!(
+                "DELETE FROM notes WHERE id = {id}; INSERT INTO notes VALUES({}, 'new', 3)",
+                id + 2
+            ))
+            .unwrap();
+        if put_on_by_isle {
+            crr.set_engine(TableEngine::CrSqlite).unwrap();
+        } else {
+            client.query_row("SELECT crsql_as_crr('notes')", [], |_| Ok(())).unwrap();
+        }
+        drop(client);
+        sync(&[&native, &crr]);
+        let there = same(&native, &crr, &format!("SELECT id FROM notes WHERE id >= {id} ORDER BY id"));
+        assert_eq!(there, [format!("Integer({})", id + 1), format!("Integer({})", id + 2)]);
+        run(&native, &format!("UPDATE notes SET stars = 20 WHERE id = {}", id + 1));
+        sync(&[&native, &crr]);
+    }
+    // Handed to isle in that state it is recorded again.
+    Client::open(crr.path()).query_row("SELECT crsql_as_table('notes')", [], |_| Ok(())).unwrap();
+    crr.set_engine(TableEngine::Native).unwrap();
+    Connection::open(crr.path()).unwrap().execute("UPDATE notes SET stars = 77", []).unwrap();
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT DISTINCT stars FROM notes"), ["Integer(77)"]);
+}
+
+#[test]
+fn what_cr_sqlite_cannot_hold_stays_with_isle_and_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let many = |count: usize| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(", ");
+    let tables = format!(
+        "CREATE TABLE \"order\"(id INTEGER PRIMARY KEY NOT NULL, x); CREATE TABLE \"my-t\"(id INTEGER PRIMARY KEY NOT NULL, x);
+         CREATE TABLE minus(id INTEGER PRIMARY KEY NOT NULL, \"-1\" TEXT); CREATE TABLE keyed(__crsql_key INTEGER PRIMARY KEY NOT NULL, x);
+         CREATE TABLE wide(id INTEGER PRIMARY KEY NOT NULL, {}); CREATE TABLE just(id INTEGER PRIMARY KEY NOT NULL, {});
+         CREATE TABLE folded(id TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, x);",
+        many(63),
+        many(62)
+    );
+    let (native, crr) = pair(&folder, &format!("{NOTES} {tables}"));
+    let kept = |table: &str| engine_of(&crr, table);
+    for table in ["order", "my-t", "minus", "keyed", "wide", "folded"] {
+        assert_eq!(kept(table), TableEngine::Native, "{table}");
+    }
+    assert_eq!((kept("notes"), kept("just")), (TableEngine::CrSqlite, TableEngine::CrSqlite));
+    let engines = crr.table_engines().unwrap();
+    assert!(engines.iter().all(|table| (table.engine == TableEngine::Native) == table.reason.is_some()), "{engines:?}");
+    run(
+        &crr,
+        "INSERT INTO \"order\" VALUES(1, 2); INSERT INTO \"my-t\" VALUES(1, 2); INSERT INTO minus VALUES(1, 2); UPDATE minus SET \"-1\" = 3",
+    );
+    run(
+        &crr,
+        "INSERT INTO wide(id, c62) VALUES(1, 2); INSERT INTO just(id, c61) VALUES(1, 2); INSERT INTO folded VALUES('A', 1)",
+    );
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT \"-1\" FROM minus"), ["Text(\"3\")"]);
+    // An index that an app makes by itself.
+    run(&native, "INSERT INTO notes VALUES(1, 'a', 1), (2, 'b', 2)");
+    sync(&[&native, &crr]);
+    run(&crr, "CREATE UNIQUE INDEX titles ON notes(title)");
+    run(&crr, "INSERT OR REPLACE INTO notes VALUES(9, 'a', 9)");
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT id FROM notes ORDER BY id"), ["Integer(2)", "Integer(9)"]);
+    assert_eq!(kept("notes"), TableEngine::Native);
+    // A CRR that was one before, with an index that it cannot have.
+    let sql =
+        "CREATE TABLE o(id TEXT PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('o'); CREATE UNIQUE INDEX u ON o(v)";
+    let other = device(&folder, "other", TableEngine::CrSqlite, sql);
+    assert_eq!(engine_of(&other, "o"), TableEngine::Native);
+    other.set_engine(TableEngine::Native).unwrap();
+    Connection::open(other.path()).unwrap().execute("INSERT INTO o VALUES('D', 3)", []).unwrap();
+    assert_eq!((other.status().unwrap().queued, other.check().unwrap().findings), (1, vec![]));
+}
+
+#[test]
+fn keys_of_any_bytes_and_rows_of_half_their_columns_travel() {
+    let folder = tempfile::tempdir().unwrap();
+    let (native, crr) = pair(&folder, "CREATE TABLE o(id TEXT PRIMARY KEY NOT NULL, y, z)");
+    run(
+        &crr,
+        "INSERT INTO o VALUES(CAST(x'ff' AS TEXT), 1, 1), (CAST(x'fe' AS TEXT), 2, 2); DELETE FROM o WHERE y = 1",
+    );
+    // A row of which only one column came.
+    let take = "INSERT INTO crsql_changes(\"table\", pk, cid, val, col_version, db_version, site_id, cl, seq, ts)
+        VALUES('o', crsql_pack_columns('half'), 'y', 5, 1, 1, x'22222222222222222222222222222222', 1, 0, '0')";
+    Client::open(crr.path()).execute(take, []).unwrap();
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT hex(id), y, z FROM o ORDER BY id").len(), 2);
+    // A past of sentinels alone, and a column that came after rows with keys alone.
+    let sql = "CREATE TABLE k(id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('k'); INSERT INTO k VALUES(1);
+        SELECT crsql_begin_alter('k'); ALTER TABLE k ADD COLUMN note TEXT; SELECT crsql_commit_alter('k');
+        INSERT INTO crsql_changes(\"table\", pk, cid, val, col_version, db_version, site_id, cl, seq, ts)
+        VALUES('k', crsql_pack_columns(2), '-1', NULL, 3, 1, x'22222222222222222222222222222222', 3, 0, '0');";
+    let other = device(&folder, "other", TableEngine::CrSqlite, sql);
+    assert_eq!(other.check().unwrap().findings, []);
+    let joins = device(&folder, "joins", TableEngine::Native, "");
+    let bucket = folder.path().join("bucket-of-two");
+    for replica in [&other, &joins] {
+        replica.add_plain_remote("two", bucket.to_str().unwrap()).unwrap();
+    }
+    sync(&[&other, &joins]);
+    assert_eq!(same(&other, &joins, "SELECT id FROM k ORDER BY id"), ["Integer(1)", "Integer(2)"]);
+}
+
+#[test]
+fn a_crr_that_was_one_before_stays_one_and_loses_no_trigger_unnoticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let sql = format!("{NOTES} SELECT crsql_as_crr('notes');");
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, &sql);
+    let refused = crr.write(|tx| tx.execute_batch("DROP TRIGGER notes__crsql_utrig")).unwrap_err().to_string();
+    assert!(refused.contains("cr-sqlite's"), "{refused}");
+    Client::open(crr.path()).execute_batch("DROP TRIGGER notes__crsql_utrig").unwrap();
+    let found = crr.check().unwrap().findings;
+    assert!(found.iter().any(|finding| finding.message.contains("notes__crsql_utrig")), "{found:?}");
+    crr.set_engine(TableEngine::Native).unwrap();
+    crr.set_engine(TableEngine::CrSqlite).unwrap();
+    assert_eq!(crr.check().unwrap().findings, []);
+    let path = crr.path().to_owned();
+    crr.detach().unwrap();
+    let other = format!("{NOTES} SELECT crsql_as_crr('notes');");
+    let kept = device(&folder, "kept", TableEngine::CrSqlite, &other);
+    let kept_at = kept.path().to_owned();
+    kept.detach().unwrap();
+    let client = Client::open(&kept_at);
+    client.execute("INSERT INTO notes VALUES(1, 'recorded', 1)", []).unwrap();
+    let recorded: i64 = client.query_row("SELECT count(*) FROM crsql_changes", [], |row| row.get(0)).unwrap();
+    assert_eq!(recorded, 2);
+    drop(client);
+    // One that isle alone kept in between is a plain table.
+    assert_eq!(Connection::open(&path).unwrap().execute("INSERT INTO notes VALUES(1, 'x', 1)", []).unwrap(), 1);
+}
+
 #[test]
 fn the_command_line_makes_shows_and_hands_over() {
     let folder = tempfile::tempdir().unwrap();

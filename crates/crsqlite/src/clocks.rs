@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use isle_changeset::{Value, ValueRef};
+use rusqlite::types::{ToSqlOutput, ValueRef as SqlRef};
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement};
 
-use crate::{CrSqliteError, Doing as _, quoted};
+use crate::{CrSqliteError, Doing as _, OUTSIDE, quoted};
 
 /// cr-sqlite's name for a row as such: its causal length stands there.
-const SENTINEL: &str = "-1";
+pub(crate) const SENTINEL: &str = "-1";
 
 /// The id of the site that wrote something, as isle has it: not the id that cr-sqlite drew for this file.
 pub type Site = [u8; 16];
@@ -37,19 +38,6 @@ pub struct Life {
     pub site: Site,
 }
 
-/// What was done to a row in one version.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Past {
-    /// cr-sqlite's number of the row.
-    pub number: i64,
-    /// Its key.
-    pub key: Vec<Value>,
-    /// Its causal length today.
-    pub length: u64,
-    /// The columns that were written.
-    pub columns: Vec<usize>,
-}
-
 /// What cr-sqlite's clocks say of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -62,71 +50,61 @@ pub struct State {
 /// A CRR with the statements on its clocks.
 #[derive(Debug)]
 pub struct Crr {
-    table: String,
-    columns: Vec<String>,
-    numbers: HashMap<String, usize>,
-    rows: String,
-    written: String,
-    lives: String,
-    dead: String,
-    stamp: String,
+    pub(crate) table: String,
+    pub(crate) columns: Vec<String>,
+    /// The columns by their names in lower case: SQLite makes no difference, and a client may have changed one's case.
+    pub(crate) numbers: HashMap<String, usize>,
+    pub(crate) keys: usize,
+    pub(crate) clock: String,
+    /// The clocks with the key of each row, as `c` and `p`; and that key's columns.
+    pub(crate) rows: String,
+    pub(crate) of_key: String,
     change: String,
     key: String,
     add_key: String,
-    state: String,
-    clock: String,
-    keys: usize,
 }
 
 impl Crr {
-    /// A table by its name, with its key columns in the order of the key and its other columns.
+    /// A table by the name under which cr-sqlite knows it ([`crate::name_of`]), with its key columns in the order of the key and its other columns.
     pub fn new(table: &str, key: &[&str], columns: &[&str]) -> Crr {
         let clock = quoted(&format!("{table}__crsql_clock"));
         let pks = quoted(&format!("{table}__crsql_pks"));
         let list = |f: &dyn Fn(usize, &str) -> String, separator: &str| {
             key.iter().enumerate().map(|(n, name)| f(n, name)).collect::<Vec<_>>().join(separator)
         };
-        let of_key = list(&|_, name| format!("p.{}", quoted(name)), ", ");
         let names = list(&|_, name| quoted(name), ", ");
         let places = list(&|n, _| format!("?{}", n + 1), ", ");
         let matches = list(&|n, name| format!("{} = ?{}", quoted(name), n + 1), " AND ");
-        let at = key.len();
-        let rows = format!("{clock} AS c JOIN {pks} AS p ON p.__crsql_key = c.key");
+        let rest: Vec<String> = (1..=9).map(|n| format!("?{}", key.len() + n)).collect();
         Crr {
-            rows: format!("{of_key} FROM {rows}"),
-            written: format!("SELECT c.key, c.col_name, {of_key} FROM {rows} WHERE c.site_id = 0 ORDER BY c.key"),
-            lives: format!("SELECT c.key, {of_key} FROM {rows} WHERE c.site_id = 0 AND c.col_name = '{SENTINEL}'"),
-            dead: format!(
-                "SELECT c.key, {of_key} FROM {rows} WHERE c.col_name = '{SENTINEL}' AND c.col_version % 2 = 0"
-            ),
-            stamp: format!(
-                "UPDATE {clock} SET col_version = ?1, db_version = ?1, ts = ?2, site_id = ?3 WHERE site_id = 0"
-            ),
             change: format!(
                 "INSERT INTO crsql_changes(\"table\", pk, cid, val, col_version, db_version, site_id, cl, seq, ts)
-                 VALUES(?{}, crsql_pack_columns({places}), ?{}, ?{}, ?{}, ?{}, ?{}, ?{}, ?{}, ?{})",
-                at + 1,
-                at + 2,
-                at + 3,
-                at + 4,
-                at + 5,
-                at + 6,
-                at + 7,
-                at + 8,
-                at + 9
+                 VALUES({}, crsql_pack_columns({places}), {})",
+                rest[0],
+                rest[1..].join(", ")
             ),
             key: format!("SELECT __crsql_key FROM {pks} WHERE {matches}"),
             add_key: format!("INSERT INTO {pks}({names}) VALUES({places})"),
-            state: format!("SELECT col_name, col_version, site_id FROM {clock} WHERE key = ?1"),
+            rows: format!("{clock} AS c JOIN {pks} AS p ON p.__crsql_key = c.key"),
+            of_key: list(&|_, name| format!("p.{}", quoted(name)), ", "),
             clock,
-            keys: at,
-            numbers: columns.iter().enumerate().map(|(n, name)| ((*name).to_owned(), n)).collect(),
+            keys: key.len(),
+            numbers: columns.iter().enumerate().map(|(n, name)| (name.to_ascii_lowercase(), n)).collect(),
             columns: columns.iter().map(|name| (*name).to_owned()).collect(),
             table: table.to_owned(),
         }
     }
 
-    /// Gives each row of the table that was written to here and is not stamped yet: its key, and the columns that changed; `None` where the row
+    /// The name under which cr-sqlite knows it.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    pub(crate) fn number_of(&self, column: &str) -> Option<usize> {
+        self.numbers.get(&column.to_ascii_lowercase()).copied()
+    }
+
+    /// Gives each row of the table that somebody else than isle wrote to since the last stamp: its key, and the columns that changed; `None` where the row
     /// as a whole came, went or came again.
     ///
     /// # Errors
@@ -137,7 +115,10 @@ impl Crr {
         mut f: impl FnMut(&[Value], Option<&[usize]>) -> Result<(), E>,
     ) -> Result<(), E> {
         let doing = "read what was written";
-        let mut statement = conn.prepare_cached(&self.written).doing(doing)?;
+        let (of_key, rows) = (&self.of_key, &self.rows);
+        let sql =
+            format!("SELECT c.key, c.col_name, {of_key} FROM {rows} WHERE c.site_id IN ({OUTSIDE}) ORDER BY c.key");
+        let mut statement = conn.prepare_cached(&sql).doing(doing)?;
         let mut rows = statement.query([]).doing(doing)?;
         let mut last: Option<(i64, Vec<Value>)> = None;
         let (mut changed, mut whole) = (Vec::new(), false);
@@ -151,8 +132,8 @@ impl Crr {
                 (changed, whole) = (Vec::new(), false);
             }
             let name: String = row.get(1).doing(doing)?;
-            match self.numbers.get(&name) {
-                Some(column) => changed.push(*column),
+            match self.number_of(&name) {
+                Some(column) => changed.push(column),
                 None => whole |= name == SENTINEL,
             }
         }
@@ -162,13 +143,33 @@ impl Crr {
         }
     }
 
-    fn key_of(&self, row: &Row<'_>, at: usize) -> Result<Vec<Value>, CrSqliteError> {
-        let key = (at..at + self.keys).map(|n| row.get(n));
-        key.collect::<Result<_, _>>().doing("read a key")
+    /// A text may hold any bytes.
+    pub(crate) fn key_of(&self, row: &Row<'_>, at: usize) -> Result<Vec<Value>, CrSqliteError> {
+        let value = |n| {
+            Ok(match row.get_ref(n)? {
+                SqlRef::Null => Value::Null,
+                SqlRef::Integer(v) => Value::Integer(v),
+                SqlRef::Real(v) => Value::Real(v),
+                SqlRef::Text(v) => Value::Text(v.to_vec()),
+                SqlRef::Blob(v) => Value::Blob(v.to_vec()),
+            })
+        };
+        (at..at + self.keys).map(value).collect::<Result<_, _>>().doing("read a key")
     }
 
-    /// Gives what was written here since the last time its time and its site, and the rows that came and went the lives that `length` says: 0 for one that
-    /// never was.
+    fn keys_of(&self, conn: &Connection, wanted: &str) -> Result<Vec<(i64, Vec<Value>)>, CrSqliteError> {
+        let sql = format!("SELECT c.key, {} FROM {} WHERE {wanted}", self.of_key, self.rows);
+        let mut statement = conn.prepare_cached(&sql).doing("read keys")?;
+        let mut rows = statement.query([]).doing("read keys")?;
+        let mut keys = Vec::new();
+        while let Some(row) = rows.next().doing("read keys")? {
+            keys.push((row.get(0).doing("read keys")?, self.key_of(row, 1)?));
+        }
+        Ok(keys)
+    }
+
+    /// Gives what others than isle wrote since the last time its time and its site, and the rows that came and went the lives that `length` says: 0 for one
+    /// that never was. What isle takes for written in a row that came, and cr-sqlite has no clock of, gets one.
     ///
     /// # Errors
     /// What `length` gives, and SQLite's reason.
@@ -180,27 +181,37 @@ impl Crr {
         mut length: impl FnMut(&[Value]) -> Result<u64, E>,
     ) -> Result<(), E> {
         let doing = "stamp what was written";
-        let lives = self.keys_of(conn, &self.lives)?;
+        let (clock, columns) = (&self.clock, self.columns.len());
+        let outside = format!("c.site_id IN ({OUTSIDE})");
+        let lives = self.keys_of(conn, &format!("{outside} AND c.col_name = '{SENTINEL}'"))?;
+        let partial = format!(
+            "{outside} AND (SELECT count(*) FROM {clock} AS o WHERE o.key = c.key AND o.col_name <> '{SENTINEL}') < {columns} GROUP BY c.key"
+        );
+        let partial = self.keys_of(conn, &partial)?;
         let site = known_ordinal(conn, site)?;
-        let mut statement = conn.prepare_cached(&self.stamp).doing(doing)?;
+        let sql = format!(
+            "UPDATE {clock} SET col_version = ?1, db_version = ?1, ts = ?2, site_id = ?3 WHERE site_id IN ({OUTSIDE})"
+        );
+        let mut statement = conn.prepare_cached(&sql).doing(doing)?;
         statement.execute((version, version.to_string(), site)).doing(doing)?;
         for (number, key) in lives {
             self.set_length(conn, number, length(&key)? as i64)?;
         }
+        let sql = format!(
+            "INSERT OR IGNORE INTO {clock}(key, col_name, col_version, db_version, site_id, seq, ts) VALUES(?1, ?2, ?3, ?3, ?4, 0, ?5)"
+        );
+        let mut statement = conn.prepare_cached(&sql).doing(doing)?;
+        for (number, key) in partial {
+            if length(&key)? % 2 == 1 {
+                for column in &self.columns {
+                    statement.execute((number, column, version, site, version.to_string())).doing(doing)?;
+                }
+            }
+        }
         Ok(())
     }
 
-    fn keys_of(&self, conn: &Connection, sql: &str) -> Result<Vec<(i64, Vec<Value>)>, CrSqliteError> {
-        let mut statement = conn.prepare_cached(sql).doing("read keys")?;
-        let mut rows = statement.query([]).doing("read keys")?;
-        let mut keys = Vec::new();
-        while let Some(row) = rows.next().doing("read keys")? {
-            keys.push((row.get(0).doing("read keys")?, self.key_of(row, 1)?));
-        }
-        Ok(keys)
-    }
-
-    /// Notes columns of a row as written here, as the triggers do.
+    /// Notes columns of a row as written past isle, as the triggers do.
     ///
     /// # Errors
     /// SQLite's reason.
@@ -229,7 +240,8 @@ impl Crr {
     }
 
     /// Lets cr-sqlite merge cells of one row that lives by `life`: its causal length, and who began it when; without cells the row as such. True if
-    /// cr-sqlite's clocks say the same afterwards; otherwise [`Crr::settle`] is due. The triggers fire again when this returns.
+    /// cr-sqlite's clocks say the same afterwards; otherwise [`Crr::settle`] is due. cr-sqlite is not asked where it would decide a tie of versions. The triggers
+    /// fire again when this returns.
     ///
     /// # Errors
     /// SQLite's reason.
@@ -240,20 +252,38 @@ impl Crr {
         life: Life,
         cells: &[Cell<'_>],
     ) -> Result<bool, CrSqliteError> {
+        let before = self.state(conn, key)?;
+        let tied = |cell: &Cell<'_>| {
+            let known = before.iter().filter(|state| state.length == life.length as i64).flat_map(|state| &state.cells);
+            known.clone().any(|(column, version, _)| *column == cell.column && *version == cell.version)
+        };
+        if cells.iter().any(tied) {
+            return Ok(false);
+        }
+        self.take(conn, key, life, cells)?;
+        self.stands(conn, key, life.length, cells)
+    }
+
+    /// Gives cr-sqlite changes of one row, and lets it decide.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn take(
+        &self,
+        conn: &Connection,
+        key: &[ValueRef<'_>],
+        life: Life,
+        cells: &[Cell<'_>],
+    ) -> Result<(), CrSqliteError> {
         for cell in cells {
             let column = &self.columns[cell.column];
             self.change(conn, key, (column, cell.value), (cell.version, cell.version, cell.site), life.length)?;
         }
         if cells.is_empty() {
-            self.change(
-                conn,
-                key,
-                (SENTINEL, ValueRef::Null),
-                (life.length as i64, life.version, life.site),
-                life.length,
-            )?;
+            let change = (life.length as i64, life.version, life.site);
+            self.change(conn, key, (SENTINEL, ValueRef::Null), change, life.length)?;
         }
-        self.stands(conn, key, life.length, cells)
+        Ok(())
     }
 
     /// Lets cr-sqlite delete a row, or note one that never was here as deleted. True if it did. The triggers fire again when this returns.
@@ -278,10 +308,10 @@ impl Crr {
         let mut bind = |at: usize, value: ToSqlOutput<'_>| statement.raw_bind_parameter(next + at, value).doing(doing);
         bind(0, self.table.as_str().into())?;
         bind(1, name.into())?;
-        bind(2, ToSqlOutput::Borrowed(value))?;
+        bind(2, sql(value))?;
         bind(3, version.into())?;
         bind(4, at.into())?;
-        bind(5, ToSqlOutput::Borrowed(ValueRef::Blob(&site)))?;
+        bind(5, ToSqlOutput::Borrowed(SqlRef::Blob(&site)))?;
         bind(6, (length as i64).into())?;
         bind(7, 0.into())?;
         bind(8, version.to_string().into())?;
@@ -326,14 +356,15 @@ impl Crr {
     /// SQLite's reason.
     pub fn state(&self, conn: &Connection, key: &[ValueRef<'_>]) -> Result<Option<State>, CrSqliteError> {
         let Some(number) = self.number(conn, key)? else { return Ok(None) };
-        let mut statement = conn.prepare_cached(&self.state).doing("read clocks")?;
+        let sql = format!("SELECT col_name, col_version, site_id FROM {} WHERE key = ?1", self.clock);
+        let mut statement = conn.prepare_cached(&sql).doing("read clocks")?;
         let mut rows = statement.query([number]).doing("read clocks")?;
         let (mut length, mut cells, mut any) = (1, Vec::new(), false);
         while let Some(row) = rows.next().doing("read clocks")? {
             any = true;
             let (name, version, site): (String, i64, i64) = row.try_into().doing("read clocks")?;
-            match self.numbers.get(&name) {
-                Some(column) => cells.push((*column, version, site)),
+            match self.number_of(&name) {
+                Some(column) => cells.push((column, version, site)),
                 None if name == SENTINEL => length = version,
                 None => {}
             }
@@ -366,13 +397,10 @@ impl Crr {
                 conn.last_insert_rowid()
             }
         };
-        let clock = &self.clock;
-        conn.prepare_cached(&format!("DELETE FROM {clock} WHERE key = ?1"))
-            .doing(doing)?
-            .execute([number])
-            .doing(doing)?;
+        self.set_length(conn, number, 0)?;
         let sql = format!(
-            "INSERT INTO {clock}(key, col_name, col_version, db_version, site_id, seq, ts) VALUES(?1, ?2, ?3, ?4, ?5, 0, ?6)"
+            "INSERT INTO {}(key, col_name, col_version, db_version, site_id, seq, ts) VALUES(?1, ?2, ?3, ?4, ?5, 0, ?6)",
+            self.clock
         );
         let mut statement = conn.prepare_cached(&sql).doing(doing)?;
         if length > 1 || (length == 1 && cells.is_empty()) {
@@ -389,85 +417,6 @@ impl Crr {
         Ok(())
     }
 
-    /// The versions of its cells, each once. Deleted rows, and rows of tables without other columns, count as of version 1.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn versions(&self, conn: &Connection) -> Result<Vec<i64>, CrSqliteError> {
-        let sql = format!(
-            "SELECT DISTINCT iif(col_name = '{SENTINEL}', 1, col_version) FROM {} WHERE col_version > 0",
-            self.clock
-        );
-        let mut statement = conn.prepare(&sql).doing("read versions")?;
-        let versions = statement.query_map([], |row| row.get(0)).doing("read versions")?;
-        versions.collect::<Result<_, _>>().doing("read versions")
-    }
-
-    /// Sorts what the clocks say by version, in a temporary table, for [`Crr::past`].
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn open_past(&self, conn: &Connection) -> Result<(), CrSqliteError> {
-        // The sentinel of a row that lives says nothing but its length, where it has other columns.
-        let counts = if self.columns.is_empty() { "1" } else { "col_name <> '-1' OR col_version % 2 = 0" };
-        let sql = format!(
-            "CREATE TEMP TABLE {0}(version INT, key INT, name TEXT, PRIMARY KEY(version, key, name)) WITHOUT ROWID;
-             INSERT INTO temp.{0} SELECT iif(col_name = '{SENTINEL}', 1, col_version), key, col_name FROM {1} WHERE col_version > 0 AND ({counts})",
-            self.past_table(),
-            self.clock
-        );
-        conn.execute_batch(&sql).doing("sort the past")
-    }
-
-    /// Drops that table.
-    ///
-    /// # Errors
-    /// SQLite's reason.
-    pub fn close_past(&self, conn: &Connection) -> Result<(), CrSqliteError> {
-        conn.execute_batch(&format!("DROP TABLE temp.{}", self.past_table())).doing("sort the past")
-    }
-
-    fn past_table(&self) -> String {
-        quoted(&format!("{}__past", self.table))
-    }
-
-    /// Gives what has this version, by row in the order of the keys.
-    ///
-    /// # Errors
-    /// What `f` gives, and SQLite's reason.
-    pub fn past<E: From<CrSqliteError>>(
-        &self,
-        conn: &Connection,
-        version: i64,
-        mut f: impl FnMut(Past) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let doing = "read the past";
-        let of_key = (0..self.keys).map(|n| (n + 4).to_string()).collect::<Vec<_>>().join(", ");
-        let length = format!(
-            "coalesce((SELECT l.col_version FROM {} AS l WHERE l.key = c.key AND l.col_name = '{SENTINEL}'), 1)",
-            self.clock
-        );
-        let rows = self.rows.replace(&self.clock, &format!("temp.{}", self.past_table()));
-        let sql = format!("SELECT c.key, c.name, {length}, {rows} WHERE c.version = ?1 ORDER BY {of_key}, c.key");
-        let mut statement = conn.prepare(&sql).doing(doing)?;
-        let mut rows = statement.query([version]).doing(doing)?;
-        let mut last: Option<Past> = None;
-        while let Some(row) = rows.next().doing(doing)? {
-            let (number, name): (i64, String) = (row.get(0).doing(doing)?, row.get(1).doing(doing)?);
-            if last.as_ref().is_none_or(|last| last.number != number) {
-                let length = row.get::<_, i64>(2).doing(doing)? as u64;
-                let next = Past { number, key: self.key_of(row, 3)?, length, columns: Vec::new() };
-                if let Some(last) = last.replace(next) {
-                    f(last)?;
-                }
-            }
-            if let (Some(last), Some(column)) = (&mut last, self.numbers.get(&name)) {
-                last.columns.push(*column);
-            }
-        }
-        last.map_or(Ok(()), f)
-    }
-
     /// Forgets deleted rows for which `keep` is false.
     ///
     /// # Errors
@@ -478,7 +427,7 @@ impl Crr {
         mut keep: impl FnMut(&[Value]) -> Result<bool, E>,
     ) -> Result<(), E> {
         let mut gone = Vec::new();
-        for (number, key) in self.keys_of(conn, &self.dead)? {
+        for (number, key) in self.keys_of(conn, &format!("c.col_name = '{SENTINEL}' AND c.col_version % 2 = 0"))? {
             if !keep(&key)? {
                 gone.push(number);
             }
@@ -488,19 +437,39 @@ impl Crr {
         }
         Ok(())
     }
+
+    /// Whether nothing in the clocks was written by isle: cr-sqlite was put on the table past it.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn is_foreign(&self, conn: &Connection) -> Result<bool, CrSqliteError> {
+        let sql = format!("SELECT 1 FROM {} WHERE site_id NOT IN ({OUTSIDE}) LIMIT 1", self.clock);
+        let mut statement = conn.prepare_cached(&sql).doing("look for isle's stamps")?;
+        Ok(statement.query_row([], |_| Ok(())).optional().doing("look for isle's stamps")?.is_none())
+    }
+}
+
+fn sql(value: ValueRef<'_>) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(match value {
+        ValueRef::Null => SqlRef::Null,
+        ValueRef::Integer(v) => SqlRef::Integer(v),
+        ValueRef::Real(v) => SqlRef::Real(v),
+        ValueRef::Text(v) => SqlRef::Text(v),
+        ValueRef::Blob(v) => SqlRef::Blob(v),
+    })
 }
 
 fn bind_key(statement: &mut Statement<'_>, key: &[ValueRef<'_>]) -> Result<usize, CrSqliteError> {
     for (n, value) in key.iter().enumerate() {
-        statement.raw_bind_parameter(n + 1, ToSqlOutput::Borrowed(*value)).doing("bind a key")?;
+        statement.raw_bind_parameter(n + 1, sql(*value)).doing("bind a key")?;
     }
     Ok(key.len() + 1)
 }
 
 /// cr-sqlite's number for a site, if it has one.
 fn ordinal(conn: &Connection, site: Site) -> Result<Option<i64>, CrSqliteError> {
-    let mut statement =
-        conn.prepare_cached("SELECT ordinal FROM crsql_site_id WHERE site_id = ?1").doing("look for a site")?;
+    let sql = "SELECT ordinal FROM crsql_site_id WHERE site_id = ?1";
+    let mut statement = conn.prepare_cached(sql).doing("look for a site")?;
     statement.query_row([site], |row| row.get(0)).optional().doing("look for a site")
 }
 

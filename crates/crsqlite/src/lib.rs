@@ -4,8 +4,9 @@
 //! and cr-sqlite merges what comes from others; isle seals, carries and orders the changes as it does for any table.
 //!
 //! # Promises
-//! * What was written here is read from cr-sqlite's clocks ([`Crr::written`]): it has ordinal 0. Once it is sealed it gets its time as `col_version` and
-//!   `db_version`, and the ordinal of isle's site ([`Crr::stamp`]), as it has on every other device.
+//! * What was written here is read from cr-sqlite's clocks ([`Crr::written`]): it has ordinal 0, or that of a site of cr-sqlite's own, from which a program
+//!   brought it past isle. Once it is sealed it gets its time as `col_version` and `db_version`, and the ordinal of isle's site ([`Crr::stamp`]), as it has on
+//!   every other device.
 //! * What others wrote goes in through `crsql_changes` ([`Crr::merge`]), with the time (a hybrid logical clock as one number) as
 //!   `col_version`, so that cr-sqlite's "larger version wins" is isle's "later time wins".
 //! * cr-sqlite decides a tie of versions by values, isle by sites; and it counts lives that begin and end within one transaction, isle does not.
@@ -23,22 +24,30 @@
 //! ```
 //!
 //! # What cost something to find out
-//! * A `crsql_as_crr` that fails rolls the whole transaction back, not just its own savepoint. So [`cannot_hold`] asks everything before.
+//! * A `crsql_as_crr` that fails rolls the whole transaction back, not just its own savepoint. So [`cannot_hold`] asks before, and [`try_on`] tries it elsewhere: names
+//!   such as `order` or `my-t`, for example, end in "SQL logic error".
+//! * From 63 columns on its triggers pass more arguments than SQLite takes as it is built by most: such a file could not even be read there.
+//! * It merges a row cell by cell, so that an app's triggers see it half done. The caller writes rows of such tables itself.
 //! * The extension keeps statements open: without [`release`] the connection cannot be closed.
 //! * `crsql_changes` sets the bit that makes the triggers stand aside, and clears it again; who had set it before must set it again ([`quiet`]).
 //! * `db_version` does not tell what is new: after a statement or savepoint that was undone in a transaction which was committed, cr-sqlite (0.17) gives the
 //!   same version to the next transaction again, and within one transaction there is one. We lost writes by it in one of 40 random fleets. So what is
 //!   sealed is told by its ordinal.
 //! * It takes 0.0 and −0.0 for equal, and records no change between them.
-//! * Names with quotes end in "SQL logic error": they are refused.
 
 mod clocks;
 mod crr;
 mod library;
+mod past;
 
-pub use clocks::{Cell, Crr, Life, Past, Site, State};
-pub use crr::{cannot_hold, crrs, is_crr, is_internal, make_crr, make_table};
-pub use library::{Library, check_version, is_written, quiet, release};
+pub use clocks::{Cell, Crr, Life, Site, State};
+pub use crr::{TRIGGERS, cannot_hold, crrs, is_internal, make_crr, make_table, name_of, try_on};
+pub use library::{Library, check_version, is_written, quiet, release, written_rows};
+pub use past::Past;
+
+/// The ordinals of everybody who is none of isle's sites: of this file itself, and of sites of cr-sqlite's own that changes were taken from past isle.
+pub(crate) const OUTSIDE: &str =
+    "SELECT ordinal FROM crsql_site_id WHERE site_id NOT IN (SELECT id FROM isle_site WHERE id IS NOT NULL)";
 
 /// The first version of cr-sqlite whose tables are known here, as it records it: 0.17.0.
 pub const VERSION_MIN: i64 = 170_000;

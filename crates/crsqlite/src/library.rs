@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::{CrSqliteError, Doing as _, VERSION_END, VERSION_MIN};
+use crate::{CrSqliteError, Doing as _, OUTSIDE, VERSION_END, VERSION_MIN};
 
 /// The file with the built extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,15 +67,25 @@ pub fn quiet(conn: &Connection, quiet: bool) -> Result<(), CrSqliteError> {
     statement.query_row([i64::from(quiet)], |_| Ok(())).doing("quiet the triggers")
 }
 
-/// Whether rows of a table were written to here that are not stamped yet. No extension is needed to ask.
+/// Whether rows of a CRR were written past isle that are not stamped yet. No extension is needed to ask. The name is that of [`crate::name_of`].
 ///
 /// # Errors
 /// SQLite's reason.
 pub fn is_written(conn: &Connection, table: &str) -> Result<bool, CrSqliteError> {
     let clock = crate::quoted(&format!("{table}__crsql_clock"));
-    let mut statement =
-        conn.prepare_cached(&format!("SELECT 1 FROM {clock} WHERE site_id = 0 LIMIT 1")).doing("look for writes")?;
+    let sql = format!("SELECT 1 FROM {clock} WHERE site_id IN ({OUTSIDE}) LIMIT 1");
+    let mut statement = conn.prepare_cached(&sql).doing("look for writes")?;
     Ok(statement.query_row([], |_| Ok(())).optional().doing("look for writes")?.is_some())
+}
+
+/// How many rows those are.
+///
+/// # Errors
+/// SQLite's reason.
+pub fn written_rows(conn: &Connection, table: &str) -> Result<u64, CrSqliteError> {
+    let clock = crate::quoted(&format!("{table}__crsql_clock"));
+    let sql = format!("SELECT count(DISTINCT key) FROM {clock} WHERE site_id IN ({OUTSIDE})");
+    conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).doing("look for writes").map(|rows| rows as u64)
 }
 
 /// Refuses tables of another version of cr-sqlite. No extension is needed.

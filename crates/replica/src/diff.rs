@@ -108,7 +108,8 @@ fn attach(conn: &Connection, path: &Path, name: &str) -> Result<(), Error> {
 fn tables(conn: &Connection, file: &str) -> Result<Vec<String>, Error> {
     let sql = "SELECT name FROM pragma_table_list WHERE schema = ?1 AND type = 'table' AND name NOT LIKE 'isle\\_%' ESCAPE '\\'
                AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-               AND name NOT LIKE 'crsql\\_%' ESCAPE '\\' AND name NOT LIKE '%\\_\\_crsql\\_%' ESCAPE '\\' ORDER BY name";
+               AND name NOT IN ('crsql_master', 'crsql_site_id', 'crsql_tracked_peers', 'crsql_db_versions')
+               AND name NOT LIKE '%\\_\\_crsql\\_clock' ESCAPE '\\' AND name NOT LIKE '%\\_\\_crsql\\_pks' ESCAPE '\\' ORDER BY name";
     let mut statement = conn.prepare(sql).map_err(failed)?;
     let names = statement.query_map([file], |row| row.get(0)).map_err(failed)?;
     names.collect::<Result<_, _>>().map_err(failed)

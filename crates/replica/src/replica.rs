@@ -340,17 +340,22 @@ impl Replica {
     /// SQLite's reason.
     #[expect(clippy::type_complexity, reason = "two lists that their reader takes apart at once")]
     pub fn track_all(&self) -> Result<(Vec<String>, Vec<(String, Error)>), Error> {
-        let names = self.inner.store.untracked()?;
-        let all: Vec<&str> = names.iter().map(String::as_str).collect();
-        if self.inner.store.track(&all).is_ok() {
-            return Ok((names, Vec::new()));
-        }
-        let (mut tracked, mut refused) = (Vec::new(), Vec::new());
-        for name in names {
-            match self.inner.store.track(&[&name]) {
-                Ok(()) => tracked.push(name),
-                Err(error @ isle_store::StoreError::Untrackable { .. }) => refused.push((name, error.into())),
-                Err(error) => return Err(error.into()),
+        let (mut tracked, mut refused) = (self.inner.store.untracked()?, Vec::new());
+        // Together, as one change of the schema: those that cannot be tracked step aside one by one.
+        while !tracked.is_empty() {
+            let names: Vec<&str> = tracked.iter().map(String::as_str).collect();
+            match self.inner.store.track(&names) {
+                Ok(()) => break,
+                Err(error) => {
+                    let at = match &error {
+                        isle_store::StoreError::Untrackable { table, .. } => {
+                            names.iter().position(|name| name == table)
+                        }
+                        _ => None,
+                    };
+                    let Some(at) = at else { return Err(error.into()) };
+                    refused.push((tracked.remove(at), error.into()));
+                }
             }
         }
         Ok((tracked, refused))

@@ -121,6 +121,9 @@ fn table(conn: &Connection, tracked: &Tracked, report: &mut Report) -> Result<()
     if let Some(rows) = crate::companion::differing(conn, tracked)?.filter(|rows| *rows > 0) {
         report.add("cr-sqlite", format!("cr-sqlite's clocks of {rows} rows of {name} say something else than isle's; `isle engine native` takes it off"));
     }
+    for trigger in crate::companion::lost_triggers(conn, tracked)? {
+        report.add("triggers", format!("table {name} has lost {trigger}: what is written is not recorded; `isle engine native`, then `isle engine cr-sqlite` makes it again"));
+    }
     let triggers: &[String] = if tracked.crr.is_some() { &[] } else { &triggers::names(tracked.no)[..3] };
     for trigger in triggers {
         let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";

@@ -260,12 +260,27 @@ impl Engine {
         statement.query_row([], |row| row.get(0)).doing("look for changes by others")
     }
 
+    /// Loads cr-sqlite, whatever the file is for.
+    pub(crate) fn load_companion(&mut self) -> Result<(), StoreError> {
+        if !self.companion {
+            let library = self.library.as_ref().ok_or(StoreError::NeedsCrSqlite)?;
+            // Whatever comes of it, it has to be let go of.
+            self.companion = true;
+            library.load(&self.conn)?;
+            isle_crsqlite::quiet(&self.conn, self.role == Role::Merge)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn library(&self) -> Option<&isle_crsqlite::Library> {
+        self.library.as_ref()
+    }
+
     /// Loads the tracked tables, and puts the temporary triggers on those that are new.
     pub(crate) fn load_tables(&mut self) -> Result<(), StoreError> {
         // Another process may have given the file to cr-sqlite meanwhile.
-        if !self.companion && companion::attach(self.library.as_ref(), &self.conn)? {
-            self.companion = true;
-            isle_crsqlite::quiet(&self.conn, self.role == Role::Merge)?;
+        if !self.companion && companion::of_file(&self.conn)? == crate::TableEngine::CrSqlite {
+            self.load_companion()?;
         }
         self.tables = load_tables(&self.conn)?;
         self.by_id = self.tables.iter().map(|tracked| (tracked.table.id, Arc::clone(tracked))).collect();
@@ -357,7 +372,7 @@ impl Engine {
     fn guard_deletes(&mut self) -> Result<(), StoreError> {
         let sql = "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' AND "
             .to_owned()
-            + companion::not_of_cr_sqlite!("name");
+            + companion::not_of_cr_sqlite!(trigger "name");
         let mut statement = self.conn.prepare(&sql).doing("look for triggers")?;
         let names = statement.query_map([], |row| row.get::<_, String>(0)).doing("look for triggers")?;
         let names: Vec<String> = names.collect::<Result<_, _>>().doing("look for triggers")?;
@@ -411,6 +426,9 @@ impl Engine {
         let result = self.seal_foreign(now_ms).and_then(|_| {
             self.expire(now_ms)?;
             self.catch_up(now_ms)?;
+            if companion::is_due(&self.tables) {
+                companion::review(self)?;
+            }
             self.repaired = self.repair()?;
             f(self)
         });
@@ -569,7 +587,7 @@ fn still(conn: &Connection, tables: &[Arc<Tracked>]) -> Result<std::collections:
 fn app_triggers(conn: &Connection) -> Result<bool, StoreError> {
     let sql = concat!(
         "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name NOT LIKE 'isle\\_%' ESCAPE '\\' AND ",
-        companion::not_of_cr_sqlite!("name"),
+        companion::not_of_cr_sqlite!(trigger "name"),
         " LIMIT 1"
     );
     Ok(crate::clocks::one::<i64>(conn, sql, [])?.is_some())

@@ -218,6 +218,13 @@ impl Names {
             {
                 Some(format!("table {table_name} is replicated; untrack it before you alter or drop it"))
             }
+            AuthAction::DropTrigger { trigger_name, .. } | AuthAction::DropTable { table_name: trigger_name }
+                if isle_crsqlite::is_internal(trigger_name) =>
+            {
+                Some(format!(
+                    "{trigger_name} is cr-sqlite's, which keeps tables of this file; `isle engine native` takes it off"
+                ))
+            }
             AuthAction::DropTrigger { trigger_name, .. } if own(trigger_name) => {
                 Some(format!("trigger {trigger_name} records changes for isle; untrack the table instead"))
             }

@@ -78,7 +78,7 @@ fn info(conn: &Connection) -> Result<Info, StoreError> {
             "SELECT l.name, EXISTS (SELECT 1 FROM isle_table AS t WHERE t.name = l.name) FROM pragma_table_list AS l
              WHERE l.schema = 'main' AND l.type = 'table' AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\'
              AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND ",
-            crate::companion::not_of_cr_sqlite!("l.name"),
+            crate::companion::not_of_cr_sqlite!(table "l.name"),
             " ORDER BY l.name"
         ))
         .doing(LOOK)?;

@@ -58,7 +58,7 @@ fn list(conn: &Connection) -> Result<Vec<(String, Object)>, StoreError> {
     let sql = concat!(
         "SELECT iif(s.type = 'table', 'virtual', s.type), s.name, s.sql FROM sqlite_schema AS s
                WHERE s.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND ",
-        crate::companion::not_of_cr_sqlite!("s.name"),
+        crate::companion::not_of_cr_sqlite!(trigger "s.name"),
         " AND (s.type IN ('view', 'trigger') OR EXISTS
                  (SELECT 1 FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.name = s.name AND l.type = 'virtual'))
                ORDER BY s.type, s.name"

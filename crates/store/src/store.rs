@@ -282,6 +282,13 @@ impl Store {
             *engine = Engine::open(&self.options, Role::Write)?;
             engine.begin()?;
         }
+        if crate::companion::is_due(&engine.tables) {
+            // On this connection it cannot be seen to.
+            engine.rollback();
+            drop(engines);
+            self.merge(|_, _| Ok(()))?;
+            return self.write_as(stamp, f);
+        }
         if let Some((needs, app)) = engine.own.as_ref().and_then(|own| own.too_new.clone()) {
             engine.rollback();
             return Err(StoreError::SchemaTooNew { needs, app }.into());

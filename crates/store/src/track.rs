@@ -73,10 +73,7 @@ pub(crate) fn track(engine: &mut Engine, names: &[&str], now_ms: u64) -> Result<
     let is_added = |tracked: &&Arc<Tracked>| added.iter().any(|added| added.no == tracked.no);
     let added: Vec<Arc<Tracked>> = engine.tables.iter().filter(is_added).cloned().collect();
     let before = own.version;
-    let past = companion::adopt::with_past(engine, &own, &added)?;
-    companion::adopt::seal(engine, &mut own, &past)?;
-    let rest: Vec<_> = added.iter().filter(|added| past.iter().all(|past| past.no != added.no)).cloned().collect();
-    let sealed = seal_baseline(&engine.conn, &mut own, &rest, now_ms)?;
+    let sealed = seal_rows(engine, &mut own, &added, now_ms)?;
     engine.own = Some(own);
     for tracked in &added {
         crate::log::replay(engine, tracked.table.id, before, &settled)?;
@@ -170,7 +167,7 @@ pub(crate) fn apply_together(engine: &mut Engine, bodies: &[&[u8]], now_ms: u64,
     }
     let mut site = engine.own()?;
     site.heads = crate::own::note_heads(&engine.conn)?;
-    seal_baseline(&engine.conn, &mut site, &added, now_ms)?;
+    seal_rows(engine, &mut site, &added, now_ms)?;
     engine.own = Some(site);
     crate::alter::follow(engine, *last, now_ms, own)?;
     if let Some(site) = &mut engine.own {
@@ -384,6 +381,20 @@ pub(crate) fn widen_queue(conn: &Connection, tracked: &Tracked) -> Result<(), St
     Ok(())
 }
 
+/// Seals the rows that are there: with their past, where cr-sqlite has that, and as a baseline otherwise.
+fn seal_rows(
+    engine: &Engine,
+    own: &mut Own,
+    tables: &[Arc<Tracked>],
+    now_ms: u64,
+) -> Result<Option<Sealed>, StoreError> {
+    let past = companion::adopt::with_past(engine, own, tables)?;
+    companion::adopt::seal(engine, own, &past)?;
+    let has_past = |tracked: &Tracked| past.iter().any(|(past, _)| past.no == tracked.no);
+    let rest: Vec<_> = tables.iter().filter(|tracked| !has_past(tracked)).cloned().collect();
+    seal_baseline(&engine.conn, own, &rest, now_ms)
+}
+
 /// Seals the rows that are there as one baseline version: their cells carry time 0, so that any real write beats them.
 fn seal_baseline(
     conn: &Connection,
@@ -443,7 +454,7 @@ fn take_off(engine: &mut Engine, name: &str) -> Result<(), StoreError> {
     // Stamps that are owed go with the clocks; those that a replay will write must not be stamped again.
     engine.settle()?;
     if let Some(tracked) = engine.tables.iter().find(|tracked| tracked.no == no) {
-        companion::release(&engine.conn, tracked)?;
+        companion::let_go(&engine.conn, tracked)?;
     }
     triggers::remove(&engine.conn, no)?;
     let mut sql = format!("DROP TABLE IF EXISTS isle_c{no}; DROP TABLE IF EXISTS isle_s{no};");
@@ -489,7 +500,7 @@ pub(crate) fn untracked(conn: &Connection) -> Result<Vec<String>, StoreError> {
     let sql = concat!(
         "SELECT l.name FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.type = 'table'
          AND l.name NOT LIKE 'isle\\_%' ESCAPE '\\' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND ",
-        companion::not_of_cr_sqlite!("l.name"),
+        companion::not_of_cr_sqlite!(table "l.name"),
         " AND l.name NOT IN (SELECT name FROM isle_table)
          AND NOT EXISTS (SELECT 1 FROM isle_meta WHERE k = 'local ' || lower(l.name)) ORDER BY l.name"
     );

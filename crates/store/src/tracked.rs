@@ -411,7 +411,8 @@ pub(crate) fn introspect(conn: &Connection, app: &str, name: &str) -> Result<Tab
     if name.starts_with("isle_") || name.starts_with("sqlite_") || isle_crsqlite::is_internal(&name) {
         return Err(untrackable("it belongs to isle, to SQLite or to cr-sqlite"));
     }
-    if isle_crsqlite::is_crr(conn, &name)? && crate::companion::of_file(conn)? == crate::TableEngine::Native {
+    if isle_crsqlite::name_of(conn, &name)?.is_some() && crate::companion::of_file(conn)? == crate::TableEngine::Native
+    {
         return Err(untrackable(
             "it is a CRR of cr-sqlite: let cr-sqlite keep the file (`isle init --engine cr-sqlite`, or `isle engine cr-sqlite` once it is a replica), or \
              make it a plain table first (`SELECT crsql_as_table(…)`)",

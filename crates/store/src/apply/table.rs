@@ -46,6 +46,8 @@ pub(crate) struct TableApplier<'c> {
     watched: bool,
     /// Of a table that cr-sqlite keeps.
     shown: Option<Shown<'c>>,
+    /// The app has triggers on it, which are to see whole rows: cr-sqlite merges cell by cell.
+    by_hand: bool,
 }
 
 impl<'c> TableApplier<'c> {
@@ -60,6 +62,7 @@ impl<'c> TableApplier<'c> {
             shadowed: tracked.constrained && shadow::any(conn, &tracked)?,
             touched: BTreeSet::new(),
             deleted: false,
+            by_hand: tracked.crr.is_some() && crate::companion::has_app_triggers(conn, &tracked.table.name)?,
             shown: tracked.crr.as_ref().map(|_| Shown::new(conn)),
             watched: tracked.constrained
                 && (tracked.referenced_by_columns
@@ -137,8 +140,10 @@ impl<'c> TableApplier<'c> {
 
     /// Lets cr-sqlite delete a row, or note one as deleted that was never here; false if that is not done yet, or the table is not kept by it.
     pub(super) fn bury(&mut self, key: &[ValueRef<'_>]) -> Result<bool, StoreError> {
+        let by_hand = self.by_hand;
         let Some((shown, crr)) = self.shown.as_mut().zip(self.tracked.crr.as_ref()) else { return Ok(false) };
         match self.clocks.get(key)?.filter(|clock| !clock.is_alive()) {
+            Some(_) if by_hand => Ok(false),
             Some(clock) => shown.delete(crr, key, &clock),
             None => Ok(false),
         }
@@ -153,7 +158,7 @@ impl<'c> TableApplier<'c> {
     ) -> Result<bool, StoreError> {
         let Some((shown, crr)) = self.shown.as_mut().zip(self.tracked.crr.as_ref()) else { return Ok(false) };
         // The exact form of a key is a cell of isle's alone.
-        if mask[0] & 1 == 1 {
+        if self.by_hand || mask[0] & 1 == 1 {
             return Ok(false);
         }
         match self.clocks.get(key)?.filter(RowClock::is_alive) {

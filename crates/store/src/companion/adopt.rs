@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use isle_changeset::{RowKind, Value, ValueRef, canonical_key};
 use isle_clock::Hlc;
-use isle_crsqlite::Past;
+use isle_crsqlite::{Crr, Past};
 
 use super::crr;
 use crate::StoreError;
 use crate::capture::Values;
-use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
+use crate::clocks::{ClockTable, LocalStamp, RowClock};
 use crate::engine::Engine;
 use crate::own::Own;
 use crate::seal::{Sealer, bits, masked, read_row};
@@ -26,53 +26,58 @@ use crate::tracked::Tracked;
 /// With more versions than that the past of a table is not taken over: each becomes a changeset.
 const VERSIONS_MAX: usize = 10_000;
 
+/// A table with what cr-sqlite knows of it.
+pub(crate) type WithPast = (Arc<Tracked>, Crr);
+
 /// Which of these tables have a past that can be taken over, rather than become baselines.
-pub(crate) fn with_past(engine: &Engine, own: &Own, tables: &[Arc<Tracked>]) -> Result<Vec<Arc<Tracked>>, StoreError> {
+pub(crate) fn with_past(engine: &Engine, own: &Own, tables: &[Arc<Tracked>]) -> Result<Vec<WithPast>, StoreError> {
     let mut found = Vec::new();
     if own.version > 0 || super::of_file(&engine.conn)? == super::TableEngine::Native {
         return Ok(found);
     }
     let mut versions = HashSet::new();
     for tracked in tables {
-        if isle_crsqlite::is_crr(&engine.conn, &tracked.table.name)?
-            && super::cannot_hold(&engine.conn, tracked)?.is_none()
+        let known_as = isle_crsqlite::name_of(&engine.conn, &tracked.table.name)?;
+        if let Some(known_as) =
+            known_as.filter(|_| super::cannot_hold(&engine.conn, tracked).is_ok_and(|no| no.is_none()))
         {
-            versions.extend(crr(tracked).versions(&engine.conn)?);
-            found.push(Arc::clone(tracked));
+            let crr = crr(tracked, &known_as);
+            versions.extend(crr.versions(&engine.conn)?);
+            found.push((Arc::clone(tracked), crr));
         }
     }
     if versions.len() > VERSIONS_MAX || versions.iter().any(|version| Hlc::from_bits(*version as u64).is_none()) {
         tracing::warn!(versions = versions.len(), "the tables' versions in cr-sqlite cannot be taken over as times");
         found.clear();
     }
-    found.sort_by_key(|tracked| tracked.table.id);
+    found.sort_by_key(|(tracked, _)| tracked.table.id);
     Ok(found)
 }
 
 /// Seals the past of these tables, which are in the order of their ids.
-pub(crate) fn seal(engine: &Engine, own: &mut Own, tables: &[Arc<Tracked>]) -> Result<(), StoreError> {
+pub(crate) fn seal(engine: &Engine, own: &mut Own, tables: &[WithPast]) -> Result<(), StoreError> {
     let conn = &engine.conn;
     let mut versions = BTreeSet::new();
-    for tracked in tables {
-        versions.extend(crr(tracked).versions(conn)?);
-        crr(tracked).open_past(conn)?;
+    for (_, crr) in tables {
+        versions.extend(crr.versions(conn)?);
+        crr.open_past(conn)?;
     }
     let mut begun: Vec<HashSet<i64>> = vec![HashSet::new(); tables.len()];
     for version in versions {
         let hlc = Hlc::from_bits(version as u64).unwrap_or(Hlc::ZERO);
         let mut sealer = Sealer::at(conn, own, hlc);
-        for (tracked, begun) in tables.iter().zip(&mut begun) {
-            seal_table(&mut sealer, tracked, version, begun)?;
+        for ((tracked, crr), begun) in tables.iter().zip(&mut begun) {
+            seal_table(&mut sealer, (tracked, crr), version, begun)?;
         }
         sealer.finish(own)?;
     }
-    tables.iter().try_for_each(|tracked| crr(tracked).close_past(conn))?;
+    tables.iter().try_for_each(|(_, crr)| crr.close_past(conn))?;
     Ok(())
 }
 
 fn seal_table(
     sealer: &mut Sealer<'_>,
-    tracked: &Arc<Tracked>,
+    (tracked, crr): (&Arc<Tracked>, &Crr),
     version: i64,
     begun: &mut HashSet<i64>,
 ) -> Result<(), StoreError> {
@@ -81,13 +86,13 @@ fn seal_table(
     let mut clocks = ClockTable::open(conn, tracked);
     let mut packed = Vec::new();
     let mut opened = false;
-    crr(tracked).past(conn, version, |past| {
+    crr.past(conn, version, |past| {
         if !opened {
             sealer.table(tracked)?;
             opened = true;
         }
         let Past { number, key, length, columns } = past;
-        let exact: Vec<ValueRef<'_>> = key.iter().map(|value| from_sql(value.into())).collect();
+        let exact: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
         let (key, form) = canonical_key(&exact, &tracked.table.key);
         let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
         if length % 2 == 0 {

@@ -23,7 +23,7 @@ use isle_crsqlite::{Cell, CrSqliteError, Crr, Library, Life, Site};
 use rusqlite::Connection;
 
 use crate::clocks::{ClockTable, LocalStamp, RowClock, from_sql};
-use crate::engine::Engine;
+use crate::engine::{Engine, Role};
 use crate::error::Doing as _;
 use crate::layout;
 use crate::seal::bits;
@@ -33,10 +33,20 @@ use crate::{Options, Store, StoreError, triggers};
 const FACT: &str = "engine";
 const CR_SQLITE: &str = "cr-sqlite";
 
-/// The SQL condition that what is called `name` is none of cr-sqlite's own tables, indexes or triggers.
+/// The SQL condition that a trigger of this name is none of cr-sqlite's own, and that a table is none.
 macro_rules! not_of_cr_sqlite {
-    ($name:literal) => {
-        concat!($name, " NOT LIKE 'crsql\\_%' ESCAPE '\\' AND ", $name, " NOT LIKE '%\\_\\_crsql\\_%' ESCAPE '\\'")
+    (trigger $name:literal) => {
+        concat!($name, " NOT LIKE '%\\_\\_crsql\\__trig' ESCAPE '\\'")
+    };
+    (table $name:literal) => {
+        concat!(
+            $name,
+            " NOT IN ('crsql_master', 'crsql_site_id', 'crsql_tracked_peers', 'crsql_db_versions') AND ",
+            $name,
+            " NOT LIKE '%\\_\\_crsql\\_clock' ESCAPE '\\' AND ",
+            $name,
+            " NOT LIKE '%\\_\\_crsql\\_pks' ESCAPE '\\'"
+        )
     };
 }
 pub(crate) use not_of_cr_sqlite;
@@ -114,10 +124,13 @@ impl Companions {
     pub(crate) fn join(&self, tracked: Tracked) -> Result<Tracked, StoreError> {
         let name = &tracked.table.name;
         let drift = |reason: &str| Err(StoreError::Drifted { table: name.clone(), reason: reason.to_owned() });
-        let is_crr = self.crrs.iter().any(|crr| crr.eq_ignore_ascii_case(name));
-        match (self.known.contains(&tracked.no), is_crr) {
+        let known_as = self.crrs.iter().find(|crr| crr.eq_ignore_ascii_case(name));
+        match (self.known.contains(&tracked.no), known_as.is_some()) {
             (false, false) => Ok(tracked),
-            (true, true) => Ok(Tracked { crr: Some(crr(&tracked)), ..tracked }),
+            (true, true) => {
+                let known_as = known_as.cloned().unwrap_or_default();
+                Ok(Tracked { crr: Some(crr(&tracked, &known_as)), ..tracked })
+            }
             // It is about to be adopted.
             (false, true) if self.file == TableEngine::CrSqlite => Ok(tracked),
             (false, true) => drift(
@@ -125,7 +138,8 @@ impl Companions {
                  file (`isle engine cr-sqlite`)",
             ),
             (true, false) => drift(
-                "cr-sqlite was taken off it past isle, so that nobody records it: put it on again (`SELECT crsql_as_crr(…)`)",
+                "cr-sqlite was taken off it past isle, so that nobody records it: `isle engine cr-sqlite` puts it on again, `isle engine native` lets isle keep it. \
+                 Rows that came or went meanwhile count as written then, other changes are not known",
             ),
         }
     }
@@ -139,20 +153,25 @@ fn known(conn: &Connection) -> Result<Vec<i64>, StoreError> {
     known.collect::<Result<_, _>>().doing("list the CRRs")
 }
 
-/// The statements on the clocks that cr-sqlite keeps of a table.
-pub(crate) fn crr(tracked: &Tracked) -> Crr {
-    let key: Vec<&str> = tracked.table.key.iter().map(|column| column.name.as_str()).collect();
-    let columns: Vec<&str> = tracked.table.columns.iter().map(|column| column.name.as_str()).collect();
-    Crr::new(&tracked.table.name, &key, &columns)
+/// The statements on the clocks that cr-sqlite keeps of a table, which it knows by this name.
+pub(crate) fn crr(tracked: &Tracked, known_as: &str) -> Crr {
+    // As the file spells them: cr-sqlite takes other letters for another name.
+    let spelled = |name: &str| {
+        let column = tracked.physical.iter().find(|column| column.name.eq_ignore_ascii_case(name));
+        column.map_or_else(|| name.to_owned(), |column| column.name.clone())
+    };
+    let key: Vec<String> = tracked.table.key.iter().map(|column| spelled(&column.name)).collect();
+    let columns: Vec<String> = tracked.table.columns.iter().map(|column| spelled(&column.name)).collect();
+    let key: Vec<&str> = key.iter().map(String::as_str).collect();
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    Crr::new(known_as, &key, &columns)
 }
 
 /// Rows of CRRs that were written to and not sealed yet; no extension is needed to count them.
 pub(crate) fn waiting(conn: &Connection) -> Result<u64, StoreError> {
     let mut rows = 0;
     for table in unsealed(conn)? {
-        let clock = layout::quoted(&format!("{table}__crsql_clock"));
-        let sql = format!("SELECT count(DISTINCT key) FROM {clock} WHERE site_id = 0");
-        rows += crate::clocks::one::<i64>(conn, &sql, [])?.unwrap_or(0) as u64;
+        rows += isle_crsqlite::written_rows(conn, &table)?;
     }
     Ok(rows)
 }
@@ -162,7 +181,7 @@ pub(crate) fn waits(conn: &Connection) -> Result<bool, StoreError> {
     Ok(!unsealed(conn)?.is_empty())
 }
 
-/// The CRRs that were written to since the last seal.
+/// The CRRs that were written to since the last seal, as cr-sqlite knows them.
 fn unsealed(conn: &Connection) -> Result<Vec<String>, StoreError> {
     let mut found = Vec::new();
     for no in known(conn)? {
@@ -170,7 +189,9 @@ fn unsealed(conn: &Connection) -> Result<Vec<String>, StoreError> {
             continue;
         };
         // One that is no CRR any more stands still.
-        if isle_crsqlite::is_crr(conn, &name)? && isle_crsqlite::is_written(conn, &name)? {
+        if let Some(name) = isle_crsqlite::name_of(conn, &name)?
+            && isle_crsqlite::is_written(conn, &name)?
+        {
             found.push(name);
         }
     }
@@ -182,8 +203,13 @@ pub(crate) fn collect(conn: &Connection, tables: &[Arc<Tracked>], now_ms: u64) -
     for tracked in tables {
         let Some(crr) = &tracked.crr else { continue };
         record_zeros(conn, tracked, crr)?;
+        let any = format!("SELECT 1 FROM {} LIMIT 1", tracked.clock());
+        if crr.is_foreign(conn)? && crate::clocks::one::<i64>(conn, &any, [])?.is_some() {
+            // cr-sqlite was put on it anew past isle, and knows nothing of what went before.
+            reconcile(conn, tracked, now_ms)?;
+        }
         crr.written(conn, |key, columns| {
-            let key: Vec<ValueRef<'_>> = key.iter().map(|value| from_sql(value.into())).collect();
+            let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
             // A REPLACE, of which cr-sqlite records the insert alone, may have given the key another form.
             let masks = columns.filter(|columns| columns.len() < tracked.table.columns.len()).map(|columns| {
                 let mut masks = vec![0; tracked.queue_words()];
@@ -195,6 +221,34 @@ pub(crate) fn collect(conn: &Connection, tables: &[Arc<Tracked>], now_ms: u64) -
             });
             crate::seal::enqueue(conn, tracked, masks.as_deref(), &key, now_ms)
         })?;
+    }
+    Ok(())
+}
+
+/// Queues rows that came or went while nobody recorded the table: those that are there without a clock, or the other way round.
+fn reconcile(conn: &Connection, tracked: &Tracked, now_ms: u64) -> Result<(), StoreError> {
+    let on = join(
+        tracked.table.key.iter().enumerate().map(|(n, column)| format!("d.{} = c.k{n}", layout::quoted(&column.name))),
+        " AND ",
+    );
+    let (clock, table, alive) = (tracked.clock(), layout::quoted(&tracked.table.name), crate::clocks::alive("c."));
+    let clock_key = join(tracked.clock_key().into_iter().map(|key| format!("c.{key}")), ", ");
+    let row_key = tracked.key_list("d.");
+    for sql in [
+        format!(
+            "SELECT {clock_key} FROM {clock} AS c WHERE {alive} AND NOT EXISTS (SELECT 1 FROM {table} AS d WHERE {on})"
+        ),
+        format!(
+            "SELECT {row_key} FROM {table} AS d WHERE NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {on} AND {alive})"
+        ),
+    ] {
+        let mut statement = conn.prepare(&sql).doing("look for what was not recorded")?;
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().doing("look for what was not recorded")? {
+            let key = (0..tracked.table.key.len()).map(|n| row.get_ref(n).map(from_sql));
+            let key: Vec<_> = key.collect::<Result<_, _>>().doing("look for what was not recorded")?;
+            crate::seal::enqueue(conn, tracked, None, &key, now_ms)?;
+        }
     }
     Ok(())
 }
@@ -215,7 +269,7 @@ fn record_zeros(conn: &Connection, tracked: &Tracked, crr: &Crr) -> Result<(), S
         }
         let key = (0..keys).map(|n| row.get_ref(words + n).map(from_sql));
         let key: Vec<_> = key.collect::<Result<_, _>>().doing("read the queue")?;
-        crr.record(conn, &sql_key(&key), &changed)?;
+        crr.record(conn, &key, &changed)?;
     }
     Ok(())
 }
@@ -224,13 +278,13 @@ fn record_zeros(conn: &Connection, tracked: &Tracked, crr: &Crr) -> Result<(), S
 pub(crate) fn stamp(conn: &Connection, tables: &[Arc<Tracked>], stamp: LocalStamp) -> Result<(), StoreError> {
     for tracked in tables {
         let Some(crr) = &tracked.crr else { continue };
-        if !isle_crsqlite::is_written(conn, &tracked.table.name)? {
+        if !isle_crsqlite::is_written(conn, crr.table())? {
             continue;
         }
         let site = *crate::own::site_id(conn, stamp.site)?.as_bytes();
         let mut clocks = ClockTable::open(conn, tracked);
         crr.stamp(conn, stamp.hlc as i64, site, |key| {
-            let key: Vec<ValueRef<'_>> = key.iter().map(|value| from_sql(value.into())).collect();
+            let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
             let (key, _) = canonical_key(&key, &tracked.table.key);
             let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
             clocks.length(&key)
@@ -252,10 +306,6 @@ impl<'c> Shown<'c> {
 
     /// A cell with a stamp in cr-sqlite's terms.
     fn cell<'v>(&mut self, cell: usize, stamp: LocalStamp, value: ValueRef<'v>) -> Result<Cell<'v>, StoreError> {
-        let value = match crate::clocks::to_sql(value) {
-            rusqlite::types::ToSqlOutput::Borrowed(value) => value,
-            _ => rusqlite::types::ValueRef::Null,
-        };
         Ok(Cell { column: cell - 1, value, version: stamp.hlc as i64, site: self.site(stamp.site)? })
     }
 
@@ -290,13 +340,13 @@ impl<'c> Shown<'c> {
             merged.push(self.cell(cell, stamp, cells[cell])?);
         }
         let life = self.life(clock)?;
-        self.judged(crr.merge(self.conn, &sql_key(key), life, &merged))
+        self.judged(crr.merge(self.conn, key, life, &merged))
     }
 
     /// Lets cr-sqlite delete a row that is dead by this clock.
     pub(crate) fn delete(&mut self, crr: &Crr, key: &[ValueRef<'_>], clock: &RowClock) -> Result<bool, StoreError> {
         let life = self.life(clock)?;
-        self.judged(crr.delete(self.conn, &sql_key(key), life))
+        self.judged(crr.delete(self.conn, key, life))
     }
 
     /// What cr-sqlite refuses, as a constraint does, is not the disk's fault: it is done by force.
@@ -304,7 +354,8 @@ impl<'c> Shown<'c> {
         let result = result.map_err(StoreError::from);
         isle_crsqlite::quiet(self.conn, true)?;
         match result {
-            Err(error) if error.is_refusal() => {
+            // Unless a trigger of the app has rolled everything back.
+            Err(error) if error.is_refusal() && !self.conn.is_autocommit() => {
                 tracing::debug!(%error, "cr-sqlite refused a merged row");
                 Ok(false)
             }
@@ -330,19 +381,8 @@ impl<'c> Shown<'c> {
             Some(clock) => self.life(clock)?,
             None => Life { length: 0, version: 0, site: Site::default() },
         };
-        Ok(crr.settle(self.conn, &sql_key(key), life, &stamped)?)
+        Ok(crr.settle(self.conn, key, life, &stamped)?)
     }
-}
-
-fn sql_key<'v>(key: &[ValueRef<'v>]) -> Vec<rusqlite::types::ValueRef<'v>> {
-    let sql = |value: &ValueRef<'v>| match *value {
-        ValueRef::Null => rusqlite::types::ValueRef::Null,
-        ValueRef::Integer(v) => rusqlite::types::ValueRef::Integer(v),
-        ValueRef::Real(v) => rusqlite::types::ValueRef::Real(v),
-        ValueRef::Text(v) => rusqlite::types::ValueRef::Text(v),
-        ValueRef::Blob(v) => rusqlite::types::ValueRef::Blob(v),
-    };
-    key.iter().map(sql).collect()
 }
 
 /// Writes cr-sqlite's clocks of a table anew, from the row clocks, in which nothing may be owed.
@@ -380,7 +420,7 @@ pub(crate) fn forget_collected(conn: &Connection, tracked: &Arc<Tracked>) -> Res
     let Some(crr) = &tracked.crr else { return Ok(()) };
     let mut clocks = ClockTable::open(conn, tracked);
     crr.collect(conn, |key| {
-        let key: Vec<ValueRef<'_>> = key.iter().map(|value| from_sql(value.into())).collect();
+        let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
         let (key, _) = canonical_key(&key, &tracked.table.key);
         let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
         Ok::<_, StoreError>(clocks.length(&key)? > 0)
@@ -402,16 +442,38 @@ fn cannot_hold(conn: &Connection, tracked: &Tracked) -> Result<Option<String>, S
     Ok(isle_crsqlite::cannot_hold(conn, &tracked.table.name)?)
 }
 
+/// The fact that says why a table stays with isle in a file that is for cr-sqlite.
+fn lowered(no: i64) -> String {
+    format!("lowered {no}")
+}
+
+/// The fact that says that a table was a CRR before isle came.
+fn found(no: i64) -> String {
+    format!("found crr {no}")
+}
+
 /// Makes every table what the engine of the file says, where that can hold it.
 pub(crate) fn review(engine: &mut Engine) -> Result<(), StoreError> {
     let file = of_file(&engine.conn)?;
-    let mut changed = false;
+    if file == TableEngine::Native && known(&engine.conn)?.is_empty() {
+        return Ok(());
+    }
+    let mut changed = put_back(engine)?;
     for tracked in engine.tables.clone() {
-        let wanted = file == TableEngine::CrSqlite && cannot_hold(&engine.conn, &tracked)?.is_none();
-        match (tracked.crr.is_some(), wanted) {
-            (false, true) => become_crr(engine, &tracked)?,
-            (true, false) => become_native(&engine.conn, &tracked)?,
-            _ => continue,
+        let reason = match file {
+            TableEngine::CrSqlite => refusal(engine, &tracked)?,
+            TableEngine::Native => Some(String::new()),
+        };
+        note_lowered(&engine.conn, tracked.no, reason.as_deref().filter(|reason| !reason.is_empty()))?;
+        match (&tracked.crr, reason) {
+            (None, None) => become_crr(engine, &tracked)?,
+            (Some(crr), Some(_)) => become_native(&engine.conn, &tracked, crr.table())?,
+            (None, Some(_)) => match isle_crsqlite::name_of(&engine.conn, &tracked.table.name)? {
+                // It was one before, and never became one of isle's.
+                Some(name) => become_native(&engine.conn, &tracked, &name)?,
+                None => continue,
+            },
+            (Some(_), None) => continue,
         }
         changed = true;
     }
@@ -422,41 +484,142 @@ pub(crate) fn review(engine: &mut Engine) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether a table has become something that cr-sqlite cannot hold, past any migration: an app has made a UNIQUE index, say.
+pub(crate) fn is_due(tables: &[Arc<Tracked>]) -> bool {
+    tables.iter().any(|tracked| tracked.crr.is_some() && !(tracked.unique.is_empty() && tracked.references.is_empty()))
+}
+
+/// Takes up the tables that cr-sqlite was taken off past isle: they stand still, and nobody recorded what was written to them.
+fn put_back(engine: &mut Engine) -> Result<bool, StoreError> {
+    let mut lost = Vec::new();
+    for no in known(&engine.conn)? {
+        if engine.tables.iter().all(|tracked| tracked.no != no) {
+            forget(&engine.conn, &[fact(no)])?;
+            lost.push(no);
+        }
+    }
+    if lost.is_empty() {
+        return Ok(false);
+    }
+    engine.load_tables()?;
+    let now_ms = 1;
+    for tracked in engine.tables.clone().iter().filter(|tracked| lost.contains(&tracked.no)) {
+        triggers::remove(&engine.conn, tracked.no)?;
+        triggers::install(&engine.conn, tracked)?;
+        reconcile(&engine.conn, tracked, now_ms)?;
+    }
+    engine.queue_empty = false;
+    engine.seal_foreign(now_ms)?;
+    Ok(true)
+}
+
+/// Why a table is not for cr-sqlite, which is tried where nothing speaks against it.
+fn refusal(engine: &Engine, tracked: &Tracked) -> Result<Option<String>, StoreError> {
+    let conn = &engine.conn;
+    if let Some(reason) = cannot_hold(conn, tracked)? {
+        return Ok(Some(reason));
+    }
+    let name = &tracked.table.name;
+    if tracked.crr.is_some() || isle_crsqlite::name_of(conn, name)?.is_some() {
+        return Ok(None);
+    }
+    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let create = crate::clocks::one::<String>(conn, sql, [name])?.unwrap_or_default();
+    let library = engine.library().ok_or(StoreError::NeedsCrSqlite)?;
+    Ok(isle_crsqlite::try_on(library, name, &create)?)
+}
+
+fn note_lowered(conn: &Connection, no: i64, reason: Option<&str>) -> Result<(), StoreError> {
+    match reason {
+        Some(reason) => layout::set_meta(conn, &lowered(no), reason),
+        None => conn.execute("DELETE FROM isle_meta WHERE k = ?1", [lowered(no)]).doing("note the engine").map(|_| ()),
+    }
+}
+
 fn become_crr(engine: &Engine, tracked: &Tracked) -> Result<(), StoreError> {
     engine.settle()?;
     let conn = &engine.conn;
     triggers::remove(conn, tracked.no)?;
     let name = &tracked.table.name;
-    if !isle_crsqlite::is_crr(conn, name)? {
-        isle_crsqlite::make_crr(conn, name)?;
-    }
+    let known_as = match isle_crsqlite::name_of(conn, name)? {
+        Some(known_as) => {
+            layout::set_meta(conn, &found(tracked.no), 1)?;
+            known_as
+        }
+        None => {
+            isle_crsqlite::make_crr(conn, name)?;
+            name.clone()
+        }
+    };
     layout::set_meta(conn, &fact(tracked.no), 1)?;
-    mirror(conn, tracked, &crr(tracked))?;
+    mirror(conn, tracked, &crr(tracked, &known_as))?;
     triggers::install_zero_sign(conn, tracked)?;
     tracing::debug!(table = name, "cr-sqlite keeps this table");
     Ok(())
 }
 
-fn become_native(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
-    release(conn, tracked)?;
+fn become_native(conn: &Connection, tracked: &Tracked, known_as: &str) -> Result<(), StoreError> {
+    isle_crsqlite::make_table(conn, known_as)?;
+    forget(conn, &[fact(tracked.no), found(tracked.no)])?;
     triggers::remove(conn, tracked.no)?;
     triggers::install(conn, tracked)?;
     tracing::debug!(table = tracked.table.name, "isle's triggers keep this table");
     Ok(())
 }
 
-/// Makes a CRR a plain table, which nothing records any more; nothing happens to another one.
+/// Makes a CRR a plain table, which nothing records any more, while it is changed; nothing happens to another one.
 pub(crate) fn release(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
-    if tracked.crr.is_some() {
-        isle_crsqlite::make_table(conn, &tracked.table.name)?;
-        conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact(tracked.no)]).doing("note the engine")?;
+    if let Some(crr) = &tracked.crr {
+        isle_crsqlite::make_table(conn, crr.table())?;
+        forget(conn, &[fact(tracked.no)])?;
     }
     Ok(())
 }
 
-/// Rows of a CRR of which cr-sqlite's clocks say something else than the row clocks; `None` while stamps are owed.
+/// Lets go of a table that isle does not keep any longer: one that was a CRR before isle came stays one.
+pub(crate) fn let_go(conn: &Connection, tracked: &Tracked) -> Result<(), StoreError> {
+    if layout::meta::<i64>(conn, &found(tracked.no))?.is_none() {
+        release(conn, tracked)?;
+    }
+    forget(conn, &[fact(tracked.no), found(tracked.no), lowered(tracked.no)])
+}
+
+fn forget(conn: &Connection, facts: &[String]) -> Result<(), StoreError> {
+    let mut statement = conn.prepare_cached("DELETE FROM isle_meta WHERE k = ?1").doing("note the engine")?;
+    facts.iter().try_for_each(|fact| statement.execute([fact]).doing("note the engine").map(|_| ()))
+}
+
+/// Triggers that a CRR has lost, without which cr-sqlite records nothing.
+pub(crate) fn lost_triggers(conn: &Connection, tracked: &Tracked) -> Result<Vec<String>, StoreError> {
+    let Some(crr) = &tracked.crr else { return Ok(Vec::new()) };
+    let mut lost = Vec::new();
+    for trigger in isle_crsqlite::TRIGGERS {
+        let name = format!("{}__crsql_{trigger}", crr.table());
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?1";
+        if crate::clocks::one::<i64>(conn, sql, [&name])?.is_none() {
+            lost.push(name);
+        }
+    }
+    Ok(lost)
+}
+
+/// Whether the app has triggers on a table: cr-sqlite would show them rows cell by cell.
+pub(crate) fn has_app_triggers(conn: &Connection, table: &str) -> Result<bool, StoreError> {
+    let sql = concat!(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE
+         AND name NOT LIKE 'isle\\_%' ESCAPE '\\' AND ",
+        not_of_cr_sqlite!(trigger "name"),
+        " LIMIT 1"
+    );
+    Ok(crate::clocks::one::<i64>(conn, sql, [table])?.is_some())
+}
+
+/// Rows of a CRR of which cr-sqlite's clocks say something else than the row clocks; `None` while stamps are owed, or writes wait to be sealed.
 pub(crate) fn differing(conn: &Connection, tracked: &Tracked) -> Result<Option<u64>, StoreError> {
     let (Some(crr), true) = (&tracked.crr, crate::settle::unsettled(conn)?.is_none()) else { return Ok(None) };
+    if isle_crsqlite::is_written(conn, crr.table())? {
+        return Ok(None);
+    }
     let keys = join(tracked.clock_key().into_iter(), ", ");
     let sql = format!("SELECT h, w, x, {keys} FROM {} WHERE {}", tracked.clock(), crate::clocks::alive(""));
     let mut statement = conn.prepare(&sql).doing("compare clocks")?;
@@ -466,14 +629,11 @@ pub(crate) fn differing(conn: &Connection, tracked: &Tracked) -> Result<Option<u
         let Some(clock) = RowClock::read(row, 0, tracked)? else { continue };
         let key = (0..tracked.table.key.len()).map(|n| row.get_ref(crate::clocks::CLOCK_FIELDS + n).map(from_sql));
         let key: Vec<_> = key.collect::<Result<_, _>>().doing("compare clocks")?;
-        let state = crr.state(conn, &sql_key(&key))?;
+        let state = crr.state(conn, &key)?;
         let same = state.is_some_and(|state| {
-            let version = |cell: usize| {
-                state.cells.iter().find(|(column, ..)| column + 1 == cell).map(|(_, version, _)| *version)
-            };
             let stands = |cell: usize| match clock.cell(cell) {
                 LocalStamp::NEVER => true,
-                stamp => version(cell) == Some(stamp.hlc as i64),
+                stamp => state.cells.iter().any(|(column, at, _)| column + 1 == cell && *at == stamp.hlc as i64),
             };
             state.length as u64 == clock.length && (1..tracked.cells()).all(stands)
         });
@@ -489,35 +649,25 @@ impl Store {
     /// # Errors
     /// [`StoreError::NeedsCrSqlite`] when [`Options::cr_sqlite`] names no extension, [`StoreError::CrSqlite`] when it cannot be loaded.
     pub fn set_engine(&self, wanted: TableEngine) -> Result<(), StoreError> {
+        let now_ms = self.now_ms();
+        let mut engines = self.engines();
+        (engines.write, engines.merge) = (None, None);
+        let mut engine = Engine::open(self.options(), Role::Merge)?;
         if wanted == TableEngine::CrSqlite {
-            self.prepare_cr_sqlite()?;
+            engine.load_companion()?;
         }
-        let names = self.merge(|engine, _| {
-            if wanted == TableEngine::Native {
-                // Found while the extension is still loaded, which making a plain table takes.
-                engine.conn.execute("DELETE FROM isle_meta WHERE k = ?1", [FACT]).doing("note the engine")?;
+        let names = engine.transaction(now_ms, |engine| {
+            match wanted {
+                TableEngine::CrSqlite => layout::set_meta(&engine.conn, FACT, CR_SQLITE)?,
+                TableEngine::Native => forget(&engine.conn, &[FACT.to_owned()])?,
             }
             review(engine)?;
             Ok(engine.tables.iter().map(|tracked| tracked.table.name.clone()).collect())
         })?;
-        let mut engines = self.engines();
-        (engines.write, engines.merge) = (None, None);
+        drop(engine);
         drop(engines);
         self.notify(names, false);
         Ok(())
-    }
-
-    /// Lets cr-sqlite make its tables, and notes that the file is for it.
-    fn prepare_cr_sqlite(&self) -> Result<(), StoreError> {
-        let mut engines = self.engines();
-        (engines.write, engines.merge) = (None, None);
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
-        let conn = crate::engine::connect(self.options(), flags)?;
-        let library = library(self.options()).ok_or(StoreError::NeedsCrSqlite)?;
-        let noted =
-            library.load(&conn).map_err(StoreError::from).and_then(|()| layout::set_meta(&conn, FACT, CR_SQLITE));
-        isle_crsqlite::release(&conn);
-        noted
     }
 
     /// The engine that the file is for.
@@ -540,7 +690,7 @@ impl Store {
                 let engine = if tracked.crr.is_some() { TableEngine::CrSqlite } else { TableEngine::Native };
                 let reason = match file == engine {
                     true => None,
-                    false => cannot_hold(conn, &tracked)?,
+                    false => layout::meta(conn, &lowered(tracked.no))?,
                 };
                 found.push(TableEngineOf { table: tracked.table.name.clone(), engine, reason });
             }

@@ -38,11 +38,12 @@ pub fn assert_agrees(tables: &[Table], all: &[Sealed], rng: &mut Rng) {
     let mut changes: Vec<Change> = all.iter().flat_map(|write| changes(&tables, write, rank(write))).collect();
     rng.shuffle(&mut changes);
     for change in &changes {
-        let key: Vec<_> = change.key.iter().map(sql).collect();
+        let key: Vec<_> = change.key.iter().map(Value::as_ref).collect();
         let Life { version, site, .. } = change.life;
-        let cell = change.cell.iter().map(|(column, value)| Cell { column: *column, value: sql(value), version, site });
+        let cell =
+            change.cell.iter().map(|(column, value)| Cell { column: *column, value: value.as_ref(), version, site });
         let cells: Vec<Cell<'_>> = cell.collect();
-        crrs[change.table].merge(&conn, &key, change.life, &cells).unwrap();
+        crrs[change.table].take(&conn, &key, change.life, &cells).unwrap();
     }
     let mut model = Model::default();
     all.into_iter().for_each(|write| model.take(write));
@@ -74,16 +75,6 @@ fn changes(tables: &[&Table], write: &Write, version: i64) -> Vec<Change> {
     }
     let column = |id: &ColumnId| tables[at].columns.iter().position(|column| column.id == *id).unwrap();
     write.cells.iter().map(|(id, value)| change(Some((column(id), value.clone())))).collect()
-}
-
-fn sql(value: &Value) -> rusqlite::types::ValueRef<'_> {
-    match value {
-        Value::Null => rusqlite::types::ValueRef::Null,
-        Value::Integer(v) => rusqlite::types::ValueRef::Integer(*v),
-        Value::Real(v) => rusqlite::types::ValueRef::Real(*v),
-        Value::Text(v) => rusqlite::types::ValueRef::Text(v),
-        Value::Blob(v) => rusqlite::types::ValueRef::Blob(v),
-    }
 }
 
 fn rows(conn: &Connection, table: &Table) -> Vec<String> {
