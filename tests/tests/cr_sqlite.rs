@@ -254,6 +254,26 @@ fn a_migration_changes_a_crr_and_takes_it_to_isle_where_cr_sqlite_cannot_follow(
     assert_eq!(engine_of(&crr, "notes"), TableEngine::CrSqlite);
     run(&crr, "UPDATE notes SET title = 'other' WHERE id = 2");
     sync(&[&native, &crr]);
+    // A column that may not be NULL, where the other device could write NULL until now: it shows its default, in a table that cr-sqlite goes on keeping.
+    run(&crr, "INSERT INTO notes(id, title) VALUES(7, 'seven')");
+    define(
+        &native,
+        "id INTEGER PRIMARY KEY NOT NULL, title TEXT, rating INT NOT NULL DEFAULT 4, due TEXT DEFAULT 'never'",
+    );
+    run(&crr, "UPDATE notes SET rating = NULL WHERE id = 1");
+    sync(&[&native, &crr]);
+    assert_eq!(engine_of(&crr, "notes"), TableEngine::CrSqlite);
+    assert_eq!(
+        same(&native, &crr, "SELECT id, rating FROM notes WHERE id IN (1, 7)"),
+        ["Integer(1) Integer(4)", "Integer(7) Integer(4)"]
+    );
+    run(&crr, "UPDATE notes SET title = 'uno' WHERE id = 1; UPDATE notes SET rating = 11 WHERE id = 1");
+    run(&native, "UPDATE notes SET rating = 5 WHERE id = 7; DELETE FROM notes WHERE id = 3");
+    sync(&[&native, &crr]);
+    assert_eq!(
+        same(&native, &crr, "SELECT id, rating FROM notes WHERE id IN (1, 3, 7)"),
+        ["Integer(1) Integer(11)", "Integer(7) Integer(5)"]
+    );
     // Columns of a kind are isle's alone, too.
     define(
         &native,
@@ -264,7 +284,31 @@ fn a_migration_changes_a_crr_and_takes_it_to_isle_where_cr_sqlite_cannot_follow(
     run(&crr, "UPDATE notes SET rating = rating + 1 WHERE id = 1");
     run(&native, "UPDATE notes SET rating = rating + 1 WHERE id = 1");
     sync(&[&native, &crr]);
-    assert_eq!(texts(&crr, "SELECT rating FROM notes WHERE id = 1"), ["Integer(12)"]);
+    assert_eq!(texts(&crr, "SELECT rating FROM notes WHERE id = 1"), ["Integer(13)"]);
+}
+
+#[test]
+fn an_app_that_makes_its_crrs_whenever_it_starts_takes_nothing_from_isle() {
+    let folder = tempfile::tempdir().unwrap();
+    let (native, crr) = pair(&folder, NOTES);
+    let starts = || Client::open(crr.path()).query_row("SELECT crsql_as_crr('notes')", [], |_| Ok(())).unwrap();
+    starts();
+    run(&native, "INSERT INTO notes VALUES(1, 'one', 1)");
+    sync(&[&native, &crr]);
+    let counted = format!(
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY NOT NULL, title TEXT, stars INT -- @merge counter\n); {}",
+        &NOTES[NOTES.find("CREATE TABLE links").unwrap()..]
+    );
+    native.apply_schema(counted.as_str()).unwrap();
+    sync(&[&native, &crr]);
+    assert_eq!(engine_of(&crr, "notes"), TableEngine::Native);
+    // Now cr-sqlite takes a table that isle keeps.
+    starts();
+    run(&crr, "UPDATE notes SET stars = stars + 1");
+    run(&native, "UPDATE notes SET stars = stars + 1");
+    sync(&[&native, &crr]);
+    assert_eq!(same(&native, &crr, "SELECT stars FROM notes"), ["Integer(3)"]);
+    assert!(isle::crrs_of(crr.path()).iter().all(|name| name != "notes"));
 }
 
 #[test]
@@ -670,9 +714,27 @@ fn the_command_line_makes_shows_and_hands_over() {
     let before = isle(&["hash", "--json"]);
     isle(&["engine", "native"]);
     assert_eq!(isle(&["hash", "--json"]), before);
-    isle(&["doctor"]);
+    isle(&["--db", "app.db", "doctor"]);
     assert!(!isle(&["engine"]).contains("cr-sqlite"));
-    assert!(!isle(&["status"]).contains("crsql"), "cr-sqlite's own tables are nobody's business");
+    // A file of cr-sqlite's is not taken for a plain one.
+    Client::open(&folder.path().join("old.db"))
+        .execute_batch(&format!("{NOTES} SELECT crsql_as_crr('notes')"))
+        .unwrap();
+    let mut command = std::process::Command::new(isle_tests::isle_binary());
+    let asked = command
+        .current_dir(folder.path())
+        .env("ISLE_HOME", folder.path().join("home"))
+        .args(["init", "old.db"])
+        .output()
+        .unwrap();
+    assert_eq!(asked.status.code(), Some(3), "{asked:?}");
+    isle(&["init", "old.db", "--engine", "native"]);
+    isle(&["--db", "old.db", "engine", "cr-sqlite"]);
+    let said = isle(&["--db", "old.db", "engine"]);
+    assert!(said.contains("isle track notes"), "{said}");
+    let doctor = isle(&["--db", "old.db", "doctor"]);
+    assert!(doctor.contains("engine  cr-sqlite, "), "{doctor}");
+    assert!(!isle(&["--db", "app.db", "status"]).contains("crsql"), "cr-sqlite's own tables are nobody's business");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod backup;
 mod bundle;
 mod files;
+mod init;
 mod interchange;
 mod rows;
 mod schema;
@@ -12,6 +13,7 @@ mod sim;
 pub(crate) use backup::{BackupAction, BackupPlace};
 pub(crate) use bundle::BundleAction;
 pub(crate) use files::{By, FilesAction, IdentityBy, KindAdd, Moving, SetAction, TrashAction};
+pub(crate) use init::{Engine, Init};
 pub(crate) use interchange::{DialectBy, Documents, Export, ExportAction, Import, ImportAction};
 pub(crate) use rows::{List, PerBy, Search, Stats};
 pub(crate) use schema::SchemaAction;
@@ -272,37 +274,6 @@ pub(crate) enum Command {
     /// Watch three devices edit offline and agree again
     #[command(after_help = "Example:\n  isle demo --dir /tmp/isle-demo")]
     Demo(Demo),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Init {
-    /// The file; made if it is not there [default: --db]
-    #[arg(value_parser = crate::db::named())]
-    pub(crate) file: Option<PathBuf>,
-    /// The app whose schema the file holds; replicas that sync have the same [default: default]
-    #[arg(long)]
-    pub(crate) app: Option<String>,
-    /// Track all tables, also of a file that is a replica already
-    #[arg(long, conflicts_with = "no_track")]
-    pub(crate) track_all: bool,
-    /// Track no table yet
-    #[arg(long)]
-    pub(crate) no_track: bool,
-    /// Exit with 4 if a table could not be tracked
-    #[arg(long)]
-    pub(crate) strict: bool,
-    /// What keeps the tables of a new replica: `native` (isle alone) or `cr-sqlite`, whose extension ISLE_CR_SQLITE names
-    #[arg(long, value_name = "ENGINE", default_value = "native", hide_default_value = true)]
-    pub(crate) engine: Engine,
-}
-
-/// What records and merges the tables of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Engine {
-    /// isle alone
-    Native,
-    /// cr-sqlite, where it can hold a table
-    CrSqlite,
 }
 
 #[derive(Debug, ClapArgs)]

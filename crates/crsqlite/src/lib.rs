@@ -58,6 +58,14 @@ pub const VERSION_END: i64 = 180_000;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CrSqliteError {
+    /// There is no such file.
+    #[error(
+        "there is no file {path}, where cr-sqlite should be: ISLE_CR_SQLITE, or `cr-sqlite` in isle.toml, has to name the built extension of cr-sqlite 0.17"
+    )]
+    Missing {
+        /// The file that was named.
+        path: std::path::PathBuf,
+    },
     /// The extension could not be loaded.
     #[error(
         "cannot load cr-sqlite from {path}: {source}; name the built extension of cr-sqlite 0.17 (`scripts/fetch-cr-sqlite` installs it), for example \

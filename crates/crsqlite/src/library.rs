@@ -29,6 +29,14 @@ impl Library {
     /// [`CrSqliteError::Load`], [`CrSqliteError::Version`], or SQLite's reason. Before the connection is closed it must be
     /// given to [`release`], also after an error.
     pub fn load(&self, conn: &Connection) -> Result<(), CrSqliteError> {
+        let built = ["", ".so", ".dylib", ".dll"].into_iter().map(|ending| {
+            let mut path = self.path.clone().into_os_string();
+            path.push(ending);
+            PathBuf::from(path)
+        });
+        if !built.into_iter().any(|path| path.is_file()) {
+            return Err(CrSqliteError::Missing { path: self.path.clone() });
+        }
         // Not after it: it would write its own version over that of older tables.
         check_version(conn)?;
         self.attach(conn)?;

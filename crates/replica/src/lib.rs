@@ -147,7 +147,7 @@ pub use isle_schema::{Class, Document, Kind, MigrationId, SchemaConflict, Versio
 pub use isle_store::{
     Applied, Changed, Finding, Fork, Hindrance, Info, Lint, LogEntry, Operation, OperationState, Parked,
     PendingOperation, Reason, Report, RowChangeKind, Runtime, SchemaChange, SchemaOperation, SchemaPlan, SchemaState,
-    Site, StateHash, StoreError, TableEngine, TableEngineOf, TableInfo, Undone, Waiting,
+    Site, StateHash, StoreError, TableEngine, TableEngineOf, TableInfo, Undone, Waiting, crrs_of,
 };
 pub use keystore::Device;
 pub use library::{

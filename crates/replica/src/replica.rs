@@ -379,6 +379,11 @@ impl Replica {
         Ok(self.inner.store.set_engine(engine)?)
     }
 
+    /// The extension of cr-sqlite that this replica was opened with.
+    pub fn cr_sqlite(&self) -> Option<&Path> {
+        self.inner.store.options().cr_sqlite.as_deref()
+    }
+
     /// What the file is for.
     ///
     /// # Errors

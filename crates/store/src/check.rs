@@ -49,6 +49,11 @@ pub(crate) fn run(conn: &Connection) -> Result<Report, StoreError> {
 }
 
 impl Report {
+    /// Adds that what keeps the file cannot be had.
+    pub(crate) fn add_engine(&mut self, error: &StoreError) {
+        self.add("cr-sqlite", format!("the file is kept by cr-sqlite, and cannot be written to: {error}"));
+    }
+
     /// Adds sites with two histories.
     pub(crate) fn add_forks(&mut self, forks: Vec<crate::Fork>) {
         for crate::Fork { site, version, told_by, .. } in forks {

@@ -50,8 +50,8 @@ pub enum StoreError {
     },
     /// The file is kept by cr-sqlite, and nobody said where that is.
     #[error(
-        "this file is kept by cr-sqlite, and can only be written to with it: name the built extension of cr-sqlite 0.17 (ISLE_CR_SQLITE, `cr-sqlite` in \
-         isle.toml, or `Builder::cr_sqlite`)"
+        "that takes cr-sqlite, and nobody said where it is: name the built extension of cr-sqlite 0.17 in ISLE_CR_SQLITE, or as `cr-sqlite` in isle.toml \
+         (in Rust: `Builder::cr_sqlite`)"
     )]
     NeedsCrSqlite,
     /// cr-sqlite failed.

@@ -124,7 +124,7 @@ mod undo;
 pub use backup::{Facts, verify_copy};
 pub use check::{Finding, Report};
 pub use compact::Compacted;
-pub use companion::{TableEngine, TableEngineOf, try_cr_sqlite};
+pub use companion::{TableEngine, TableEngineOf, crrs_of, try_cr_sqlite};
 pub use define::{Parts, SchemaChange, SchemaPlan, split_definition};
 pub use drift::SchemaState;
 pub use dump::SchemaOperation;

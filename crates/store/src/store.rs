@@ -537,6 +537,11 @@ impl Store {
     /// SQLite's reason, where the file cannot even be read.
     pub fn check(&self) -> Result<check::Report, StoreError> {
         let mut report = self.snapshot(check::run)?;
+        if self.engine()? == crate::TableEngine::CrSqlite
+            && let Err(error) = crate::try_cr_sqlite(&self.options)
+        {
+            report.add_engine(&error);
+        }
         report.add_forks(self.forks()?);
         Ok(report)
     }

@@ -94,6 +94,8 @@ pub(crate) struct Tracked {
     pub(crate) defaults: Vec<(usize, Value)>,
     /// The table is a CRR of cr-sqlite as well (see `companion`).
     pub(crate) crr: Option<isle_crsqlite::Crr>,
+    /// It has the triggers of both engines.
+    pub(crate) is_both: bool,
 }
 
 /// A tracked table as `isle_table` has it, in JSON.
@@ -195,6 +197,7 @@ impl Tracked {
             required,
             defaults,
             crr: None,
+            is_both: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use isle::{BackedUp, Replica, Status, StoreError, TableEngine, TableEngineOf};
 use serde_json::json;
 
-use crate::args::{Args, Init};
+use crate::args::{Args, Engine, Init};
 use crate::commands::engines;
 use crate::confirm;
 use crate::db;
@@ -42,7 +42,10 @@ pub(crate) fn init(args: &Args, init: &Init, out: &mut Out) -> anyhow::Result<u8
         Some(app) => builder.app(app),
         None => builder,
     };
-    let engine = engines::wanted(init.engine);
+    if init.engine.is_none() && !known {
+        engines::ask(path)?;
+    }
+    let engine = engines::wanted(init.engine.unwrap_or(Engine::Native));
     let replica = spinner::beside("opening", || builder.engine(engine).init())?;
     if engine == TableEngine::CrSqlite && replica.engine()? == TableEngine::Native {
         let message = format!("{} is a replica already, which isle alone keeps", path.display());

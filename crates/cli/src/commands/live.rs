@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Names, remotes, sync, watch};
+use super::{Names, engines, remotes, sync, watch};
 use crate::args::{Args, Invite, Join, Listen, Patience, Serve, Sync};
 use crate::db;
 use crate::failure::{Failure, Kind};
@@ -208,6 +208,9 @@ pub(crate) fn join(args: &Args, join: &Join, out: &mut Out) -> anyhow::Result<u8
     }
     if path.is_file() {
         db::must_be_sqlite(&path)?;
+        if Replica::open(&path).is_err() {
+            engines::ask(&path)?;
+        }
     }
     let existed = path.exists();
     let replica = Replica::builder(&path).init()?;

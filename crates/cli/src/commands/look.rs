@@ -3,7 +3,7 @@
 use isle::{Finding, LogEntry, Status};
 use serde_json::json;
 
-use super::{Names, devices, files, remotes};
+use super::{Names, devices, engines, files, remotes};
 use crate::args::Args;
 use crate::db;
 use crate::output::{Cell, Out, bytes, count, printable, span, thousands, time, write_time};
@@ -315,6 +315,8 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         "device": status.device.name,
         "sqlite": sqlite,
         "journal_mode": mode,
+        "engine": engines::name(replica.engine()?),
+        "cr_sqlite": replica.cr_sqlite().map(|path| path.display().to_string()),
         "isle": env!("CARGO_PKG_VERSION"),
         "rows": report.rows,
         "changesets": report.changesets,
@@ -334,6 +336,11 @@ pub(crate) fn doctor(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
         out.note(format!("config  {}", path.display()))?;
     }
     out.note(format!("isle    {}, SQLite {sqlite}, journal mode {mode}", env!("CARGO_PKG_VERSION")))?;
+    if replica.engine()? == isle::TableEngine::CrSqlite {
+        let path =
+            replica.cr_sqlite().map_or_else(|| "which nobody named".to_owned(), |path| path.display().to_string());
+        out.note(format!("engine  cr-sqlite, {path}"))?;
+    }
     for found in &report.findings {
         out.line(format!("{} {}: {}", style.yellow("!"), found.check, found.message))?;
     }

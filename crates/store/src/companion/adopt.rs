@@ -39,7 +39,7 @@ pub(crate) fn with_past(engine: &Engine, own: &Own, tables: &[Arc<Tracked>]) -> 
     for tracked in tables {
         let known_as = isle_crsqlite::name_of(&engine.conn, &tracked.table.name)?;
         if let Some(known_as) =
-            known_as.filter(|_| super::cannot_hold(&engine.conn, tracked).is_ok_and(|no| no.is_none()))
+            known_as.filter(|_| super::switch::cannot_hold(&engine.conn, tracked).is_ok_and(|no| no.is_none()))
         {
             let crr = crr(tracked, &known_as);
             versions.extend(crr.versions(&engine.conn)?);

@@ -114,8 +114,11 @@ pub(crate) fn run(engine: &Engine, _: &Settled, touched: BTreeSet<RowId>) -> Res
     }
     let (conn, direct) = (&engine.conn, engine.direct());
     let (sites, changed, names) = Default::default();
+    let is_crr = |(no, _): &&RowId| tables.get(no).is_some_and(|tracked| tracked.crr.is_some());
+    let of_crrs: Vec<RowId> = touched.iter().filter(is_crr).cloned().collect();
     let mut repair = Repair { engine, conn, tables, sites, direct, children, changed, names };
     repair.run(touched)?;
+    crate::companion::settle_rows(engine, &of_crrs)?;
     Ok(repair.changed)
 }
 
