@@ -52,7 +52,7 @@ pub struct Options {
     /// Pages of the write-ahead log after which a commit writes it back into the file; 0 = never. Default: 4,000, where
     /// SQLite's own is 1,000: row clocks and the log double the pages that a small transaction touches.
     pub checkpoint_pages: u32,
-    /// The built extension of cr-sqlite 0.17, for files that it keeps ([`TableEngine::CrSqlite`]). Code that runs in this process.
+    /// The built extension of cr-sqlite 0.17, for files that it keeps ([`crate::TableEngine::CrSqlite`]). Code that runs in this process.
     pub cr_sqlite: Option<PathBuf>,
 }
 
