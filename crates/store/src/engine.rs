@@ -121,36 +121,7 @@ impl Engine {
         let guard = Guard::install(&mut conn, role == Role::Merge)?;
         let capture = Arc::new(Mutex::new(Capture::default()));
         let direct = Direct::default();
-        match role {
-            Role::Write => {
-                let inserts = Arc::clone(&capture);
-                let inserted_hook = move |action: Action, database: &str, table: &str, rowid: i64| {
-                    let own = table.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("isle_"));
-                    if action == Action::SQLITE_INSERT && !own && database == "main" {
-                        inserts.lock().unwrap_or_else(PoisonError::into_inner).inserted(table, rowid);
-                    }
-                };
-                let capture = Arc::clone(&capture);
-                let function = move |context: &rusqlite::functions::Context<'_>| {
-                    capture.lock().unwrap_or_else(PoisonError::into_inner).row(context)?;
-                    Ok(rusqlite::types::Null)
-                };
-                conn.create_scalar_function(FUNCTION, -1, FunctionFlags::SQLITE_UTF8, function)
-                    .doing("open the database")?;
-                conn.update_hook(Some(inserted_hook)).doing("open the database")?;
-            }
-            Role::Merge => {
-                let direct = Arc::clone(&direct);
-                let function = move |context: &rusqlite::functions::Context<'_>| {
-                    let values: Vec<_> =
-                        (0..context.len()).map(|n| crate::clocks::from_sql(context.get_raw(n))).collect();
-                    let packed = isle_changeset::pack_key(&values);
-                    Ok(*direct.lock().unwrap_or_else(PoisonError::into_inner) == packed)
-                };
-                conn.create_scalar_function("isle_direct", -1, FunctionFlags::SQLITE_UTF8, function)
-                    .doing("open the database")?;
-            }
-        }
+        install_functions(&mut conn, role, &capture, &direct)?;
         Ok(Engine {
             conn,
             guard,
@@ -508,6 +479,45 @@ impl Engine {
         self.queue_empty = true;
         Ok(sealed.map(|sealed| sealed.tables).unwrap_or_default())
     }
+}
+
+/// What triggers on isle's own connections call: who writes tells the capture, who merges asks whether a row goes by its own hand.
+fn install_functions(
+    conn: &mut Connection,
+    role: Role,
+    capture: &Arc<Mutex<Capture>>,
+    direct: &Direct,
+) -> Result<(), StoreError> {
+    match role {
+        Role::Write => {
+            let inserts = Arc::clone(capture);
+            let inserted_hook = move |action: Action, database: &str, table: &str, rowid: i64| {
+                let own = table.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("isle_"));
+                if action == Action::SQLITE_INSERT && !own && database == "main" {
+                    inserts.lock().unwrap_or_else(PoisonError::into_inner).inserted(table, rowid);
+                }
+            };
+            let capture = Arc::clone(capture);
+            let function = move |context: &rusqlite::functions::Context<'_>| {
+                capture.lock().unwrap_or_else(PoisonError::into_inner).row(context)?;
+                Ok(rusqlite::types::Null)
+            };
+            conn.create_scalar_function(FUNCTION, -1, FunctionFlags::SQLITE_UTF8, function)
+                .doing("open the database")?;
+            conn.update_hook(Some(inserted_hook)).doing("open the database")?;
+        }
+        Role::Merge => {
+            let direct = Arc::clone(direct);
+            let function = move |context: &rusqlite::functions::Context<'_>| {
+                let values: Vec<_> = (0..context.len()).map(|n| crate::clocks::from_sql(context.get_raw(n))).collect();
+                let packed = isle_changeset::pack_key(&values);
+                Ok(*direct.lock().unwrap_or_else(PoisonError::into_inner) == packed)
+            };
+            conn.create_scalar_function("isle_direct", -1, FunctionFlags::SQLITE_UTF8, function)
+                .doing("open the database")?;
+        }
+    }
+    Ok(())
 }
 
 fn drop_temporary_triggers(conn: &Connection) -> Result<(), StoreError> {

@@ -102,6 +102,7 @@ mod peers;
 mod pending;
 mod plan;
 mod proofs;
+mod queue;
 mod remotes;
 mod repair;
 mod required;

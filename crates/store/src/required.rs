@@ -83,7 +83,7 @@ pub(crate) fn fill(engine: &mut Engine, fills: &[Fill], now_ms: u64) -> Result<(
         masks[fill.cell / WORD_BITS] = 1 << (fill.cell % WORD_BITS);
         for key in rows {
             let key: Vec<_> = key.iter().map(Value::as_ref).collect();
-            crate::seal::enqueue(&engine.conn, &tracked, Some(&masks), &key, now_ms)?;
+            crate::queue::Queue::open(&engine.conn, &tracked)?.add(Some(&masks), &key, now_ms)?;
         }
     }
     if !fills.is_empty() {

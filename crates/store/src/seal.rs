@@ -22,6 +22,7 @@ use crate::error::Doing as _;
 use crate::journal::{Journal, Loss, Reason};
 use crate::layout::log_id;
 use crate::own::{Own, take_causes};
+use crate::queue::Queue;
 use crate::shadow;
 use crate::tracked::{Tracked, WORD_BITS, collation_name, join};
 
@@ -423,7 +424,7 @@ pub(crate) fn seal_events(
     for (tracked, key) in strays {
         // A row without a clock: its insert was never captured. The next seal reads it whole.
         let key: Vec<_> = key.iter().map(isle_changeset::Value::as_ref).collect();
-        enqueue(conn, &tracked, None, &key, now_ms)?;
+        Queue::open(conn, &tracked)?.add(None, &key, now_ms)?;
     }
     Ok((sealed, complete))
 }
@@ -565,29 +566,6 @@ pub(crate) fn read_row(
         pack(packed, from_sql(row.get_ref(cell).doing("read a new row")?));
     }
     Ok(true)
-}
-
-/// Appends an entry to the queue table, as a trigger would; without masks it is about all cells.
-pub(crate) fn enqueue(
-    conn: &Connection,
-    tracked: &Tracked,
-    masks: Option<&[i64]>,
-    key: &[ValueRef<'_>],
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    let words = tracked.queue_words();
-    let columns = join((0..words).map(|n| format!("m{n}")).chain(tracked.clock_key()), ", ");
-    let parameters = join((3..3 + words + key.len()).map(|n| format!("?{n}")), ", ");
-    let sql = format!("INSERT INTO isle_queue(t, w, {columns}) VALUES(?1, ?2, {parameters})");
-    let mut statement = conn.prepare_cached(&sql).doing("queue a change")?;
-    statement.raw_bind_parameter(1, tracked.no).doing("queue a change")?;
-    statement.raw_bind_parameter(2, crate::triggers::julian_day_of_ms(now_ms)).doing("queue a change")?;
-    for word in 0..words {
-        statement.raw_bind_parameter(3 + word, masks.and_then(|masks| masks.get(word))).doing("queue a change")?;
-    }
-    bind(&mut statement, key, 3 + words)?;
-    statement.raw_execute().doing("queue a change")?;
-    Ok(())
 }
 
 /// Whether foreign clients left something in the queue.

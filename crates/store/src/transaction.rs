@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::error::Doing as _;
 use crate::guard::Mode;
 use crate::layout::quoted;
-use crate::seal::{bits, enqueue};
+use crate::queue::Queue;
+use crate::seal::bits;
 
 /// An open write transaction. It is committed when the closure that got it returns `Ok`.
 pub struct Transaction<'a> {
@@ -272,6 +273,7 @@ impl<'a> Transaction<'a> {
         for n in 0..capture.tables.len() {
             let tracked = std::sync::Arc::clone(&capture.tables[n].tracked);
             let mut key = Vec::new();
+            let mut queue = Queue::open(&self.engine.conn, &tracked)?;
             for event in &capture.tables[n].events {
                 capture.key(event, tracked.table.key.len(), &mut key);
                 let some = match event.kind {
@@ -280,7 +282,7 @@ impl<'a> Transaction<'a> {
                     _ => false,
                 };
                 let masks = some.then(|| queue_words(event.mask));
-                enqueue(&self.engine.conn, &tracked, masks.as_ref().map(|masks| &masks[..]), &key, self.now_ms)?;
+                queue.add(masks.as_ref().map(|masks| &masks[..]), &key, self.now_ms)?;
             }
         }
         Ok(())

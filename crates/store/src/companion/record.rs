@@ -10,6 +10,7 @@ use crate::StoreError;
 use crate::clocks::{ClockTable, LocalStamp, from_sql};
 use crate::error::Doing as _;
 use crate::layout;
+use crate::queue::Queue;
 use crate::seal::bits;
 use crate::tracked::{Tracked, WORD_BITS, join};
 
@@ -23,6 +24,7 @@ pub(crate) fn collect(conn: &Connection, tables: &[Arc<Tracked>], now_ms: u64) -
             // cr-sqlite was put on it anew past isle, and knows nothing of what went before.
             reconcile(conn, tracked, now_ms)?;
         }
+        let mut queue = Queue::open(conn, tracked)?;
         crr.written(conn, |key, columns| {
             let key: Vec<ValueRef<'_>> = key.iter().map(Value::as_ref).collect();
             // A REPLACE, of which cr-sqlite records the insert alone, may have given the key another form.
@@ -34,7 +36,7 @@ pub(crate) fn collect(conn: &Connection, tables: &[Arc<Tracked>], now_ms: u64) -
                     .for_each(|cell| masks[cell / WORD_BITS] |= 1 << (cell % WORD_BITS));
                 masks
             });
-            crate::seal::enqueue(conn, tracked, masks.as_deref(), &key, now_ms)
+            queue.add(masks.as_deref(), &key, now_ms)
         })?;
     }
     Ok(())
@@ -49,6 +51,7 @@ pub(super) fn reconcile(conn: &Connection, tracked: &Tracked, now_ms: u64) -> Re
     let (clock, table, alive) = (tracked.clock(), layout::quoted(&tracked.table.name), crate::clocks::alive("c."));
     let clock_key = join(tracked.clock_key().into_iter().map(|key| format!("c.{key}")), ", ");
     let row_key = tracked.key_list("d.");
+    let mut queue = Queue::open(conn, tracked)?;
     for sql in [
         format!(
             "SELECT {clock_key} FROM {clock} AS c WHERE {alive} AND NOT EXISTS (SELECT 1 FROM {table} AS d WHERE {on})"
@@ -62,7 +65,7 @@ pub(super) fn reconcile(conn: &Connection, tracked: &Tracked, now_ms: u64) -> Re
         while let Some(row) = rows.next().doing("look for what was not recorded")? {
             let key = (0..tracked.table.key.len()).map(|n| row.get_ref(n).map(from_sql));
             let key: Vec<_> = key.collect::<Result<_, _>>().doing("look for what was not recorded")?;
-            crate::seal::enqueue(conn, tracked, None, &key, now_ms)?;
+            queue.add(None, &key, now_ms)?;
         }
     }
     Ok(())
