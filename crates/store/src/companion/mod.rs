@@ -2,14 +2,15 @@
 //!
 //! The row clocks stay what everything else goes by (state hash, journal, history, snapshots, the log), so that such a file does all that any
 //! other does. cr-sqlite's own clocks say the same at the end of every transaction of isle's:
-//! * what it recorded goes to the queue before a seal ([`collect`]) and gets the seal's time as its version ([`stamp`]);
-//! * what a merge decides is given to cr-sqlite, which decides by itself ([`Shown`]); where it comes to something else, as with a tie of
-//!   times, its clocks are settled by force.
+//! * what it recorded goes to the queue before a seal ([`collect`]) and gets the seal's time as its version ([`stamp`]): `record`;
+//! * what a merge decides is given to cr-sqlite, which decides by itself ([`Shown`]). Where it comes to something else, or where two times are
+//!   one, or where triggers of the app are to see whole rows, the row is written by hand and its clocks are settled: `shown`.
 //!
-//! A fact `crsql <table>` says that a table is a CRR. The fact `engine` says that the file is for
-//! cr-sqlite: then tables become CRRs where cr-sqlite can hold them, and those that it cannot hold (UNIQUE, FOREIGN KEY, columns of a kind, …) keep isle's
-//! triggers, in the same file ([`review`]). A migration that changes a CRR makes it a plain table for as long as that takes: the clocks are
-//! written anew afterwards, which costs what the rows cost. We tried nothing with `crsql_begin_alter`: it back-fills clocks that isle then replaces.
+//! Facts in `isle_meta`: `engine` says that the file is for cr-sqlite; `crsql <table>` that a table is a CRR, `found crr <table>` that it was one before isle came,
+//! and `lowered <table>` why it is none. In a file that is for cr-sqlite tables become CRRs where it can hold them, and those that it cannot hold (UNIQUE,
+//! FOREIGN KEY, columns of a kind, …) keep isle's triggers ([`review`], in `switch`). A migration that changes a CRR makes it a plain table for as long as that
+//! takes; the clocks are written anew afterwards, which costs what the rows cost. cr-sqlite's own way (`crsql_begin_alter`) would not spare that: it fills in
+//! clocks of its own. What a file's clocks say of the time before it became a replica is kept: `adopt`.
 //!
 //! On the merging connection cr-sqlite's triggers stand aside at all times, but for the moments in which it merges itself.
 

@@ -117,7 +117,7 @@ fn refusal(engine: &Engine, tracked: &Tracked) -> Result<Option<String>, StoreEr
 fn note_lowered(conn: &Connection, no: i64, reason: Option<&str>) -> Result<(), StoreError> {
     match reason {
         Some(reason) => layout::set_meta(conn, &lowered(no), reason),
-        None => conn.execute("DELETE FROM isle_meta WHERE k = ?1", [lowered(no)]).doing("note the engine").map(|_| ()),
+        None => forget(conn, &[lowered(no)]),
     }
 }
 
