@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -104,9 +104,13 @@ fn rows_of(changesets: &[Changeset]) -> Result<u64> {
     changesets.iter().map(|it| Ok(Header::decode(&it.header)?.rows())).sum()
 }
 
-/// The device of all files of a run: it signs for each of them.
-pub(crate) fn secret() -> Result<DeviceSecret> {
-    Ok(DeviceSecret::from_seed([7; 32])?)
+/// The device of all files of a run: it signs for each of them. Made once, as a replica reads its key once.
+pub(crate) fn secret() -> Result<&'static DeviceSecret> {
+    static SECRET: OnceLock<DeviceSecret> = OnceLock::new();
+    if SECRET.get().is_none() {
+        let _ = SECRET.set(DeviceSecret::from_seed([7; 32])?);
+    }
+    SECRET.get().context("the key is made")
 }
 
 /// A home that belongs to that device.
@@ -120,7 +124,7 @@ pub(crate) fn home(path: PathBuf) -> Result<PathBuf> {
 pub(crate) fn sign(store: &Store, last: u64) -> Result<HashMap<u64, Vec<u8>>> {
     let (secret, group) = (secret()?, store.group()?);
     let nonce = store.site_nonce()?.context("the site is no device's")?;
-    let proof = |(version, chain): (u64, _)| (version, isle_identity::prove(&secret, &nonce, group, version, &chain));
+    let proof = |(version, chain): (u64, _)| (version, isle_identity::prove(secret, &nonce, group, version, &chain));
     Ok(store.unsigned(last)?.into_iter().map(proof).collect())
 }
 
