@@ -446,6 +446,22 @@ fn tables_of_an_older_cr_sqlite_are_refused_before_anything_is_touched() {
     assert_eq!(isle, 0);
 }
 
+#[test]
+fn versions_that_would_be_times_to_come_put_no_clock_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let sql = format!(
+        "{NOTES} SELECT crsql_as_crr('notes'); INSERT INTO notes VALUES(1, 'one', 1); UPDATE notes__crsql_clock SET col_version = 1 << 60"
+    );
+    let crr = device(&folder, "crr", TableEngine::CrSqlite, &sql);
+    let native = device(&folder, "native", TableEngine::Native, "");
+    share(&folder, &[&crr, &native]);
+    assert_eq!((crr.status().unwrap().clock_ahead_ms, crr.check().unwrap().findings), (0, vec![]));
+    sync(&[&crr, &native]);
+    run(&native, "UPDATE notes SET stars = 2");
+    sync(&[&crr, &native]);
+    assert_eq!(same(&crr, &native, "SELECT stars FROM notes"), ["Integer(2)"]);
+}
+
 /// A native device and one that cr-sqlite keeps, with these tables and a bucket.
 fn pair(folder: &TempDir, sql: &str) -> (Replica, Replica) {
     let native = device(folder, "native", TableEngine::Native, sql);

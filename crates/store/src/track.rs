@@ -388,7 +388,7 @@ fn seal_rows(
     tables: &[Arc<Tracked>],
     now_ms: u64,
 ) -> Result<Option<Sealed>, StoreError> {
-    let past = companion::adopt::with_past(engine, own, tables)?;
+    let past = companion::adopt::with_past(engine, own, tables, now_ms)?;
     companion::adopt::seal(engine, own, &past)?;
     let has_past = |tracked: &Tracked| past.iter().any(|(past, _)| past.no == tracked.no);
     let rest: Vec<_> = tables.iter().filter(|tracked| !has_past(tracked)).cloned().collect();

@@ -30,23 +30,30 @@ const VERSIONS_MAX: usize = 10_000;
 pub(crate) type WithPast = (Arc<Tracked>, Crr);
 
 /// Which of these tables have a past that can be taken over, rather than become baselines.
-pub(crate) fn with_past(engine: &Engine, own: &Own, tables: &[Arc<Tracked>]) -> Result<Vec<WithPast>, StoreError> {
+pub(crate) fn with_past(
+    engine: &Engine,
+    own: &Own,
+    tables: &[Arc<Tracked>],
+    now_ms: u64,
+) -> Result<Vec<WithPast>, StoreError> {
     let mut found = Vec::new();
     if own.version > 0 || super::of_file(&engine.conn)? == super::TableEngine::Native {
         return Ok(found);
     }
     let mut versions = HashSet::new();
     for tracked in tables {
-        let known_as = isle_crsqlite::name_of(&engine.conn, &tracked.table.name)?;
-        if let Some(known_as) =
-            known_as.filter(|_| super::switch::cannot_hold(&engine.conn, tracked).is_ok_and(|no| no.is_none()))
-        {
+        if super::switch::cannot_hold(&engine.conn, tracked)?.is_some() {
+            continue;
+        }
+        if let Some(known_as) = isle_crsqlite::name_of(&engine.conn, &tracked.table.name)? {
             let crr = crr(tracked, &known_as);
             versions.extend(crr.versions(&engine.conn)?);
             found.push((Arc::clone(tracked), crr));
         }
     }
-    if versions.len() > VERSIONS_MAX || versions.iter().any(|version| Hlc::from_bits(*version as u64).is_none()) {
+    // A time to come would put this site's clock ahead, and others would hold back all that it writes.
+    let is_past = |version: &i64| Hlc::from_bits(*version as u64).is_some_and(|hlc| hlc.ms() <= now_ms);
+    if versions.len() > VERSIONS_MAX || !versions.iter().all(is_past) {
         tracing::warn!(versions = versions.len(), "the tables' versions in cr-sqlite cannot be taken over as times");
         found.clear();
     }
