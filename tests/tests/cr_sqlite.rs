@@ -5,8 +5,10 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use isle::{Builder, InviteOptions, LiveOptions, Replica, TableEngine, params};
+use isle::{Builder, InviteOptions, LiveOptions, Replica, Runtime, SystemRuntime, TableEngine, params};
 use isle_crsqlite::Library;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -44,8 +46,26 @@ impl Drop for Client {
     }
 }
 
+/// The system's time, but no two readings are the same, on whatever device: what is written later is later.
+#[derive(Debug)]
+struct Apart;
+
+impl Runtime for Apart {
+    fn now_ms(&self) -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let wall = SystemRuntime.now_ms();
+        let next = |last: u64| wall.max(last + 1);
+        next(LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last))).unwrap())
+    }
+
+    fn random(&self) -> [u8; 16] {
+        SystemRuntime.random()
+    }
+}
+
 fn builder(folder: &Path, name: &str) -> Builder {
-    Replica::builder(folder.join(name).join("app.db")).home(folder.join(name).join("home")).cr_sqlite(library())
+    let file = Replica::builder(folder.join(name).join("app.db"));
+    file.home(folder.join(name).join("home")).cr_sqlite(library()).runtime(Arc::new(Apart))
 }
 
 /// A device whose file begins with this SQL, run by a client of cr-sqlite's; all its tables are tracked.
@@ -376,7 +396,7 @@ fn without_the_extension_a_file_can_be_read_and_says_what_writing_takes() {
     let path = crr.path().to_owned();
     drop(crr);
     let opened = |builder: Builder| builder.home(folder.path().join("crr/home")).open().unwrap();
-    let without = opened(Replica::builder(&path));
+    let without = opened(Replica::builder(&path).cr_sqlite(""));
     assert_eq!(texts(&without, "SELECT title FROM notes"), ["Text(\"one\")"]);
     let refused = without.write(|tx| tx.execute_batch("DELETE FROM notes")).unwrap_err().to_string();
     assert!(refused.contains("ISLE_CR_SQLITE"), "{refused}");

@@ -110,8 +110,8 @@ impl Builder {
         self
     }
 
-    /// The built extension of cr-sqlite 0.17, for files that it keeps. Default: `ISLE_CR_SQLITE`. It is native code that runs in this process. Needs the
-    /// feature `cr-sqlite` of this crate.
+    /// The built extension of cr-sqlite 0.17, for files that it keeps. Default: `ISLE_CR_SQLITE`; an empty path is none, whatever that names. It is
+    /// native code that runs in this process. Needs the feature `cr-sqlite` of this crate.
     #[must_use]
     pub fn cr_sqlite(mut self, library: impl Into<PathBuf>) -> Builder {
         self.cr_sqlite = Some(library.into());
@@ -207,8 +207,8 @@ impl Builder {
         options.drift = self.drift.unwrap_or(options.drift);
         options.page_cache_bytes = self.page_cache_bytes.unwrap_or(options.page_cache_bytes);
         options.checkpoint_pages = self.checkpoint_pages.unwrap_or(options.checkpoint_pages);
-        let default = || std::env::var_os("ISLE_CR_SQLITE").filter(|path| !path.is_empty()).map(PathBuf::from);
-        options.cr_sqlite = self.cr_sqlite.clone().or_else(default);
+        let default = || std::env::var_os("ISLE_CR_SQLITE").map(PathBuf::from);
+        options.cr_sqlite = self.cr_sqlite.clone().or_else(default).filter(|path| !path.as_os_str().is_empty());
         options
     }
 
