@@ -245,7 +245,7 @@ impl Replica {
         }
         let _no_sync = key_store.lock(status.site)?;
         let facts = self.inner.store.facts_of(&backup.path)?;
-        let (handed_over, key) = (self.inner.handed_over(&facts, true)?, self.inner.device()?.key);
+        let handed_over = self.inner.handed_over(&facts, true)?;
         let mut kept: Option<Backup> = None;
         let keep = || -> Result<(), Error> {
             // Somebody has written since.
@@ -257,7 +257,7 @@ impl Replica {
             }
             Ok(())
         };
-        let site = self.inner.store.restore(&backup.path, |copy| copy.new_site(handed_over, Some(key)), keep)?;
+        let site = self.inner.store.restore(&backup.path, |copy| self.inner.new_site_of(copy, handed_over), keep)?;
         self.inner.record_outside(site, 0)?;
         note(&self.inner, "restore", &backup.id, started_ms, Ok(serde_json::to_string(backup).unwrap_or_default()));
         tracing::warn!(id = backup.id, %site, "restored a backup; the file goes on under a new site id");

@@ -44,20 +44,25 @@ impl Inner {
 
     /// Signs own versions up to this one, and records durably that others may know them from now on.
     pub(crate) fn mark_signed(&self, version: u64) -> Result<(), Error> {
+        self.mark_signed_in(&self.store, version)
+    }
+
+    /// The same in another file of this device's.
+    pub(crate) fn mark_signed_in(&self, store: &Store, version: u64) -> Result<(), Error> {
         // What is sealed anew meanwhile needs other signatures; it is not sealed anew once it counts as published.
-        while !self.sign_once(version)? {}
+        while !self.sign_once(store, version)? {}
         Ok(())
     }
 
-    fn sign_once(&self, version: u64) -> Result<bool, Error> {
-        let unsigned = self.store.unsigned(version)?;
+    fn sign_once(&self, store: &Store, version: u64) -> Result<bool, Error> {
+        let unsigned = store.unsigned(version)?;
         let mut proofs = Vec::with_capacity(unsigned.len());
-        if let (false, Some(nonce)) = (unsigned.is_empty(), self.store.site_nonce()?) {
-            let (secret, group) = (self.secret()?, self.store.group()?);
+        if let (false, Some(nonce)) = (unsigned.is_empty(), store.site_nonce()?) {
+            let (secret, group) = (self.secret()?, store.group()?);
             proofs.extend(unsigned.into_iter().map(|(version, chain)| {
                 (version, chain, isle_identity::prove(secret, &nonce, group, version, &chain))
             }));
         }
-        Ok(self.store.mark_signed(version, &proofs)?)
+        Ok(store.mark_signed(version, &proofs)?)
     }
 }

@@ -123,15 +123,20 @@ impl Inner {
 
     /// Takes a new site id of this device's, and records it outside the file as this file's; see [`Store::new_site`].
     pub(crate) fn new_site(&self, published: u64) -> Result<SiteId, Error> {
-        let status = self.store.status()?;
-        let kept = published.min(status.version);
-        // What stays with the old one nobody can sign later; a restored file may lack the signature under which it went out.
-        if kept > 0 && self.speaks_for(status.site)? {
-            self.mark_signed(kept)?;
-        }
-        let site = self.store.new_site(published, Some(self.device()?.key))?;
+        let site = self.new_site_of(&self.store, published)?;
         self.record_outside(site, 0)?;
         Ok(site)
+    }
+
+    /// The same for a file that is not this one yet, and is not recorded.
+    pub(crate) fn new_site_of(&self, store: &Store, published: u64) -> Result<SiteId, Error> {
+        let status = store.status()?;
+        let kept = published.min(status.version);
+        // What stays with the old one nobody can sign later; a restored file may lack the signature under which it went out.
+        if kept > 0 && self.speaks_for(store, status.site)? {
+            self.mark_signed_in(store, kept)?;
+        }
+        Ok(store.new_site(published, Some(self.device()?.key))?)
     }
 
     /// The same if the present one is retired, but by a revocation: a device that was put out does not come in again so. Nobody may be speaking under
@@ -158,16 +163,23 @@ impl Inner {
         let status = self.store.status()?;
         match self.key_store()?.site(status.site)? {
             None => Ok(Some("this device has no record of it: the file came from elsewhere")),
-            Some(_) if !self.speaks_for(status.site)? => {
+            Some(_) if !self.speaks_for(&self.store, status.site)? => {
                 Ok(Some("the device has another key than the one its site id was made with"))
             }
-            Some(record) => self.doubt(&record, status.version, status.site),
+            Some(record) => {
+                let doubt = self.doubt(&record, status.version, status.site)?;
+                // A copy from before its versions went out, put back by hand, must not take them for its own secret and seal them anew.
+                if doubt.is_none() && status.published < record.published {
+                    self.mark_signed(record.published)?;
+                }
+                Ok(doubt)
+            }
         }
     }
 
-    /// Whether this device can prove that the site is its own.
-    fn speaks_for(&self, site: SiteId) -> Result<bool, Error> {
-        let (key, nonce) = (self.device()?.key, self.store.site_nonce()?);
+    /// Whether this device can prove that a file's site is its own.
+    fn speaks_for(&self, store: &Store, site: SiteId) -> Result<bool, Error> {
+        let (key, nonce) = (self.device()?.key, store.site_nonce()?);
         Ok(nonce.is_some_and(|nonce| isle_identity::site_id(&key, &nonce) == site))
     }
 

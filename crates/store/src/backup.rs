@@ -125,7 +125,7 @@ impl Store {
     pub fn restore<T, E: From<StoreError>>(
         &self,
         copy: &Path,
-        prepare: impl FnOnce(&Store) -> Result<T, StoreError>,
+        prepare: impl FnOnce(&Store) -> Result<T, E>,
         keep: impl FnMut() -> Result<(), E>,
     ) -> Result<T, E> {
         let name: String = self.random().iter().map(|byte| format!("{byte:02x}")).collect();

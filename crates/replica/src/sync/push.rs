@@ -127,6 +127,15 @@ impl Session<'_> {
     async fn enrol(&mut self) -> Result<(), Error> {
         let facts = self.facts().await?;
         let mut head = self.own.take().unwrap_or_else(|| Head::new(self.site, facts.device.clone()));
+        // To those who have seen more of this site the head would be one that was put back, and they would not hear what it says.
+        let before = head.last_version;
+        let told = blocking(self.inner, move |inner| {
+            let published = inner.store.status()?.published;
+            Ok((published > before).then_some((published, inner.store.own_chain(published)?)))
+        });
+        if let Some((published, Some(chain))) = told.await? {
+            (head.last_version, head.chain) = (published, chain);
+        }
         let rekeyed = self.state.sealed_with != self.current_key().await?;
         let known = self.state.head_put_ms > 0 && head.retired == facts.retired && !rekeyed;
         if known && !self.acknowledges_late(&head, &facts) {
