@@ -180,6 +180,7 @@ impl World {
             }
         }
         self.converge().await?;
+        self.check_files().await?;
         for n in self.alive() {
             self.check_file(n)?;
             self.remember(n)?;
@@ -207,7 +208,7 @@ impl World {
     }
 
     /// Syncs until nothing moves any more.
-    async fn converge(&mut self) -> Checked<()> {
+    pub(crate) async fn converge(&mut self) -> Checked<()> {
         let mut last = String::new();
         for round in 0..ROUNDS_MAX {
             let (mut moved, mut refused) = (false, None);

@@ -44,8 +44,10 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new() -> Bucket {
-        Bucket { objects: Remote::in_memory(), history: History::default() }
+    pub(crate) fn new(time: WorldTime) -> Bucket {
+        let history = History::default();
+        history.set_clock(move || crate::clock::START_MS + time.now());
+        Bucket { objects: Remote::in_memory(), history }
     }
 }
 
@@ -86,6 +88,8 @@ pub(crate) struct Device {
     pub(crate) went_back: Option<SiteId>,
     /// A compaction is under way that keeps nothing.
     pub(crate) drops_at_once: bool,
+    /// Contents of files are on their way: whoever else moves some waits, and a simulation cannot.
+    pub(crate) moves: bool,
     /// What goes to the bucket is encrypted.
     encrypted: bool,
     /// Of a fleet with files that cr-sqlite keeps.
@@ -153,6 +157,7 @@ impl Device {
             kept: None,
             put_by: Vec::new(),
             drops_at_once: false,
+            moves: false,
             went_back: None,
             encrypted: is_encrypted(seed),
             library,
@@ -171,6 +176,11 @@ impl Device {
 
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join("app.db")
+    }
+
+    /// The folder of the library.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.folder.join("files")
     }
 
     fn version(&self) -> Result<Version, Error> {
@@ -244,6 +254,7 @@ impl Device {
             offline: of(BucketFault::Offline) > 0,
             error_before: of(BucketFault::Lost),
             error_after: of(BucketFault::Unheard),
+            torn: of(BucketFault::Torn),
             throttle: of(BucketFault::Throttled),
             truncate: of(BucketFault::Cut),
             bit_flip: of(BucketFault::Flipped),

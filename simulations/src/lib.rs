@@ -60,6 +60,6 @@ mod world;
 pub use disk::DiskCount;
 pub use network::NetworkCount;
 pub use run::{run, run_in};
-pub use scenario::{BucketFault, Profile, Scenario, Step, Way, What};
+pub use scenario::{BucketFault, Contents, Profile, Scenario, Step, Way, What};
 pub use shrink::shrink;
 pub use trace::{Coverage, Event, Outcome, Violation};

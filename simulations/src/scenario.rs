@@ -176,6 +176,18 @@ pub enum What {
     /// Rows are changed and what isle's triggers noted of that is thrown away: isle cannot make that good, and the checkers have to notice. No seed
     /// makes it.
     Tamper,
+    /// Somebody makes, changes, moves or removes files in the folder of the library, and isle looks.
+    Files {
+        /// Which, and what.
+        seed: u64,
+    },
+    /// Contents of files go somewhere.
+    Contents {
+        /// Where.
+        way: Contents,
+        /// Which, where it is of one file.
+        seed: u64,
+    },
     /// Old history goes.
     Compact {
         /// What is younger stays.
@@ -196,6 +208,22 @@ impl What {
     }
 }
 
+/// Where contents of files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contents {
+    /// Into the bucket.
+    Push,
+    /// From the bucket to this device.
+    Pull,
+    /// From this device, if they are in the bucket.
+    Evict,
+    /// Into the trash, on all devices.
+    Trash,
+    /// Away for good, if nothing needs them.
+    Prune,
+}
+
 /// What a bucket may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -206,6 +234,8 @@ pub enum BucketFault {
     Lost,
     /// Calls have their effect and fail.
     Unheard,
+    /// Puts leave a part, and fail.
+    Torn,
     /// 503.
     Throttled,
     /// Reads end early.
@@ -331,8 +361,51 @@ impl Scenario {
             at_ms += HOUR;
             kinds = Kinds::draw(&mut rng, profile, schema);
         }
+        if has_files(seed) {
+            add_files(&mut steps, seed, devices);
+        }
         Scenario { note: String::new(), seed, schema: schema.to_owned(), devices, focus, cr_sqlite: 0, steps }
     }
+}
+
+/// Every fourth fleet has a library of files.
+fn has_files(seed: u64) -> bool {
+    matches!(seed % 8, 1 | 4)
+}
+
+/// Puts what happens to files between the other steps, which stay what they are.
+fn add_files(steps: &mut Vec<Step>, seed: u64, devices: u32) {
+    let mut rng = Rng(seed ^ 0xf11e);
+    let mut all = Vec::with_capacity(2 * steps.len());
+    for mut step in std::mem::take(steps) {
+        if let What::Bucket { fault: fault @ BucketFault::Lost, .. } = &mut step.what
+            && rng.chance(50)
+        {
+            *fault = BucketFault::Torn;
+        }
+        let at_ms = step.at_ms;
+        // After a quiet point all is well for an hour.
+        let count = if step.what == What::Quiet { 0 } else { rng.below(3) };
+        all.push(step);
+        for _ in 0..count {
+            let device = rng.below(u64::from(devices)) as u32;
+            let what = match rng.below(100) {
+                0..=54 => What::Files { seed: rng.next() },
+                drawn => {
+                    let way = match drawn {
+                        55..=69 => Contents::Push,
+                        70..=84 => Contents::Pull,
+                        85..=92 => Contents::Evict,
+                        93..=96 => Contents::Trash,
+                        _ => Contents::Prune,
+                    };
+                    What::Contents { way, seed: rng.next() }
+                }
+            };
+            all.push(Step { at_ms, device, what });
+        }
+    }
+    *steps = all;
 }
 
 /// Most steps come close to each other, so that they meet; some after days.

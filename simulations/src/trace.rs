@@ -83,6 +83,7 @@ impl Coverage {
         let bucket = &mut self.bucket;
         bucket.errors_before += of.errors_before;
         bucket.errors_after += of.errors_after;
+        bucket.torn += of.torn;
         bucket.throttled += of.throttled;
         bucket.truncated += of.truncated;
         bucket.bit_flips += of.bit_flips;
@@ -109,6 +110,7 @@ impl Coverage {
             ("network: broken connections", self.network.broken),
             ("bucket: lost calls", self.bucket.errors_before),
             ("bucket: unheard calls", self.bucket.errors_after),
+            ("bucket: torn puts", self.bucket.torn),
             ("bucket: throttled", self.bucket.throttled),
             ("bucket: reads cut short", self.bucket.truncated),
             ("bucket: flipped bits", self.bucket.bit_flips),

@@ -65,7 +65,8 @@ pub(crate) fn shapes(conn: &Connection, store: &Store) -> Result<Vec<Shape>, Str
     let mut shapes = Vec::new();
     for table in tables {
         let (name, sql) = table.map_err(text)?;
-        if isle_crsqlite::is_internal(&name) {
+        // The library's own are written by isle.
+        if isle_crsqlite::is_internal(&name) || name.starts_with("library_") {
             continue;
         }
         let state = schema.tables.values().find(|state| state.name.eq_ignore_ascii_case(&name));

@@ -25,6 +25,7 @@ use crate::workload::{Token, Writer, hot};
 mod connections;
 mod deeds;
 mod faults;
+mod files;
 mod power;
 
 pub(crate) use deeds::chain;
@@ -74,6 +75,7 @@ pub(crate) struct World {
     parted: BTreeMap<(usize, usize), u64>,
     copy_of_bucket: Option<BTreeMap<String, Bytes>>,
     next_token: u64,
+    files: files::Known,
     pub(crate) memory: Memory,
     pub(crate) trace: Trace,
     pub(crate) coverage: Coverage,
@@ -90,7 +92,7 @@ impl World {
             scenario: scenario.clone(),
             time,
             root,
-            bucket: Bucket::new(),
+            bucket: Bucket::new(time),
             devices: Vec::new(),
             links: BTreeMap::new(),
             next_link: 0,
@@ -101,6 +103,7 @@ impl World {
             parted: BTreeMap::new(),
             copy_of_bucket: None,
             next_token: 0,
+            files: files::Known::default(),
             memory: Memory::default(),
             trace: Trace::default(),
             coverage: Coverage::default(),
@@ -266,6 +269,8 @@ impl World {
             What::Migrate { change } => self.migrate(n, change),
             What::App { version } => self.run_app(n, version),
             What::Compact { keep_ms } => self.compact(n, keep_ms),
+            What::Files { seed } => self.change_files(n, seed),
+            What::Contents { way, seed } => self.move_contents(n, way, seed),
             What::Quiet => self.quiet().await,
             What::Part { with, one_way, for_ms } => {
                 self.part(n, other(with), one_way, for_ms);

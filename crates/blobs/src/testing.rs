@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub struct FaultPlan {
     pub error_after: u32,
     /// A put fails and has no effect, while everything may be read.
     pub put_before: u32,
+    /// A put fails and leaves a part of the object, over what stood there.
+    pub torn: u32,
     /// Any call is answered with 503 and has no effect.
     pub throttle: u32,
     /// A read ends early without an error.
@@ -57,6 +59,7 @@ impl FaultPlan {
         error_before: 0,
         error_after: 0,
         put_before: 0,
+        torn: 0,
         throttle: 0,
         truncate: 0,
         bit_flip: 0,
@@ -98,6 +101,8 @@ pub struct FaultCount {
     pub errors_before: u64,
     /// Failed with effect.
     pub errors_after: u64,
+    /// Failed with half of the effect.
+    pub torn: u64,
     /// Answered with 503.
     pub throttled: u64,
     /// Reads cut short.
@@ -148,6 +153,11 @@ impl Faults {
     /// Ends all of [`Faults::roll_back`].
     pub fn roll_forward(&self) {
         self.state().pinned.clear();
+    }
+
+    fn times(&self) -> (History, u32) {
+        let state = self.state();
+        (state.history.clone(), state.plan.clock_tick_ms)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -255,7 +265,13 @@ struct Past {
     older: BTreeMap<Path, (ObjectMeta, Bytes)>,
     /// Keys in the order of their latest put.
     recent: Vec<Path>,
+    /// When each was put, in milliseconds since 1970, if there is a clock.
+    times: BTreeMap<Path, u64>,
+    clock: Option<Clock>,
 }
+
+/// Milliseconds since 1970.
+type Clock = Box<dyn Fn() -> u64 + Send>;
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -264,6 +280,21 @@ impl fmt::Debug for History {
 }
 
 impl History {
+    /// Times of objects are by this clock, in milliseconds since 1970, and not by the store's.
+    pub fn set_clock(&self, clock: impl Fn() -> u64 + Send + 'static) {
+        self.get().clock = Some(Box::new(clock));
+    }
+
+    /// An object's facts with the time that the clock says.
+    fn timed(&self, mut meta: ObjectMeta) -> ObjectMeta {
+        let past = self.get();
+        if past.clock.is_some() {
+            let at = UNIX_EPOCH + Duration::from_millis(past.times.get(&meta.location).copied().unwrap_or(0));
+            meta.last_modified = at.into();
+        }
+        meta
+    }
+
     fn get(&self) -> MutexGuard<'_, Past> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -330,6 +361,12 @@ impl State {
         Ok(())
     }
 
+    fn tears(&mut self) -> bool {
+        let torn = self.happens(self.plan.torn);
+        self.count.torn += u64::from(torn);
+        torn
+    }
+
     fn after(&mut self) -> StoreResult<()> {
         let plan = self.plan;
         if self.happens(plan.error_after) {
@@ -364,6 +401,9 @@ impl State {
         let mut past = self.history.get();
         past.recent.retain(|other| other != key);
         past.recent.push(key.clone());
+        if let Some(now) = past.clock.as_ref().map(|clock| clock()) {
+            past.times.insert(key.clone(), now);
+        }
         drop(past);
         self.pinned.remove(key);
     }
@@ -426,6 +466,13 @@ impl ObjectStore for FaultyStore {
         self.pause().await;
         self.faults.state().before_put()?;
         self.keep_older(key).await;
+        if self.faults.state().tears() {
+            let whole: Bytes = payload.into();
+            let part = whole.slice(..whole.len() / 2);
+            self.store.put_opts(key, PutPayload::from_bytes(part), options).await?;
+            self.faults.state().noted(key);
+            return Err(injected("in the middle of its effect"));
+        }
         let result = self.store.put_opts(key, payload, options).await?;
         self.pause().await;
         let mut state = self.faults.state();
@@ -454,7 +501,8 @@ impl ObjectStore for FaultyStore {
         }
         let is_head = options.head;
         let mut found = self.store.get_opts(key, options).await?;
-        found.meta = coarse(found.meta, self.faults.state().plan.clock_tick_ms);
+        let (history, tick_ms) = self.faults.times();
+        found.meta = coarse(history.timed(found.meta), tick_ms);
         if is_head {
             return Ok(found);
         }
@@ -493,12 +541,12 @@ impl ObjectStore for FaultyStore {
             let below = |key: &&Path| prefix.is_none_or(|prefix| key.prefix_matches(prefix));
             hidden = state.history.get().recent.iter().rev().filter(below).take(plan.late_entries).cloned().collect();
         }
-        let listed = self.store.list(prefix);
+        let (history, listed) = (state.history.clone(), self.store.list(prefix));
         let listed =
             futures::stream::once(tokio::time::sleep(pause)).flat_map(move |()| futures::stream::empty()).chain(listed);
         listed
             .try_filter(move |meta| futures::future::ready(!hidden.contains(&meta.location)))
-            .map_ok(move |meta| coarse(meta, plan.clock_tick_ms))
+            .map_ok(move |meta| coarse(history.timed(meta), plan.clock_tick_ms))
             .boxed()
     }
 

@@ -80,7 +80,7 @@ impl World {
     }
 
     pub(super) fn compact(&mut self, n: usize, keep_ms: u64) -> Checked<()> {
-        let Some(replica) = self.devices[n].up().cloned() else { return Ok(()) };
+        let Some(replica) = self.devices[n].up().cloned().filter(|_| !self.devices[n].moves) else { return Ok(()) };
         if replica.seal().is_err() {
             return Ok(());
         }
@@ -109,7 +109,11 @@ impl World {
         match result {
             Err(Aborted) => self.log(Some(n), format!("{what} dies")),
             Ok(Err(error)) => {
-                self.coverage.note(if what == "sync" { "sync failed" } else { "compaction failed" });
+                self.coverage.note(match what {
+                    "sync" => "sync failed",
+                    "compact" => "compaction failed",
+                    _ => "movement of files failed",
+                });
                 self.log(Some(n), format!("{what} fails: {}", chain(&error)));
                 let device = &self.devices[n];
                 if !device.damaged && !device.was_troubled && !device.disk.is_troubled() {
@@ -119,7 +123,11 @@ impl World {
                 }
             }
             Ok(Ok(report)) => {
-                self.coverage.note(if what == "sync" { "sync" } else { "compaction" });
+                self.coverage.note(match what {
+                    "sync" => "sync",
+                    "compact" => "compaction",
+                    _ => "movement of files",
+                });
                 if report.snapshot_joined {
                     self.coverage.note("snapshot joined");
                 }
@@ -134,6 +142,7 @@ impl World {
         }
         self.check_held(n)?;
         self.devices[n].drops_at_once &= self.devices[n].running > 0;
+        self.devices[n].moves &= what == "sync" || what == "compact";
         self.collect_if_up(n)?;
         self.wake_links(n);
         Ok(())

@@ -241,33 +241,16 @@ impl Library {
 
     /// Lists what a remote has, and which files are whole there.
     pub(super) async fn take_stock(&self, source: &Source) -> Result<(), Error> {
-        let (send, receive) = sync_channel::<ChunkName>(LISTED);
         let (library, name) = (self.clone(), source.name.clone());
-        let asked = name.clone();
-        let listing = blocking(self.inner(), {
-            let library = self.clone();
-            move |_| Ok(library.listing(&asked)? + 1)
-        });
-        let listing = listing.await?;
-        let writer = tokio::task::spawn_blocking(move || {
-            let mut page = Vec::with_capacity(LISTED);
-            loop {
-                let next = receive.recv();
-                let ended = next.is_err();
-                page.extend(next);
-                if page.len() >= LISTED || ended {
-                    library.note_chunks(&name, &page, Some(listing), Trust::Listed)?;
-                    page.clear();
-                }
-                if ended {
-                    return Ok::<(), Error>(());
-                }
-            }
-        });
-        // A writer that failed has ended, and tells below.
-        let listed = source.remote.list_chunks(move |chunk| _ = send.send(chunk.name)).await;
-        writer.await.map_err(|_| Error::Cancelled)??;
-        listed.map_err(|error| source.failed(error))?;
+        let listing = blocking(self.inner(), move |_| Ok(library.listing(&name)? + 1)).await?;
+        if self.inner().runtime.blocks_in_place() {
+            let mut names = Vec::new();
+            let listed = source.remote.list_chunks(|chunk| names.push(chunk.name)).await;
+            self.note_chunks(&source.name, &names, Some(listing), Trust::Listed)?;
+            listed.map_err(|error| source.failed(error))?;
+        } else {
+            self.note_listing(source, listing).await?;
+        }
         let marks = source.remote.list_marks().await.map_err(|error| source.failed(error))?;
         let (library, source) = (self.clone(), source.clone());
         blocking(self.inner(), move |_| {
@@ -286,6 +269,31 @@ impl Library {
             library.note_stored(&source)
         })
         .await
+    }
+
+    /// Notes all chunks of a remote while they are listed: there may be millions.
+    async fn note_listing(&self, source: &Source, listing: i64) -> Result<(), Error> {
+        let (send, receive) = sync_channel::<ChunkName>(LISTED);
+        let (library, name) = (self.clone(), source.name.clone());
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut page = Vec::with_capacity(LISTED);
+            loop {
+                let next = receive.recv();
+                let ended = next.is_err();
+                page.extend(next);
+                if page.len() >= LISTED || ended {
+                    library.note_chunks(&name, &page, Some(listing), Trust::Listed)?;
+                    page.clear();
+                }
+                if ended {
+                    return Ok::<(), Error>(());
+                }
+            }
+        });
+        // A writer that failed has ended, and tells below.
+        let listed = source.remote.list_chunks(move |chunk| _ = send.send(chunk.name)).await;
+        writer.await.map_err(|_| Error::Cancelled)??;
+        listed.map_err(|error| source.failed(error))
     }
 
     /// Notes that chunks stand in a remote: by a listing, or because they were put or read. Blocks.
