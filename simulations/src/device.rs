@@ -14,6 +14,7 @@ use crate::clock::{DeviceRuntime, WorldTime};
 use crate::disk::Disk;
 use crate::random::Rng;
 use crate::scenario::{BucketFault, Scenario};
+use crate::schemas::renamed;
 use crate::workload::{Shape, Token, quoted, shapes};
 
 /// What is remembered of a value that was written and acknowledged.
@@ -279,14 +280,18 @@ impl Device {
 
     /// Whether a value shows; `None` where that cannot be read.
     fn looks(conn: &Connection, token: &Token) -> Option<bool> {
-        let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(&token.column));
-        let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
-        match there {
-            Ok(there) => Some(there),
-            // A table or a column that is not there has no value.
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => Some(false),
-            Err(_) => None,
+        let names = std::iter::once(token.column.as_str()).chain(renamed(&token.table, &token.column));
+        for column in names {
+            let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(column));
+            let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
+            match there {
+                Ok(there) => return Some(there),
+                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => {}
+                Err(_) => return None,
+            }
         }
+        // A table or a column that is not there has no value.
+        Some(false)
     }
 
     /// Whether a value is seen to show: nothing else was acknowledged.

@@ -12,8 +12,10 @@
 //! * The disk is a VFS below SQLite that writes through to the file and remembers what was not synced: a power cut takes any part of that back,
 //!   down to half a sector write. It can also be full, fail, or read wrong bits. Other files (keys, the record of what was published)
 //!   are on the disk at once, as they are written by rename.
-//! * The bucket is one in memory behind the real client, which each device sees through faults of its own: lost and unheard calls, 503, reads
+//! * The bucket is one in memory behind the real client, which each device sees through faults of its own: lost, torn and unheard calls, 503, reads
 //!   cut short or with other bits, older versions, late listings, delays; and somebody may put an older copy of all of it back.
+//! * Every fourth fleet has a library of files: real ones in a folder of each device, which somebody writes, copies, moves and removes, and which isle
+//!   scans, pushes, pulls, evicts, trashes and prunes.
 //! * Connections carry real sessions ([`isle::PeerSession`]) with delay, loss, reordering and one-way cuts. They keep bytes whole and in order, as
 //!   QUIC does: a lost packet is a late one. The QUIC library itself is tested elsewhere (`tests/network.rs`, `tests/namespaces.rs`).
 //!
@@ -23,7 +25,8 @@
 //! `integrity_check`, `foreign_key_check`, the integrity check of full text and `isle doctor`; what shows is what a model of the merge
 //! (`isle-test-reference`) makes of the changesets, and each concurrent value that lost is in the journal; every acknowledged value is in a
 //! changeset or in the journal; no version of a site was ever another one; a sync more writes nothing to the bucket; and a newcomer who has the
-//! bucket alone has the same. A panic anywhere breaks a promise as well.
+//! bucket alone has the same. Of a library, what lies in the folders is what isle says that lies there, and a pull brings every file whose content is on some
+//! device, or was evicted on the bucket's word. A panic anywhere breaks a promise as well.
 //!
 //! # How much that is
 //! A device-hour is an hour of virtual time for one device, most of which it is idle, as devices are; the README says how many of them a minute
@@ -35,8 +38,9 @@
 //!   does not show any more what it once showed has only lost its worth, it does not fail.
 //! * Columns of kinds are checked by comparing devices with each other, not with the model, as are rows that constraints hide.
 //!
-//! * Not simulated: packets that come twice (a connection has none), torn uploads, damage that stays in a bucket, snapshots of several parts, new keys,
-//!   revocations, and a device whose home folder goes back together with its file.
+//! * Not simulated: packets that come twice (a connection has none), damage that stays in a bucket, snapshots of several parts, new keys,
+//!   revocations, a device whose home folder goes back together with its file, and contents of files that go from device to device without a bucket. Files
+//!   themselves lie on the machine's disk: a power cut takes nothing of them back.
 //!
 //! Planted bugs (`simulations/planted/`, `scripts/planted-bugs`) show that the checks find something; those in `planted/missed/` they do not find.
 

@@ -52,6 +52,11 @@ fn kept(line: &str, changes: &BTreeSet<u32>) -> Option<String> {
     }
 }
 
+/// What a column is called after the change that renames it.
+pub(crate) fn renamed(table: &str, column: &str) -> Option<&'static str> {
+    (table == "words" && column == "meaning").then_some("sense")
+}
+
 /// The changes that a file has.
 pub(crate) fn changes_in(conn: &Connection, store: &Store) -> BTreeSet<u32> {
     let looks = [

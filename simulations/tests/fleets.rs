@@ -5,7 +5,7 @@
 use isle_simulations::{Coverage, Profile, Scenario, Step, Way, What, run};
 
 /// What has to happen somewhere in the fleets that every run of the tests has.
-const WANTED: [&str; 36] = [
+const WANTED: [&str; 42] = [
     "acknowledged values checked",
     "app",
     "backup",
@@ -15,7 +15,10 @@ const WANTED: [&str; 36] = [
     "compaction",
     "disk failing",
     "disk full",
+    "evict",
     "file copied",
+    "files changed",
+    "files checked",
     "foreign write",
     "kill",
     "lost",
@@ -23,6 +26,9 @@ const WANTED: [&str; 36] = [
     "newcomer",
     "parted",
     "power cut",
+    "prune",
+    "pull of files",
+    "push of files",
     "quiet",
     "restore",
     "retired",

@@ -88,7 +88,8 @@ impl Remote {
         ChunkName(format!("{:08x}/{name:032x}", folder >> 96))
     }
 
-    /// Puts a chunk unless it stands there. `replace` puts it in any case, for one that turned out to be damaged. Gives the bytes sent; 0 if it stood there.
+    /// Puts a chunk unless it stands there; one of another size than this device makes of it is read, and replaced if it is damaged. `replace` puts it in any
+    /// case, for one that turned out to be. Gives the bytes sent; 0 if it stood there.
     ///
     /// # Errors
     /// [`RemoteError::TooLarge`] beyond [`CHUNK_BYTES_MAX`], [`RemoteError::NoFolder`], and those of any request.
@@ -109,9 +110,24 @@ impl Remote {
             false => requests.put_new(&key, &sealed, false).await,
         };
         match placed.map_err(|failure| self.failed(failure, &key))? {
-            Placed::Ours => Ok(sent),
-            Placed::Existed => Ok(0),
+            Placed::Ours => return Ok(sent),
+            Placed::Existed => {}
         }
+        // A put that was cut off once may have left a part, which nobody would ever replace.
+        let hash = blake3::hash(content);
+        let sound = match requests.stat(&key).await.map_err(|failure| self.failed(failure, &key))? {
+            meta if meta.size == sent => true,
+            _ => match self.get_chunk(name, hash.as_bytes(), content.len()).await {
+                Ok(_) => true,
+                Err(RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. }) => false,
+                Err(error) => return Err(error),
+            },
+        };
+        if sound {
+            return Ok(0);
+        }
+        tracing::warn!(place = self.place(), %key, "a damaged chunk is replaced");
+        requests.put(&key, &sealed).await.map(|_| sent).map_err(|failure| self.failed(failure, &key))
     }
 
     /// A chunk of `bytes` bytes with this hash.

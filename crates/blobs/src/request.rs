@@ -262,7 +262,7 @@ impl Requests {
     }
 
     /// Writes an object that must not stand yet. What an attempt left behind whose answer was lost (also an early 412
-    /// that shows as a broken pipe) is found by a HEAD.
+    /// that shows as a broken pipe) is found by a HEAD; a part of it is written over, unless somebody's may stand there.
     ///
     /// A store that refuses conditions while the body streams shows a broken pipe too. So once a HEAD found nothing, an
     /// object that anybody may overwrite with its like (`exclusive` is false) is written without a condition.
@@ -283,7 +283,9 @@ impl Requests {
             tracing::debug!(%key, failure = failure.text, "a put has an unknown outcome");
             match self.stat_once(key).await {
                 Ok(meta) if meta.size == bytes.len() as u64 => return Ok(Placed::Ours),
-                Ok(_) => return Ok(Placed::Existed),
+                Ok(_) if exclusive => return Ok(Placed::Existed),
+                // What stands there may be a part, which this attempt has left.
+                Ok(_) => mode = PutMode::Overwrite,
                 Err(failure) if failure.kind == FailureKind::NotFound && !exclusive => mode = PutMode::Overwrite,
                 Err(_) => {}
             }

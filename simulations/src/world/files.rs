@@ -23,7 +23,7 @@ pub(super) struct Known {
     /// How many were written: each has another content, and another time.
     written: u64,
     /// Contents that isle took from a device, because the bucket has them.
-    evicted: Arc<Mutex<BTreeSet<String>>>,
+    evicted: Arc<Mutex<BTreeSet<(usize, String)>>>,
 }
 
 impl World {
@@ -77,9 +77,14 @@ impl World {
         self.note(n, what, format!("begins: {what}"));
         let evicted = Arc::clone(&self.files.evicted);
         self.work(n, what, async move {
-            match movement(&library, way, Rng(seed), &evicted).await {
+            match movement(&library, way, Rng(seed)).await {
+                Ok(content) => {
+                    let content = content.map(|content| (n, content));
+                    evicted.lock().unwrap_or_else(PoisonError::into_inner).extend(content);
+                    Ok(SyncReport::default())
+                }
                 // Not all contents are to be had, and some files are not what they were: the check at the end says whether that may be.
-                Ok(()) | Err(Error::Library(_) | Error::NeverSynced { .. }) => Ok(SyncReport::default()),
+                Err(Error::Library(_) | Error::NeverSynced { .. }) => Ok(SyncReport::default()),
                 Err(error) => Err(error),
             }
         });
@@ -104,10 +109,10 @@ impl World {
             there.extend(self.contents_of(*n, library)?.into_iter().map(|(_, content)| content));
         }
         self.converge().await?;
-        // What was taken from a device, on the bucket's word.
-        let kept = !["bucket rolled back", "prune"].iter().any(|event| self.coverage.events.contains_key(event));
-        if kept {
-            there.extend(self.files.evicted.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        // What was taken from a device, on the bucket's word; but what one understood whose disk flips bits counts for nothing.
+        if !self.coverage.events.contains_key("bucket rolled back") {
+            let evicted = self.files.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+            there.extend(evicted.iter().filter(|(n, _)| !self.devices[*n].gone).map(|(_, content)| content.clone()));
         }
         let options = MoveOptions { refresh: true, ..MoveOptions::default() };
         for (n, library) in &libraries {
@@ -229,12 +234,8 @@ fn look(library: &Library, folder: &Path) -> Result<ScanReport, Error> {
     library.scan_now(&ScanOptions { emptied: true, ..ScanOptions::default() })
 }
 
-async fn movement(
-    library: &Library,
-    way: Contents,
-    mut rng: Rng,
-    evicted: &Mutex<BTreeSet<String>>,
-) -> Result<(), Error> {
+/// Moves contents; gives the content that left this device.
+async fn movement(library: &Library, way: Contents, mut rng: Rng) -> Result<Option<String>, Error> {
     let options = MoveOptions::default();
     let one = |rng: &mut Rng| -> Result<Option<FileInfo>, Error> {
         let mut files = library.files(&FileFilter::default())?;
@@ -242,22 +243,20 @@ async fn movement(
         Ok((!files.is_empty()).then(|| rng.pick(&files).clone()))
     };
     match way {
-        Contents::Push => library.push(&options).await.map(drop),
-        Contents::Pull => library.pull(&Selection::All, &options).await.map(drop),
-        Contents::Evict => {
-            let Some(file) = one(&mut rng)? else { return Ok(()) };
-            library.evict(&file, &options).await?;
-            evicted.lock().unwrap_or_else(PoisonError::into_inner).insert(file.content);
-            Ok(())
-        }
+        Contents::Push => library.push(&options).await.map(|_| None),
+        Contents::Pull => library.pull(&Selection::All, &options).await.map(|_| None),
+        Contents::Evict => match one(&mut rng)? {
+            Some(file) => library.evict(&file, &options).await.map(|_| Some(file.content)),
+            None => Ok(None),
+        },
         Contents::Trash => match one(&mut rng)? {
-            Some(file) => library.trash(&file),
-            None => Ok(()),
+            Some(file) => library.trash(&file).map(|()| None),
+            None => Ok(None),
         },
         Contents::Prune => {
             let hours = |hours: u64| Duration::from_secs(hours * 3600);
             let (keep, grace) = (hours(rng.below(48)), hours(rng.between(2, 7 * 24)));
-            library.prune(&PruneOptions { keep, grace, remote: None }).await.map(drop)
+            library.prune(&PruneOptions { keep, grace, remote: None }).await.map(|_| None)
         }
     }
 }

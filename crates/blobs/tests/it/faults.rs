@@ -29,6 +29,37 @@ fn faulty(seed: u64, plan: FaultPlan, options: &RemoteOptions) -> (Remote, Remot
     (clean, remote, faults)
 }
 
+/// A part that a put has left would be believed for ever: nobody puts again what stands there.
+#[tokio::test(start_paused = true)]
+async fn what_a_torn_put_has_left_is_written_over() {
+    let content = b"a chunk of some length ".repeat(1_000);
+    let hash = *blake3::hash(&content).as_bytes();
+    let operation = Bytes::from(vec![7; 500]);
+    let mut torn = 0;
+    for seed in 0..20 {
+        let (clean, remote, faults) = faulty(seed, FaultPlan { torn: 400, ..FaultPlan::NONE }, &patient());
+        let name = remote.chunk_name("gguf", &hash);
+        for step in 0..2 {
+            // In the second step all that was tried before has failed for good, and somebody comes again.
+            faults.plan(FaultPlan { torn: if step == 0 { 1_000 } else { 400 }, ..FaultPlan::NONE });
+            let chunk = remote.put_chunk(&name, &content, false).await;
+            let put = remote.put_operation(OperationKind::Schema, [9; 16], &operation).await;
+            let made = remote.put_segment(site(1), 0, 1, &segment(&[Frame::header(site(1), 1, vec![1; 500])])).await;
+            if step == 0 {
+                assert!(chunk.is_err() && put.is_err() && made.is_err(), "{chunk:?} {put:?} {made:?}");
+                continue;
+            }
+            assert!(chunk.expect("put") > 0, "it stood there in part only");
+            assert_eq!(clean.get_chunk(&name, &hash, content.len()).await.expect("read"), content);
+            assert_eq!(put.expect("put"), operation);
+            assert_eq!(clean.get_operation(OperationKind::Schema, [9; 16]).await.expect("read"), operation);
+            clean.get_segment(site(1), &made.expect("put")).await.expect("read");
+        }
+        torn += faults.count().torn;
+    }
+    assert!(torn > 100, "{torn}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn retries_carry_all_operations_through_a_troubled_store() {
     let mut truncated = 0;

@@ -12,7 +12,7 @@ use super::sources::{CONTENT, Content, Source, Trust};
 use super::take_up::Book;
 use super::{FileInfo, Library, LibraryError};
 use crate::sync::blocking;
-use crate::{Error, params};
+use crate::{Error, SyncOptions, params};
 
 impl Library {
     /// Keeps a file on this device, or lets it go again. [`Selection::Pinned`](super::Selection::Pinned) brings what is not here.
@@ -29,11 +29,11 @@ impl Library {
         Ok(())
     }
 
-    /// Takes the copies of this device away, after a remote was asked for each chunk: one that this device put there has to stand there, one of others is
-    /// fetched and checked. Gives the bytes freed.
+    /// Takes the copies of this device away, after a sync with a remote, which was asked for each chunk: one that this device put there has to stand there, one
+    /// of others is fetched and checked. Gives the bytes freed.
     ///
     /// # Errors
-    /// [`LibraryError::OnlyCopy`], [`LibraryError::Pinned`], [`LibraryError::Changed`]; what was changed is where it was then.
+    /// Those of the sync; [`LibraryError::OnlyCopy`], [`LibraryError::Pinned`], [`LibraryError::Changed`]; what was changed is where it was then.
     pub async fn evict(&self, file: &FileInfo, options: &MoveOptions) -> Result<u64, Error> {
         if file.pinned {
             return Err(LibraryError::Pinned { path: file.path.clone() }.into());
@@ -48,7 +48,10 @@ impl Library {
         let content = content.await?.ok_or_else(|| LibraryError::NoSuchFile { wanted: file.id.clone() })?;
         let pieces = content.pieces()?;
         for source in &sources {
-            if self.has_all(source, &content, &pieces).await? {
+            // Nobody prunes what a row needs that is known there: it has to be, before the remote has the only copy.
+            let here = SyncOptions { remote: Some(source.name.clone()), ..SyncOptions::default() };
+            let known = self.replica.sync_with(&here).await?.iter().all(|report| !report.held_back);
+            if known && self.has_all(source, &content, &pieces).await? {
                 let library = self.clone();
                 return blocking(self.inner(), move |_| library.remove_copies(&content, &pieces)).await;
             }
