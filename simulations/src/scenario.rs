@@ -393,10 +393,10 @@ fn add_files(steps: &mut Vec<Step>, seed: u64, devices: u32) {
                 0..=54 => What::Files { seed: rng.next() },
                 drawn => {
                     let way = match drawn {
-                        55..=69 => Contents::Push,
-                        70..=84 => Contents::Pull,
-                        85..=92 => Contents::Evict,
-                        93..=96 => Contents::Trash,
+                        55..=66 => Contents::Push,
+                        67..=76 => Contents::Pull,
+                        77..=86 => Contents::Evict,
+                        87..=89 => Contents::Trash,
                         _ => Contents::Prune,
                     };
                     What::Contents { way, seed: rng.next() }

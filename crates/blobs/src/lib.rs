@@ -30,6 +30,8 @@
 //! trash/<kind>/<2 hex>/<hash>               says since when a chunk is needed by no file, as far as is known
 //! snap/<site>/<version>-<tag>/<index>-<hash>     snapshot parts (index of 8 digits), immutable
 //! snap/<site>/<version>-<tag>/manifest-<hash>    put last: the commit point of a snapshot
+//! backup/<time>-<id>                        manifest of a copy of a database, put last; signed by its maker
+//! backup-part/<time>-<id>/<index>-<hash>    its parts (index of 8 digits), immutable
 //! ```
 //!
 //! # Sealed remotes
@@ -44,7 +46,7 @@
 //!
 //! ```text
 //!  0  4  "isle"
-//!  4  1  kind: 'b' bundle, 'g' group, 'h' head, 'k' key rotation, 'm' membership operation, 'o' schema operation, 's' segment
+//!  4  1  kind: 'b' bundle, 'c' backup manifest, 'g' group, 'h' head, 'k' key rotation, 'm' membership operation, 'o' schema operation, 's' segment
 //!  5  1  flags: bit 0 of a segment = the frames are compressed with zstd, of a bundle = it is sealed; all others are 0
 //!  6  2  format version, 1
 //!  8 32  BLAKE3 of bytes 0..8 and 40..end
@@ -59,6 +61,7 @@
 //! is opaque. The body of a segment is described at [`SegmentWriter`].
 
 mod address;
+mod backup;
 mod bundle;
 mod chunks;
 mod codec;
@@ -79,6 +82,7 @@ mod snapshot;
 #[doc(hidden)]
 pub mod testing;
 
+pub use backup::{BACKUP_MANIFEST_BYTES_MAX, BACKUP_PART_BYTES, BackupManifest, BackupName};
 pub use bundle::{BUNDLE_BYTES_MAX, BUNDLE_FORMAT, Bundle};
 pub use chunks::{CHUNK_BYTES_MAX, ChunkName, StoredChunk};
 pub use codec::FormatError;

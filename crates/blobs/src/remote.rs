@@ -480,7 +480,7 @@ impl Remote {
     }
 
     /// Puts bytes under a name that holds their hash. Something else that stands there is damaged and is replaced.
-    async fn put_named(&self, key: &Path, bytes: &Bytes, max: usize) -> Result<(), RemoteError> {
+    pub(crate) async fn put_named(&self, key: &Path, bytes: &Bytes, max: usize) -> Result<(), RemoteError> {
         self.check_size(key, bytes.len(), max)?;
         self.check_folder()?;
         let requests = &self.inner.requests;
@@ -500,7 +500,7 @@ impl Remote {
         Ok(())
     }
 
-    async fn get_named(
+    pub(crate) async fn get_named(
         &self,
         key: &Path,
         place: &str,
@@ -607,7 +607,7 @@ impl Remote {
         }
     }
 
-    fn damaged(&self, key: &Path, source: FormatError) -> RemoteError {
+    pub(crate) fn damaged(&self, key: &Path, source: FormatError) -> RemoteError {
         let (place, is_group) = (self.place().to_owned(), *key == self.inner.prefix.group());
         let key = key.to_string();
         match source {

@@ -25,7 +25,7 @@ use crate::replica::Inner;
 use crate::{Builder, Error, Replica};
 
 /// Letters of an id that name a backup, at least.
-const ID_LETTERS_MIN: usize = 4;
+pub(crate) const ID_LETTERS_MIN: usize = 4;
 /// No manifest is longer.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 
@@ -115,6 +115,18 @@ pub enum BackupError {
         /// How many.
         count: usize,
     },
+    /// There is none, or several, of that name in a remote.
+    #[error(
+        "{count} backups in remote {remote:?} begin with {id:?}: `isle backup list --remote {remote}` shows those there are"
+    )]
+    NotInRemote {
+        /// What was asked for.
+        id: String,
+        /// The remote.
+        remote: String,
+        /// How many.
+        count: usize,
+    },
     /// The copy is not what was written.
     #[error("backup {id} is damaged ({reason}): take another one; nothing was changed")]
     Damaged {
@@ -133,6 +145,14 @@ pub enum BackupError {
         /// The file's.
         group: String,
     },
+    /// It cannot be put into a remote.
+    #[error("backup {id} does not fit a remote: {source}")]
+    Unfit {
+        /// The backup.
+        id: String,
+        /// Why.
+        source: isle_blobs::FormatError,
+    },
     /// A sync is going on.
     #[error("this replica syncs right now: restore when that is over")]
     Syncing,
@@ -148,7 +168,7 @@ pub enum BackupError {
     },
 }
 
-fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> BackupError {
+pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::Io { what, path, source }
 }
@@ -239,10 +259,7 @@ impl Replica {
         let key_store = self.inner.key_store()?;
         let _nobody_live = key_store.lock_live(&self.inner.path, &[])?.ok_or(Error::AlreadyLive)?;
         let status = self.inner.store.status()?;
-        if status.group.to_string() != backup.group {
-            let (id, found, group) = (backup.id.clone(), backup.group.clone(), status.group.to_string());
-            return Err(BackupError::OtherGroup { id, found, group }.into());
-        }
+        backup.must_be_of(&status.group.to_string())?;
         let _no_sync = key_store.lock(status.site)?;
         let facts = self.inner.store.facts_of(&backup.path)?;
         let handed_over = self.inner.handed_over(&facts, true)?;
@@ -354,6 +371,14 @@ impl Backup {
             1 => Ok(all.remove(0)),
             count => Err(BackupError::Ambiguous { id, folder, count }.into()),
         }
+    }
+
+    pub(crate) fn must_be_of(&self, group: &str) -> Result<(), Error> {
+        if self.group == group {
+            return Ok(());
+        }
+        let (id, found, group) = (self.id.clone(), self.group.clone(), group.to_owned());
+        Err(BackupError::OtherGroup { id, found, group }.into())
     }
 
     /// Whether the copy is there with the size that it had; [`Backup::verify`] reads it.
@@ -496,7 +521,7 @@ fn folder_of(database: &Path) -> Result<PathBuf, BackupError> {
 }
 
 /// `20261129T104228123Z`.
-fn compact_time(ms: u64) -> String {
+pub(crate) fn compact_time(ms: u64) -> String {
     let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX));
     time.map_or_else(|_| ms.to_string(), |time| time.strftime("%Y%m%dT%H%M%S%3fZ").to_string())
 }
@@ -517,7 +542,7 @@ fn hash(path: &Path) -> Result<(String, u64), BackupError> {
 }
 
 /// Writes a small file under a passing name first, so that it is there whole or not at all.
-fn write_durably(path: &Path, text: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_durably(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let partial = path.with_extension("partial");
     let mut file = fs::File::create(&partial)?;
     file.write_all(text)?;

@@ -401,7 +401,10 @@ impl Error {
             | Error::ConflictWithoutBase { .. }
             | Error::NoSuchConflict { .. }
             | Error::Backup(
-                BackupError::NoFolder { .. } | BackupError::NoSuchBackup { .. } | BackupError::Ambiguous { .. },
+                BackupError::NoFolder { .. }
+                | BackupError::NoSuchBackup { .. }
+                | BackupError::NotInRemote { .. }
+                | BackupError::Ambiguous { .. },
             ) => ErrorKind::Invalid,
             Error::Bundle(BundleError::Format { .. } | BundleError::Have { .. }) => ErrorKind::Invalid,
             Error::Bundle(BundleError::OtherApp { .. }) => ErrorKind::Decision,

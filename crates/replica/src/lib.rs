@@ -114,6 +114,7 @@ mod listing;
 mod names;
 mod operations;
 mod proofs;
+mod remote_backups;
 mod replica;
 mod runtime;
 mod schema;
@@ -157,6 +158,7 @@ pub use library::{
     WatchOptions,
 };
 pub use listing::{ColumnFacts, Comparison, Filter, Group, Grouping, Per};
+pub use remote_backups::{BackupProgress, RemoteBackup, RemoteBackups};
 pub use replica::{RemoteInfo, Replica};
 pub use runtime::SystemRuntime;
 pub use schema::{SchemaInfo, SchemaObject, SchemaReport, SchemaTable};

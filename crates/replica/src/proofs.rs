@@ -34,7 +34,7 @@ impl Proofs {
 
 impl Inner {
     /// The device's key pair, read once: a live replica signs with every change that it hands over.
-    fn secret(&self) -> Result<&DeviceSecret, Error> {
+    pub(crate) fn secret(&self) -> Result<&DeviceSecret, Error> {
         if let Some(secret) = self.secret.get() {
             return Ok(secret);
         }

@@ -255,7 +255,7 @@ async fn movement(library: &Library, way: Contents, mut rng: Rng) -> Result<Opti
         },
         Contents::Prune => {
             let hours = |hours: u64| Duration::from_secs(hours * 3600);
-            let (keep, grace) = (hours(rng.below(48)), hours(rng.between(2, 7 * 24)));
+            let (keep, grace) = (hours(rng.below(48)), hours(rng.between(1, 24)));
             library.prune(&PruneOptions { keep, grace, remote: None }).await.map(|_| None)
         }
     }

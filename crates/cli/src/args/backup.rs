@@ -11,8 +11,13 @@ use super::span;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupAction {
     /// Copy the database, as it is now
-    #[command(after_help = "Example:\n  isle backup create --comment 'before the move'")]
+    #[command(
+        after_help = "Examples:\n  isle backup create --comment 'before the move'\n  isle backup create --remote cloud"
+    )]
     Create {
+        /// Put it into this remote as well
+        #[arg(long, value_name = "REMOTE")]
+        remote: Option<String>,
         /// What to say of it in the list
         #[arg(long, value_name = "TEXT")]
         comment: Option<String>,
@@ -20,8 +25,13 @@ pub(crate) enum BackupAction {
         place: BackupPlace,
     },
     /// The backups of this database, newest first
-    #[command(after_help = "Example:\n  isle backup list --all --folder /mnt/disk/backups")]
+    #[command(
+        after_help = "Examples:\n  isle backup list --all --folder /mnt/disk/backups\n  isle backup list --remote cloud"
+    )]
     List {
+        /// Those that stand in a remote, of all devices
+        #[arg(long, value_name = "REMOTE", conflicts_with = "all")]
+        remote: Option<String>,
         /// Those of other databases too
         #[arg(long)]
         all: bool,
@@ -35,6 +45,28 @@ pub(crate) enum BackupAction {
     Verify {
         /// One backup, by its id or the beginning of it; all of this database if none is named
         id: Option<String>,
+        #[command(flatten)]
+        place: BackupPlace,
+    },
+    /// Put a backup into a remote: encrypted if that is, and signed by this device
+    #[command(after_help = "Example:\n  isle backup push 3f2a --remote cloud")]
+    Push {
+        /// The backup's id, or the beginning of it
+        id: String,
+        /// The remote
+        #[arg(long, value_name = "REMOTE")]
+        remote: String,
+        #[command(flatten)]
+        place: BackupPlace,
+    },
+    /// Bring a backup of any device from a remote into the folder
+    #[command(after_help = "Example:\n  isle backup fetch 3f2a --remote cloud")]
+    Fetch {
+        /// The backup's id, or the beginning of it
+        id: String,
+        /// The remote
+        #[arg(long, value_name = "REMOTE")]
+        remote: String,
         #[command(flatten)]
         place: BackupPlace,
     },
@@ -54,8 +86,13 @@ pub(crate) enum BackupAction {
         place: BackupPlace,
     },
     /// Remove old backups of this database
-    #[command(after_help = "Example:\n  isle backup prune --keep 5 --older-than 30d --dry-run")]
+    #[command(
+        after_help = "Examples:\n  isle backup prune --keep 5 --older-than 30d --dry-run\n  isle backup prune --remote cloud --keep 3"
+    )]
     Prune {
+        /// Those that this device has put into a remote
+        #[arg(long, value_name = "REMOTE")]
+        remote: Option<String>,
         /// Keep this many of the newest, whatever their age
         #[arg(long, default_value_t = 10, value_name = "N")]
         keep: usize,

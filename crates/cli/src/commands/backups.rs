@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use isle::{BackedUp, Backup, Replica};
 use serde_json::json;
 
+use super::remote_backups;
 use crate::args::{Args, BackupAction, BackupPlace};
 use crate::confirm;
 use crate::db;
@@ -14,15 +15,30 @@ use crate::spinner;
 
 pub(crate) fn run(args: &Args, action: &BackupAction, out: &mut Out) -> anyhow::Result<u8> {
     match action {
-        BackupAction::Create { comment, place } => create(args, comment.as_deref(), place, out),
-        BackupAction::List { all, place } => list(args, *all, place, out),
+        BackupAction::Create { comment, remote, place } => {
+            create(args, comment.as_deref(), remote.as_deref(), place, out)
+        }
+        BackupAction::List { remote: Some(remote), .. } => remote_backups::list(&db::open(args)?, remote, out),
+        BackupAction::List { all, place, .. } => list(args, *all, place, out),
+        BackupAction::Push { id, remote, place } => {
+            let (_, folder) = place_of(args, place)?;
+            remote_backups::push(&db::open(args)?, &Backup::find(&folder, id)?, remote, out)
+        }
+        BackupAction::Fetch { id, remote, place } => {
+            let (_, folder) = place_of(args, place)?;
+            remote_backups::fetch(&db::open(args)?, remote, id, &folder, out)
+        }
         BackupAction::Verify { id, place } => verify(args, id.as_deref(), place, out),
         BackupAction::Restore { id, yes, place } => restore(args, id, *yes, place, out),
-        BackupAction::Prune { keep, older_than, dry_run, yes, place } => {
+        BackupAction::Prune { keep, older_than, dry_run, yes, remote, place } => {
             let (database, folder) = place_of(args, place)?;
             let now = jiff::Timestamp::now().as_millisecond().unsigned_abs();
             let limit = older_than.map(|age| now.saturating_sub(age.as_millis() as u64));
-            prune(&folder, &database, (*keep, limit), (*dry_run, *yes), out)
+            let (which, how) = ((*keep, limit), (*dry_run, *yes));
+            match remote {
+                Some(remote) => remote_backups::prune(&db::open(args)?, remote, which, how, out),
+                None => prune(&folder, &database, which, how, out),
+            }
         }
     }
 }
@@ -46,7 +62,7 @@ fn place_of(args: &Args, place: &BackupPlace) -> anyhow::Result<(PathBuf, PathBu
     Ok((database, folder))
 }
 
-fn to_json(backup: &Backup) -> serde_json::Value {
+pub(super) fn to_json(backup: &Backup) -> serde_json::Value {
     let mut object = json!(backup);
     if let Some(fields) = object.as_object_mut() {
         fields.insert("created".to_owned(), time(backup.created_ms).into());
@@ -54,11 +70,17 @@ fn to_json(backup: &Backup) -> serde_json::Value {
     object
 }
 
-fn short(backup: &Backup) -> &str {
+pub(super) fn short(backup: &Backup) -> &str {
     backup.id.get(..8).unwrap_or(&backup.id)
 }
 
-fn create(args: &Args, comment: Option<&str>, place: &BackupPlace, out: &mut Out) -> anyhow::Result<u8> {
+fn create(
+    args: &Args,
+    comment: Option<&str>,
+    remote: Option<&str>,
+    place: &BackupPlace,
+    out: &mut Out,
+) -> anyhow::Result<u8> {
     let (_, folder) = place_of(args, place)?;
     let replica = db::open(args)?;
     match spinner::beside("copying", || replica.back_up(&folder, "manual", comment))? {
@@ -68,9 +90,19 @@ fn create(args: &Args, comment: Option<&str>, place: &BackupPlace, out: &mut Out
             }
         }
         BackedUp::Done(backup) => {
-            if !out.json(&json!({ "result": "done", "backup": to_json(&backup) }))? {
+            let sent = remote.map(|remote| remote_backups::put(&replica, &backup, remote));
+            if let Some(Err(_)) = &sent {
+                // It is there all the same, and can be put later.
+                out.note(format!("backup {} is {}", short(&backup), backup.path.display()))?;
+            }
+            let sent = sent.transpose()?;
+            let there = json!({ "result": "done", "backup": to_json(&backup), "remote": remote, "stored_bytes": sent });
+            if !out.json(&there)? {
                 let (mark, id) = (out.style.green("✓"), out.style.bold(short(&backup)));
                 out.note(format!("{mark} backup {id} is {} ({})", backup.path.display(), bytes(backup.bytes)))?;
+                if let (Some(remote), Some(sent)) = (remote, sent) {
+                    out.note(format!("  and stands in {remote} ({})", bytes(sent)))?;
+                }
             }
         }
     }

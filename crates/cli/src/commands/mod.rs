@@ -16,6 +16,7 @@ mod live;
 mod look;
 mod operations;
 mod peers;
+mod remote_backups;
 mod remotes;
 mod rows;
 mod schema;

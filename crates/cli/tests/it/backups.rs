@@ -80,3 +80,41 @@ fn what_cannot_be_undone_is_backed_up_first() {
         .collect();
     assert_eq!(reasons, ["detach", "sync"]);
 }
+
+#[test]
+fn a_backup_goes_to_a_remote_and_comes_back_on_another_device() {
+    let place = Place::new();
+    let (laptop, phone) = place.pair();
+    assert!(laptop.ok(["backup", "list", "--remote", "hub"]).contains("no backup in hub"));
+    assert!(laptop.fails(2, ["backup", "list", "--remote", "nowhere"]).contains("nowhere"));
+    let made = laptop.json(["backup", "create", "--comment", "for the safe", "--remote", "hub"]);
+    let id = made["backup"]["id"].as_str().expect("an id").to_owned();
+    assert!(made["stored_bytes"].as_u64().expect("a size") > 1_000);
+    laptop.ok(["exec", "DELETE FROM notes"]);
+    let kept = laptop.json(["backup", "create"])["backup"]["id"].as_str().expect("an id").to_owned();
+    laptop.ok(["backup", "push", &kept[..8], "--remote", "hub"]);
+
+    let shown = phone.ok(["backup", "list", "--remote", "hub"]);
+    assert!(shown.contains("for the safe") && shown.contains("laptop") && shown.contains(&id[..8]), "{shown}");
+    assert!(!shown.contains("this device") && laptop.ok(["backup", "list", "--remote", "hub"]).contains("this device"));
+    assert!(phone.fails(2, ["backup", "fetch", "nope", "--remote", "hub"]).contains("isle backup list --remote hub"));
+    let fetched = phone.json(["backup", "fetch", &id[..8], "--remote", "hub"]);
+    let path = std::path::PathBuf::from(fetched["backup"]["path"].as_str().expect("a path"));
+    assert!(path.starts_with(phone.folder.canonicalize().expect("there")), "{path:?}");
+    let original = std::fs::read(made["backup"]["path"].as_str().expect("a path")).expect("readable");
+    assert!(std::fs::read(&path).expect("readable") == original, "it is what was put, to the byte");
+    phone.ok(["exec", "DELETE FROM notes"]);
+    phone.ok(["backup", "restore", &id[..8], "--yes"]);
+    assert_eq!(phone.rows("SELECT title FROM notes ORDER BY id"), ["Dune", "Emma"]);
+
+    // Each device removes its own.
+    assert!(phone.ok(["backup", "prune", "--remote", "hub", "--keep", "0"]).contains("0 backups removed"));
+    assert!(
+        laptop.ok(["backup", "prune", "--remote", "hub", "--keep", "1", "--dry-run"]).contains("1 backup would go")
+    );
+    laptop.ok(["backup", "prune", "--remote", "hub", "--keep", "1"]);
+    let left = phone.json(["backup", "list", "--remote", "hub"]);
+    assert_eq!(left["backups"].as_array().expect("a list").len(), 1);
+    assert_eq!(left["backups"][0]["id"], json!(kept));
+    assert!(laptop.fails(3, ["backup", "prune", "--remote", "hub", "--keep", "0"]).contains("none would be left"));
+}

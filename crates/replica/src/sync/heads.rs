@@ -197,6 +197,13 @@ impl Session<'_> {
         let known = blocking(self.inner, |inner| Ok((inner.store.membership()?, inner.store.retired()?)));
         let (mut membership, retired) = known.await?;
         let mut retired: BTreeSet<SiteId> = retired.into_iter().map(|(site, _)| site).collect();
+        // Whom one declares gone that nobody declares gone, whatever the order of the heads: or a newcomer would take of it what the others never did.
+        let revoked = |head: &Head| head.author.as_ref().is_some_and(|author| membership.is_revoked(&author.device));
+        let heads = news.iter().map(|news| &news.head).filter(|head| !revoked(head) && !retired.contains(&head.site));
+        let heads: Vec<&Head> = heads.collect();
+        let told: BTreeSet<SiteId> = heads.iter().flat_map(|head| &head.retired).map(|(site, _)| *site).collect();
+        let standing = heads.iter().filter(|head| !told.contains(&head.site));
+        retired.extend(standing.flat_map(|head| &head.retired).map(|(site, _)| *site).collect::<Vec<_>>());
         let mut admitted = Vec::with_capacity(news.len());
         for mut news in news {
             let head = &mut news.head;
