@@ -9,7 +9,10 @@ use isle::{
 };
 use serde_json::{Map, Value};
 
-const MIGRATIONS: &[(&str, &str)] = &[("1.0.0__start.sql", include_str!("../../migrations/massugc/1.0.0__start.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("1.0.0__start.sql", include_str!("../../migrations/massugc/1.0.0__start.sql")),
+    ("1.1.0__search.sql", include_str!("../../migrations/massugc/1.1.0__search.sql")),
+];
 
 /// Columns of a job that its JSON does not have.
 const COLUMNS: [&str; 10] = [
@@ -238,22 +241,13 @@ impl Studio {
         Ok(self.replica.list("jobs", &filter.rows())?.iter().map(Job::of).collect())
     }
 
-    /// Jobs in whose name, product or hook every word stands, by name.
+    /// Jobs in whose name, product and hook every word stands, best first; `wor*` for the beginning of one.
     ///
     /// # Errors
     /// SQLite's reason.
     pub fn search_jobs(&self, text: &str, limit: usize) -> Result<Vec<Job>, Error> {
-        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
-        if words.is_empty() {
-            return Ok(Vec::new());
-        }
-        let sql = "SELECT * FROM jobs WHERE NOT EXISTS (SELECT 1 FROM json_each(?1) AS word
-            WHERE instr(lower(job_name || ' ' || coalesce(product, '') || ' ' || coalesce(hook, '')), word.value) = 0)
-            ORDER BY job_name, id LIMIT ?2";
-        let words = serde_json::json!(words).to_string();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.replica.read(|q| q.query(sql, params![&words, limit]))?;
-        Ok(rows.iter().map(Job::of).collect())
+        let found = self.replica.search("jobs", text, limit, 0)?;
+        Ok(found.iter().map(|hit| Job::of(&hit.row)).collect())
     }
 
     /// What there is.

@@ -26,6 +26,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("1.0.0__start.sql", include_str!("../../migrations/wmd/1.0.0__start.sql")),
     ("1.1.0__imports.sql", include_str!("../../migrations/wmd/1.1.0__imports.sql")),
     ("1.2.0__secrets.sql", include_str!("../../migrations/wmd/1.2.0__secrets.sql")),
+    ("1.3.0__search.sql", include_str!("../../migrations/wmd/1.3.0__search.sql")),
 ];
 
 /// The app's data. Clones share it; all methods work from any thread.

@@ -112,6 +112,12 @@ fn jobs_are_filtered_searched_and_counted() {
     assert!(
         pair.a.search_jobs("soap nowhere", 9).unwrap().is_empty() && pair.a.search_jobs("  ", 9).unwrap().is_empty()
     );
+    pair.b.update_job("3", &object(json!({"hook": "Never cold again"})), NOW).unwrap();
+    pair.sync();
+    for studio in [&pair.a, &pair.b] {
+        let found = studio.search_jobs("third cold", 9).unwrap();
+        assert_eq!(found.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["3"]);
+    }
     let statistics = pair.a.statistics().unwrap();
     assert_eq!((statistics.total_jobs, statistics.enabled_jobs), (3, 2));
     assert_eq!((statistics.jobs_by_product["Soap"], statistics.jobs_by_language["German"]), (2, 1));

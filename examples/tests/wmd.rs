@@ -144,6 +144,20 @@ fn metadata_is_merged_member_by_member() {
     assert_eq!(a.search(&[("source", "civitai"), ("base_model", "flux")]).unwrap().len(), 1);
     assert_eq!(a.search(&[("source", "civitai"), ("base_model", "sdxl")]).unwrap().len(), 0);
     assert!(a.get("none").unwrap().is_none());
+    let about = json!({"description": "a LoRA for clouds, made for Flux"});
+    b.save("other.safetensors", about.as_object().unwrap()).unwrap();
+    pair.sync();
+    for metadata in [&a, &b] {
+        let names = |text: &str| -> Vec<String> {
+            let found = metadata.find(text, 9).unwrap();
+            found.iter().map(|known| known["filename"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names("flux lora"), ["other.safetensors"]);
+        // The one whose base it is comes before the one that says so at length.
+        assert_eq!(names("flux"), ["m.safetensors", "other.safetensors"]);
+        assert_eq!(names("other safetens*"), ["other.safetensors"]);
+        assert!(names("sdxl OR flux").is_empty(), "OR is a word to look for");
+    }
     let wrong = a.search(&[("1; DROP TABLE model_metadata", "x")]).unwrap_err();
     assert!(matches!(wrong, isle::Error::NoSuchColumn { .. }), "{wrong}");
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use isle_changeset::{Block, Header};
 use rusqlite::Connection;
 
-use crate::StoreError;
 use crate::engine::load_each;
 use crate::error::Doing as _;
 use crate::layout::{quoted, site_no_of, version_of};
 use crate::shadow;
 use crate::tracked::{Tracked, collation_name, join, surplus};
 use crate::triggers;
+use crate::{FullText, Store, StoreError};
 
 /// What a check found.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +31,52 @@ pub struct Finding {
     pub check: &'static str,
     /// What it found, and what to do.
     pub message: String,
+}
+
+impl Store {
+    /// Looks for damage: see [`Report`]. Full-text tables are compared with their rows under the write lock, where the file can be written to.
+    ///
+    /// # Errors
+    /// SQLite's reason, where the file cannot even be read.
+    pub fn check(&self) -> Result<Report, StoreError> {
+        let mut report = self.snapshot(run)?;
+        if self.engine()? == crate::TableEngine::CrSqlite
+            && let Err(error) = crate::try_cr_sqlite(self.options())
+        {
+            report.add_engine(&error);
+        }
+        report.add_forks(self.forks()?);
+        let searched: Vec<FullText> =
+            self.full_text_tables()?.into_iter().filter(|search| search.table.is_some()).collect();
+        if !searched.is_empty() {
+            match self.merge(|engine, _| full_text(&engine.conn, &searched)) {
+                Ok(findings) => report.findings.extend(findings),
+                Err(error) => tracing::warn!(%error, "full-text tables are not compared with their rows"),
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// Full-text tables that do not find what their tables hold.
+fn full_text(conn: &Connection, searched: &[FullText]) -> Result<Vec<Finding>, StoreError> {
+    refresh_full_text(conn)?;
+    let mut findings = Vec::new();
+    for FullText { name, table, .. } in searched {
+        let of = quoted(name);
+        match conn.execute(&format!("INSERT INTO {of}({of}, rank) VALUES('integrity-check', 1)"), []) {
+            Ok(_) => {}
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+                let table = table.as_deref().unwrap_or_default();
+                let message = format!(
+                    "full-text table {name} does not find what {table} holds: INSERT INTO {of}({of}) VALUES('rebuild') fills it again"
+                );
+                findings.push(Finding { check: "search", message });
+            }
+            Err(error) => return Err(StoreError::sqlite("compare a full-text table with its rows", error)),
+        }
+    }
+    Ok(findings)
 }
 
 /// Runs every check.

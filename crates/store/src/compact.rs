@@ -169,14 +169,15 @@ impl Store {
         self.snapshot(tombstones)
     }
 
-    /// Gives free pages back to the file system. Takes as much room again while it runs, and gives new rowids to rows of tables
-    /// without an INTEGER PRIMARY KEY.
+    /// Gives free pages back to the file system. Takes as much room again while it runs, and may give new rowids to rows of tables
+    /// without an INTEGER PRIMARY KEY; full-text tables that go by them are filled again.
     ///
     /// # Errors
     /// SQLite's reason.
     pub fn vacuum(&self) -> Result<(), StoreError> {
         self.with_merge_engine(|engine| {
             engine.conn.execute_batch("VACUUM").doing("vacuum the file")?;
+            crate::objects::fill_by_rowid(&engine.conn)?;
             engine.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).doing("write back the log")
         })
     }

@@ -2,8 +2,10 @@
 //!
 //! The fold of all operations says which there are; each file has those of them that compile there. One that does not, because a
 //! table that it needs is not here yet say, is left out with a warning and tried again with every schema operation. Full-text tables are
-//! FTS5 over the rows of a table with an INTEGER PRIMARY KEY (`content='notes'`): isle fills them when it makes them, and triggers of the
-//! definition keep them, also when rows are merged.
+//! FTS5 over the rows of a table (`content='notes'`): isle fills them when it makes them, and triggers of the definition keep them, also when rows are
+//! merged. They name rows by an INTEGER PRIMARY KEY or, where the key is another one, by the number that SQLite has given each row in this file: VACUUM
+//! promises to keep it in tables with an INTEGER PRIMARY KEY alone, and does in all that have an index (SQLite 3.40 to 3.54), as every other key is one. So
+//! isle fills them anew after its own VACUUM, and `isle doctor` compares.
 //!
 //! # What another device's SQL may do
 //! One CREATE statement that makes exactly what it says; it is tried in a scratch database first, where nothing else is allowed. A
@@ -231,7 +233,17 @@ fn compile_trigger(conn: &Connection, name: &str) -> Result<Result<(), String>, 
     Ok(Ok(()))
 }
 
-/// Whether a full-text table finds its rows in a table that has a number for each for good.
+/// Whether a full-text table names its rows by the numbers that SQLite gives them in this file.
+fn is_by_rowid(conn: &Connection, table: &str, rowid: &str) -> Result<bool, StoreError> {
+    let hidden = ["rowid", "_rowid_", "oid"].iter().any(|name| rowid.eq_ignore_ascii_case(name));
+    let columns = tracked::columns(conn, table)?;
+    let has_key = columns.iter().any(|column| column.key_position > 0);
+    let taken = columns.iter().any(|column| column.name.eq_ignore_ascii_case(rowid));
+    let sql = "SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND NOT wr AND name = ?1 COLLATE NOCASE";
+    Ok(hidden && has_key && !taken && crate::clocks::one::<i64>(conn, sql, [table])?.is_some())
+}
+
+/// Whether a full-text table finds its rows in a table that has a number for each.
 fn content(conn: &Connection, object: &Object) -> Result<Result<(), String>, StoreError> {
     let options = options(&object.sql);
     let option =
@@ -250,16 +262,16 @@ fn content(conn: &Connection, object: &Object) -> Result<Result<(), String>, Sto
         }
         _ => false,
     };
-    if !numbered || is_internal(table) {
+    if is_internal(table) || !(numbered || is_by_rowid(conn, table, rowid)?) {
         return Ok(Err(format!(
-            "table {table} has no INTEGER PRIMARY KEY to which it could refer; other numbers of rows do not last"
+            "rows of table {table} have no number to which it could refer: an INTEGER PRIMARY KEY, or the rowid of a table with another key"
         )));
     }
     // A virtual table that is rolled back fails the commit, so it is tried elsewhere first.
     let scratch = Connection::open_in_memory().doing("try a full-text table")?;
     let names = columns.iter().map(|column| match column.key_position {
-        0 => quoted(&column.name),
-        _ => format!("{} INTEGER PRIMARY KEY", quoted(&column.name)),
+        n if n > 0 && numbered => format!("{} INTEGER PRIMARY KEY", quoted(&column.name)),
+        _ => quoted(&column.name),
     });
     let (table, names) = (quoted(table), names.collect::<Vec<_>>().join(", "));
     let name = quoted(&object.name);
@@ -294,17 +306,31 @@ pub(crate) fn flush(conn: &Connection) -> Result<(), StoreError> {
 
 /// Fills the full-text tables over a table that was made anew.
 pub(crate) fn fill_again(conn: &Connection, table: &str) -> Result<(), StoreError> {
-    for (kind, object) in list(conn)? {
-        let over = |(name, value): &(String, String)| {
-            name.eq_ignore_ascii_case("content") && value.eq_ignore_ascii_case(table)
-        };
-        if kind == "virtual" && options(&object.sql).iter().any(over) {
-            let name = quoted(&object.name);
-            conn.execute_batch(&format!("INSERT INTO {name}({name}) VALUES('rebuild')"))
-                .doing("fill a full-text table")?;
+    for search in crate::search::full_text_tables(conn)? {
+        if search.table.as_deref().is_some_and(|over| over.eq_ignore_ascii_case(table)) {
+            fill(conn, &search.name)?;
         }
     }
     Ok(())
+}
+
+/// Fills the full-text tables again that go by numbers which VACUUM may have given anew.
+pub(crate) fn fill_by_rowid(conn: &Connection) -> Result<(), StoreError> {
+    for search in crate::search::full_text_tables(conn)? {
+        let Some(table) = &search.table else { continue };
+        let integer = tracked::columns(conn, table)?
+            .iter()
+            .any(|column| column.key_position > 0 && column.declared.eq_ignore_ascii_case("INTEGER"));
+        if !integer && is_by_rowid(conn, table, &search.rowid)? {
+            fill(conn, &search.name)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(conn: &Connection, name: &str) -> Result<(), StoreError> {
+    let name = quoted(name);
+    conn.execute_batch(&format!("INSERT INTO {name}({name}) VALUES('rebuild')")).doing("fill a full-text table")
 }
 
 /// The options `name = value` of a virtual table, unquoted.

@@ -28,7 +28,7 @@ impl Store {
     }
 }
 
-fn full_text_tables(conn: &Connection) -> Result<Vec<FullText>, StoreError> {
+pub(crate) fn full_text_tables(conn: &Connection) -> Result<Vec<FullText>, StoreError> {
     let sql =
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%' ORDER BY name";
     let mut statement = conn.prepare(sql).doing("look for full-text tables")?;

@@ -15,9 +15,7 @@ use crate::guard::Mode;
 use crate::seal::Stamping;
 use crate::settle::Settled;
 use crate::transaction::Transaction;
-use crate::{
-    Conflict, Repaired, StateHash, StoreError, check, hash, identity, journal, layout, own, peers, seal, track,
-};
+use crate::{Conflict, Repaired, StateHash, StoreError, hash, identity, journal, layout, own, peers, seal, track};
 
 /// Idle read connections that are kept.
 const READERS_MAX: usize = 16;
@@ -529,21 +527,6 @@ impl Store {
             Some(hash) => Ok(hash),
             None => self.merge(|engine, _| hash::state(&engine.conn, &engine.tables, &engine.settle()?)),
         }
-    }
-
-    /// Looks for damage: see [`crate::Report`].
-    ///
-    /// # Errors
-    /// SQLite's reason, where the file cannot even be read.
-    pub fn check(&self) -> Result<check::Report, StoreError> {
-        let mut report = self.snapshot(check::run)?;
-        if self.engine()? == crate::TableEngine::CrSqlite
-            && let Err(error) = crate::try_cr_sqlite(&self.options)
-        {
-            report.add_engine(&error);
-        }
-        report.add_forks(self.forks()?);
-        Ok(report)
     }
 
     /// A summary of the replica. Changes nothing.

@@ -66,6 +66,61 @@ fn search_is_filled_where_rows_are_and_stays_right_after_merges() {
     fts_is_sound(&late);
 }
 
+/// Most apps that sync have such keys. Each device has numbers of its own for its rows.
+#[test]
+fn rows_with_keys_that_are_no_integers_are_searched_too() {
+    let jobs = "CREATE TABLE jobs(a TEXT NOT NULL, b TEXT NOT NULL, body TEXT, PRIMARY KEY(a, b));
+        CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, body TEXT);";
+    let search = |table: &str| {
+        format!(
+            "CREATE VIRTUAL TABLE {table}_fts USING fts5(body, content='{table}');
+            CREATE TRIGGER {table}_i AFTER INSERT ON {table} BEGIN INSERT INTO {table}_fts(rowid, body) VALUES(new.rowid, new.body); END;
+            CREATE TRIGGER {table}_d AFTER DELETE ON {table} BEGIN
+              INSERT INTO {table}_fts({table}_fts, rowid, body) VALUES('delete', old.rowid, old.body);
+            END;
+            CREATE TRIGGER {table}_u AFTER UPDATE ON {table} BEGIN
+              INSERT INTO {table}_fts({table}_fts, rowid, body) VALUES('delete', old.rowid, old.body);
+              INSERT INTO {table}_fts(rowid, body) VALUES(new.rowid, new.body);
+            END;"
+        )
+    };
+    let schema = format!("{jobs} {} {}", search("jobs"), search("notes"));
+    let (a, b) = (Device::new(1, jobs), Device::new(2, jobs));
+    a.run("INSERT INTO jobs VALUES('x', '1', 'sand'), ('x', '2', 'spice'), ('y', '1', 'worms'); INSERT INTO notes VALUES('n', 'sand')");
+    b.run("INSERT INTO jobs VALUES('z', '1', 'spice'); INSERT INTO notes VALUES('m', 'ice')");
+    a.store.apply_schema(&schema).unwrap();
+    settle(&[&a, &b]);
+    let found = |device: &Device, words: &str| {
+        device.rows(&format!("SELECT t.a || t.b FROM jobs_fts AS f JOIN jobs AS t ON t.rowid = f.rowid WHERE jobs_fts MATCH '{words}' ORDER BY 1"))
+    };
+    let text = |of: &str| format!("Text({:?})", of.as_bytes());
+    b.foreign("UPDATE jobs SET body = 'melange' WHERE a = 'x' AND b = '2'; DELETE FROM jobs WHERE a = 'y'; UPDATE jobs SET a = 'w' WHERE a = 'x' AND b = '1'");
+    a.run("UPDATE jobs SET body = 'spice and water' WHERE a = 'z'; UPDATE notes SET body = 'glass' WHERE id = 'm'");
+    settle(&[&a, &b]);
+    let late = Device::untracked(3, "");
+    late.pull(&a);
+    for device in [&a, &b, &late] {
+        assert_eq!(found(device, "spice"), [text("z1")]);
+        assert_eq!((found(device, "melange"), found(device, "sand")), (vec![text("x2")], vec![text("w1")]));
+        assert!(found(device, "worms").is_empty());
+        assert_eq!(device.store.check().unwrap().findings, []);
+        device.foreign("DELETE FROM jobs WHERE a = 'x'");
+        device.store.vacuum().unwrap();
+        assert_eq!(found(device, "spice"), [text("z1")]);
+        device.foreign("VACUUM");
+        assert_eq!(device.store.check().unwrap().findings, []);
+    }
+    // An index that somebody has emptied is told.
+    a.foreign("INSERT INTO notes_fts(notes_fts) VALUES('delete-all')");
+    let findings = a.store.check().unwrap().findings;
+    assert!(
+        findings.len() == 1 && findings[0].message.contains("notes_fts does not find what notes holds"),
+        "{findings:?}"
+    );
+    a.foreign("INSERT INTO notes_fts(notes_fts) VALUES('rebuild')");
+    assert_eq!(a.store.check().unwrap().findings, []);
+}
+
 #[test]
 fn what_the_definition_says_otherwise_or_no_more_follows_everywhere() {
     let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
@@ -90,8 +145,9 @@ fn a_column_that_search_gets_is_searched_in_the_rows_that_are_there() {
     let search = |columns: &str| {
         format!("CREATE VIRTUAL TABLE notes_fts USING fts5({columns}, content='notes', content_rowid='id');")
     };
-    a.store.apply_schema(&format!("{NOTES}{}", search("title"))).unwrap();
     a.run("INSERT INTO notes VALUES(1, 'Dune', 'sand and spice')");
+    settle(&[&a, &b]);
+    a.store.apply_schema(&format!("{NOTES}{}", search("title"))).unwrap();
     settle(&[&a, &b]);
     assert!(found(&b, "spice").is_empty());
     b.store.apply_schema(&format!("{NOTES}{}", search("title, body"))).unwrap();
@@ -151,8 +207,12 @@ fn what_cannot_be_kept_right_or_does_not_compile_is_refused_by_name() {
         ("CREATE VIRTUAL TABLE f USING fts5(title, content='')", "keeps its own content"),
         ("CREATE VIRTUAL TABLE f USING rtree(id, a, b)", "not authorized"),
         (
-            "CREATE TABLE k(id TEXT PRIMARY KEY, t TEXT); CREATE VIRTUAL TABLE f USING fts5(t, content='k')",
-            "no INTEGER PRIMARY KEY",
+            "CREATE TABLE k(id TEXT PRIMARY KEY, t TEXT) WITHOUT ROWID; CREATE VIRTUAL TABLE f USING fts5(t, content='k')",
+            "have no number",
+        ),
+        (
+            "CREATE TABLE k(id TEXT PRIMARY KEY, oid TEXT, t TEXT); CREATE VIRTUAL TABLE f USING fts5(t, content='k', content_rowid='oid')",
+            "have no number",
         ),
         ("CREATE VIEW v AS SELECT * FROM nowhere", "does not compile"),
         ("CREATE TRIGGER t AFTER INSERT ON notes BEGIN DELETE FROM nowhere; END", "does not compile"),

@@ -81,6 +81,14 @@ impl Metadata<'_> {
         self.found(filters)
     }
 
+    /// What is known of the files in whose names, kinds and facts every word stands, best first.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn find(&self, text: &str, limit: usize) -> Result<Vec<Map<String, Value>>, Error> {
+        Ok(self.0.search("model_metadata", text, limit, 0)?.iter().map(|hit| whole(&hit.row)).collect())
+    }
+
     fn found(&self, filters: &[(&str, &str)]) -> Result<Vec<Map<String, Value>>, Error> {
         let equal = |filter: Filter, (column, value): &(&str, &str)| {
             filter.with(column, Comparison::Equal, Cell::Text((*value).to_owned()))

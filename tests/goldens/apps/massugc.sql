@@ -1,4 +1,4 @@
--- @version 1.0.0
+-- @version 1.1.0
 CREATE TABLE job_templates(
   id TEXT PRIMARY KEY,
   name TEXT NOT NULL,
@@ -30,3 +30,14 @@ CREATE INDEX idx_jobs_product ON jobs(product);
 -- @merge "jobs"."runs" counter
 -- @merge "jobs"."data" json
 CREATE TABLE settings(key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT);
+CREATE VIRTUAL TABLE jobs_fts USING fts5(job_name, product, hook, content='jobs', tokenize='unicode61 remove_diacritics 2');
+CREATE TRIGGER jobs_fts_delete AFTER DELETE ON jobs BEGIN
+  INSERT INTO jobs_fts(jobs_fts, rowid, job_name, product, hook) VALUES('delete', old.rowid, old.job_name, old.product, old.hook);
+END;
+CREATE TRIGGER jobs_fts_insert AFTER INSERT ON jobs BEGIN
+  INSERT INTO jobs_fts(rowid, job_name, product, hook) VALUES(new.rowid, new.job_name, new.product, new.hook);
+END;
+CREATE TRIGGER jobs_fts_update AFTER UPDATE ON jobs BEGIN
+  INSERT INTO jobs_fts(jobs_fts, rowid, job_name, product, hook) VALUES('delete', old.rowid, old.job_name, old.product, old.hook);
+  INSERT INTO jobs_fts(rowid, job_name, product, hook) VALUES(new.rowid, new.job_name, new.product, new.hook);
+END;

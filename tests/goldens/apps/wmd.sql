@@ -1,4 +1,4 @@
--- @version 1.2.0
+-- @version 1.3.0
 CREATE TABLE alias_patterns(
   id TEXT PRIMARY KEY,
   position INTEGER,
@@ -109,3 +109,14 @@ CREATE INDEX idx_search_cache_source ON search_cache(source);
 -- @expires "search_cache"."expires_at"
 CREATE TABLE secrets(key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT);
 -- @scope "secrets" local
+CREATE VIRTUAL TABLE model_metadata_fts USING fts5(filename, model_name, model_type, base_model, extra, content='model_metadata', tokenize='unicode61 remove_diacritics 2');
+CREATE TRIGGER model_metadata_fts_delete AFTER DELETE ON model_metadata BEGIN
+  INSERT INTO model_metadata_fts(model_metadata_fts, rowid, filename, model_name, model_type, base_model, extra) VALUES('delete', old.rowid, old.filename, old.model_name, old.model_type, old.base_model, old.extra);
+END;
+CREATE TRIGGER model_metadata_fts_insert AFTER INSERT ON model_metadata BEGIN
+  INSERT INTO model_metadata_fts(rowid, filename, model_name, model_type, base_model, extra) VALUES(new.rowid, new.filename, new.model_name, new.model_type, new.base_model, new.extra);
+END;
+CREATE TRIGGER model_metadata_fts_update AFTER UPDATE ON model_metadata BEGIN
+  INSERT INTO model_metadata_fts(model_metadata_fts, rowid, filename, model_name, model_type, base_model, extra) VALUES('delete', old.rowid, old.filename, old.model_name, old.model_type, old.base_model, old.extra);
+  INSERT INTO model_metadata_fts(rowid, filename, model_name, model_type, base_model, extra) VALUES(new.rowid, new.filename, new.model_name, new.model_type, new.base_model, new.extra);
+END;
