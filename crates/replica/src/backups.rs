@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::operations::note;
 use crate::replica::Inner;
+use crate::sync::RemoteState;
 use crate::{Builder, Error, Replica};
 
 /// Letters of an id that name a backup, at least.
@@ -274,7 +275,11 @@ impl Replica {
             }
             Ok(())
         };
-        let site = self.inner.store.restore(&backup.path, |copy| self.inner.new_site_of(copy, handed_over), keep)?;
+        let prepare = |copy: &isle_store::Store| {
+            RemoteState::forget_in(copy)?;
+            self.inner.new_site_of(copy, handed_over)
+        };
+        let site = self.inner.store.restore(&backup.path, prepare, keep)?;
         self.inner.record_outside(site, 0)?;
         note(&self.inner, "restore", &backup.id, started_ms, Ok(serde_json::to_string(backup).unwrap_or_default()));
         tracing::warn!(id = backup.id, %site, "restored a backup; the file goes on under a new site id");

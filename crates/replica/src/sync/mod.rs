@@ -310,6 +310,22 @@ impl RemoteState {
         // A state that cannot be read is one that was never written: everything is looked at again.
         row.state.as_deref().and_then(|state| serde_json::from_str(state).ok()).unwrap_or_default()
     }
+
+    /// Forgets what was true of a file that is an older one now, in that file: which snapshots it had taken in, above all.
+    pub(crate) fn forget_in(restored: &isle_store::Store) -> Result<(), isle_store::StoreError> {
+        for row in restored.remotes()?.into_iter().filter(|row| row.state.is_some()) {
+            let state = RemoteState {
+                floor: None,
+                head_put_ms: 0,
+                held_back: false,
+                snapshots: Vec::new(),
+                ..RemoteState::read(&row)
+            };
+            let state = Some(serde_json::to_string(&state).unwrap_or_default());
+            restored.put_remote(&RemoteRow { state, ..row })?;
+        }
+        Ok(())
+    }
 }
 
 /// One sync with one remote.
