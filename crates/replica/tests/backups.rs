@@ -440,3 +440,28 @@ fn pages_of_another_size_fit_and_a_removed_remote_stays_removed() {
     assert!(a.remotes().unwrap().is_empty());
     assert!(a.check().unwrap().findings.is_empty());
 }
+
+/// What a remote is remembered for is kept over a restore; but the snapshots that the file has taken in since the backup it has not any more.
+#[tokio::test]
+async fn a_restored_file_takes_a_snapshot_again_that_it_had_taken_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (device(folder.path(), "a"), device(folder.path(), "b"));
+    a.apply_schema(SCHEMA).unwrap();
+    sync(&a).await;
+    sync(&b).await;
+    let backup = done(b.back_up(&folder.path().join("backups"), "manual", None).unwrap());
+    for id in 0..50 {
+        // Beyond what fits a head, or it would not be worth a snapshot.
+        write(&a, id, &(0..400).map(|n| format!("{:x} ", (n + 7) * (id + 3) * 7919)).collect::<String>());
+    }
+    sync(&a).await;
+    let options = isle::CompactOptions { keep: std::time::Duration::ZERO, ..Default::default() };
+    a.compact(&options).await.unwrap();
+    assert!(b.sync().await.unwrap()[0].snapshot_joined);
+    assert_eq!(titles(&b).len(), 50);
+    b.restore(&backup, &folder.path().join("backups")).unwrap();
+    assert!(titles(&b).is_empty());
+    sync(&b).await;
+    assert_eq!(titles(&b), titles(&a));
+    assert_eq!(b.state_hash().unwrap(), a.state_hash().unwrap());
+}

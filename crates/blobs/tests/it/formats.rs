@@ -1,6 +1,9 @@
 //! Goldens: these bytes are in people's buckets.
 
-use isle_blobs::{Bundle, FormatError, Frame, FrameKind, GroupObject, Head, SegmentWriter, VersionRange, read_segment};
+use isle_blobs::{
+    BackupManifest, BackupName, Bundle, FormatError, Frame, FrameKind, GroupObject, Head, PartRef, Remote,
+    SegmentWriter, VersionRange, read_segment,
+};
 use isle_clock::{GroupId, SiteId};
 use isle_identity::{DeviceSecret, GroupKey, KeyRing, SealError};
 use proptest::prelude::*;
@@ -52,6 +55,35 @@ fn a_bundle_has_these_bytes() {
     assert_eq!(hex(&bytes), BUNDLE);
     assert_eq!(Bundle::group(&bytes), Ok((of, false)));
     assert_eq!(Bundle::decode(&bytes, None), Ok(bundle()));
+}
+
+/// The manifest of a backup, and the keys of it and its parts.
+#[tokio::test]
+async fn a_backup_has_these_bytes() {
+    let (of, name) = (GroupId::from_bytes([9; 16]), BackupName { created_ms: 0x0102_0304_0506, id: [7; 16] });
+    let part = PartRef { name: format!("00000000-{}", blake3::hash(b"part")), bytes: 300 };
+    let secret = DeviceSecret::from_seed([3; 32]).expect("a seed");
+    let signed = BackupManifest::sign(of, name, b"facts".to_vec(), vec![part], &secret).expect("small");
+    assert!(signed.is_signed(of, name));
+    assert!(!signed.is_signed(GroupId::from_bytes([8; 16]), name), "of another group");
+    assert!(!signed.is_signed(of, BackupName { created_ms: 7, ..name }), "under another name");
+    let remote = Remote::in_memory();
+    remote.put_backup(name, &signed).await.expect("put");
+    let put = remote.put_backup_part(name, 1, b"the content").await.expect("put");
+    assert_eq!(remote.get_backup_part(name, 1, &put).await.expect("read"), &b"the content"[..]);
+    assert!(remote.get_backup_part(name, 0, &put).await.is_err(), "in another part's place");
+    let named = "0000010203040506-07070707070707070707070707070707";
+    assert_eq!(
+        remote.keys().await.expect("listed"),
+        [format!("backup-part/{named}/{}", put.name), format!("backup/{named}")]
+    );
+    assert_eq!(hex(&remote.dig(&format!("backup/{named}")).await.expect("stands")), BACKUP);
+    assert_eq!(
+        (remote.list_backups().await.expect("listed"), remote.get_backup(name).await.expect("read")),
+        (vec![name], signed)
+    );
+    remote.delete_backup(name).await.expect("deleted");
+    assert_eq!(remote.keys().await.expect("listed"), Vec::<String>::new());
 }
 
 #[test]
@@ -184,6 +216,7 @@ const HEAD: &str = concat!(
     "0202011001010101010101010101010101010101ac020003746f70021001010101010101010101010101010101ac0200",
     "04626f6479067369676e656400",
 );
+const BACKUP: &str = "69736c6563000001bff2b9d096d6665bb0928735039271768ab47f3741223b19598a7f9dde9b042e056661637473014930303030303030302d31646366346137656362313536313033653066343936623230646362353466613635366664616664363065343930373037636166313236376164393763333339ac02ed4928c628d1c2c6eae90338905995612959273a5c63f93636c14614ac8737d140c70aa9db5a8a953245534dc587cc954e8767af510e3f3126b96be2b907b77bf642535647eee64d75a95ae4e3a749a68a7765cae7fa18b9a6d3ba77915c136302";
 const BUNDLE: &str = "69736c6562000001bcbc773c786ff8afd11b8f91c2033b47ea280acf8a85a3aa30651f1e88bb37f009090909090909090909090909090909056e6f746573011001010101010101010101010101010101ac02011001010101010101010101010101010101066c6170746f7001026f7002026d31026d32014f69736c65730100015b20f37696b5b7d19d8a88e77ad3eed7362454f6c078894ac8095695f4857bae000000000000002328b52ffd2023b50000700201000200000003000000026162020060101dc002";
 const SEGMENT: &str = "69736c657300000129d3dc0e9c3e2301c9c83a14a1dd0b64876c9403c2b0937d9c1dd4964aa648af000000000000002302101112131415161718191a1b1c1d1e1f0102030405060708090a0b0c000000026162";
 
