@@ -83,7 +83,7 @@ async fn whoever_holds_the_remote_reads_nothing_and_a_member_gets_it_to_the_byte
     assert!(!found.own && only(&a).await.own);
     let fetched = b.fetch_backup(&found, &folder.path().join("b-backups"), None).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == std::fs::read(&backup.path).unwrap());
-    assert_eq!(Backup::list(&folder.path().join("b-backups"), None).unwrap(), [fetched.clone()]);
+    assert_eq!(Backup::list(&folder.path().join("b-backups"), None).unwrap(), std::slice::from_ref(&fetched));
     // Once more is no work, and no second copy.
     assert_eq!(b.fetch_backup(&found, &folder.path().join("b-backups"), None).await.unwrap(), fetched);
     assert_eq!(files(&folder.path().join("b-backups")).len(), 2);
