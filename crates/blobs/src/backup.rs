@@ -8,6 +8,7 @@
 //! part       a zstd frame of up to 4 MiB of the copy
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
@@ -74,6 +75,17 @@ pub struct BackupManifest {
     signature: Vec<u8>,
 }
 
+/// A part of a backup that stands in a remote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPart {
+    /// Its name.
+    pub name: String,
+    /// Its size there.
+    pub bytes: u64,
+    /// When it was put, in milliseconds since 1970 by the remote's clock.
+    pub modified_ms: u64,
+}
+
 impl BackupManifest {
     /// A manifest, signed.
     ///
@@ -91,7 +103,13 @@ impl BackupManifest {
         Ok(manifest)
     }
 
-    /// Whether the device that it names made it, of this group and under this name.
+    /// Whether all parts that it names are among these.
+    pub fn is_whole(&self, parts: &[StoredPart]) -> bool {
+        let standing: BTreeMap<&str, u64> = parts.iter().map(|part| (part.name.as_str(), part.bytes)).collect();
+        self.parts.iter().all(|part| standing.get(part.name.as_str()) == Some(&part.bytes))
+    }
+
+    /// Whether the device that it names made it, of this group and under this name. Whether that device is one of the group's is for the caller to look at.
     pub fn is_signed(&self, group: GroupId, name: BackupName) -> bool {
         self.message(group, name).is_ok_and(|message| self.device.verifies(&message, &self.signature))
     }
@@ -187,6 +205,16 @@ impl Remote {
         Ok(names)
     }
 
+    /// Whether a backup stands here: one HEAD of its manifest.
+    async fn has_backup(&self, name: BackupName) -> Result<bool, RemoteError> {
+        let key = self.inner.prefix.key(&manifest_of(name));
+        match self.inner.requests.stat(&key).await.map_err(|failure| self.failed(failure, &key)) {
+            Ok(_) => Ok(true),
+            Err(RemoteError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a backup, its manifest first. One that is not there is fine.
     ///
     /// # Errors
@@ -194,38 +222,73 @@ impl Remote {
     pub async fn delete_backup(&self, name: BackupName) -> Result<(), RemoteError> {
         let key = self.inner.prefix.key(&manifest_of(name));
         self.inner.requests.delete(&key).await.map_err(|failure| self.failed(failure, &key))?;
-        self.delete_parts(&parts_of(name), |_| true).await.map(drop)
+        let parts = self.list_backup_parts(Some(name)).await?;
+        self.delete_parts(name, parts.get(&name).into_iter().flat_map(|parts| parts.iter())).await.map(drop)
     }
 
-    /// Removes parts of backups that were begun before a time, in milliseconds since 1970, and have no manifest: of transfers that were cut off. Gives how
-    /// many there were.
+    /// Removes what stands beside the parts that a manifest names: of earlier tries. True if all that it names is there.
+    ///
+    /// # Errors
+    /// Those of any request.
+    pub async fn tidy_backup(&self, name: BackupName, manifest: &BackupManifest) -> Result<bool, RemoteError> {
+        let all = self.list_backup_parts(Some(name)).await?;
+        let parts = all.get(&name).cloned().unwrap_or_default();
+        let named = |part: &&StoredPart| manifest.parts.iter().any(|of| of.name == part.name);
+        self.delete_parts(name, parts.iter().filter(|part| !named(part))).await?;
+        Ok(manifest.is_whole(&parts))
+    }
+
+    /// Removes parts of backups that have no manifest and were put before a time, in milliseconds since 1970 by the remote's clock: of transfers that were cut
+    /// off. Gives how many there were.
     ///
     /// # Errors
     /// Those of any request; what was removed before stays removed.
     pub async fn sweep_backups(&self, before_ms: u64) -> Result<u64, RemoteError> {
-        let whole = self.list_backups().await?;
-        self.delete_parts("backup-part", |name| name.created_ms < before_ms && !whole.contains(&name)).await
+        let (whole, mut removed) = (self.list_backups().await?, 0);
+        for (name, parts) in self.list_backup_parts(None).await? {
+            let old = parts.iter().all(|part| part.modified_ms < before_ms);
+            // It may have become one since they were listed.
+            if old && !whole.contains(&name) && !self.has_backup(name).await? {
+                removed += self.delete_parts(name, parts.iter()).await?;
+            }
+        }
+        Ok(removed)
     }
 
-    async fn delete_parts(
+    /// The parts that stand here, by backup, of one or of all: one LIST and its further pages.
+    ///
+    /// # Errors
+    /// Those of any request.
+    pub async fn list_backup_parts(
         &self,
-        below: &str,
-        goes: impl Fn(BackupName) -> bool + Send + Sync,
-    ) -> Result<u64, RemoteError> {
-        let folder = self.inner.prefix.key(below);
-        let mut found = Vec::new();
+        of: Option<BackupName>,
+    ) -> Result<BTreeMap<BackupName, Vec<StoredPart>>, RemoteError> {
+        let folder = self.inner.prefix.key(&of.map_or_else(|| "backup-part".to_owned(), parts_of));
+        let mut found: BTreeMap<BackupName, Vec<StoredPart>> = BTreeMap::new();
         let mut each = |meta: object_store::ObjectMeta| {
-            let name = meta.location.as_ref().rsplit('/').nth(1).and_then(BackupName::parse);
-            if name.is_some_and(&goes) {
-                found.push(meta.location);
+            let mut path = meta.location.as_ref().rsplit('/');
+            if let (Some(name), Some(of)) = (path.next(), path.next().and_then(BackupName::parse)) {
+                let modified_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+                found.entry(of).or_default().push(StoredPart { name: name.to_owned(), bytes: meta.size, modified_ms });
             }
         };
         let listed = self.inner.requests.list_each(&folder, &mut each).await;
         listed.map_err(|failure| self.failed(failure, &folder))?;
-        for key in &found {
-            self.inner.requests.delete(key).await.map_err(|failure| self.failed(failure, key))?;
+        Ok(found)
+    }
+
+    async fn delete_parts(
+        &self,
+        name: BackupName,
+        parts: impl Iterator<Item = &StoredPart> + Send,
+    ) -> Result<u64, RemoteError> {
+        let mut removed = 0;
+        for part in parts {
+            let key = self.inner.prefix.key(&format!("{}/{}", parts_of(name), part.name));
+            self.inner.requests.delete(&key).await.map_err(|failure| self.failed(failure, &key))?;
+            removed += 1;
         }
-        Ok(found.len() as u64)
+        Ok(removed)
     }
 }
 

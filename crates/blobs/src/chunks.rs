@@ -115,14 +115,18 @@ impl Remote {
         }
         // A put that was cut off once may have left a part, which nobody would ever replace.
         let hash = blake3::hash(content);
-        let sound = match requests.stat(&key).await.map_err(|failure| self.failed(failure, &key))? {
-            meta if meta.size == sent => true,
-            _ => match self.get_chunk(name, hash.as_bytes(), content.len()).await {
-                Ok(_) => true,
-                Err(RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. }) => false,
-                Err(error) => return Err(error),
-            },
+        let same_size = match requests.stat(&key).await.map_err(|failure| self.failed(failure, &key)) {
+            Ok(meta) => meta.size == sent,
+            // Somebody has removed it meanwhile.
+            Err(RemoteError::Missing { .. }) => false,
+            Err(error) => return Err(error),
         };
+        let sound = same_size
+            || match self.get_chunk(name, hash.as_bytes(), content.len()).await {
+                Ok(_) => true,
+                Err(RemoteError::Missing { .. } | RemoteError::Corrupt { .. } | RemoteError::TooLarge { .. }) => false,
+                Err(error) => return Err(error),
+            };
         if sound {
             return Ok(0);
         }

@@ -82,7 +82,7 @@ mod snapshot;
 #[doc(hidden)]
 pub mod testing;
 
-pub use backup::{BACKUP_MANIFEST_BYTES_MAX, BACKUP_PART_BYTES, BackupManifest, BackupName};
+pub use backup::{BACKUP_MANIFEST_BYTES_MAX, BACKUP_PART_BYTES, BackupManifest, BackupName, StoredPart};
 pub use bundle::{BUNDLE_BYTES_MAX, BUNDLE_FORMAT, Bundle};
 pub use chunks::{CHUNK_BYTES_MAX, ChunkName, StoredChunk};
 pub use codec::FormatError;

@@ -167,7 +167,7 @@ pub(crate) enum Command {
     Info,
     /// Give free room in the file back
     #[command(
-        after_help = "Takes as much room again while it runs. Rows of tables without an INTEGER PRIMARY KEY get new rowids. `isle compact` makes room\n\
+        after_help = "Takes as much room again while it runs. Rows of tables without a key get new rowids. `isle compact` makes room\n\
         first.\n\nExample:\n  isle vacuum"
     )]
     Vacuum,
@@ -544,7 +544,7 @@ pub(crate) struct Compact {
     /// Wait this long after every replica has seen a delete; longer than any sync lasts
     #[arg(long, default_value = "1d", value_name = "TIME", value_parser = span)]
     pub(crate) grace: Duration,
-    /// Give free room in the file back; rows of tables without INTEGER PRIMARY KEY get new rowids
+    /// Give free room in the file back; rows of tables without a key get new rowids
     #[arg(long)]
     pub(crate) vacuum: bool,
     #[command(flatten)]

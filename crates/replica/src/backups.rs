@@ -58,11 +58,18 @@ pub struct Backup {
     pub site: String,
     /// The file's last version.
     pub version: u64,
+    /// Up to which version of its site others had what is in it when it was put into a remote; 0 for one that was not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub handed_over: u64,
     /// The version of the app that its schema is of, if one was declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
     /// The schema operations that no other follows.
     pub schema: Vec<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What came of making a backup.
@@ -145,6 +152,26 @@ pub enum BackupError {
         found: String,
         /// The file's.
         group: String,
+    },
+    /// Another device has put it there.
+    #[error("backup {id} stands in remote {remote:?} already: device {device} has put it there")]
+    OfAnother {
+        /// The backup.
+        id: String,
+        /// The remote.
+        remote: String,
+        /// The device's key, its beginning.
+        device: String,
+    },
+    /// Parts of it went while it was put.
+    #[error(
+        "parts of backup {id} went from remote {remote:?} while it was put: `isle backup push {id} --remote {remote}` puts it once more"
+    )]
+    Incomplete {
+        /// The backup.
+        id: String,
+        /// The remote.
+        remote: String,
     },
     /// It cannot be put into a remote.
     #[error("backup {id} does not fit a remote: {source}")]
@@ -229,6 +256,7 @@ impl Replica {
             group: facts.group.to_string(),
             site: facts.site.to_string(),
             version: facts.version,
+            handed_over: 0,
             schema_version: self.schema_version()?.map(|version| version.to_string()),
             schema: self.inner.store.schema_heads()?.iter().map(ToString::to_string).collect(),
         };
@@ -260,10 +288,11 @@ impl Replica {
         let key_store = self.inner.key_store()?;
         let _nobody_live = key_store.lock_live(&self.inner.path, &[])?.ok_or(Error::AlreadyLive)?;
         let status = self.inner.store.status()?;
-        backup.must_be_of(&status.group.to_string())?;
         let _no_sync = key_store.lock(status.site)?;
+        // The copy's own word: anybody may have written the manifest.
         let facts = self.inner.store.facts_of(&backup.path)?;
-        let handed_over = self.inner.handed_over(&facts, true)?;
+        backup.must_be_of(&facts, &status.group.to_string())?;
+        let handed_over = self.inner.handed_over(&facts, backup, true)?;
         let mut kept: Option<Backup> = None;
         let keep = || -> Result<(), Error> {
             // Somebody has written since.
@@ -277,7 +306,7 @@ impl Replica {
         };
         let prepare = |copy: &isle_store::Store| {
             RemoteState::forget_in(copy)?;
-            self.inner.new_site_of(copy, handed_over)
+            self.inner.new_site_of(copy, handed_over, self.inner.vouches(&facts, copy)?)
         };
         let site = self.inner.store.restore(&backup.path, prepare, keep)?;
         self.inner.record_outside(site, 0)?;
@@ -290,16 +319,29 @@ impl Replica {
 impl Inner {
     /// Up to which of a backup's own versions others may have them, as they stand in it. What they have must not be sent again under
     /// another id: a counter would count it twice.
-    fn handed_over(&self, facts: &Facts, live: bool) -> Result<u64, Error> {
+    fn handed_over(&self, facts: &Facts, backup: &Backup, live: bool) -> Result<u64, Error> {
         // Where the file as it is knows that version, it knows whether it is the same.
         let known = if live { self.store.chain_at(facts.site, facts.version)? } else { None };
         if known.is_some_and(|chain| chain != facts.chain) {
             return Ok(facts.published);
         }
-        let recorded = self.key_store()?.site(facts.site)?.map_or(0, |record| record.published);
+        let recorded = self.key_store()?.site(facts.site)?.map_or(0, |record| record.published).max(backup.handed_over);
         let status = self.store.status()?;
         let other = live && known.is_some() && status.site != facts.site;
         Ok(if other { facts.version } else { facts.version.min(recorded.max(facts.published)) })
+    }
+}
+
+impl Inner {
+    /// Whether this device knows that a copy has the versions of its site as they were written: then they can be signed once more.
+    fn vouches(&self, facts: &Facts, copy: &isle_store::Store) -> Result<bool, Error> {
+        if self.store.chain_at(facts.site, facts.version)? == Some(facts.chain) {
+            return Ok(true);
+        }
+        match self.key_store()?.site(facts.site)?.filter(|record| (1..=facts.version).contains(&record.published)) {
+            Some(record) => Ok(record.is_of(copy.own_chain(record.published)?)),
+            None => Ok(false),
+        }
     }
 }
 
@@ -328,7 +370,7 @@ impl Builder {
         put_copy(&backup.path, database)?;
         let replica = self.clone().open()?;
         let facts = replica.inner.store.facts_of(&backup.path)?;
-        let site = replica.inner.new_site(replica.inner.handed_over(&facts, false)?)?;
+        let site = replica.inner.new_site(replica.inner.handed_over(&facts, backup, false)?)?;
         let facts = serde_json::to_string(backup).unwrap_or_default();
         note(&replica.inner, "restore", &backup.id, replica.inner.runtime.now_ms(), Ok(facts));
         Ok(Restored { restored: backup.clone(), kept: None, aside, site: site.to_string() })
@@ -378,12 +420,17 @@ impl Backup {
         }
     }
 
-    pub(crate) fn must_be_of(&self, group: &str) -> Result<(), Error> {
-        if self.group == group {
-            return Ok(());
+    /// Whether the copy is of a group, and what its manifest says.
+    pub(crate) fn must_be_of(&self, facts: &Facts, group: &str) -> Result<(), Error> {
+        let found = facts.group.to_string();
+        if found != group {
+            return Err(BackupError::OtherGroup { id: self.id.clone(), found, group: group.to_owned() }.into());
         }
-        let (id, found, group) = (self.id.clone(), self.group.clone(), group.to_owned());
-        Err(BackupError::OtherGroup { id, found, group }.into())
+        if (&found, facts.site.to_string(), facts.version) != (&self.group, self.site.clone(), self.version) {
+            let reason = "its manifest is of another one".to_owned();
+            return Err(BackupError::Damaged { id: self.id.clone(), reason }.into());
+        }
+        Ok(())
     }
 
     /// Whether the copy is there with the size that it had; [`Backup::verify`] reads it.

@@ -429,7 +429,7 @@ impl Error {
                 | StoreError::Statement { .. },
             ) => ErrorKind::Invalid,
             Error::OtherApp { .. }
-            | Error::Backup(BackupError::OtherGroup { .. })
+            | Error::Backup(BackupError::OtherGroup { .. } | BackupError::OfAnother { .. })
             | Error::Store(
                 StoreError::OtherGroup { .. }
                 | StoreError::SchemaConflict { .. }

@@ -1,7 +1,7 @@
 //! Backups in remotes: put there from the catalogue of a folder, and brought back into one.
 //!
 //! # Promise
-//! A backup stands in a remote whole or not at all, encrypted where the remote is, signed by the device that made it. Every device of the group sees it, and
+//! A backup stands in a remote whole or not at all, encrypted where the remote is, signed by the device that put it there. Every device of the group sees it, and
 //! may bring it into its own folder, where it is what it was to the byte and is restored as any other. Nothing of a group's history rests on it: backups go
 //! when somebody removes them, and no sync looks at them.
 
@@ -10,17 +10,17 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use isle_blobs::{BACKUP_PART_BYTES, BackupManifest, BackupName, PartRef, Remote, RemoteError};
+use isle_blobs::{BACKUP_PART_BYTES, BackupManifest, BackupName, Head, PartRef, Remote, RemoteError};
 use isle_identity::DeviceKey;
 use serde::{Deserialize, Serialize};
 
 use crate::backups::{ID_LETTERS_MIN, compact_time, io, write_durably};
 use crate::operations::note;
 use crate::replica::Inner;
-use crate::sync::{blocking, open_for_files};
-use crate::{Backup, BackupError, Error, Replica};
+use crate::sync::{RemoteState, blocking, open_for_files};
+use crate::{Backup, BackupError, Error, Replica, SyncOptions};
 
-/// What a transfer that was cut off has left is not touched for so long: it may be under way.
+/// What a transfer that was cut off has left is not touched for so long after its last part was put: it may be under way.
 const LEFT_MS: u64 = 7 * 24 * 3_600_000;
 
 /// Is told how many bytes of a backup are done, and how many there are.
@@ -38,6 +38,10 @@ pub struct RemoteBackup {
     pub device: String,
     /// Whether this device made it.
     pub own: bool,
+    /// The beginning of that device's key.
+    pub key: String,
+    /// Whether all of its parts stand there.
+    pub whole: bool,
     /// Its size there.
     pub stored_bytes: u64,
     #[serde(skip)]
@@ -51,7 +55,7 @@ pub struct RemoteBackup {
 pub struct RemoteBackups {
     /// Backups, newest first.
     pub backups: Vec<RemoteBackup>,
-    /// What is there and is none, by its name, and why.
+    /// What is there and is none, by its id, and why.
     pub refused: Vec<(String, String)>,
 }
 
@@ -63,11 +67,20 @@ struct Facts {
 }
 
 impl Replica {
-    /// Puts a backup of a folder into a remote, after it was verified; gives how many bytes it takes there. One that stands there is put once more.
+    /// Whether backups can be put into a remote.
     ///
     /// # Errors
-    /// [`BackupError::Damaged`], [`BackupError::OtherGroup`], [`Error::NoSuchRemote`], [`Error::NeverSynced`], [`Error::Remote`]. What was put until then is
-    /// removed by [`Replica::sweep_remote_backups`] some time.
+    /// [`Error::NoSuchRemote`], [`Error::NeverSynced`].
+    pub async fn can_push_backups(&self, remote: &str) -> Result<(), Error> {
+        self.remote_for_backups(remote).await.map(drop)
+    }
+
+    /// Puts a backup of a folder into a remote, after it was verified, and after a sync, so that whoever takes it back knows which of its changes the group
+    /// has. Gives how many bytes it takes there. One of this device's that stands there is put once more.
+    ///
+    /// # Errors
+    /// [`BackupError::Damaged`], [`BackupError::OtherGroup`], [`BackupError::OfAnother`], [`BackupError::Incomplete`], [`Error::NoSuchRemote`],
+    /// [`Error::NeverSynced`], [`Error::Remote`], and those of a sync. What was put until then is removed by [`Replica::sweep_remote_backups`] some time.
     pub async fn push_backup(
         &self,
         backup: &Backup,
@@ -77,7 +90,7 @@ impl Replica {
         let (started_ms, wanted) = (self.inner.runtime.now_ms(), backup.clone());
         blocking(&self.inner, move |inner| {
             wanted.verify()?;
-            wanted.must_be_of(&inner.store.group()?.to_string())
+            wanted.must_be_of(&inner.store.facts_of(&wanted.path)?, &inner.store.group()?.to_string())
         })
         .await?;
         let result = self.put_parts(backup, remote, progress).await;
@@ -90,6 +103,15 @@ impl Replica {
         let opened = self.remote_for_backups(remote).await?;
         let failed = |source| Error::Remote { name: remote.to_owned(), source };
         let name = name_of(backup)?;
+        let (group, own) = blocking(&self.inner, |inner| Ok((inner.store.group()?, inner.device()?.key))).await?;
+        if let Ok(standing) = opened.get_backup(name).await
+            && standing.device != own
+            && standing.is_signed(group, name)
+        {
+            let (id, remote, device) = (backup.id.clone(), remote.to_owned(), standing.device.short());
+            return Err(BackupError::OfAnother { id, remote, device }.into());
+        }
+        self.sync_with(&SyncOptions { remote: Some(remote.to_owned()), ..SyncOptions::default() }).await?;
         let mut file = File::open(&backup.path).map_err(io("cannot read", &backup.path))?;
         let (mut parts, mut done, mut stored) = (Vec::new(), 0, 0);
         loop {
@@ -112,15 +134,21 @@ impl Replica {
                 progress(done, backup.bytes);
             }
         }
-        let backup = backup.clone();
+        let mut backup = backup.clone();
+        let id = backup.id.clone();
         let manifest = blocking(&self.inner, move |inner| {
             let id = backup.id.clone();
+            backup.handed_over = inner.handed_over_of(&backup)?;
             let facts = serde_json::to_vec(&Facts { device: inner.device()?.name, backup }).unwrap_or_default();
             let signed = BackupManifest::sign(inner.store.group()?, name, facts, parts, inner.secret()?);
             Ok(signed.map_err(|source| BackupError::Unfit { id, source })?)
         });
-        opened.put_backup(name, &manifest.await?).await.map_err(failed)?;
-        Ok(stored)
+        let manifest = manifest.await?;
+        opened.put_backup(name, &manifest).await.map_err(failed)?;
+        match opened.tidy_backup(name, &manifest).await.map_err(failed)? {
+            true => Ok(stored),
+            false => Err(BackupError::Incomplete { id, remote: remote.to_owned() }.into()),
+        }
     }
 
     /// The backups of the group in a remote, newest first: those of all devices.
@@ -131,7 +159,9 @@ impl Replica {
         let opened = self.remote_for_backups(remote).await?;
         let failed = |source| Error::Remote { name: remote.to_owned(), source };
         let mut found = RemoteBackups::default();
+        let standing = opened.list_backup_parts(None).await.map_err(failed)?;
         for name in opened.list_backups().await.map_err(failed)? {
+            let id = uuid::Uuid::from_bytes(name.id).to_string();
             let manifest = match opened.get_backup(name).await {
                 Ok(manifest) => manifest,
                 // It was removed meanwhile.
@@ -142,15 +172,16 @@ impl Replica {
                     | RemoteError::KeyMissing { .. }
                     | RemoteError::TooLarge { .. }),
                 ) => {
-                    found.refused.push((name.to_string(), error.to_string()));
+                    found.refused.push((id, error.to_string()));
                     continue;
                 }
                 Err(error) => return Err(failed(error)),
             };
+            let whole = manifest.is_whole(standing.get(&name).map_or(&[], Vec::as_slice));
             let remote = remote.to_owned();
             match blocking(&self.inner, move |inner| inner.admit(&remote, name, manifest)).await? {
-                Ok(backup) => found.backups.push(backup),
-                Err(why) => found.refused.push((name.to_string(), why.to_owned())),
+                Ok(backup) => found.backups.push(RemoteBackup { whole, ..backup }),
+                Err(why) => found.refused.push((id, why)),
             }
         }
         Ok(found)
@@ -221,11 +252,13 @@ impl Replica {
                 progress(done, wanted.backup.bytes);
             }
         }
-        let backup = Backup { path: path.clone(), ..wanted.backup.clone() };
-        blocking(&self.inner, move |_| {
-            // Before it has its name, it is what was put, and sound.
+        // Here it is one of this database, whatever that is called where it was made.
+        let backup = Backup { path: path.clone(), database: self.inner.path.clone(), ..wanted.backup.clone() };
+        blocking(&self.inner, move |inner| {
+            // Before it has its name, it is what was put, sound, and of this group.
             let at = Backup { path: partial.path().to_owned(), ..backup.clone() };
             at.verify()?;
+            at.must_be_of(&inner.store.facts_of(&at.path)?, &inner.store.group()?.to_string())?;
             partial.as_file().sync_all().map_err(io("cannot write", &path))?;
             partial.persist(&path).map_err(|failed| failed.error).map_err(io("cannot write", &path))?;
             let manifest = path.with_extension("json");
@@ -260,7 +293,12 @@ impl Replica {
 
     async fn remote_for_backups(&self, name: &str) -> Result<Remote, Error> {
         let row = self.inner.store.remotes()?.into_iter().find(|row| row.name == name);
-        open_for_files(&self.inner, &row.ok_or_else(|| Error::NoSuchRemote { name: name.to_owned() })?).await
+        let row = row.ok_or_else(|| Error::NoSuchRemote { name: name.to_owned() })?;
+        // Until then this file may be of another group, and knows none of its devices.
+        if RemoteState::read(&row).last_sync_ms.is_none() {
+            return Err(Error::NeverSynced { name: row.name });
+        }
+        open_for_files(&self.inner, &row).await
     }
 
     /// Where a backup of another folder, or another device, is to lie in this one: nothing of its path is taken over.
@@ -278,29 +316,56 @@ impl Inner {
         remote: &str,
         name: BackupName,
         manifest: BackupManifest,
-    ) -> Result<Result<RemoteBackup, &'static str>, Error> {
-        let device: DeviceKey = manifest.device;
+    ) -> Result<Result<RemoteBackup, String>, Error> {
+        let (device, own): (DeviceKey, DeviceKey) = (manifest.device, self.device()?.key);
+        let refused = |why: &str| Ok(Err(why.to_owned()));
         if !manifest.is_signed(self.store.group()?, name) {
-            return Ok(Err("no device of this group has signed it: it was put there by somebody else, or changed"));
+            return refused("its signature is not of this group, or it was changed");
         }
-        if self.store.membership()?.is_revoked(&device) {
-            return Ok(Err("a device has signed it that was put out of the group"));
+        let membership = self.store.membership()?;
+        if membership.is_revoked(&device) {
+            return refused("a device has signed it that was put out of the group");
+        }
+        if device != own && !membership.is_member(&device) && !self.is_heard_in(remote, &device)? {
+            return Ok(Err(format!(
+                "device {} has signed it, of which nobody in the group has heard: `isle sync` first, in case it is new",
+                device.short()
+            )));
         }
         let Ok(Facts { device: called, backup }) = serde_json::from_slice::<Facts>(&manifest.facts) else {
-            return Ok(Err("what it says of itself cannot be read"));
+            return refused("what it says of itself cannot be read");
         };
         if name_of(&backup).ok() != Some(name) || backup.group != self.store.group()?.to_string() {
-            return Ok(Err("it says that it is another backup"));
+            return refused("it says that it is another backup");
         }
         Ok(Ok(RemoteBackup {
             backup,
             remote: remote.to_owned(),
             device: called,
-            own: device == self.device()?.key,
+            own: device == own,
+            key: device.short(),
+            whole: false,
             stored_bytes: manifest.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add),
             name,
             parts: manifest.parts,
         }))
+    }
+}
+
+impl Inner {
+    /// Whether a device has a head in a remote that was taken in.
+    fn is_heard_in(&self, remote: &str, device: &DeviceKey) -> Result<bool, Error> {
+        let heads = self.store.seen_heads(remote)?;
+        let authors = heads.iter().filter_map(|seen| Head::decode(&seen.head).ok()?.author);
+        Ok(authors.into_iter().any(|author| author.device == *device))
+    }
+
+    /// Up to which version of its site others have what is in a backup.
+    fn handed_over_of(&self, backup: &Backup) -> Result<u64, Error> {
+        let facts = self.store.facts_of(&backup.path)?;
+        let status = self.store.status()?;
+        let held = if facts.site == status.site { status.published } else { self.store.vector()?.get(facts.site) };
+        Ok(facts.version.min(held))
     }
 }
 

@@ -123,17 +123,18 @@ impl Inner {
 
     /// Takes a new site id of this device's, and records it outside the file as this file's; see [`Store::new_site`].
     pub(crate) fn new_site(&self, published: u64) -> Result<SiteId, Error> {
-        let site = self.new_site_of(&self.store, published)?;
+        let site = self.new_site_of(&self.store, published, true)?;
         self.record_outside(site, 0)?;
         Ok(site)
     }
 
-    /// The same for a file that is not this one yet, and is not recorded.
-    pub(crate) fn new_site_of(&self, store: &Store, published: u64) -> Result<SiteId, Error> {
+    /// The same for a file that is not this one yet, and is not recorded. Unless its versions are known to be those that this device wrote (`same`), they are
+    /// not signed: anybody may have made it.
+    pub(crate) fn new_site_of(&self, store: &Store, published: u64, same: bool) -> Result<SiteId, Error> {
         let status = store.status()?;
         let kept = published.min(status.version);
         // What stays with the old one nobody can sign later; a restored file may lack the signature under which it went out.
-        if kept > 0 && self.speaks_for(store, status.site)? {
+        if same && kept > 0 && self.speaks_for(store, status.site)? {
             self.mark_signed_in(store, kept)?;
         }
         Ok(store.new_site(published, Some(self.device()?.key))?)
@@ -241,6 +242,13 @@ fn is_site(path: &Path, site: SiteId) -> bool {
     }
     let store = Store::open(isle_store::Options::new(path), Arc::new(crate::SystemRuntime));
     store.and_then(|store| store.status()).is_ok_and(|status| status.site == site)
+}
+
+impl SiteRecord {
+    /// Whether its version has this hash.
+    pub(crate) fn is_of(&self, chain: Option<isle_changeset::Hash>) -> bool {
+        chain.is_some() && unhex(&self.chain) == chain
+    }
 }
 
 /// The inverse of [`hex`] for a hash.

@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use isle::{BackedUp, Backup, BackupError, Error, RemoteBackup, Replica, params};
+use isle::{BackedUp, Backup, BackupError, Error, RemoteBackup, RemoteOptions, Replica, params};
+use isle_blobs::{BackupManifest, Remote};
+use isle_identity::DeviceSecret;
 
 fn device(folder: &Path, name: &str) -> Replica {
     Replica::builder(folder.join(format!("{name}.db"))).home(folder.join(name)).init().unwrap()
@@ -125,7 +127,7 @@ async fn a_manifest_that_no_device_of_the_group_signed_is_told_and_not_listed() 
     let other = manifest.with_file_name(format!("{:016x}-{:032x}", 7, 7));
     std::fs::rename(&manifest, &other).unwrap();
     let told = a.remote_backups("hub").await.unwrap();
-    assert!(told.backups.is_empty() && told.refused[0].1.contains("no device of this group"), "{told:?}");
+    assert!(told.backups.is_empty() && told.refused[0].1.contains("its signature is not of this group"), "{told:?}");
     // Of another group.
     let strange = tempfile::tempdir().unwrap();
     let (stranger, theirs) = filled(strange.path(), true);
@@ -178,17 +180,84 @@ async fn removing_takes_all_of_one_and_what_was_cut_off_goes_after_a_week() {
         unreachable!("there are tables")
     };
     a.push_backup(&second, "hub", None).await.unwrap();
-    // The first push was cut off before its manifest; of when it was begun its name tells.
+    // The first push was cut off before its manifest; the other one is old as well, and whole.
     let all = a.remote_backups("hub").await.unwrap().backups;
     assert_eq!(all.iter().map(|found| found.backup.id.clone()).collect::<Vec<_>>(), [second.id, backup.id]);
     let manifests = files(&bucket(folder.path()).join("backup"));
     std::fs::remove_file(&manifests[0]).unwrap();
     assert_eq!(a.sweep_remote_backups("hub").await.unwrap(), 0, "it may be under way");
-    let place = parts(folder.path())[0].parent().unwrap().to_owned();
-    let (_, id) = place.file_name().unwrap().to_str().unwrap().split_once('-').unwrap();
-    std::fs::rename(&place, place.with_file_name(format!("{:016x}-{id}", 1_700_000_000_000_u64))).unwrap();
+    let week = std::time::Duration::from_secs(8 * 24 * 3600);
+    for part in parts(folder.path()) {
+        let file = std::fs::File::options().append(true).open(part).unwrap();
+        file.set_modified(std::time::SystemTime::now() - week).unwrap();
+    }
     assert_eq!(a.sweep_remote_backups("hub").await.unwrap(), 3);
     assert_eq!(parts(folder.path()).len(), 3);
     a.remove_remote_backup(&all[0]).await.unwrap();
     assert!(parts(folder.path()).is_empty() && a.remote_backups("hub").await.unwrap().backups.is_empty());
+}
+
+/// A key pair is not a member: whoever can write to the remote could sign with one of his own.
+#[tokio::test]
+async fn a_device_of_which_nobody_has_heard_puts_nothing_into_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, backup) = filled(folder.path(), true);
+    a.sync().await.unwrap();
+    a.push_backup(&backup, "hub", None).await.unwrap();
+    let remote = Remote::open(bucket(folder.path()).to_str().unwrap(), &RemoteOptions::default()).unwrap();
+    let name = remote.list_backups().await.unwrap()[0];
+    let manifest = remote.get_backup(name).await.unwrap();
+    let stranger = DeviceSecret::from_seed([5; 32]).unwrap();
+    let group = a.status().unwrap().group;
+    let signed = BackupManifest::sign(group, name, manifest.facts, manifest.parts, &stranger).unwrap();
+    remote.put_backup(name, &signed).await.unwrap();
+    let told = a.remote_backups("hub").await.unwrap();
+    assert!(told.backups.is_empty() && told.refused[0].1.contains("nobody in the group has heard"), "{told:?}");
+}
+
+/// What is in another device's backup is that device's: taken for the own, a counter would count it twice.
+#[tokio::test]
+async fn what_a_backup_of_another_device_has_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = device(folder.path(), "a");
+    share(folder.path(), &a, true);
+    a.apply_schema("CREATE TABLE notes(id INTEGER PRIMARY KEY, hits INT NOT NULL DEFAULT 0 -- @merge counter\n)").unwrap();
+    a.write(|tx| tx.execute("INSERT INTO notes(id) VALUES(1)", params![])).unwrap();
+    a.sync().await.unwrap();
+    let b = device(folder.path(), "b");
+    share(folder.path(), &b, true);
+    b.sync().await.unwrap();
+    a.write(|tx| tx.execute("UPDATE notes SET hits = hits + 5", params![])).unwrap();
+    let BackedUp::Done(backup) = a.back_up(&folder.path().join("backups"), "manual", None).unwrap() else {
+        unreachable!("there are tables")
+    };
+    a.push_backup(&backup, "hub", None).await.unwrap();
+    let target = folder.path().join("fetched");
+    let fetched = b.fetch_backup(&only(&b).await, &target, None).await.unwrap();
+    let refused = b.push_backup(&fetched, "hub", None).await.unwrap_err();
+    assert!(matches!(refused, Error::Backup(BackupError::OfAnother { .. })), "{refused}");
+    b.restore(&fetched, &target).unwrap();
+    for replica in [&b, &a, &b] {
+        replica.sync().await.unwrap();
+    }
+    let hits = |replica: &Replica| replica.read(|q| q.one::<i64>("SELECT hits FROM notes", &[])).unwrap();
+    assert_eq!((hits(&a), hits(&b)), (Some(5), Some(5)));
+    assert_eq!(a.state_hash().unwrap(), b.state_hash().unwrap());
+    // Listed where it is, under whatever name its maker's file has.
+    assert_eq!(Backup::list(&target, Some(b.path())).unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_push_again_leaves_nothing_of_the_first_and_what_lacks_a_part_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, backup) = filled(folder.path(), false);
+    a.sync().await.unwrap();
+    a.push_backup(&backup, "hub", None).await.unwrap();
+    let first = parts(folder.path());
+    a.push_backup(&backup, "hub", None).await.unwrap();
+    let second = parts(folder.path());
+    assert!(second.len() == 3 && second.iter().all(|part| !first.contains(part)), "encrypted anew");
+    assert!(only(&a).await.whole);
+    std::fs::remove_file(&second[1]).unwrap();
+    assert!(!only(&a).await.whole);
 }

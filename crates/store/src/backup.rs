@@ -174,6 +174,7 @@ impl Store {
                 "PRAGMA journal_mode = DELETE; PRAGMA page_size = {wanted}; VACUUM; PRAGMA journal_mode = WAL;"
             );
             conn.execute_batch(&sql).doing("restore the backup")?;
+            crate::objects::fill_by_rowid(&conn)?;
         }
         conn.close().map_err(|(_, error)| error).doing("restore the backup")
     }

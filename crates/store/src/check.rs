@@ -46,37 +46,39 @@ impl Store {
             report.add_engine(&error);
         }
         report.add_forks(self.forks()?);
-        let searched: Vec<FullText> =
-            self.full_text_tables()?.into_iter().filter(|search| search.table.is_some()).collect();
-        if !searched.is_empty() {
-            match self.merge(|engine, _| full_text(&engine.conn, &searched)) {
-                Ok(findings) => report.findings.extend(findings),
-                Err(error) => tracing::warn!(%error, "full-text tables are not compared with their rows"),
+        for search in self.snapshot(crate::objects::own_full_text)? {
+            match self.merge(|engine, _| full_text(&engine.conn, &search)) {
+                Ok(finding) => report.findings.extend(finding),
+                Err(error @ StoreError::ReadOnly { .. }) => {
+                    tracing::info!(%error, table = search.name, "a full-text table is not compared with its rows");
+                }
+                Err(error) => report.add(
+                    "search",
+                    format!("full-text table {} cannot be compared with its rows: {error}", search.name),
+                ),
             }
         }
         Ok(report)
     }
 }
 
-/// Full-text tables that do not find what their tables hold.
-fn full_text(conn: &Connection, searched: &[FullText]) -> Result<Vec<Finding>, StoreError> {
+/// What is wrong with a full-text table that does not find what its table holds.
+fn full_text(conn: &Connection, search: &FullText) -> Result<Option<Finding>, StoreError> {
     refresh_full_text(conn)?;
-    let mut findings = Vec::new();
-    for FullText { name, table, .. } in searched {
-        let of = quoted(name);
-        match conn.execute(&format!("INSERT INTO {of}({of}, rank) VALUES('integrity-check', 1)"), []) {
-            Ok(_) => {}
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
-                let table = table.as_deref().unwrap_or_default();
-                let message = format!(
-                    "full-text table {name} does not find what {table} holds: INSERT INTO {of}({of}) VALUES('rebuild') fills it again"
-                );
-                findings.push(Finding { check: "search", message });
-            }
-            Err(error) => return Err(StoreError::sqlite("compare a full-text table with its rows", error)),
+    let FullText { name, table, .. } = search;
+    let of = quoted(name);
+    match conn.execute(&format!("INSERT INTO {of}({of}, rank) VALUES('integrity-check', 1)"), []) {
+        Ok(_) => Ok(None),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+            let table = table.as_deref().unwrap_or_default();
+            let message = format!(
+                "full-text table {name} does not find what {table} holds: INSERT INTO {of}({of}) VALUES('rebuild') fills it again; the triggers \
+                 that keep it have to be there, too"
+            );
+            Ok(Some(Finding { check: "search", message }))
         }
+        Err(error) => Err(StoreError::sqlite("compare a full-text table with its rows", error)),
     }
-    Ok(findings)
 }
 
 /// Runs every check.

@@ -253,18 +253,13 @@ fn content(conn: &Connection, object: &Object) -> Result<Result<(), String>, Sto
                        keep it".to_owned()));
     };
     let columns = tracked::columns(conn, table)?;
-    let key: Vec<_> = columns.iter().filter(|column| column.key_position > 0).collect();
     let rowid = option("content_rowid").map_or("rowid", String::as_str);
-    let numbered = match key.as_slice() {
-        [key] => {
-            key.declared.eq_ignore_ascii_case("INTEGER")
-                && (rowid.eq_ignore_ascii_case("rowid") || rowid.eq_ignore_ascii_case(&key.name))
-        }
-        _ => false,
-    };
+    let numbered = number_of(&columns)
+        .is_some_and(|key| rowid.eq_ignore_ascii_case("rowid") || rowid.eq_ignore_ascii_case(&key.name));
     if is_internal(table) || !(numbered || is_by_rowid(conn, table, rowid)?) {
         return Ok(Err(format!(
-            "rows of table {table} have no number to which it could refer: an INTEGER PRIMARY KEY, or the rowid of a table with another key"
+            "rows of table {table} have no number {rowid} to which it could refer: an INTEGER PRIMARY KEY, or, without content_rowid, the rowid of a \
+             table with another key"
         )));
     }
     // A virtual table that is rolled back fails the commit, so it is tried elsewhere first.
@@ -314,18 +309,35 @@ pub(crate) fn fill_again(conn: &Connection, table: &str) -> Result<(), StoreErro
     Ok(())
 }
 
+/// The full-text tables that isle has made: what one that the app made itself holds is the app's affair.
+pub(crate) fn own_full_text(conn: &Connection) -> Result<Vec<crate::FullText>, StoreError> {
+    let mut own = crate::search::full_text_tables(conn)?;
+    let mut made = Vec::with_capacity(own.len());
+    for search in &own {
+        made.push(search.table.is_some() && layout::meta::<String>(conn, &fact(&search.name))?.is_some());
+    }
+    let mut made = made.into_iter();
+    own.retain(|_| made.next().unwrap_or(false));
+    Ok(own)
+}
+
 /// Fills the full-text tables again that go by numbers which VACUUM may have given anew.
 pub(crate) fn fill_by_rowid(conn: &Connection) -> Result<(), StoreError> {
-    for search in crate::search::full_text_tables(conn)? {
+    for search in own_full_text(conn)? {
         let Some(table) = &search.table else { continue };
-        let integer = tracked::columns(conn, table)?
-            .iter()
-            .any(|column| column.key_position > 0 && column.declared.eq_ignore_ascii_case("INTEGER"));
-        if !integer && is_by_rowid(conn, table, &search.rowid)? {
+        let columns = tracked::columns(conn, table)?;
+        if number_of(&columns).is_none() && is_by_rowid(conn, table, &search.rowid)? {
             fill(conn, &search.name)?;
         }
     }
     Ok(())
+}
+
+/// The INTEGER PRIMARY KEY, if a table has one.
+fn number_of(columns: &[tracked::PhysicalColumn]) -> Option<&tracked::PhysicalColumn> {
+    let mut key = columns.iter().filter(|column| column.key_position > 0);
+    let first = key.next().filter(|column| column.declared.eq_ignore_ascii_case("INTEGER"));
+    if key.next().is_none() { first } else { None }
 }
 
 fn fill(conn: &Connection, name: &str) -> Result<(), StoreError> {

@@ -83,6 +83,9 @@ fn create(
 ) -> anyhow::Result<u8> {
     let (_, folder) = place_of(args, place)?;
     let replica = db::open(args)?;
+    if let Some(remote) = remote {
+        remote_backups::check(&replica, remote)?;
+    }
     match spinner::beside("copying", || replica.back_up(&folder, "manual", comment))? {
         BackedUp::SkippedEmpty => {
             if !out.json(&json!({ "result": "skipped", "why": "empty" }))? {

@@ -20,6 +20,11 @@ pub(super) fn put(replica: &Replica, backup: &Backup, remote: &str) -> anyhow::R
     Ok(sync::runtime()?.block_on(bar.beside(replica.push_backup(backup, remote, Some(progress))))?)
 }
 
+/// Whether backups can be put into a remote: before one is made for it.
+pub(super) fn check(replica: &Replica, remote: &str) -> anyhow::Result<()> {
+    Ok(sync::runtime()?.block_on(replica.can_push_backups(remote))?)
+}
+
 /// Puts one that is in the folder already.
 pub(super) fn push(replica: &Replica, backup: &Backup, remote: &str, out: &mut Out) -> anyhow::Result<u8> {
     let sent = put(replica, backup, remote)?;
@@ -52,17 +57,18 @@ pub(super) fn list(replica: &Replica, remote: &str, out: &mut Out) -> anyhow::Re
     for (name, why) in &found.refused {
         out.line(out.style.yellow(format!("! {}: {why}", printable(name))))?;
     }
-    if found.backups.is_empty() {
+    if found.backups.is_empty() && found.refused.is_empty() {
         out.note(format!("no backup in {remote}: `isle backup create --remote {remote}` puts one there"))?;
         return Ok(0);
     }
     let row = |found: &RemoteBackup| {
         let backup = &found.backup;
         let why = match backup.reason.as_str() {
+            _ if !found.whole => format!("incomplete: `isle backup push {}` there", short(backup)),
             "manual" => backup.comment.clone().unwrap_or_default(),
             before => format!("before: {before}"),
         };
-        let of = if found.own { "this device".to_owned() } else { found.device.clone() };
+        let of = if found.own { "this device".to_owned() } else { format!("{} ({})", found.device, found.key) };
         vec![
             Cell::text(short(backup)),
             Cell::text(time(backup.created_ms)),
@@ -105,7 +111,16 @@ pub(super) fn prune(
     own.retain(|found| found.own && found.backup.database == here);
     let all = own.len();
     let old = |found: &RemoteBackup| older_than_ms.is_none_or(|limit| found.backup.created_ms < limit);
-    let expired: Vec<RemoteBackup> = own.into_iter().skip(keep).filter(old).collect();
+    // One of which parts are missing does not count as kept.
+    let mut kept = 0;
+    let mut goes = |found: &RemoteBackup| {
+        if kept < keep {
+            kept += usize::from(found.whole);
+            return false;
+        }
+        old(found)
+    };
+    let expired: Vec<RemoteBackup> = own.into_iter().filter(|found| goes(found)).collect();
     if !dry_run && !yes && !expired.is_empty() && expired.len() == all {
         confirm::ask(format!("{} would be removed, and none would be left", count(all as u64, "backup")), out)?;
     }
@@ -118,7 +133,7 @@ pub(super) fn prune(
         swept = runtime.block_on(replica.sweep_remote_backups(remote))?;
     }
     let backups: Vec<_> = expired.iter().map(object).collect();
-    if out.json(&json!({ "removed": !dry_run, "backups": backups, "swept_objects": swept }))? {
+    if out.json(&json!({ "remote": remote, "removed": !dry_run, "backups": backups, "swept_objects": swept }))? {
         return Ok(0);
     }
     for found in &expired {

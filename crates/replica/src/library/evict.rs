@@ -39,7 +39,7 @@ impl Library {
             return Err(LibraryError::Pinned { path: file.path.clone() }.into());
         }
         let _alone = self.lock_movements().await?;
-        let (sources, _) = self.sources(options.remote.as_deref()).await?;
+        let (sources, failed) = self.sources(options.remote.as_deref()).await?;
         let (library, id) = (self.clone(), file.id.clone());
         let content = blocking(self.inner(), move |_| {
             let sql = format!("SELECT {CONTENT} FROM library_sound AS f WHERE f.id = ?1");
@@ -56,7 +56,9 @@ impl Library {
                 return blocking(self.inner(), move |_| library.remove_copies(&content, &pieces)).await;
             }
         }
-        Err(LibraryError::OnlyCopy { path: file.path.clone() }.into())
+        // One that cannot be asked may have it.
+        let unasked = failed.into_iter().next().map(|(_, error)| error);
+        Err(unasked.unwrap_or_else(|| LibraryError::OnlyCopy { path: file.path.clone() }.into()))
     }
 
     /// Whether every chunk of a file stands in a remote, sound, and is not about to go.

@@ -197,26 +197,17 @@ impl Session<'_> {
         let known = blocking(self.inner, |inner| Ok((inner.store.membership()?, inner.store.retired()?)));
         let (mut membership, retired) = known.await?;
         let mut retired: BTreeSet<SiteId> = retired.into_iter().map(|(site, _)| site).collect();
-        // Whom one declares gone that nobody declares gone, whatever the order of the heads: or a newcomer would take of it what the others never did.
-        let revoked = |head: &Head| head.author.as_ref().is_some_and(|author| membership.is_revoked(&author.device));
-        let heads = news.iter().map(|news| &news.head).filter(|head| !revoked(head) && !retired.contains(&head.site));
-        let heads: Vec<&Head> = heads.collect();
-        let told: BTreeSet<SiteId> = heads.iter().flat_map(|head| &head.retired).map(|(site, _)| *site).collect();
-        let standing = heads.iter().filter(|head| !told.contains(&head.site));
-        retired.extend(standing.flat_map(|head| &head.retired).map(|(site, _)| *site).collect::<Vec<_>>());
         let mut admitted = Vec::with_capacity(news.len());
         for mut news in news {
             let head = &mut news.head;
             let revoked = head.author.as_ref().is_some_and(|author| membership.is_revoked(&author.device));
             if revoked || retired.contains(&head.site) {
-                let site = head.site;
-                (head.schema_heads, head.snapshot) = Default::default();
+                take_own_alone(head);
                 // A site that was only declared gone may still say so of others: two that did it to each other have to hear of it. One that was given
                 // no key since was put out.
                 if revoked || (present.is_some() && head.sealed_with != present) {
                     head.retired.clear();
                 }
-                head.tail.retain(|frame| frame.site == site);
                 if let Some(author) = &mut head.author {
                     author.members.clear();
                 }
@@ -233,8 +224,28 @@ impl Session<'_> {
             retired.extend(news.head.retired.iter().map(|(site, _)| *site));
             admitted.push(news);
         }
+        // Whom one declares gone that nobody declares gone counts as gone whatever the order of the heads: or a newcomer would take of it what the others
+        // never did.
+        let told: BTreeSet<SiteId> = retirements(&admitted).collect();
+        let standing = admitted.iter().filter(|news| !told.contains(&news.head.site));
+        let gone: BTreeSet<SiteId> = retirements(standing).collect();
+        admitted
+            .iter_mut()
+            .filter(|news| gone.contains(&news.head.site))
+            .for_each(|news| take_own_alone(&mut news.head));
         Ok(admitted)
     }
+}
+
+fn retirements<'n>(news: impl IntoIterator<Item = &'n News>) -> impl Iterator<Item = SiteId> {
+    news.into_iter().flat_map(|news| &news.head.retired).map(|(site, _)| *site)
+}
+
+/// Of a head nothing counts but its site's own changes.
+fn take_own_alone(head: &mut Head) {
+    let site = head.site;
+    (head.schema_heads, head.snapshot) = Default::default();
+    head.tail.retain(|frame| frame.site == site);
 }
 
 /// Whether a head is older than the last one that was seen of its site.

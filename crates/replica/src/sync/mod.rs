@@ -715,7 +715,8 @@ impl<'a> Session<'a> {
                 self.take_nothing_for_granted();
             }
             let vector = blocking(self.inner, |inner| Ok(inner.store.vector()?)).await?;
-            if push::is_sound(&head, &vector) {
+            // One that was put before this replica had caught up names nothing.
+            if self.state.held_back || push::is_sound(&head, &vector) {
                 self.put_seen(&head, etag).await?;
                 self.own = Some(head);
             } else {
