@@ -242,6 +242,18 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A full-text table does not fit its rows any more.
+    #[error(
+        "full-text table {name} does not fit the rows that it is of: INSERT INTO {quoted}({quoted}) VALUES('rebuild') fills it again"
+    )]
+    SearchDamaged {
+        /// The full-text table.
+        name: String,
+        /// As SQL has to name it.
+        quoted: String,
+        /// What SQLite says.
+        source: Box<Error>,
+    },
     /// The file is open with another folder that tells devices apart.
     #[error("{} is open in this process already, with another home folder: close it first, or open it with that one", path.display())]
     OtherHome {

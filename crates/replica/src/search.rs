@@ -1,6 +1,6 @@
 //! Full-text search as a person types it.
 
-use isle_store::{FullText, match_expression};
+use isle_store::{FullText, StoreError, match_expression};
 
 use crate::names::quoted;
 use crate::{Error, Param, Replica, Row, Value};
@@ -45,7 +45,13 @@ impl Replica {
         };
         let bound = |n: usize| Param::Integer(i64::try_from(n).unwrap_or(i64::MAX));
         let params = [Param::Text(&expression), bound(limit), bound(offset)];
-        let rows = self.read(|queries| queries.query(&sql, &params))?;
+        let rows = self.read(|queries| queries.query(&sql, &params)).map_err(|error| match error {
+            // Not the file: what an index is of is what SQLite means.
+            Error::Store(StoreError::Damaged { .. }) => {
+                Error::SearchDamaged { name: full_text.name.clone(), quoted: name.clone(), source: Box::new(error) }
+            }
+            other => other,
+        })?;
         Ok(rows.into_iter().filter_map(SearchHit::of).collect())
     }
 

@@ -221,7 +221,8 @@ async fn what_a_backup_of_another_device_has_counts_once() {
     let folder = tempfile::tempdir().unwrap();
     let a = device(folder.path(), "a");
     share(folder.path(), &a, true);
-    a.apply_schema("CREATE TABLE notes(id INTEGER PRIMARY KEY, hits INT NOT NULL DEFAULT 0 -- @merge counter\n)").unwrap();
+    a.apply_schema("CREATE TABLE notes(id INTEGER PRIMARY KEY, hits INT NOT NULL DEFAULT 0 -- @merge counter\n)")
+        .unwrap();
     a.write(|tx| tx.execute("INSERT INTO notes(id) VALUES(1)", params![])).unwrap();
     a.sync().await.unwrap();
     let b = device(folder.path(), "b");

@@ -341,10 +341,28 @@ fn write(
     let standing: Vec<Token> =
         device.acks.iter().map(|ack| &ack.token).filter(|token| !Device::is_gone(&conn, token)).cloned().collect();
     let mut refused = Vec::new();
+    let ran = run(device, &conn, way, &statements, &mut refused);
+    // Of statements each by itself some may have had their effect before one failed.
+    device.unsealed.retain(|token| !Device::is_gone(&conn, token));
+    let gone: Vec<Token> = standing.into_iter().filter(|token| Device::is_gone(&conn, token)).collect();
+    device.acks.retain(|ack| !gone.contains(&ack.token));
+    ran?;
+    let shown = tokens.into_iter().filter(|token| Device::shows(&conn, token)).collect();
+    Ok(Wrote { statements, refused, shown, foreign: way != Way::Isle })
+}
+
+fn run(
+    device: &Device,
+    conn: &rusqlite::Connection,
+    way: Way,
+    statements: &[String],
+    refused: &mut Vec<String>,
+) -> Result<(), String> {
+    let text = |error: rusqlite::Error| error.to_string();
     if way == Way::Isle {
         let Some(replica) = device.up() else { return Err("is off".to_owned()) };
         let result = replica.write(|tx| {
-            for sql in &statements {
+            for sql in statements {
                 match tx.execute(sql, &[]) {
                     Ok(_) => {}
                     Err(Error::Store(error)) if error.is_constraint() => refused.push(error.to_string()),
@@ -353,12 +371,10 @@ fn write(
             }
             Ok(())
         });
-        result.map_err(|error| chain(&error))?;
-    } else {
-        if way == Way::Transaction {
-            conn.execute_batch("BEGIN IMMEDIATE").map_err(text)?;
-        }
-        for sql in &statements {
+        return result.map_err(|error| chain(&error));
+    }
+    let mut each = || -> Result<(), String> {
+        for sql in statements {
             match conn.execute(sql, []) {
                 Ok(_) => {}
                 Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
@@ -367,15 +383,18 @@ fn write(
                 Err(error) => return Err(error.to_string()),
             }
         }
-        if way == Way::Transaction {
-            conn.execute_batch("COMMIT").map_err(text)?;
-        }
+        Ok(())
+    };
+    if way == Way::Autocommit {
+        return each();
     }
-    device.unsealed.retain(|token| !Device::is_gone(&conn, token));
-    let gone: Vec<Token> = standing.into_iter().filter(|token| Device::is_gone(&conn, token)).collect();
-    device.acks.retain(|ack| !gone.contains(&ack.token));
-    let shown = tokens.into_iter().filter(|token| Device::shows(&conn, token)).collect();
-    Ok(Wrote { statements, refused, shown, foreign: way != Way::Isle })
+    conn.execute_batch("BEGIN IMMEDIATE").map_err(text)?;
+    let done = each().and_then(|()| conn.execute_batch("COMMIT").map_err(text));
+    if !conn.is_autocommit() {
+        // What cannot be rolled back is when the connection goes.
+        drop(conn.execute_batch("ROLLBACK"));
+    }
+    done
 }
 
 /// A copy of a device's database, with its version; none while the disk fails.

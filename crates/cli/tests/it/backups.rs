@@ -113,6 +113,8 @@ fn a_backup_goes_to_a_remote_and_comes_back_on_another_device() {
         laptop.ok(["backup", "prune", "--remote", "hub", "--keep", "1", "--dry-run"]).contains("1 backup would go")
     );
     laptop.ok(["backup", "prune", "--remote", "hub", "--keep", "1"]);
+    // A restored file has to hear of the others again.
+    phone.ok(["sync"]);
     let left = phone.json(["backup", "list", "--remote", "hub"]);
     assert_eq!(left["backups"].as_array().expect("a list").len(), 1);
     assert_eq!(left["backups"][0]["id"], json!(kept));
