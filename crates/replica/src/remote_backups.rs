@@ -103,13 +103,13 @@ impl Replica {
         let opened = self.remote_for_backups(remote).await?;
         let failed = |source| Error::Remote { name: remote.to_owned(), source };
         let name = name_of(backup)?;
-        let (group, own) = blocking(&self.inner, |inner| Ok((inner.store.group()?, inner.device()?.key))).await?;
-        if let Ok(standing) = opened.get_backup(name).await
-            && standing.device != own
-            && standing.is_signed(group, name)
-        {
-            let (id, remote, device) = (backup.id.clone(), remote.to_owned(), standing.device.short());
-            return Err(BackupError::OfAnother { id, remote, device }.into());
+        if let Ok(standing) = opened.get_backup(name).await {
+            let at = remote.to_owned();
+            let standing = blocking(&self.inner, move |inner| inner.admit(&at, name, standing)).await?;
+            if let Some(other) = standing.ok().filter(|standing| !standing.own) {
+                let (id, remote, device) = (backup.id.clone(), remote.to_owned(), other.key);
+                return Err(BackupError::OfAnother { id, remote, device }.into());
+            }
         }
         self.sync_with(&SyncOptions { remote: Some(remote.to_owned()), ..SyncOptions::default() }).await?;
         let mut file = File::open(&backup.path).map_err(io("cannot read", &backup.path))?;
