@@ -118,7 +118,8 @@ impl Replica {
         if !whole.refused.is_empty() {
             return Err(isle_store::StoreError::DefinitionRefused { reasons: whole.refused }.into());
         }
-        if whole.changes.is_empty() && self.inner.store.left_out()?.is_empty() {
+        let store = &self.inner.store;
+        if whole.changes.is_empty() && store.left_out()?.is_empty() && store.dropped()?.is_empty() {
             return Ok(whole);
         }
         let (first, last) = whole.versions;

@@ -443,3 +443,23 @@ fn what_cannot_be_read_is_named_by_its_file() {
     assert!(error.contains("control character"), "{error}");
     assert!(Definition::from_json(&json.replace("\\n", "")).is_ok());
 }
+
+/// Would catch: a definition that says nothing new and leaves an app that cannot write, because its search was dropped by hand.
+#[test]
+fn what_was_dropped_by_hand_comes_back_with_the_definition() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let replica = Replica::builder(&path).home(folder.path().join("home")).init().unwrap();
+    let sql = "CREATE TABLE notes(id TEXT PRIMARY KEY NOT NULL, title TEXT);
+        CREATE VIRTUAL TABLE search USING fts5(title, content='notes');
+        CREATE TRIGGER notes_i AFTER INSERT ON notes BEGIN INSERT INTO search(rowid, title) VALUES(new.rowid, new.title); END;";
+    replica.apply_schema(sql).unwrap();
+    let insert = "INSERT INTO notes VALUES('a', 'sand')";
+    rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE search").unwrap();
+    assert!(replica.write(|tx| tx.execute(insert, &[])).is_err());
+    assert!(!replica.check().unwrap().findings.is_empty());
+    assert!(replica.apply_schema(sql).unwrap().changes.is_empty());
+    replica.write(|tx| tx.execute(insert, &[])).unwrap();
+    assert_eq!(replica.search("notes", "sand", 9, 0).unwrap().len(), 1);
+    assert_eq!(replica.check().unwrap().findings, []);
+}

@@ -46,6 +46,15 @@ impl Store {
             report.add_engine(&error);
         }
         report.add_forks(self.forks()?);
+        for name in self.snapshot(crate::objects::gone)? {
+            let how = "`isle schema apply` with the definition makes it again";
+            report.add(
+                "schema",
+                format!(
+                    "{name}, a view, trigger or full-text table of the group's schema, is gone from this file: {how}"
+                ),
+            );
+        }
         for search in self.snapshot(crate::objects::own_full_text)? {
             match self.merge(|engine, _| full_text(&engine.conn, &search)) {
                 Ok(finding) => report.findings.extend(finding),

@@ -55,6 +55,15 @@ pub(crate) fn left_out(conn: &Connection) -> Result<Vec<String>, StoreError> {
     reasons.collect::<Result<_, _>>().doing("read what is left out")
 }
 
+/// What isle has made and somebody has dropped since, by name.
+pub(crate) fn gone(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT substr(k, 8) AS name FROM isle_meta WHERE k > 'object ' AND k < 'object!'
+               EXCEPT SELECT lower(name) FROM sqlite_schema ORDER BY 1";
+    let mut statement = conn.prepare(sql).doing("look for views and triggers that are gone")?;
+    let names = statement.query_map([], |row| row.get(0)).doing("look for views and triggers that are gone")?;
+    names.collect::<Result<_, _>>().doing("look for views and triggers that are gone")
+}
+
 /// What of a file or a scratch database is an object: views, triggers, virtual tables.
 fn list(conn: &Connection) -> Result<Vec<(String, Object)>, StoreError> {
     let sql = concat!(
@@ -387,8 +396,10 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
         };
         if stands {
             note_left_out(conn, "part", name, None)?;
-            if let Some(object) = object.as_ref().filter(|_| made.is_none()) {
-                layout::set_meta(conn, &fact(name), &object.sql)?;
+            match object {
+                Some(object) if made.is_none() => layout::set_meta(conn, &fact(name), &object.sql)?,
+                Some(_) => {}
+                None => forget(conn, name)?,
             }
             continue;
         }
@@ -403,7 +414,7 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
             }
             let kind = if kind == "virtual" { "TABLE" } else { kind.as_str() };
             conn.execute_batch(&format!("DROP {kind} {}", quoted(&here.name))).doing("replace a view or trigger")?;
-            conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact(name)]).doing("replace a view or trigger")?;
+            forget(conn, name)?;
         }
         if let Some(object) = object
             && !make(engine, object)?
@@ -423,6 +434,10 @@ pub(crate) fn follow(engine: &Engine, schema: &Schema) -> Result<(), StoreError>
             return Ok(());
         }
     }
+}
+
+fn forget(conn: &Connection, name: &str) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM isle_meta WHERE k = ?1", [fact(name)]).doing("replace a view or trigger").map(|_| ())
 }
 
 /// Makes an object, or leaves it out with a warning; false then.

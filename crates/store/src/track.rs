@@ -249,8 +249,8 @@ pub(crate) fn apply_plan(engine: &mut Engine, plan: SchemaPlan, now_ms: u64) -> 
         return Err(StoreError::DefinitionRefused { reasons: plan.refused });
     }
     if plan.steps.is_empty() {
-        // What was left out may fit by now.
-        if !crate::objects::left_out(&engine.conn)?.is_empty() {
+        // What was left out may fit by now, and what somebody has dropped is made again.
+        if !crate::objects::left_out(&engine.conn)?.is_empty() || !crate::objects::gone(&engine.conn)?.is_empty() {
             let schema = crate::alter::schema(&engine.conn)?;
             crate::local::follow(engine, &schema, false)?;
             crate::objects::follow(engine, &schema)?;

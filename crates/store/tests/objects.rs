@@ -66,6 +66,39 @@ fn search_is_filled_where_rows_are_and_stays_right_after_merges() {
     fts_is_sound(&late);
 }
 
+/// Somebody drops what the schema has, and the app cannot write any more: applying the definition is no news to the group, but makes it again here.
+#[test]
+fn what_somebody_has_dropped_is_told_and_made_again() {
+    let (a, b) = (Device::new(1, NOTES), Device::new(2, NOTES));
+    let schema = format!("{NOTES}{SEARCH}");
+    a.store.apply_schema(&schema).unwrap();
+    settle(&[&a, &b]);
+    b.foreign("DROP TRIGGER notes_au; DROP VIEW titles; DROP TABLE notes_fts");
+    let findings: Vec<String> = b.store.check().unwrap().findings.into_iter().map(|finding| finding.message).collect();
+    // The view's trigger went with it.
+    for name in ["notes_au", "notes_fts", "titles", "titles_i"] {
+        assert!(findings.iter().any(|finding| finding.starts_with(&format!("{name}, "))), "{name}: {findings:?}");
+    }
+    assert!(
+        b.store.write(|tx| tx.execute_batch("INSERT INTO notes VALUES(1, 'Dune', 'spice')")).is_err(),
+        "a trigger writes to what is gone"
+    );
+    let applied = b.store.apply_schema(&schema).unwrap();
+    assert!(applied.changes.is_empty(), "{:?}", applied.changes);
+    b.run("INSERT INTO notes VALUES(1, 'Dune', 'spice'); UPDATE notes SET body = 'sand' WHERE id = 1; INSERT INTO titles VALUES(3, 'Emma')");
+    settle(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(
+            (found(device, "sand"), found(device, "emma")),
+            (vec!["Integer(1)".into()], vec!["Integer(3)".into()])
+        );
+        fts_is_sound(device);
+    }
+    // Dropped for everybody it is gone and not missed.
+    b.store.apply_schema(NOTES).unwrap();
+    settle(&[&a, &b]);
+}
+
 /// Most apps that sync have such keys. Each device has numbers of its own for its rows.
 #[test]
 fn rows_with_keys_that_are_no_integers_are_searched_too() {

@@ -100,6 +100,14 @@ impl Store {
         self.snapshot(crate::objects::left_out)
     }
 
+    /// Views, triggers and full-text tables of the group's schema that were made here and that somebody has dropped; applying the definition makes them again.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub fn dropped(&self) -> Result<Vec<String>, StoreError> {
+        self.snapshot(crate::objects::gone)
+    }
+
     /// The schema of the group, as far as its operations are here, and how many those are.
     ///
     /// # Errors
