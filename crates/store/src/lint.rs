@@ -38,7 +38,35 @@ pub fn lint_schema(sql: &str) -> Result<Vec<Lint>, StoreError> {
             table(&wanted, &name, &directives, &mut found)?;
         }
     }
+    for search in crate::search::full_text_tables(&wanted)? {
+        let Some(over) = &search.table else { continue };
+        let unkept = unkept(&wanted, over, &search.name)?;
+        if !unkept.is_empty() {
+            let message = format!(
+                "no trigger on {over} writes to it after {}: what is searched stays as it was",
+                unkept.join(" and ")
+            );
+            found.push(Lint { code: "search", subject: search.name, message });
+        }
+    }
     Ok(found)
+}
+
+/// After which statements on a table no trigger names its full-text table.
+fn unkept(wanted: &Connection, table: &str, search: &str) -> Result<Vec<&'static str>, StoreError> {
+    let sql = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE";
+    let mut statement = wanted.prepare(sql).doing("read the triggers")?;
+    let triggers = statement.query_map([table], |row| row.get::<_, String>(0)).doing("read the triggers")?;
+    let mut unkept = vec!["INSERT", "UPDATE", "DELETE"];
+    for trigger in triggers {
+        let trigger = trigger.doing("read the triggers")?;
+        let upper = trigger.to_ascii_uppercase();
+        let head = upper.split_once(" ON ").map_or(upper.as_str(), |(head, _)| head);
+        if upper.contains(&search.to_ascii_uppercase()) {
+            unkept.retain(|event| !tracked::contains_word(head, event));
+        }
+    }
+    Ok(unkept)
 }
 
 fn table(wanted: &Connection, name: &str, directives: &Directives, found: &mut Vec<Lint>) -> Result<(), StoreError> {

@@ -66,6 +66,27 @@ fn search_is_filled_where_rows_are_and_stays_right_after_merges() {
     fts_is_sound(&late);
 }
 
+#[test]
+fn a_full_text_table_that_nothing_keeps_is_pointed_out() {
+    let lint = |sql: &str| -> Vec<String> {
+        let all = isle_store::lint_schema(sql).unwrap();
+        all.into_iter()
+            .filter(|lint| lint.code == "search")
+            .map(|lint| format!("{}: {}", lint.subject, lint.message))
+            .collect()
+    };
+    assert!(lint(&format!("{NOTES}{SEARCH}")).is_empty());
+    let without = format!("{NOTES}{SEARCH}")
+        .replace("CREATE TRIGGER notes_au AFTER UPDATE ON notes", "CREATE TRIGGER notes_au AFTER UPDATE ON extra");
+    let found = lint(&format!("CREATE TABLE extra(id INTEGER PRIMARY KEY, title TEXT, body TEXT); {without}"));
+    assert!(
+        found.len() == 1 && found[0].starts_with("notes_fts: no trigger on notes writes to it after UPDATE"),
+        "{found:?}"
+    );
+    let none = format!("{NOTES} CREATE VIRTUAL TABLE f USING fts5(title, content='notes')");
+    assert!(lint(&none)[0].contains("after INSERT and UPDATE and DELETE"));
+}
+
 /// Somebody drops what the schema has, and the app cannot write any more: applying the definition is no news to the group, but makes it again here.
 #[test]
 fn what_somebody_has_dropped_is_told_and_made_again() {

@@ -23,7 +23,9 @@ pub(crate) fn search(args: &Args, search: &Search, out: &mut Out) -> anyhow::Res
         let found = Cell::text(hit.snippet.split_whitespace().collect::<Vec<_>>().join(" "));
         table.row(out, hit.row.values().iter().map(Cell::value).chain([found]).collect())?;
     }
-    table.finish(out)?;
+    if !hits.is_empty() {
+        table.finish(out)?;
+    }
     out.note(format!("{} found", count(hits.len() as u64, "row")))?;
     Ok(0)
 }
