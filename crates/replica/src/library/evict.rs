@@ -56,8 +56,9 @@ impl Library {
                 return blocking(self.inner(), move |_| library.remove_copies(&content, &pieces)).await;
             }
         }
-        // One that cannot be asked may have it.
-        let unasked = failed.into_iter().next().map(|(_, error)| error);
+        // One that cannot be asked may have it, but for one that was never synced with.
+        let unasked =
+            failed.into_iter().map(|(_, error)| error).find(|error| !matches!(error, Error::NeverSynced { .. }));
         Err(unasked.unwrap_or_else(|| LibraryError::OnlyCopy { path: file.path.clone() }.into()))
     }
 
