@@ -282,7 +282,8 @@ impl Device {
     fn looks(conn: &Connection, token: &Token) -> Option<bool> {
         let names = std::iter::once(token.column.as_str()).chain(renamed(&token.table, &token.column));
         for column in names {
-            let sql = format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&token.table), quoted(column));
+            // With its table, or SQLite takes the name of a column that is not there for a text.
+            let sql = format!("SELECT 1 FROM {0} WHERE {0}.{1} = ?1", quoted(&token.table), quoted(column));
             let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
             match there {
                 Ok(there) => return Some(there),
