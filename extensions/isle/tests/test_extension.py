@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 from pathlib import Path
 
@@ -367,6 +368,10 @@ class Tables(Case):
         one(b, "SELECT isle_apply(?)", one(a, "SELECT isle_export()"))
         a.execute("UPDATE notes SET title = 'of a'")
         one(a, "SELECT isle_version()")
+        # Of two writes in one millisecond the ids of the devices decide.
+        written = time.time_ns() // 1_000_000
+        while time.time_ns() // 1_000_000 <= written:
+            pass
         b.execute("UPDATE notes SET title = 'of b'")
         one(a, "SELECT isle_apply(?)", one(b, "SELECT isle_export(?)", one(a, "SELECT isle_vector()")))
         [(number, table, key, column, lost, current, resolved)] = rows(
