@@ -287,6 +287,8 @@ impl Device {
             let there = conn.prepare_cached(&sql).and_then(|mut statement| statement.exists([&token.text]));
             match there {
                 Ok(there) => return Some(there),
+                // It does not compile: there is no such table or column.
+                Err(rusqlite::Error::SqlInputError { .. }) => {}
                 Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => {}
                 Err(_) => return None,
             }
