@@ -1,14 +1,14 @@
 //! Copies of databases in a remote. What a database is is not known here: a backup is bytes, cut into parts, and what its maker says of them.
 //!
 //! The manifest is put last: without it there is no backup, and what a transfer that was cut off has left is removed with [`Remote::sweep_backups`]. It is
-//! signed by the device that made it, so that somebody who can write to the remote can put no other database in its place.
+//! signed by the device that put it there, so that somebody who can write to the remote can put no other database in its place.
 //!
 //! ```text
 //! manifest   the envelope, of kind 'c'; then a postcard encoding of [`BackupManifest`]'s fields in their order
 //! part       a zstd frame of up to 4 MiB of the copy
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
@@ -125,7 +125,7 @@ impl BackupManifest {
 }
 
 impl Remote {
-    /// Puts a part of a backup, of up to [`BACKUP_PART_BYTES`]. Repeating it is fine. Gives what the manifest names, and how many bytes were sent.
+    /// Puts a part of a backup, of up to [`BACKUP_PART_BYTES`]. Repeating it is fine. Gives what the manifest names.
     ///
     /// # Errors
     /// [`RemoteError::TooLarge`], [`RemoteError::NoFolder`], and those of any request.
@@ -233,8 +233,8 @@ impl Remote {
     pub async fn tidy_backup(&self, name: BackupName, manifest: &BackupManifest) -> Result<bool, RemoteError> {
         let all = self.list_backup_parts(Some(name)).await?;
         let parts = all.get(&name).cloned().unwrap_or_default();
-        let named = |part: &&StoredPart| manifest.parts.iter().any(|of| of.name == part.name);
-        self.delete_parts(name, parts.iter().filter(|part| !named(part))).await?;
+        let named: BTreeSet<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
+        self.delete_parts(name, parts.iter().filter(|part| !named.contains(part.name.as_str()))).await?;
         Ok(manifest.is_whole(&parts))
     }
 
